@@ -1,0 +1,7 @@
+"""`python -m rethink` is the command `rethink`."""
+
+import sys
+
+from rethink.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,87 @@
+"""What the verbs share: sub-parsers with examples, and numbers that say what is allowed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+Verbs = Any  # argparse's sub-parsers action has no public name
+Run = Callable[[argparse.Namespace], int]
+Hint = Callable[[argparse.Namespace], str]
+
+
+def nothing_to_resume(_: argparse.Namespace) -> str:
+    """What to say on Ctrl-C where no state is kept."""
+    return ""
+
+
+def verb(
+    verbs: Verbs,
+    name: str,
+    summary: str,
+    examples: str,
+    run: Run,
+    when_interrupted: Hint = nothing_to_resume,
+) -> argparse.ArgumentParser:
+    """Add a verb: `run` carries it out, `when_interrupted` says after Ctrl-C how to go on."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog="examples:\n" + examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run, when_interrupted=when_interrupted)
+    return parser
+
+
+def program() -> str:
+    """How the user called us, so that commands in messages can be pasted: `rethink` where that finds us."""
+    called = Path(sys.argv[0])
+    if called.parts[-2:] == ("rethink", "__main__.py"):
+        return "python -m rethink"
+    found = shutil.which("rethink")
+    return "rethink" if called.name != "rethink" or (found is not None and Path(found) == called) else str(called)
+
+
+def whole(low: int) -> Callable[[str], int]:
+    """An argument type: an integer of at least `low`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if value < low:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {low}")
+        return value
+
+    return parse
+
+
+def real(low: float, high: float = math.inf, *, open_low: bool = False) -> Callable[[str], float]:
+    """An argument type: a finite number from `low` (left out if `open_low`) to `high`."""
+    above = f"above {low:g}" if open_low else f"of at least {low:g}"
+    allowed = above if math.isinf(high) else f"{above} and at most {high:g}"
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or not low <= value <= high or (open_low and value == low):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number {allowed}")
+        return value
+
+    return parse
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print one object as one line, for programs."""
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False))

@@ -1,0 +1,132 @@
+"""`rethink doctor`: what this machine can do, and which defaults follow."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import rethink
+from rethink.cli.arguments import Verbs, print_json, verb
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+EXAMPLES = """\
+  rethink doctor
+  rethink doctor --json
+"""
+
+EXTRAS = {
+    "hub": ("datasets", "transformers"),
+    "trackers": ("tensorboard", "wandb", "trackio"),
+    "vllm": ("vllm",),
+    "ray": ("ray",),
+}
+"""The optional parts of pyproject.toml that a user may want, and what each installs."""
+
+GIB = 2**30
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb `doctor`."""
+    parser = verb(verbs, "doctor", "say what this machine can do and which defaults follow", EXAMPLES, run)
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Examine and print. Takes about two seconds, most of it torch's start."""
+    findings = examine()
+    if args.json:
+        print_json(findings)
+        return 0
+    from rich.console import Console
+
+    Console().print(as_table(findings))
+    return 0
+
+
+def examine() -> dict[str, Any]:
+    """Everything that is found, as plain data: sizes in GiB, rates in GFLOP/s."""
+    from rethink.kernels import machine
+
+    allocator = machine.tune_allocator()
+    import torch
+
+    from rethink.model.embedded import PACKAGE, VERSION, embedded_installed
+    from rethink.store.environment import accelerators, processor
+
+    threads = machine.usable_threads()
+    torch.set_num_threads(threads)
+    cuda = accelerators()
+    device = "cuda" if cuda else "cpu"
+    rates = {name: machine.measure_gemm(device=name) for name in dict.fromkeys(("cpu", device))}
+    memory = machine.memory()
+    return {
+        "versions": {"rethink": rethink.__version__, "python": platform.python_version(), "torch": torch.__version__},
+        "processor": {**processor(), "threads": threads},
+        "gflops": {name: {dtype: round(rate, 1) for dtype, rate in of.items()} for name, of in rates.items()},
+        "memory_gb": {
+            "total": round(memory.total / GIB, 1),
+            "available": round(memory.available / GIB, 1),
+            "limited_by_control_group": memory.limited,
+        },
+        "cuda_devices": cuda,
+        "extras": {extra: {name: _version(name) for name in names} for extra, names in EXTRAS.items()},
+        "embedded_model": {"package": f"{PACKAGE}=={VERSION}", "installed": embedded_installed()},
+        "defaults": {
+            "device": device,
+            "dtype": machine.choose_dtype(rates[device]),
+            "threads": threads,
+            "allocator_tuned": allocator,
+        },
+    }
+
+
+def as_table(found: dict[str, Any]) -> Table:
+    """The findings for a person."""
+    from rich.table import Table
+
+    from rethink.model.embedded import INSTALL
+
+    cpu, memory, defaults = found["processor"], found["memory_gb"], found["defaults"]
+    table = Table(title="This machine", show_header=False, title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items()))
+    table.add_row("processor", cpu["name"])
+    table.add_row("threads", f"{cpu['threads']} (physical cores that this process may use)")
+    table.add_row("instruction set", ", ".join(cpu["instructions"]) or "unknown")
+    for device, rates in found["gflops"].items():
+        line = ", ".join(f"{dtype} {rate:,.0f} GFLOP/s" for dtype, rate in rates.items())
+        table.add_row(f"products ({device})", line)
+    limit = ", limited by a control group" if memory["limited_by_control_group"] else ""
+    table.add_row("memory", f"{memory['available']} GiB free of {memory['total']} GiB{limit}")
+    table.add_row("CUDA", ", ".join(found["cuda_devices"]) or "none")
+    for extra, packages in found["extras"].items():
+        table.add_row(f"extra {extra}", _extra_line(packages))
+    model = found["embedded_model"]
+    table.add_row("embedded model", f"installed ({model['package']})" if model["installed"] else f"missing: {INSTALL}")
+    table.add_section()
+    gain = "its products are clearly faster" if defaults["dtype"] == "bfloat16" else "bf16 is not clearly faster here"
+    table.add_row("default device", defaults["device"])
+    table.add_row("default dtype", f"{defaults['dtype']} ({gain}; master weights are always fp32)")
+    table.add_row("default threads", str(defaults["threads"]))
+    tuned = "tuned: freed blocks are reused" if defaults["allocator_tuned"] else "as the system has it (not glibc)"
+    table.add_row("allocator", tuned)
+    return table
+
+
+def _extra_line(packages: dict[str, str | None]) -> str:
+    missing = [name for name, version in packages.items() if version is None]
+    present = [f"{name} {version}" for name, version in packages.items() if version is not None]
+    hint = [f"missing: pip install {' '.join(missing)}"] if missing else []
+    return "; ".join([*present, *hint])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

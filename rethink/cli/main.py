@@ -1,0 +1,79 @@
+"""The command `rethink`: chooses the verb and turns errors into one paragraph and an exit code.
+
+Exit codes: 0 done; 1 a run failed; 2 the request cannot be carried out as given; 130 interrupted.
+Nothing heavy is imported before a verb runs, so `rethink --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+import rethink
+from rethink.cli import doctor, report, sample, train
+from rethink.errors import RethinkError
+
+EXAMPLES = """\
+examples:
+  rethink doctor                                        what this machine can do
+  rethink train quickstart                              train the embedded model on a small task
+  rethink train my.yaml rollout.group_size=16 --dry-run check a recipe before running it
+  rethink train my.yaml --resume                        go on where the run stopped
+  rethink sample --model runs/quickstart/model "1 + 2 =?"
+  rethink report runs/quickstart --open
+"""
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="rethink",
+        description="Train language models to reason, the way DeepSeek-R1 was trained, on the machine you have.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"rethink {rethink.__version__}")
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for verb in (train, sample, report, doctor):
+        verb.add_parser(verbs)
+    return parser
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse arguments; `key=value` may stand before or after options, which argparse alone does not take."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    strange = [word for word in rest if word.startswith("-") or not hasattr(args, "overrides")]
+    if strange:
+        parser.error(f"unrecognized arguments: {' '.join(strange)}")
+    if rest:
+        args.overrides = [*args.overrides, *rest]
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    args = parse(argv)
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except RethinkError as error:
+        print(f"rethink: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. {args.when_interrupted(args)}".rstrip(), file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone; nothing is left to say to it, at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""`rethink report`: render a run's report from its folder."""
+
+from __future__ import annotations
+
+import argparse
+import webbrowser
+from pathlib import Path
+
+from rethink.cli.arguments import Verbs, print_json, verb
+
+EXAMPLES = """\
+  rethink report runs/quickstart
+  rethink report runs/quickstart --open
+  rethink report runs/quickstart --json
+"""
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb `report`."""
+    parser = verb(verbs, "report", "render a run, finished or not, as one HTML file", EXAMPLES, run)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the run's folder")
+    parser.add_argument("--open", action="store_true", help="show it in the browser")
+    parser.add_argument("--json", action="store_true", help="one JSON object: the report's path and the summary")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Render, and say where."""
+    from rethink.observe.report import write_report
+    from rethink.store.run_folder import RunFolder
+
+    folder = RunFolder.open(args.folder)
+    path = write_report(folder)
+    if args.json:
+        print_json({"report": str(path), "summary": folder.read_summary()})
+    else:
+        print(path)
+    if args.open:
+        webbrowser.open(path.resolve().as_uri())
+    return 0

@@ -1,0 +1,191 @@
+"""`rethink train`: check a recipe, run it, and say what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rethink.cli.arguments import Verbs, print_json, program, verb
+
+if TYPE_CHECKING:
+    from rethink.recipe.estimate import MachineRates
+    from rethink.recipe.schema import ModelShape, Recipe
+
+EXAMPLES = """\
+  rethink train quickstart                                  a recipe that ships, into runs/quickstart
+  rethink train my.yaml rollout.group_size=16 seed=3        other values, by dotted path
+  rethink train my.yaml tasks.0.params.max_terms=4          an entry of a list goes by its index
+  rethink train my.yaml --dry-run                           check it and estimate tokens, memory and time
+  rethink train my.yaml --out runs/second                   into another folder
+  rethink train my.yaml --resume                            go on where the run stopped
+  rethink train my.yaml steps=200 --resume                  extend a finished run
+"""
+
+SHOWN_SAMPLES = 3
+DRY_RUN_PROMPTS = 32
+"""Problems that a dry run renders to learn how long prompts are."""
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb `train`."""
+    parser = verb(verbs, "train", "run a recipe", EXAMPLES, run, when_interrupted)
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a recipe that ships")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", default=[], help="replace values of the recipe")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/<name of the recipe>)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in DIR; starts it where there is none")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and an estimate; run nothing")
+    parser.add_argument("--plain", action="store_true", help="a line per step instead of the live view")
+    parser.add_argument("--json", action="store_true", help="JSON lines: events of the run, the summary last")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, or say what training would take."""
+    from rethink.recipe.loading import load_recipe
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    if args.dry_run:
+        return dry_run(recipe, as_json=args.json)
+    args.out = args.out or Path("runs") / recipe.name
+
+    from rethink.kernels.machine import tune_allocator
+
+    tune_allocator()
+    from rethink.observe.progress import make_progress
+    from rethink.train.run import train
+
+    progress = make_progress("json" if args.json else "lines" if args.plain else "auto", title=recipe.name)
+    try:
+        summary = train(recipe, args.out, resume=args.resume, progress=progress)
+    except BaseException:
+        progress.close()  # before the error is printed: the live view would draw over it
+        raise
+    if args.json:
+        print_json({"event": "summary", **summary, "folder": str(args.out)})
+    elif summary["finished"]:
+        show(summary, args.out)
+    if not summary["finished"]:
+        raise KeyboardInterrupt  # Ctrl-C let the step end and saved it; the run is still an interrupted one
+    return 0
+
+
+def when_interrupted(args: argparse.Namespace) -> str:
+    """How to go on after Ctrl-C."""
+    from rethink.store.run_folder import RunFolder
+
+    if args.dry_run or args.out is None or not RunFolder.exists(args.out):
+        return "Nothing had been started."
+    words = ["train", args.recipe, *args.overrides, "--out", str(args.out), "--resume"]
+    return f"What was done is saved. To go on: {program()} {shlex.join(words)}"
+
+
+# --- dry run -----------------------------------------------------------------------------------------------------
+
+
+def dry_run(recipe: Recipe, *, as_json: bool) -> int:
+    """Print the resolved recipe and what it would take.
+
+    A recipe that declares its model's shape is estimated from itself alone. Otherwise the model's headers are read and
+    a few problems rendered, as the run itself would, so a missing file or a prompt that is too long shows up now.
+    """
+    from rethink.recipe.estimate import estimate
+    from rethink.recipe.estimate_text import estimate_text
+    from rethink.recipe.identity import recipe_hash
+    from rethink.recipe.loading import recipe_to_yaml
+
+    shape, prompt_tokens = recipe.model.shape, None
+    if shape is None:
+        shape, prompt_tokens = _look(recipe)
+    dtype, rates = _measure(recipe)
+    expected = estimate(recipe, shape, rates, prompt_tokens=prompt_tokens)
+    if as_json:
+        print_json(
+            {
+                "recipe": recipe.model_dump(mode="json"),
+                "recipe_hash": recipe_hash(recipe),
+                "dtype": dtype,
+                "estimate": asdict(expected),
+            }
+        )
+        return 0
+    print(recipe_to_yaml(recipe))
+    print(f"# hash {recipe_hash(recipe)}\n")
+    print(estimate_text(expected))
+    print(f"Times are for this machine computing in {dtype}.")
+    return 0
+
+
+def _look(recipe: Recipe) -> tuple[ModelShape, int]:
+    """The model's shape from its headers, and the mean length of the first prompts in tokens."""
+    from rethink.errors import ModelError
+    from rethink.model.chat import PromptRenderer
+    from rethink.model.loading import load_checkpoint
+    from rethink.recipe.checks import check_against_context
+    from rethink.recipe.estimate import shape_of
+    from rethink.tasks.mix import build_task_mix
+
+    model = recipe.model
+    checkpoint = load_checkpoint(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    if checkpoint.config is None:
+        raise ModelError(
+            f"{model.path} cannot be estimated: {checkpoint.reason}. Declare its shape under `model.shape` for a dry "
+            "run; to train it, none is needed."
+        )
+    shape = shape_of(checkpoint.config)
+    check_against_context(recipe, shape.context)
+    renderer = PromptRenderer(checkpoint.tokenizer, recipe.prompt, shape.context)
+    problems = build_task_mix(recipe).train_batch(0, DRY_RUN_PROMPTS, 0)
+    lengths = [len(renderer.render(problem).token_ids) for problem in problems]
+    return shape, round(sum(lengths) / len(lengths))
+
+
+def _measure(recipe: Recipe) -> tuple[str, MachineRates]:
+    """The compute type that the run would use here, and this machine's rates with it."""
+    import torch
+
+    from rethink.kernels.machine import choose_dtype, measure_gemm, usable_threads
+    from rethink.recipe.estimate import MachineRates
+
+    torch.set_num_threads(recipe.threads or usable_threads())
+    cuda = recipe.device != "cpu" and torch.cuda.is_available()
+    rates = measure_gemm(device="cuda" if cuda else "cpu")
+    dtype = choose_dtype(rates) if recipe.model.dtype == "auto" else recipe.model.dtype
+    return dtype, MachineRates.from_matrix_products(rates[dtype] * 1e9)
+
+
+# --- after a run -------------------------------------------------------------------------------------------------
+
+
+def show(summary: Mapping[str, Any], out: Path) -> None:
+    """What came of a run: the table, three completions before and after, and where things lie."""
+    from rich.console import Console
+
+    from rethink.observe.report import before_after_table
+
+    console = Console()
+    if summary.get("before") and summary.get("after"):
+        console.print()
+        console.print(before_after_table(summary))
+    _show_samples(summary)
+    console.print(
+        f"\nwall time {summary['wall_s'] / 60:.1f} min, peak memory {summary['peak_rss_mb'] / 1024:.1f} GiB\n"
+    )
+    print(f"folder  {out}\nreport  {out / 'report.html'}\nmodel   {out / 'model'}")
+    print(f'\nTry it: {program()} sample --model {shlex.quote(str(out / "model"))} "…"')
+
+
+def _show_samples(summary: Mapping[str, Any]) -> None:
+    pairs = zip(summary.get("samples_before") or (), summary.get("samples_after") or (), strict=False)
+    for before, after in list(pairs)[:SHOWN_SAMPLES]:
+        print(f"\nQuestion: {before['question']}   (answer: {before['gold']})")
+        for when, sample in (("before", before), ("after", after)):
+            scores = ", ".join(f"{name} {_score(sample[name])}" for name in ("accuracy", "format"))
+            print(f"  {when} ({scores}):")
+            print("\n".join(f"    {line}" for line in str(sample["completion"]).strip().splitlines()))
+
+
+def _score(value: float | None) -> str:
+    return "none" if value is None else f"{value:g}"

@@ -1,0 +1,126 @@
+"""The head: log-probabilities of given tokens, without ever holding V-wide logits of the whole batch.
+
+Axes: C target tokens, E hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_ROWS = 1024
+"""Rows whose logits (compute dtype) exist at once."""
+BLOCK_ROWS = 32
+"""Rows whose fp32 logits exist at once: passes over them stay in the last-level cache."""
+
+TokenObjective = Callable[[Tensor, slice], Tensor]
+"""(log-probabilities of a chunk, which targets they are) -> scalar loss of the chunk, differentiable."""
+
+
+def token_logprobs(
+    hidden_CE: Tensor, weight_VE: Tensor, targets_C: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [C] of the targets and entropies [C] of their distributions, at a temperature; no graph."""
+    logprobs, entropies = _empty(hidden_CE, 2)
+    with torch.no_grad():
+        for chunk in _chunks(len(targets_C)):
+            logits = hidden_CE[chunk] @ weight_VE.t()
+            _chunk_logprobs(logits, targets_C[chunk], temperature, logprobs[chunk], entropies[chunk])
+    return logprobs, entropies
+
+
+def head_loss(
+    hidden_CE: Tensor, weight_VE: Tensor, targets_C: Tensor, objective: TokenObjective, temperature: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum of `objective` over chunks of target log-probabilities, differentiable in hidden and weight.
+
+    The gradients are made chunk by chunk in the forward pass, while the chunk's logits are there, so nothing is
+    computed twice. Returns the loss (scalar), the log-probabilities [C] and the entropies [C], both detached.
+    """
+    loss, logprobs, entropies = _HeadLoss.apply(hidden_CE, weight_VE, targets_C, objective, temperature)  # type: ignore[no-untyped-call]
+    return loss, logprobs, entropies
+
+
+class _HeadLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, objective: TokenObjective, temperature: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        logprobs, entropies = _empty(hidden, 2)
+        accurate = logprobs.dtype
+        grad_hidden = torch.zeros_like(hidden)
+        grad_weight = torch.zeros_like(weight, dtype=accurate)
+        loss = torch.zeros((), dtype=accurate, device=hidden.device)
+        for chunk in _chunks(len(targets)):
+            rows = hidden[chunk]
+            logits = rows @ weight.t()
+            lse = _chunk_logprobs(logits, targets[chunk], temperature, logprobs[chunk], entropies[chunk])
+            with torch.enable_grad():
+                leaf = logprobs[chunk].clone().requires_grad_()
+                value = objective(leaf, chunk)
+                (coefficient,) = torch.autograd.grad(value, leaf)
+            loss += value.detach()
+            _logits_to_gradients(logits, lse, targets[chunk], coefficient, temperature)
+            grad_hidden[chunk] = logits @ weight
+            grad_weight += logits.t() @ rows
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.weight_dtype = weight.dtype
+        ctx.mark_non_differentiable(logprobs, entropies)
+        return loss, logprobs, entropies
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        scale = grads[0]
+        return grad_hidden * scale.to(grad_hidden.dtype), (grad_weight * scale).to(ctx.weight_dtype), None, None, None
+
+
+def _empty(hidden: Tensor, number: int) -> list[Tensor]:
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    return [torch.empty(hidden.shape[0], dtype=dtype, device=hidden.device) for _ in range(number)]
+
+
+def _chunks(total: int) -> list[slice]:
+    return [slice(first, min(first + CHUNK_ROWS, total)) for first in range(0, total, CHUNK_ROWS)]
+
+
+def _chunk_logprobs(
+    logits_CV: Tensor, targets_C: Tensor, temperature: float, logprobs_C: Tensor, entropies_C: Tensor
+) -> Tensor:
+    """Fill log-probabilities and entropies of a chunk; returns its log-sum-exps [C] (of logits / temperature)."""
+    lse_C = torch.empty_like(logprobs_C)
+    for first in range(0, logits_CV.shape[0], BLOCK_ROWS):
+        block = slice(first, first + BLOCK_ROWS)
+        scaled = logits_CV[block].to(logprobs_C.dtype, copy=True)
+        if temperature != 1.0:
+            scaled /= temperature
+        top = scaled.amax(dim=-1, keepdim=True)
+        scaled -= top
+        chosen = scaled.gather(1, targets_C[block, None])[:, 0]
+        weights = torch.exp(scaled)
+        total = weights.sum(dim=-1)
+        log_total = total.log()
+        logprobs_C[block] = chosen - log_total
+        # H = log Z - E[x]; E[x] by one batched product, so that no further V-wide temporary is made
+        mean = torch.bmm(weights[:, None, :], scaled[:, :, None])[:, 0, 0] / total
+        entropies_C[block] = log_total - mean
+        lse_C[block] = log_total + top[:, 0]
+    return lse_C
+
+
+def _logits_to_gradients(
+    logits_CV: Tensor, lse_C: Tensor, targets_C: Tensor, coefficient_C: Tensor, temperature: float
+) -> None:
+    """Overwrite logits with d loss / d logits = coefficient * (onehot - softmax) / temperature."""
+    for first in range(0, logits_CV.shape[0], BLOCK_ROWS):
+        block = slice(first, first + BLOCK_ROWS)
+        scaled = logits_CV[block].to(lse_C.dtype)
+        if temperature != 1.0:
+            scaled /= temperature
+        scale = (coefficient_C[block] / temperature)[:, None]
+        gradient = scaled.sub_(lse_C[block, None]).exp_().mul_(-scale)
+        gradient.scatter_add_(1, targets_C[block, None], scale)
+        logits_CV[block] = gradient.to(logits_CV.dtype)

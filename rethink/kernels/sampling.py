@@ -1,0 +1,101 @@
+"""Drawing tokens: inverse of the cumulative distribution, with counter-based randomness.
+
+A draw depends on (seed of the sample, position in the completion) alone, never on what else is in the batch.
+
+Axes: B sequences of the batch, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BLOCK = 64
+"""Vocabulary entries summed together first, so that the search touches V/64 sums and one block."""
+_MASK = (1 << 64) - 1
+
+
+def uniforms(seeds_B: Sequence[int], positions_B: Sequence[int]) -> np.ndarray:
+    """Uniform fp64 numbers in (0, 1), one per (seed, position): SplitMix64 (Steele et al., 2014) of both."""
+    with np.errstate(over="ignore"):
+        state = np.array([s & _MASK for s in seeds_B], dtype=np.uint64)
+        state = _mix(state) ^ (np.array(positions_B, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+        bits = _mix(state + np.uint64(0x9E3779B97F4A7C15))
+    result: np.ndarray = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) / 2.0**53
+    return result
+
+
+def _mix(z: np.ndarray) -> np.ndarray:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: np.ndarray = z ^ (z >> np.uint64(31))
+    return mixed
+
+
+def sample(
+    logits_BV: Tensor, temperature: float, top_p: float, top_k: int, uniforms_B: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw one token per row.
+
+    Args:
+        logits_BV: any float dtype.
+        temperature: 0 takes the most likely token (the first of equals).
+        top_p, top_k: nucleus mass and number of most likely tokens kept; 1 and 0 keep all. Top-k is applied first.
+        uniforms_B: one number in (0, 1) per row.
+
+    Returns:
+        tokens [B]; log-probabilities [B] before truncation at the temperature (greedy: at temperature 1); and under
+        the distribution that was sampled from (greedy: 0).
+    """
+    scaled = logits_BV.to(torch.promote_types(logits_BV.dtype, torch.float32), copy=True)
+    if temperature > 0 and temperature != 1.0:
+        scaled /= temperature
+    top = scaled.amax(dim=-1, keepdim=True)
+    scaled -= top
+    if temperature == 0:
+        tokens = scaled.argmax(dim=-1)
+        logprobs = -torch.exp(scaled).sum(-1).log()
+        return tokens, logprobs, torch.zeros_like(logprobs)
+    weights = torch.exp(scaled)
+    log_total = weights.sum(-1).log()
+    if top_p < 1.0 or top_k > 0:
+        tokens, log_kept = _draw_truncated(weights, top_p, top_k, uniforms_B)
+    else:
+        tokens, log_kept = _draw(weights, uniforms_B), log_total
+    chosen = scaled.gather(1, tokens[:, None])[:, 0]
+    return tokens, chosen - log_total, chosen - log_kept
+
+
+def _draw(weights_BV: Tensor, uniforms_B: Tensor) -> Tensor:
+    """Index drawn in proportion to the weights, by two searches: the block, then the entry within it."""
+    b, v = weights_BV.shape
+    blocks = -(-v // BLOCK)
+    if blocks * BLOCK != v:
+        weights_BV = torch.nn.functional.pad(weights_BV, (0, blocks * BLOCK - v))
+    grid = weights_BV.view(b, blocks, BLOCK)
+    cumulative = grid.sum(-1).double().cumsum(-1)
+    target = uniforms_B.to(cumulative)[:, None] * cumulative[:, -1:]
+    block = torch.searchsorted(cumulative, target).clamp_(max=blocks - 1)
+    before = torch.where(block > 0, cumulative.gather(1, (block - 1).clamp(min=0)), 0.0)
+    inside = grid.gather(1, block[:, :, None].expand(b, 1, BLOCK))[:, 0].double().cumsum(-1)
+    entry = torch.searchsorted(inside, target - before, right=False).clamp_(max=BLOCK - 1)
+    # Rounding may step past the last positive weight of the block; fall back to the nearest one before it.
+    positive = inside > torch.nn.functional.pad(inside[:, :-1], (1, 0))
+    last = torch.where(positive, torch.arange(BLOCK, device=inside.device), -1).amax(-1, keepdim=True)
+    return (block * BLOCK + torch.minimum(entry, last.clamp(min=0)))[:, 0]
+
+
+def _draw_truncated(weights_BV: Tensor, top_p: float, top_k: int, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
+    """As `_draw` among the kept tokens; also the log of their total weight [B]."""
+    ordered, index = weights_BV.sort(dim=-1, descending=True, stable=True)
+    if top_k > 0:
+        ordered, index = ordered[:, :top_k], index[:, :top_k]
+    if top_p < 1.0:
+        # A token stays while the mass before it is below top_p: the smallest set that reaches top_p.
+        share = ordered.double() / ordered.double().sum(-1, keepdim=True)
+        ordered = ordered * (share.cumsum(-1) - share < top_p)
+    place = _draw(ordered, uniforms_B)
+    return index.gather(1, place[:, None])[:, 0], ordered.sum(-1).log()

@@ -1,0 +1,30 @@
+"""From a checkpoint to a model that computes: our decoder, or `transformers` for architectures outside its family."""
+
+from __future__ import annotations
+
+import torch
+
+from rethink.model.decoder import Decoder
+from rethink.model.language_model import LanguageModel
+from rethink.model.loading import Checkpoint
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def build_model(
+    checkpoint: Checkpoint, dtype: str, device: str, *, trust_remote_code: bool = False, force_transformers: bool = False
+) -> LanguageModel:
+    """Load the weights.
+
+    Args:
+        checkpoint: what `load_checkpoint` found.
+        dtype: `bfloat16` or `float32`.
+        device: `cpu` or `cuda`.
+        trust_remote_code: whether code of the model's repository may run (`transformers` path only).
+        force_transformers: use `transformers` although our decoder could.
+    """
+    if checkpoint.config is not None and not force_transformers:
+        return Decoder(checkpoint.config, checkpoint.tensors, DTYPES[dtype], device)
+    from rethink.model.transformers_model import TransformersModel
+
+    return TransformersModel.load(checkpoint, DTYPES[dtype], device, trust_remote_code=trust_remote_code)

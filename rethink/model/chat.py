@@ -1,0 +1,165 @@
+"""From a problem to the prompt's token ids, and from a completion's text to its thought and answer.
+
+A prompt is rendered and tokenised once; its ids are what the engine continues and the trainer sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rethink.errors import ModelError, RecipeError, TaskError
+from rethink.model.r1_template import render_r1_zero
+from rethink.model.tokenizer import Tokenizer
+from rethink.recipe.schema import PromptSection
+from rethink.types import Problem, Prompt
+
+THINK, END_THINK, ANSWER, END_ANSWER = "<think>", "</think>", "<answer>", "</answer>"
+_PLACE = "{question}"
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedCompletion:
+    """The parts of a completion."""
+
+    thought: str | None
+    """What `<think>` encloses, stripped; None without a whole pair of tags."""
+    answer: str | None
+    """What the last `<answer>` after the thought encloses, stripped; None without a whole pair of tags."""
+    well_formed: bool
+    """Whether the turn is one thought and then one answer, each tag once, with nothing but white space around them."""
+
+
+def parse_completion(text: str, prefill: str = "") -> ParsedCompletion:
+    """Find thought and answer. Linear in the text's length, whatever the text.
+
+    Args:
+        text: the completion.
+        prefill: the beginning of the assistant's turn that was part of the prompt.
+    """
+    turn = prefill + text
+    before, opened, rest = turn.partition(THINK)
+    if opened:
+        thought, closed, after = rest.partition(END_THINK)
+        found = thought.strip() if closed else None
+    else:
+        # Without a thought the whole turn may hold the answer.
+        closed, after, found = "", turn, None
+    answer = None if opened and not closed else _last_answer(after)
+    once = all(turn.count(tag) == 1 for tag in (THINK, END_THINK, ANSWER, END_ANSWER))
+    framed = after.strip().startswith(ANSWER) and after.strip().endswith(END_ANSWER)
+    well_formed = bool(once and closed and framed and not before.strip())
+    return ParsedCompletion(found, answer, well_formed)
+
+
+def _last_answer(text: str) -> str | None:
+    end = text.rfind(END_ANSWER)
+    start = text.rfind(ANSWER, 0, end) if end >= 0 else -1
+    return text[start + len(ANSWER) : end].strip() if start >= 0 else None
+
+
+class PromptRenderer:
+    """Renders problems by a recipe's `prompt` section.
+
+    Args:
+        tokenizer: of the model.
+        section: template, system message, instruction, examples, prefill and length limit.
+        context: tokens that prompt and completion together may take.
+
+    Raises:
+        RecipeError: the section's values contradict each other.
+        ModelError: `template: chat` and the model has no chat template, or it fails on these turns.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, section: PromptSection, context: int):
+        _check_section(section)
+        self._tokenizer = tokenizer
+        self._section = section
+        self._limit = context - 1 if section.max_tokens is None else min(section.max_tokens, context - 1)
+        self._render_text("?")  # a template that fails does so now, not at the first problem
+
+    def render(self, problem: Problem) -> Prompt:
+        """The prompt of a problem.
+
+        Raises:
+            TaskError: it is longer than `prompt.max_tokens`, or leaves no room for a completion.
+            ModelError: the chat template fails on this question.
+        """
+        text, prefill = self._render_text(problem.question)
+        ids = tuple(self._tokenizer.encode(text))
+        if len(ids) > self._limit:
+            allowed = f"prompt.max_tokens allows {self._limit}"
+            if self._section.max_tokens is None or self._limit < self._section.max_tokens:
+                allowed = f"the context of {self._limit + 1} tokens leaves at most {self._limit}"
+            raise TaskError(
+                f"the prompt of problem {problem.id!r} has {len(ids)} tokens where {allowed}; leave such problems "
+                "out of the data, shorten prompt.examples or prompt.instruction, or raise the limit where the model "
+                "has the context for it"
+            )
+        return Prompt(text=text, token_ids=ids, prefill=prefill)
+
+    def _render_text(self, question: str) -> tuple[str, str]:
+        """The prompt's text and the part of it that already belongs to the assistant's turn."""
+        section = self._section
+        asked = section.instruction.replace(_PLACE, question)
+        examples = [(section.instruction.replace(_PLACE, e.question), e.completion) for e in section.examples]
+        if section.template == "chat":
+            return self._render_chat(asked, examples)
+        if section.template == "r1-zero":
+            text = render_r1_zero(asked, examples, section.prefill)
+        else:
+            text = "".join(f"{q}{completion}\n\n" for q, completion in examples) + asked + section.prefill
+        return self._beginning() + text, section.prefill
+
+    def _beginning(self) -> str:
+        """The spelling of the token that the model expects texts to begin with, where it expects one."""
+        if not self._tokenizer.adds_bos or self._tokenizer.bos_id is None:
+            return ""
+        return self._tokenizer.id_to_token(self._tokenizer.bos_id) or ""
+
+    def _render_chat(self, asked: str, examples: Sequence[tuple[str, str]]) -> tuple[str, str]:
+        """Chat template with the examples' answers put in afterwards.
+
+        Templates of reasoning models cut `<think>` out of earlier turns; rendering a mark in the answer's place and
+        replacing it keeps the example as the recipe has it.
+        """
+        section = self._section
+        messages = [{"role": "system", "content": section.system}] if section.system is not None else []
+        marks = []
+        for i, (question, _) in enumerate(examples):
+            marks.append(f"\ue000example-{i}\ue001")
+            messages += [{"role": "user", "content": question}, {"role": "assistant", "content": marks[i]}]
+        messages.append({"role": "user", "content": asked})
+        text = self._tokenizer.render_chat(messages, add_generation_prompt=True)
+        for mark, (_, completion) in zip(marks, examples, strict=True):
+            if text.count(mark) != 1:
+                raise ModelError(
+                    "the model's chat template drops or repeats the assistant's earlier turns, so prompt.examples "
+                    "cannot be shown; set prompt.template to r1-zero or raw, or leave the examples out"
+                )
+            text = text.replace(mark, completion)
+        opened = _opened_by_template(text)
+        if opened and section.prefill.lstrip().startswith(THINK):
+            raise ModelError(
+                f"the model's chat template already begins the assistant's turn with {THINK}, so prompt.prefill "
+                f"{section.prefill!r} would write it twice; remove {THINK} from prompt.prefill"
+            )
+        return text + section.prefill, opened + section.prefill
+
+
+def _opened_by_template(text: str) -> str:
+    """`<think>` and the white space after it, where the template's generation prompt ends so; else nothing."""
+    return text[text.rindex(THINK) :] if text.rstrip().endswith(THINK) else ""
+
+
+def _check_section(section: PromptSection) -> None:
+    if _PLACE not in section.instruction:
+        raise RecipeError(
+            f"prompt.instruction {section.instruction!r} has no {_PLACE}, so every problem would read the same; "
+            f"write {_PLACE} where the problem's question belongs"
+        )
+    if section.system is not None and section.template != "chat":
+        raise RecipeError(
+            f"prompt.system is set, but the template {section.template!r} has no system message; use template: chat, "
+            "or put the text into prompt.instruction"
+        )

@@ -1,0 +1,170 @@
+"""From what a recipe calls a model to its configuration, weights and tokenizer.
+
+`embedded`, a local Hugging Face folder, a GGUF file and a hub id all end as a Hugging Face folder that is read
+lazily. A GGUF file is dequantised once and the result cached.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rethink.errors import ModelError
+from rethink.model.cache import cache_root, cached_folder
+from rethink.model.config import DecoderConfig
+from rethink.model.embedded import SHA256, embedded_gguf
+from rethink.model.export import save_hf_folder
+from rethink.model.files import read_json_object
+from rethink.model.hf_config import expected_shapes, parse_hf_config, to_hf_config
+from rethink.model.hub import download, is_hub_id
+from rethink.model.safetensors_folder import FolderTensors
+from rethink.model.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EMBEDDED = "embedded"
+_CONVERSION = 1
+"""Part of the cache's keys: raise it whenever a conversion gives other files than before."""
+_PROBE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """A model that can be loaded: nothing but headers has been read yet."""
+
+    config: DecoderConfig | None
+    """Shape for our decoder; None when the architecture is not of its family (see `reason`)."""
+    hf_config: dict[str, Any]
+    """Content of `config.json`."""
+    tensors: Mapping[str, Tensor]
+    """Hugging Face names to tensors, each read when asked for."""
+    tokenizer: Tokenizer
+    source: str
+    """What the recipe said."""
+    folder: Path
+    """The Hugging Face folder that is read."""
+    reason: str | None = None
+    """Why `config` is None."""
+
+
+def load_checkpoint(
+    path: str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    cache_dir: Path | None = None,
+) -> Checkpoint:
+    """Find a model and read its headers.
+
+    Args:
+        path: `embedded`, a local Hugging Face folder, a GGUF file, or a hub id `organisation/name`.
+        revision: branch, tag or commit of a hub id.
+        trust_remote_code: whether a hub repository's Python files are fetched as well (they are not run here).
+        cache_dir: where converted GGUF files are kept; None: `$RETHINK_CACHE` or `~/.cache/rethink`.
+
+    Raises:
+        ModelError: nothing is found, or what is found cannot be read; the message says what to give instead.
+        StorageFailure: a converted model cannot be cached.
+    """
+    folder = _resolve(path, revision, trust_remote_code, cache_root(cache_dir))
+    hf_config = read_json_object(folder / "config.json")
+    parsed = parse_hf_config(hf_config, path)
+    tensors = FolderTensors(folder)
+    if parsed.config is not None:
+        tensors.check(expected_shapes(parsed.config))
+    tokenizer = Tokenizer.from_folder(folder)
+    if parsed.config is not None and tokenizer.vocab_size > parsed.config.vocab_size:
+        raise ModelError(
+            f"the tokenizer of {path} has {tokenizer.vocab_size} tokens and its model only "
+            f"{parsed.config.vocab_size}: they belong to different models. Download both again"
+        )
+    return Checkpoint(parsed.config, hf_config, tensors, tokenizer, path, folder, parsed.reason)
+
+
+def _resolve(path: str, revision: str | None, trust_remote_code: bool, root: Path) -> Path:
+    """The Hugging Face folder that `path` means, after download and conversion."""
+    if path == EMBEDDED:
+        return _embedded_folder(root)
+    local = Path(path).expanduser()
+    if local.is_dir():
+        return local
+    if local.is_file():
+        if local.suffix != ".gguf":
+            raise ModelError(
+                f"{path} is a file, but no GGUF file; give a .gguf file, or the folder that holds config.json and "
+                "the safetensors files"
+            )
+        return cached_folder_of_gguf(local, root)
+    hint = _near_matches(path)
+    if is_hub_id(path) and local.suffix != ".gguf":
+        return download(path, revision, trust_remote_code, hint)
+    raise ModelError(
+        f"there is no model {path!r}: it is neither `embedded`, nor a folder or GGUF file that exists, nor a hub id "
+        f"(organisation/name){hint}"
+    )
+
+
+def _embedded_folder(root: Path) -> Path:
+    # The hash is part of the key, so an entry that is there was made from the right file.
+    key = f"embedded-{SHA256[:16]}-v{_CONVERSION}"
+    if (root / key).is_dir():
+        return root / key
+    return _convert(embedded_gguf(), root, key)
+
+
+def cached_folder_of_gguf(path: Path, root: Path) -> Path:
+    """The Hugging Face folder of a GGUF file, converted when the cache does not hold it.
+
+    The key is made of name, size, time of change, and the first and last MiB of the file.
+
+    Raises:
+        ModelError: the file cannot be read.
+        StorageFailure: the cache cannot be written.
+    """
+    try:
+        status = path.stat()
+        digest = hashlib.sha256(f"{status.st_size} {status.st_mtime_ns}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_PROBE_BYTES))
+            file.seek(max(status.st_size - _PROBE_BYTES, 0))
+            digest.update(file.read(_PROBE_BYTES))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror or error}); check the path") from error
+    stem = re.sub(r"[^\w.-]", "_", path.stem)[:60]
+    return _convert(path, root, f"{stem}-{digest.hexdigest()[:16]}-v{_CONVERSION}")
+
+
+def _convert(path: Path, root: Path, key: str) -> Path:
+    if (root / key).is_dir():
+        return root / key
+    from rethink.model.gguf import GgufModel
+
+    model = GgufModel(path)
+    tokenizer = Tokenizer.from_gguf_fields(model.fields, str(path))
+    hf_config = to_hf_config(model.config)
+    for name in ("bos", "eos", "pad"):
+        token_id = getattr(tokenizer, f"{name}_id")
+        if token_id is not None:
+            hf_config[f"{name}_token_id"] = token_id
+    return cached_folder(root, key, lambda folder: save_hf_folder(folder, model, hf_config, tokenizer), model.nbytes())
+
+
+def _near_matches(path: str) -> str:
+    """`; did you mean …` with existing paths of a similar name, or nothing."""
+    local = Path(path).expanduser()
+    parent = local.parent
+    candidates = {EMBEDDED: EMBEDDED} if parent == Path(".") else {}
+    try:
+        for entry in parent.iterdir():
+            if entry.is_dir() or entry.suffix == ".gguf":
+                candidates[entry.name] = str(parent / entry.name)
+    except OSError:
+        pass
+    names = difflib.get_close_matches(local.name, candidates, n=3, cutoff=0.5)
+    return f"; did you mean {', '.join(candidates[name] for name in names)}?" if names else ""

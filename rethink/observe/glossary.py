@@ -1,0 +1,258 @@
+"""Every metric of a run: what it means, its unit, what is healthy, and what to do when it is not.
+
+This table is the only place where that is said: the report and `docs/metrics.md` are made from it
+(`python -m rethink.observe.glossary > docs/metrics.md`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class MetricInfo:
+    """One metric."""
+
+    name: str
+    """Key in `metrics.jsonl`."""
+    unit: str
+    """What a value counts; empty for plain numbers."""
+    meaning: str
+    """What it is, exactly."""
+    healthy: str
+    """What a run that learns shows."""
+    unhealthy_action: str
+    """What to look at when it does not."""
+    source: str
+    """Module that computes it."""
+
+
+_TRAIN = "rethink.train"
+_EVAL = "rethink.eval"
+_LOSS = "rethink.algorithms"
+_NOTHING = "Nothing: it is for information."
+
+SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
+    (
+        "Progress",
+        "Where the run is. A step is one optimizer update; a rollout batch feeds one or more of them.",
+        (
+            MetricInfo("step", "steps", "Optimizer updates done. Step 0 holds the evaluation before training.",
+                       "Rises by one a row.", "A gap or repeat is a bug of ours: please report it.", _TRAIN),
+            MetricInfo("batch", "batches", "Number of the rollout batch that the step was trained on; its rollouts "
+                       "are in "
+                       "`rollouts/batch-….parquet`.", "Rises by one every `mini_batches × epochs` steps.", _NOTHING,
+                       _TRAIN),
+            MetricInfo("tokens/trained", "tokens", "Completion tokens in this step's loss.",
+                       "Follows the completion length.", "Zero means that no group had a signal: see "
+                       "`rollout/no_signal`.", _TRAIN),
+            MetricInfo("tokens/total", "tokens", "Completion tokens generated since the start of the run.",
+                       "Rises steadily.", _NOTHING, _TRAIN),
+        ),
+    ),
+    (
+        "Reward",
+        "What the rules said of the rollouts, over the rollout batch.",
+        (
+            MetricInfo("reward/mean", "reward", "Mean of the weighted sum of the reward parts, over the rollouts that "
+                       "have a reward.", "Rises, quickly at first, then levels off.",
+                       "Flat from the start: the model never, or always, succeeds; choose easier or harder problems, "
+                       "add "
+                       "an example to the prompt, or raise the learning rate. Falling: lower the learning rate.",
+                       _TRAIN),
+            MetricInfo("reward/std", "reward", "Standard deviation of the reward over the batch.",
+                       "Well above 0 while there is something to learn; falls as the task is mastered.",
+                       "Near 0 early: all rollouts earn the same, so there is no signal; change the task's difficulty.",
+                       _TRAIN),
+            MetricInfo("reward/<part>", "score", "Mean score of one part of the reward, before its weight, over the "
+                       "rollouts that it scored.", "Each part rises; format usually first.",
+                       "One part rises while another falls: the policy trades one for the other; change their weights "
+                       "and read some completions.", "rethink.rewards"),
+            MetricInfo("reward/failed", "share", "Share of rollouts for which a reward part failed (exception, "
+                       "time-out, "
+                       "not finite).", "0.", "Read the causes in the column `reward_parts` of the rollouts and mend "
+                       "the "
+                       "reward; above `reward.max_failure_share` the run stops.", "rethink.rewards"),
+            MetricInfo("reward/abstained", "share", "Share of rollouts for which a reward part abstained, e.g. since "
+                       "the "
+                       "gold answer cannot be read.", "Near 0.", "Check the gold answers and `answer_format` of the "
+                       "task.", "rethink.rewards"),
+        ),
+    ),
+    (
+        "Rollouts",
+        "What the policy generates, over the rollout batch.",
+        (
+            MetricInfo("rollout/accuracy", "share", "Mean of the accuracy part: the share of completions whose answer "
+                       "is "
+                       "right.", "Rises, noisily: a batch is small. The held-out evaluation is the steadier measure.",
+                       "Rises while `eval/accuracy` does not: the training problems are learnt by heart; use more of "
+                       "them.", _TRAIN),
+            MetricInfo("rollout/format", "share", "Share of completions that keep the required format.",
+                       "Near 1 after the first tens of steps.", "Stays near 0: show the format in an example of the "
+                       "prompt. Falls later: raise the weight of the format part or lower the learning rate.", _TRAIN),
+            MetricInfo("rollout/length_mean", "tokens", "Mean length of a completion, its stop token included.",
+                       "Changes slowly. On hard tasks it grows as the model learns to think; on easy ones it may "
+                       "shrink.",
+                       "Runs into the limit: see `rollout/truncated`. Shrinks to a few tokens: the model skips "
+                       "thinking; "
+                       "check that the reward asks for it.", _TRAIN),
+            MetricInfo("rollout/length_max", "tokens", "Length of the longest completion.",
+                       "Below `max_new_tokens` most of the time.", "See `rollout/truncated`.", _TRAIN),
+            MetricInfo("rollout/truncated", "share", "Share of completions cut off by the token limit.",
+                       "Below 0.1.", "Raise `rollout.max_new_tokens`; if the texts repeat themselves, lower the "
+                       "learning "
+                       "rate or the temperature.", _TRAIN),
+            MetricInfo("rollout/no_signal", "share", "Share of groups whose rewards are all equal: their advantage is "
+                       "0.",
+                       "Below 0.5.", "With a high reward: the task is too easy; with a low one, too hard. Change the "
+                       "mixture or curriculum, or enlarge `group_size`.", _TRAIN),
+            MetricInfo("rollout/reflection", "words per 1,000 words", "Words of reflection (such as \"wait\", "
+                       "\"let me check\") for each 1,000 words of completion text.",
+                       "Small models show few. A rise with rising accuracy is the paper's aha moment.",
+                       "A sharp rise without accuracy is an empty habit: read the completions.",
+                       "rethink.observe.reflection"),
+            MetricInfo("rollout/repeated", "share", "Share of completions whose text repeats itself.", "Near 0.",
+                       "The policy is degenerating: lower the learning rate, or add the KL term (`algorithm.beta`).",
+                       _TRAIN),
+            MetricInfo("rollout/tokens", "tokens", "Completion tokens of the rollout batch.",
+                       "Batch size times mean length.", _NOTHING, _TRAIN),
+            MetricInfo("rollout/tokens_per_s", "tokens/s", "Completion tokens generated for each second of rollout.",
+                       "Steady; higher with more sequences at once.", "Falls: other programs use the processor, or the "
+                       "KV budget is too small (`rollout.kv_budget_gb`).", _TRAIN),
+        ),
+    ),
+    (
+        "Policy",
+        "What the update does to the policy, over the completion tokens of the step.",
+        (
+            MetricInfo("policy/loss", "loss", "The loss that was minimised (policy term and KL term).",
+                       "Near 0 and noisy: with one update a batch its value says little; its gradient is what counts.",
+                       "Not finite stops the run.", _LOSS),
+            MetricInfo("policy/kl", "nats/token", "Mean k3 estimate of the KL divergence from the reference model.",
+                       "Grows slowly from 0.", "Grows fast (above 0.1 within tens of steps): lower the learning rate "
+                       "or "
+                       "raise `algorithm.beta`. Absent where beta is 0: no reference is kept.", _LOSS),
+            MetricInfo("policy/entropy", "nats/token", "Mean entropy of the policy's next-token distribution at the "
+                       "sampling temperature.", "Falls slowly.",
+                       "Falls to nearly 0: the policy has stopped exploring; lower the learning rate, raise the "
+                       "temperature or `clip_high`. Rises without end: lower the learning rate.", _LOSS),
+            MetricInfo("policy/clip_low", "share", "Share of tokens whose ratio was held at the lower clip bound.",
+                       "0 with one update a batch; below 0.1 otherwise.", "Lower the learning rate, or make fewer "
+                       "updates "
+                       "of a batch (`mini_batches`, `epochs`).", _LOSS),
+            MetricInfo("policy/clip_high", "share", "Share of tokens whose ratio was held at the upper clip bound.",
+                       "0 with one update a batch; below 0.1 otherwise.", "As for `policy/clip_low`; a larger "
+                       "`clip_high` "
+                       "lets rare tokens grow.", _LOSS),
+            MetricInfo("policy/ratio_mean", "", "Mean ratio of the policy's probability of a token to that at "
+                       "sampling.",
+                       "Within 0.01 of 1.", "Drifts: too many updates of one batch, or a mismatch: see "
+                       "`policy/mismatch`.", _LOSS),
+            MetricInfo("policy/ratio_max", "", "Largest ratio of any token.", "Below 2 with one update a batch.",
+                       "Large: one token dominates the update; see `policy/mismatch_max`.", _LOSS),
+            MetricInfo("policy/mismatch", "nats/token", "Mean absolute difference between the engine's and the "
+                       "trainer's "
+                       "log-probability of the sampled tokens, before the first update of a batch.",
+                       "Below 0.001 in fp32, below 0.03 in bf16.", "Engine and trainer disagree: train with "
+                       "`model.dtype=float32` to see whether it is rounding; if not, it is a bug of ours.", _TRAIN),
+            MetricInfo("policy/mismatch_max", "nats", "Largest such difference of any token.",
+                       "Below 0.01 in fp32, below 1 in bf16.", "As for `policy/mismatch`.", _TRAIN),
+        ),
+    ),
+    (
+        "Optimizer",
+        "The update itself.",
+        (
+            MetricInfo("optimizer/learning_rate", "", "Learning rate of the step.", "Follows the schedule.", _NOTHING,
+                       _TRAIN),
+            MetricInfo("optimizer/grad_norm", "", "Global gradient norm before clipping.",
+                       "Steady; single spikes are harmless since they are clipped.", "Grows over many steps: lower the "
+                       "learning rate. 0: no group had a signal.", _TRAIN),
+        ),
+    ),
+    (
+        "Held-out evaluation",
+        "On problems that are never trained on. Only rows of steps with an evaluation have these.",
+        (
+            MetricInfo("eval/accuracy", "share", "Share of held-out problems answered rightly.",
+                       "Rises with `rollout/accuracy`.", "Lags far behind it: the training problems are learnt by "
+                       "heart, or "
+                       "the evaluation's token limit is too small (`eval/truncated`).", _EVAL),
+            MetricInfo("eval/accuracy_low", "share", "Lower end of the 95 % Wilson score interval of the accuracy.",
+                       "Above the upper end of the interval before training: then the gain is not chance.",
+                       "Intervals overlap: evaluate more problems (`evaluation.problems`).", _EVAL),
+            MetricInfo("eval/accuracy_high", "share", "Upper end of that interval.", "See `eval/accuracy_low`.",
+                       "See `eval/accuracy_low`.", _EVAL),
+            MetricInfo("eval/format", "share", "Share of held-out completions that keep the format.", "Near 1.",
+                       "See `rollout/format`.", _EVAL),
+            MetricInfo("eval/length_mean", "tokens", "Mean length of the held-out completions.",
+                       "Near `rollout/length_mean`.", "See `rollout/length_mean`.", _EVAL),
+            MetricInfo("eval/truncated", "share", "Share of held-out completions cut off by the token limit.",
+                       "Below 0.05.", "Raise `evaluation.max_new_tokens`.", _EVAL),
+            MetricInfo("eval/n", "problems", "Held-out problems evaluated.", "200 or more for a narrow interval.",
+                       "Raise `evaluation.problems`.", _EVAL),
+        ),
+    ),
+    (
+        "Time and memory",
+        "Wall-clock time of the step's phases. A rollout shared by several steps counts for the first of them.",
+        (
+            MetricInfo("time/rollout", "s", "Generating the rollouts.", "The largest phase.",
+                       "See `rollout/tokens_per_s`; the longest completion decides, so look at `rollout/length_max`.",
+                       _TRAIN),
+            MetricInfo("time/reward", "s", "Scoring the rollouts.", "A small share of the step.",
+                       "A slow checker: look for time-outs in `reward_parts`.", _TRAIN),
+            MetricInfo("time/train", "s", "Forward and backward passes.", "Grows with the tokens of the batch.",
+                       "Larger `optimizer.micro_batch_tokens` may help where memory allows.", _TRAIN),
+            MetricInfo("time/optimizer", "s", "Clipping, AdamW, and handing the weights to the engine.", "Constant.",
+                       _NOTHING, _TRAIN),
+            MetricInfo("time/evaluation", "s", "Held-out evaluation, in steps that have one.", "Rare enough to be "
+                       "cheap.",
+                       "Evaluate less often or fewer problems (`evaluation.every`, `every_problems`).", _TRAIN),
+            MetricInfo("time/checkpoint", "s", "Saving a recovery checkpoint, in steps that have one.", "Seconds.",
+                       "Save less often (`checkpoint.every`) or to a faster disk.", _TRAIN),
+            MetricInfo("time/step", "s", "The whole step.", "The sum of the phases, nearly.",
+                       "Much more than the sum: please report it.", _TRAIN),
+            MetricInfo("memory/peak_rss_mb", "MB", "Most memory that the process has used so far.",
+                       "Level after the first steps.", "Grows: lower `rollout.kv_budget_gb` or "
+                       "`optimizer.micro_batch_tokens`.", _TRAIN),
+        ),
+    ),
+)  # fmt: skip
+
+GLOSSARY: dict[str, MetricInfo] = {info.name: info for _, _, infos in SECTIONS for info in infos}
+"""All metrics by name, in the order of the sections."""
+
+
+def describe(name: str) -> MetricInfo:
+    """The entry of a metric; `reward/anything` is described as a reward part. Raises `KeyError` for an unknown name."""
+    if name in GLOSSARY:
+        return GLOSSARY[name]
+    if name.startswith("reward/") and len(name) > len("reward/"):
+        return replace(GLOSSARY["reward/<part>"], name=name)
+    raise KeyError(name)
+
+
+def markdown() -> str:
+    """The whole table as `docs/metrics.md`."""
+    lines = [
+        "# Metrics",
+        "",
+        "Each row of a run's `metrics.jsonl` is one step with these keys; the live view, the report and the trackers",
+        "show the same numbers. This page is made from `rethink/observe/glossary.py` by",
+        "`python -m rethink.observe.glossary > docs/metrics.md`.",
+        "",
+    ]
+    for title, text, infos in SECTIONS:
+        lines += [f"## {title}", "", text, ""]
+        lines += ["| metric | unit | meaning | healthy | when it is not | from |", "|---|---|---|---|---|---|"]
+        for info in infos:
+            cells = (f"`{info.name}`", info.unit or "–", info.meaning, info.healthy, info.unhealthy_action)
+            lines.append("| " + " | ".join(cells) + f" | `{info.source}` |")
+        lines.append("")
+    return "\n".join(lines).rstrip("\n")
+
+
+if __name__ == "__main__":
+    print(markdown())

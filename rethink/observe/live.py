@@ -1,0 +1,175 @@
+"""The live view of a run on a terminal, drawn with rich: what is being done, where the numbers go, time left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from rethink.observe.progress import TimeLeft, duration, number, percent
+
+_BARS = "▁▂▃▄▅▆▇█"
+_PHASES = {
+    "rollout": "sampling completions",
+    "reward": "scoring completions",
+    "train": "updating the policy",
+    "optimizer": "updating the weights",
+    "evaluation": "evaluating on held-out problems",
+    "checkpoint": "saving a checkpoint",
+}
+_METRICS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("reward/mean", "reward", lambda value: f"{value:.3f}"),
+    ("rollout/accuracy", "accuracy", percent),
+    ("rollout/format", "format", percent),
+    ("rollout/length_mean", "length", lambda value: f"{value:.0f} tokens"),
+    ("time/step", "time a step", duration),
+)
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """The last values as bars from their lowest to their highest; with more than `width`, neighbours are averaged."""
+    finite = [value for value in values if value == value and abs(value) != float("inf")]
+    if not finite or width < 1:
+        return ""
+    if len(finite) > width:
+        edges = [round(index * len(finite) / width) for index in range(width + 1)]
+        pieces = [finite[start:end] for start, end in pairwise(edges)]
+        finite = [sum(piece) / len(piece) for piece in pieces]
+    low, high = min(finite), max(finite)
+    if high - low <= 1e-12 * max(abs(high), abs(low)):
+        return _BARS[0] * len(finite)
+    return "".join(_BARS[min(7, int(8 * (value - low) / (high - low)))] for value in finite)
+
+
+class LiveView:
+    """The view. Drawing happens in rich's own thread, a few times a second, from plain fields set by the run."""
+
+    def __init__(self, *, title: str = "", stream: TextIO | None = None, console: Console | None = None) -> None:
+        self._title = title
+        self._console = console or Console(file=stream)
+        self._live: Live | None = None
+        self._left = TimeLeft()
+        self._history: dict[str, list[float]] = {name: [] for name, _, _ in _METRICS}
+        self._evaluations: list[tuple[int, dict[str, Any]]] = []
+        self._phase: tuple[str, int | None, int | None] = ("starting", None, None)
+        self._phase_began = time.monotonic()
+        self._step_began = time.monotonic()
+
+    def start(self, total_steps: int, done_steps: int = 0) -> None:
+        """See `Progress`."""
+        self._left.start(total_steps, done_steps)
+        self._live = Live(get_renderable=self._safe_render, console=self._console, refresh_per_second=4, transient=True)
+        self._live.start()
+
+    def phase(self, name: str, done: int | None = None, total: int | None = None) -> None:
+        """See `Progress`."""
+        if name != self._phase[0]:
+            self._phase_began = time.monotonic()
+        self._phase = (name, done, total)
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        """See `Progress`."""
+        self._left.step(row)
+        self._step_began = time.monotonic()
+        for name, values in self._history.items():
+            value = number(row, name)
+            if value is not None:
+                values.append(value)
+
+    def evaluation(self, step: int, row: Mapping[str, Any]) -> None:
+        """See `Progress`."""
+        self._evaluations = [*self._evaluations, (step, dict(row))]
+
+    def note(self, text: str) -> None:
+        """See `Progress`."""
+        self._console.print(Text(text))
+
+    def close(self) -> None:
+        """See `Progress`. The last picture stays on the screen."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+            self._console.print(self.render(final=True))
+
+    def _safe_render(self) -> RenderableType:
+        # Called in rich's thread, where no guard of ours stands around it.
+        try:
+            return self.render()
+        except Exception as error:
+            return Text(f"(view: {type(error).__name__}: {error})")
+
+    def render(self, *, final: bool = False) -> RenderableType:
+        """The picture of this moment."""
+        parts: list[RenderableType] = [self._progress_line(final)]
+        if not final:
+            parts.append(self._phase_line())
+        if any(self._history.values()):
+            parts += [Text(""), self._metrics_table()]
+        if self._evaluations:
+            parts += [Text(""), self._evaluation_table()]
+        title = f"[bold]{escape(self._title)}[/bold]" if self._title else None
+        return Panel(Group(*parts), title=title, title_align="left", border_style="dim", padding=(0, 1))
+
+    def _progress_line(self, final: bool) -> RenderableType:
+        line = Table.grid(padding=(0, 2), expand=True)
+        line.add_column(no_wrap=True)
+        line.add_column(ratio=1)
+        line.add_column(no_wrap=True, justify="right")
+        left = self._left.seconds()
+        if left is not None and not final:
+            # The step under way counts as it goes, so that the number falls every second and not once a step.
+            left = max(0.0, left - (time.monotonic() - self._step_began))
+        remaining = "" if final else "measuring the time left" if left is None else f"about {duration(left)} left"
+        bar = ProgressBar(total=max(1, self._left.total), completed=self._left.done)
+        line.add_row(f"step [bold]{self._left.done}[/bold] of {self._left.total}", bar, remaining)
+        return line
+
+    def _phase_line(self) -> RenderableType:
+        name, done, total = self._phase
+        text = _PHASES.get(name, name)
+        if done is not None:
+            text += f"  {done}" + (f" of {total}" if total is not None else "")
+        return Text(f"{text}  {duration(time.monotonic() - self._phase_began)}", style="cyan")
+
+    def _metrics_table(self) -> RenderableType:
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=True, header_style="dim")
+        table.add_column("")
+        table.add_column("first", justify="right")
+        table.add_column("latest", justify="right")
+        table.add_column("course", no_wrap=True, overflow="crop")
+        width = max(8, min(60, self._console.width - 46))
+        for name, label, form in _METRICS:
+            values = self._history[name]
+            if values:
+                course = Text(sparkline(values, width), style="green")
+                table.add_row(label, form(values[0]), f"[bold]{escape(form(values[-1]))}[/bold]", course)
+        return table
+
+    def _evaluation_table(self) -> RenderableType:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for name in ("held-out, after step", "accuracy", "95 % interval", "format", "length"):
+            table.add_column(name, justify="right")
+        shown = self._evaluations if len(self._evaluations) <= 5 else [self._evaluations[0], *self._evaluations[-4:]]
+        for step, row in shown:
+            accuracy, low, high, form, length = (
+                number(row, f"eval/{name}")
+                for name in ("accuracy", "accuracy_low", "accuracy_high", "format", "length_mean")
+            )
+            interval = f"{100 * low:.1f} to {100 * high:.1f}" if low is not None and high is not None else ""
+            table.add_row(
+                str(step),
+                "" if accuracy is None else f"[bold]{percent(accuracy)}[/bold]",
+                interval,
+                "" if form is None else percent(form),
+                "" if length is None else f"{length:.0f}",
+            )
+        return table

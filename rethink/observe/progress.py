@@ -1,0 +1,297 @@
+"""What a run shows while it runs: a live view on a terminal, a line a step elsewhere, JSON lines for scripts.
+
+A view only watches. `make_progress` wraps each one in a guard, so that a closed pipe or a terminal's whim switches the
+view off and never reaches the run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Literal, Protocol, TextIO
+
+Mode = Literal["auto", "live", "lines", "json", "none"]
+
+
+class Progress(Protocol):
+    """What the trainer tells a view. `row`s hold metrics by their names in the glossary."""
+
+    def start(self, total_steps: int, done_steps: int = 0) -> None:
+        """The run begins, or goes on after `done_steps`."""
+
+    def phase(self, name: str, done: int | None = None, total: int | None = None) -> None:
+        """What is being done now, e.g. `rollout`, and how much of it."""
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        """A step is done; `row` is its row of metrics."""
+
+    def evaluation(self, step: int, row: Mapping[str, Any]) -> None:
+        """A held-out evaluation is done; `row` holds the `eval/…` metrics."""
+
+    def note(self, text: str) -> None:
+        """Something that the user should read."""
+
+    def close(self) -> None:
+        """The run is over; the terminal is given back."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def start(self, total_steps: int, done_steps: int = 0) -> None:
+        """See `Progress`."""
+
+    def phase(self, name: str, done: int | None = None, total: int | None = None) -> None:
+        """See `Progress`."""
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        """See `Progress`."""
+
+    def evaluation(self, step: int, row: Mapping[str, Any]) -> None:
+        """See `Progress`."""
+
+    def note(self, text: str) -> None:
+        """See `Progress`."""
+
+    def close(self) -> None:
+        """See `Progress`."""
+
+
+class TimeLeft:
+    """Estimates the time that remains from the recent steps' own times, so that a resumed run is not fooled."""
+
+    def __init__(self, window: int = 10) -> None:
+        self._window = window
+        self._times: list[float] = []
+        self.total = 0
+        self.done = 0
+
+    def start(self, total_steps: int, done_steps: int) -> None:
+        """Begin counting."""
+        self.total, self.done = total_steps, done_steps
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        """Take the step's number and time."""
+        self.done = int(row.get("step", self.done + 1))
+        seconds = number(row, "time/step")
+        if seconds is not None:
+            self._times = [*self._times, seconds][-self._window :]
+
+    def seconds(self) -> float | None:
+        """Seconds left; None before the first step."""
+        if not self._times:
+            return None
+        return max(0, self.total - self.done) * sum(self._times) / len(self._times)
+
+
+class Lines:
+    """One line a step, one an evaluation, one a note: for logs and pipes."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._left = TimeLeft()
+
+    def start(self, total_steps: int, done_steps: int = 0) -> None:
+        """See `Progress`."""
+        self._left.start(total_steps, done_steps)
+        after = f", going on after step {done_steps}" if done_steps else ""
+        self._write(f"{total_steps} steps{after}")
+
+    def phase(self, name: str, done: int | None = None, total: int | None = None) -> None:
+        """Not shown: a log is for results."""
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        """See `Progress`."""
+        self._left.step(row)
+        parts = [f"step {row.get('step', '?')}/{self._left.total}"]
+        for name, label, form in _SHOWN:
+            value = number(row, name)
+            if value is not None:
+                parts.append(f"{label} {form(value)}")
+        left = self._left.seconds()
+        if left is not None:
+            parts.append(f"left {duration(left)}")
+        self._write("  ".join(parts))
+
+    def evaluation(self, step: int, row: Mapping[str, Any]) -> None:
+        """See `Progress`."""
+        self._write(f"evaluation after step {step}: {evaluation_text(row)}")
+
+    def note(self, text: str) -> None:
+        """See `Progress`."""
+        self._write(text)
+
+    def close(self) -> None:
+        """See `Progress`."""
+        self._stream.flush()
+
+    def _write(self, line: str) -> None:
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+class JsonLines:
+    """One JSON object an event: `{"event": "step", "step": 3, …}`. Phases appear when they begin."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._phase: str | None = None
+
+    def start(self, total_steps: int, done_steps: int = 0) -> None:
+        """See `Progress`."""
+        self._write("start", {"total_steps": total_steps, "done_steps": done_steps})
+
+    def phase(self, name: str, done: int | None = None, total: int | None = None) -> None:
+        """See `Progress`."""
+        if name != self._phase:
+            self._phase = name
+            self._write("phase", {"phase": name, "total": total})
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        """See `Progress`."""
+        self._phase = None
+        self._write("step", row)
+
+    def evaluation(self, step: int, row: Mapping[str, Any]) -> None:
+        """See `Progress`."""
+        self._write("evaluation", {**row, "step": step})
+
+    def note(self, text: str) -> None:
+        """See `Progress`."""
+        self._write("note", {"text": text})
+
+    def close(self) -> None:
+        """See `Progress`."""
+        self._write("end", {})
+
+    def _write(self, event: str, fields: Mapping[str, Any]) -> None:
+        self._stream.write(json.dumps({"event": event, **{k: _jsonable(v) for k, v in fields.items()}}) + "\n")
+        self._stream.flush()
+
+
+class Guarded:
+    """Passes everything on until the view fails once; then says so and shows nothing more."""
+
+    def __init__(self, inner: Progress) -> None:
+        self._inner: Progress = inner
+
+    def start(self, total_steps: int, done_steps: int = 0) -> None:
+        """See `Progress`."""
+        self._try(lambda: self._inner.start(total_steps, done_steps))
+
+    def phase(self, name: str, done: int | None = None, total: int | None = None) -> None:
+        """See `Progress`."""
+        self._try(lambda: self._inner.phase(name, done, total))
+
+    def step(self, row: Mapping[str, Any]) -> None:
+        """See `Progress`."""
+        self._try(lambda: self._inner.step(row))
+
+    def evaluation(self, step: int, row: Mapping[str, Any]) -> None:
+        """See `Progress`."""
+        self._try(lambda: self._inner.evaluation(step, row))
+
+    def note(self, text: str) -> None:
+        """See `Progress`."""
+        self._try(lambda: self._inner.note(text))
+
+    def close(self) -> None:
+        """See `Progress`."""
+        self._try(lambda: self._inner.close())
+
+    def _try(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:
+            broken, self._inner = self._inner, Silent()
+            with suppress(Exception):
+                broken.close()
+            with suppress(Exception):
+                print(f"The progress view is off ({type(error).__name__}: {error}); the run goes on.", file=sys.stderr)
+
+
+def make_progress(mode: Mode = "auto", *, title: str = "", stream: TextIO | None = None) -> Progress:
+    """The view for `mode`; `auto` is the live view on a terminal and lines elsewhere. It never raises into the run."""
+    out = stream or sys.stdout
+    if mode == "auto":
+        mode = "live" if out.isatty() else "lines"
+    if mode == "live":
+        from rethink.observe.live import LiveView
+
+        return Guarded(LiveView(title=title, stream=out))
+    if mode == "json":
+        return Guarded(JsonLines(out))
+    if mode == "lines":
+        return Guarded(Lines(out))
+    return Silent()
+
+
+# -- numbers as text -------------------------------------------------------------------------------------------------
+
+
+def number(row: Mapping[str, Any], name: str) -> float | None:
+    """The metric as a float, or None when the row lacks it or it is no number."""
+    value = row.get(name)
+    if value is None or isinstance(value, str):
+        return None
+    with suppress(TypeError, ValueError):
+        return float(value)
+    return None
+
+
+def percent(value: float) -> str:
+    """A share as text: 0.453 is `45.3 %`."""
+    return f"{100 * value:.1f} %" if math.isfinite(value) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as text of two units at most: `8.9 s`, `7 min 05 s`, `2 h 10 min`."""
+    if not math.isfinite(seconds):
+        return "?"
+    if round(seconds) < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+def evaluation_text(row: Mapping[str, Any]) -> str:
+    """One line about an evaluation, with its interval."""
+    accuracy, low, high = (number(row, f"eval/accuracy{end}") for end in ("", "_low", "_high"))
+    parts = [f"accuracy {percent(accuracy)}" if accuracy is not None else "no accuracy"]
+    if low is not None and high is not None:
+        parts[0] += f" (95 % interval {100 * low:.1f} to {100 * high:.1f})"
+    for name, label, form in (("eval/format", "format", percent), ("eval/length_mean", "length", _plain)):
+        value = number(row, name)
+        if value is not None:
+            parts.append(f"{label} {form(value)}")
+    count = number(row, "eval/n")
+    if count is not None:
+        parts.append(f"{count:.0f} problems")
+    return ", ".join(parts)
+
+
+def _plain(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 or value == 0 else f"{value:.3g}"
+
+
+def _jsonable(value: Any) -> Any:
+    if hasattr(value, "item"):
+        value = value.item()
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+_SHOWN: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("reward/mean", "reward", lambda value: f"{value:.3f}"),
+    ("rollout/accuracy", "accuracy", percent),
+    ("rollout/format", "format", percent),
+    ("rollout/length_mean", "length", _plain),
+    ("policy/kl", "kl", lambda value: f"{value:.4f}"),
+    ("time/step", "time", duration),
+)
+"""Metrics of a line, with their label and form."""

@@ -1,0 +1,285 @@
+"""What the types of a recipe cannot say: values that contradict each other or would do nothing, each with the fix.
+
+A check yields one paragraph for each thing that is wrong; the recipe is refused with all of them at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+
+from rethink.errors import RecipeError
+from rethink.recipe.schema import ModelShape, Recipe, TaskSource
+
+BUILT_IN_PARTS = ("accuracy", "format")
+"""Reward parts that need no `function`."""
+RESERVED_PARTS = ("mean", "std", "failed", "abstained")
+"""Names that the metrics `reward/<name>` already use."""
+
+_PART_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse a recipe whose values contradict each other or would do nothing.
+
+    Raises:
+        RecipeError: names every such value, why it cannot be meant, and what to write instead.
+    """
+    checks = (_batch, _sampling, _rewards, _algorithm, _optimizer, _evaluation, _prompt, _tasks, _model)
+    found = [problem for check in checks for problem in check(recipe)]
+    if found:
+        raise RecipeError(" ".join(found))
+
+
+def check_against_context(recipe: Recipe, context: int) -> None:
+    """Refuse token limits that leave the prompt no room in the model's context.
+
+    Args:
+        recipe: the recipe.
+        context: longest sequence that the model takes, prompt and completion together.
+
+    Raises:
+        RecipeError: names the limit and what would fit.
+    """
+    found = next(_beyond_context(recipe, context), None)
+    if found is not None:
+        raise RecipeError(found)
+
+
+def _beyond_context(recipe: Recipe, context: int) -> Iterator[str]:
+    prompt = recipe.prompt.max_tokens or 1
+    needs = "a prompt of one token" if recipe.prompt.max_tokens is None else f"prompts of `prompt.max_tokens={prompt}`"
+    room = context - prompt
+    for key, limit in _limits(recipe):
+        if limit > room:
+            fix = f"Set it to at most {room}" if room > 0 else "Lower `prompt.max_tokens`"
+            yield (
+                f"`{key}` is {limit}, but the model's context of {context} tokens must hold {needs} too. {fix}, or "
+                "choose a model with a longer context."
+            )
+
+
+def _limits(recipe: Recipe) -> Iterator[tuple[str, int]]:
+    """Every token limit that holds at some step of this run, with its key."""
+    limit = recipe.rollout.max_new_tokens
+    if isinstance(limit, int):
+        yield "rollout.max_new_tokens", limit
+    else:
+        yield from ((f"rollout.max_new_tokens.{step}", n) for step, n in limit.items() if step < recipe.steps)
+    if recipe.evaluation.max_new_tokens is not None and recipe.evaluation.problems:
+        yield "evaluation.max_new_tokens", recipe.evaluation.max_new_tokens
+
+
+def _batch(recipe: Recipe) -> Iterator[str]:
+    prompts, parts = recipe.rollout.prompts_per_batch, recipe.algorithm.mini_batches
+    if recipe.rollout.group_size == 1:
+        yield (
+            "`rollout.group_size` is 1: GRPO compares the completions of one prompt with each other, and one alone has "
+            "no advantage, so nothing would be learned. Use 2 or more; 8 and 16 are usual."
+        )
+    if prompts % parts:
+        fitting = [n for n in range(1, prompts + 1) if prompts % n == 0]
+        near = min(fitting, key=lambda n: abs(n - parts))
+        more = -(-prompts // parts) * parts
+        yield (
+            f"`rollout.prompts_per_batch` {prompts} cannot be cut into `algorithm.mini_batches` {parts} of equal size "
+            f"(mini-batches are cut between groups). Use `algorithm.mini_batches={near}` or "
+            f"`rollout.prompts_per_batch={more}`."
+        )
+
+
+def _sampling(recipe: Recipe) -> Iterator[str]:
+    rollout = recipe.rollout
+    cut = [f"`rollout.top_p={rollout.top_p:g}`"] if rollout.top_p < 1 else []
+    cut += [f"`rollout.top_k={rollout.top_k}`"] if rollout.top_k > 0 else []
+    if cut and not rollout.allow_truncated:
+        yield (
+            f"{' and '.join(cut)} would train on samples of a cut distribution, while ratio and KL use the full one, "
+            "which biases the update. Sample from the full distribution (`rollout.top_p=1 rollout.top_k=0`), or accept "
+            "it with `rollout.allow_truncated=true`."
+        )
+    if "" in rollout.stop_strings:
+        yield "`rollout.stop_strings` holds an empty string, which would end every completion at once. Remove it."
+    limit = rollout.max_new_tokens
+    if isinstance(limit, int):
+        if limit < 1:
+            yield f"`rollout.max_new_tokens` is {limit}; a completion needs room for at least 1 token."
+        return
+    if 0 not in limit:
+        first = f"its first step is {min(limit)}" if limit else "it is empty"
+        yield (
+            f"`rollout.max_new_tokens` must say which limit holds from step 0 on, but {first}. Begin it with `0: …`, "
+            "for example `{0: 256, 100: 512}`."
+        )
+    if min(limit, default=0) < 0 or min(limit.values(), default=1) < 1:
+        yield f"`rollout.max_new_tokens` is {limit}; steps must be 0 or more and limits 1 or more."
+
+
+def _rewards(recipe: Recipe) -> Iterator[str]:
+    names = [part.name for part in recipe.reward.parts]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        yield f"`reward.parts` names {_listed(repeated)} twice; metrics could not tell them apart. Rename one of them."
+    if all(part.weight == 0 for part in recipe.reward.parts):
+        yield (
+            "Every part of `reward.parts` has weight 0 (or there is none), so all rewards would be 0 and nothing would "
+            "be learned. Give at least one part a weight, such as `reward.parts.0.weight=1`."
+        )
+    for index, part in enumerate(recipe.reward.parts):
+        key = f"`reward.parts.{index}"
+        if part.name in RESERVED_PARTS or not _PART_NAME.fullmatch(part.name):
+            yield (
+                f"{key}.name` is `{part.name}`; a name begins with a letter, holds letters, digits, `_` and `-`, and "
+                f"is none of {_listed(RESERVED_PARTS)}, which are metrics. Choose another."
+            )
+        elif part.function is None and part.name not in BUILT_IN_PARTS:
+            near = difflib.get_close_matches(part.name, BUILT_IN_PARTS, n=1)
+            hint = f"Did you mean `{near[0]}`? " if near else ""
+            yield (
+                f"{key}.name` is `{part.name}`, which is not built in. {hint}Use {_listed(BUILT_IN_PARTS, 'or')}, or "
+                f"name your function with {key}.function=module:function`."
+            )
+        if part.function is not None and not _FUNCTION.fullmatch(part.function):
+            yield f"{key}.function` is `{part.function}`; write it as `module:function`, such as `my_rewards:brevity`."
+
+
+def _algorithm(recipe: Recipe) -> Iterator[str]:
+    algorithm = recipe.algorithm
+    if algorithm.reference_every is not None and algorithm.beta == 0:
+        yield (
+            f"`algorithm.reference_every` is {algorithm.reference_every}, but with `algorithm.beta` 0 there is no "
+            "reference model to replace. Set a beta, such as `algorithm.beta=0.001`, or remove `reference_every`."
+        )
+    if algorithm.fixed_denominator is not None and algorithm.aggregation != "fixed":
+        yield (
+            f"`algorithm.fixed_denominator` is set, but `algorithm.aggregation` is `{algorithm.aggregation}` and does "
+            "not use it. Set `algorithm.aggregation=fixed`, or remove the denominator."
+        )
+
+
+def _optimizer(recipe: Recipe) -> Iterator[str]:
+    optimizer = recipe.optimizer
+    if optimizer.warmup_steps >= recipe.steps:
+        yield (
+            f"`optimizer.warmup_steps` {optimizer.warmup_steps} is not below `steps` {recipe.steps}, so the learning "
+            f"rate would never reach its peak. Use at most {recipe.steps - 1}."
+        )
+    if optimizer.final_rate > optimizer.learning_rate:
+        yield (
+            f"`optimizer.final_rate` {optimizer.final_rate:g} is above `optimizer.learning_rate` "
+            f"{optimizer.learning_rate:g}; the schedule falls. Use a final rate of at most the learning rate."
+        )
+    elif optimizer.final_rate > 0 and optimizer.schedule == "constant":
+        yield (
+            "`optimizer.final_rate` is set, but the schedule is `constant` and does not use it. Set "
+            "`optimizer.schedule=cosine` (or `linear`), or remove the final rate."
+        )
+
+
+def _evaluation(recipe: Recipe) -> Iterator[str]:
+    evaluation = recipe.evaluation
+    if evaluation.every is not None and evaluation.problems == 0:
+        yield (
+            f"`evaluation.every` is {evaluation.every}, but `evaluation.problems` 0 turns evaluation off. Set "
+            "`evaluation.problems=200`, or remove `every`."
+        )
+    if evaluation.every_problems is None:
+        return
+    if evaluation.every is None:
+        yield "`evaluation.every_problems` has no effect without `evaluation.every`. Set both or neither."
+    if evaluation.every_problems > evaluation.problems:
+        yield (
+            f"`evaluation.every_problems` {evaluation.every_problems} is above `evaluation.problems` "
+            f"{evaluation.problems}, of which it takes the first. Use at most {evaluation.problems}."
+        )
+
+
+def _prompt(recipe: Recipe) -> Iterator[str]:
+    prompt = recipe.prompt
+    if "{question}" not in prompt.instruction:
+        yield (
+            "`prompt.instruction` does not hold `{question}`, so the model would never see the problem. Write for "
+            "example `prompt.instruction=Solve this: {question}`."
+        )
+    if prompt.system is not None and prompt.template != "chat":
+        yield (
+            f"`prompt.system` has no place in the template `{prompt.template}`. Put the text into "
+            "`prompt.instruction`, or set `prompt.template=chat`."
+        )
+    begins = prompt.prefill.strip()
+    for index, example in enumerate(prompt.examples):
+        if not example.completion.lstrip().startswith(begins):
+            yield (
+                f"`prompt.examples.{index}.completion` does not begin with the prefill `{begins}`, so it would teach "
+                "another form than the one asked for. A completion is the whole turn: write the prefill too."
+            )
+
+
+def _tasks(recipe: Recipe) -> Iterator[str]:
+    for index, task in enumerate(recipe.tasks):
+        yield from _task(f"`tasks.{index}", task)
+    steps = sorted({0, *(stage.step for task in recipe.tasks for stage in task.curriculum)})
+    for step in steps:
+        if all(_weight_at(task, step) == 0 for task in recipe.tasks):
+            yield (
+                f"All sources in `tasks` have weight 0 at step {step}, so there would be no problems. Give one of them "
+                "a weight above 0."
+            )
+
+
+def _task(key: str, task: TaskSource) -> Iterator[str]:
+    steps = [stage.step for stage in task.curriculum]
+    if steps != sorted(set(steps)):
+        yield f"{key}.curriculum` has steps {steps}; they must increase. Sort its stages and merge those of equal step."
+    for index, stage in enumerate(task.curriculum):
+        if not stage.params and stage.weight is None:
+            yield f"{key}.curriculum.{index}` changes nothing. Give it `params` or a `weight`, or remove it."
+    if task.kind == "python" and not _FUNCTION.fullmatch(task.name):
+        yield f"{key}.name` is `{task.name}`; for the kind `python` write `module:function`, such as `my_tasks:load`."
+    if task.config is not None and task.kind != "hub":
+        yield f"{key}.config` belongs to the kind `hub`, not `{task.kind}`. Remove it."
+    if task.held_out is None:
+        return
+    if task.kind not in ("jsonl", "hub"):
+        yield (
+            f"{key}.held_out` names a file or split, which the kind `{task.kind}` does not have: its held-out problems "
+            "are made apart from the others. Remove it."
+        )
+    elif task.held_out == (task.name if task.kind == "jsonl" else task.split):
+        yield (
+            f"{key}.held_out` is `{task.held_out}`, the same problems that are trained on. Name another one, or remove "
+            "it: then a disjoint share is kept apart."
+        )
+
+
+def _weight_at(task: TaskSource, step: int) -> float:
+    weights = [stage.weight for stage in task.curriculum if stage.step <= step and stage.weight is not None]
+    return weights[-1] if weights else task.weight
+
+
+def _model(recipe: Recipe) -> Iterator[str]:
+    if not recipe.model.path.strip():
+        yield "`model.path` is empty. Write `embedded`, a hub id, a folder or a GGUF file."
+    if recipe.model.shape is not None:
+        yield from _shape(recipe.model.shape)
+        yield from _beyond_context(recipe, recipe.model.shape.context)
+
+
+def _shape(shape: ModelShape) -> Iterator[str]:
+    key, mixture = "`model.shape", shape.mixture
+    if shape.heads % shape.kv_heads:
+        yield f"{key}.heads` {shape.heads} must be a multiple of `kv_heads` {shape.kv_heads}: each serves equally many."
+    if mixture is not None and mixture.experts_per_token > mixture.experts:
+        yield f"{key}.mixture.experts_per_token` is above `experts`: a token cannot visit more than there are."
+    if mixture is not None and mixture.dense_layers > shape.layers:
+        yield f"{key}.mixture.dense_layers` is above `layers`."
+    total, active = shape.total_parameters, shape.active_parameters
+    if total is not None and active is not None and active > total:
+        yield f"{key}.active_parameters` is above `total_parameters`."
+
+
+def _listed(names: tuple[str, ...] | list[str], word: str = "and") -> str:
+    quoted = [f"`{name}`" for name in names]
+    return f" {word} ".join([", ".join(quoted[:-1]), quoted[-1]]) if len(quoted) > 1 else quoted[0]

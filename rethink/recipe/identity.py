@@ -1,0 +1,79 @@
+"""When two recipes are the same run: the hash of a stage, and which values may change when it is resumed.
+
+What may change is what has no part in the numbers up to the step reached: how far to go, how often to evaluate and to
+save, where metrics are sent, and words. All else (the seed and the thread count too: it decides the order of sums) is
+the run's identity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from rethink.recipe.explain import show
+from rethink.recipe.schema import Recipe
+
+FREE = (
+    "name",
+    "description",
+    "steps",
+    "evaluation.every",
+    "checkpoint",
+    "trackers",
+    "model.shape",
+    "model.trust_remote_code",
+)
+"""Fields (with all below them) that may differ on resume. `steps` may be raised to extend a run; under a falling
+schedule the learning rate of the further steps follows the new length."""
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """SHA-256 (hex) of the canonical JSON of all fields that decide a run's numbers; those in `FREE` are left out.
+
+    The same run described in another order of keys, with defaults written out or not, has the same hash.
+    """
+    canonical = json.dumps(_identity(recipe), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def resume_differences(old: Recipe, new: Recipe) -> list[str]:
+    """What forbids resuming the run of `old` with `new`: a sentence for each value, empty where nothing does."""
+    before, after = _flat(_identity(old)), _flat(_identity(new))
+    return [
+        f"`{key}` was {_shown(before, key)}, the recipe now says {_shown(after, key)}"
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key, _ABSENT) != after.get(key, _ABSENT)
+    ]
+
+
+_ABSENT = object()
+
+
+def _identity(recipe: Recipe) -> dict[str, Any]:
+    data: dict[str, Any] = recipe.model_dump(mode="json")
+    for path in FREE:
+        *sections, last = path.split(".")
+        node = data
+        for section in sections:
+            node = node[section]
+        del node[last]
+    return data
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves by dotted path; an empty list or mapping is a leaf."""
+    if isinstance(value, dict) and value:
+        items = value.items()
+    elif isinstance(value, list) and value:
+        items = dict(enumerate(value)).items()
+    else:
+        return {prefix: value}
+    leaves: dict[str, Any] = {}
+    for key, item in items:
+        leaves |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
+    return leaves
+
+
+def _shown(flat: dict[str, Any], key: str) -> str:
+    return show(flat[key]) if key in flat else "not there"

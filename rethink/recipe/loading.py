@@ -1,0 +1,192 @@
+"""From a YAML file and `key=value` overrides to a `Recipe`, and back.
+
+YAML is read by the safe loader with two changes: a key given twice is an error, and `2e-5` is a number (YAML 1.1 wants
+`2.0e-5` and would make it text). Types are strict: `"8"` is not 8.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from rethink.errors import RecipeError
+from rethink.recipe.explain import explain
+from rethink.recipe.fields import Segment, annotation_at, default_of, field_at, is_text, plain
+from rethink.recipe.schema import Recipe
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, override and check a recipe.
+
+    Args:
+        path: a YAML file, or the name of a shipped recipe (`quickstart`, `paper/r1-zero`).
+        overrides: `dotted.key=value`, applied in order; the value is YAML, or plain text where the field is text. An
+            entry of a list goes by its index: `tasks.0.params.max_terms=3`.
+
+    Raises:
+        RecipeError: there is no such file, it is not YAML, or a value is unknown, of the wrong type or degenerate.
+    """
+    file = find_recipe(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"The recipe {file} cannot be read: {error}.") from error
+    return parse_recipe(text, f"The recipe `{path}`", overrides)
+
+
+def parse_recipe(text: str, origin: str, overrides: Sequence[str] = ()) -> Recipe:
+    """As `load_recipe`, from the YAML text itself; `origin` names it in errors (`The recipe …`)."""
+    data = _read_yaml(text, origin)
+    if not isinstance(data, dict):
+        raise RecipeError(f"{origin} holds no recipe: its top level must be `key: value` lines, such as `steps: 100`.")
+    for override in overrides:
+        _apply(data, override)
+    try:
+        return Recipe.model_validate_json(json.dumps(data, default=str), strict=True)
+    except ValidationError as error:
+        raise RecipeError(f"{origin} cannot be used. {explain(error, data)}") from None
+    except (RecursionError, TypeError, ValueError) as error:
+        raise RecipeError(f"{origin} cannot be used: {error}. A recipe is plain YAML without cyclic anchors.") from None
+    except RecipeError as error:
+        raise RecipeError(f"{origin} cannot be used. {error}") from None
+
+
+def find_recipe(path: str | Path) -> Path:
+    """The file that a path or the name of a shipped recipe stands for.
+
+    Raises:
+        RecipeError: neither is there; the message names what ships.
+    """
+    given = Path(path)
+    if given.is_file():
+        return given
+    shipped = shipped_recipes()
+    name = str(path).removesuffix(".yaml")
+    if name in shipped:
+        return shipped[name]
+    near = difflib.get_close_matches(name, shipped, n=1)
+    hint = f" Did you mean `{near[0]}`?" if near else ""
+    what = "is a folder, not a recipe" if given.is_dir() else "is neither a file here nor a recipe that ships"
+    raise RecipeError(f"`{path}` {what}.{hint} Give the path of a YAML file, or one of: {', '.join(shipped)}.")
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Files of the shipped recipes by name (`paper/r1-zero`): in the wheel, or beside the package in a checkout."""
+    folder = PACKAGE / "_recipes"
+    if not folder.is_dir():
+        folder = PACKAGE.parent / "recipes"
+    files = sorted(folder.rglob("*.yaml"))
+    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+
+
+def recipe_to_yaml(recipe: Recipe) -> str:
+    """The whole recipe, defaults included, as YAML that `load_recipe` reads back to an equal one."""
+    return yaml.dump(plain(recipe), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+# YAML 1.1 wants `2.0e-5`; this is the rest of what people write.
+_FLOAT = re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: dict[str, int] = {}
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.value == "<<":
+                continue  # the parent class refuses other keys, and merges `<<` below the keys written out
+            key, line = key_node.value, key_node.start_mark.line + 1
+            if key in seen:
+                raise RecipeError(
+                    f"The key `{key}` is given twice in the same place, in lines {seen[key]} and {line}; YAML would "
+                    "take the last one silently. Remove one of them."
+                )
+            seen[key] = line
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Safe YAML with several lines of text as a block."""
+
+
+def _block(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _block)
+# On a subclass this copies the rules first: the library's own classes stay as they are. The dumper needs the rule too,
+# or it would write the text "2e-5" without quotes.
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
+
+
+def _read_yaml(text: str, origin: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise RecipeError(
+            f"{origin} is not YAML{where}: {problem}. Check the indentation and the quotes there: text with `: `, `#`, "
+            "`{` or `[` must be quoted."
+        ) from None
+    except RecipeError as error:
+        raise RecipeError(f"{origin}: {error}") from None
+
+
+def _apply(data: dict[Any, Any], override: str) -> None:
+    """Set one `dotted.key=value` in the raw recipe, making the sections on the way from their defaults."""
+    path, equals, text = override.partition("=")
+    segments = path.strip().split(".")
+    if not equals or not all(segments):
+        raise RecipeError(
+            f"`{override}` is not an override: write `key=value`, such as `optimizer.learning_rate=2e-5`."
+        )
+    node: Any = data
+    for position, segment in enumerate(segments[:-1]):
+        key = _key(node, segment, segments[: position + 1], override)
+        missing = isinstance(node, dict) and node.get(key) is None
+        if missing:
+            info = field_at(Recipe, segments[: position + 1])
+            node[key] = (default_of(info) if info is not None else None) or {}
+        node = node[key]
+    node[_key(node, segments[-1], segments, override)] = _value(segments, text, override)
+
+
+def _key(node: Any, segment: str, path: Sequence[str], override: str) -> Segment:
+    """The key or index that a segment stands for in a mapping or list."""
+    if isinstance(node, dict):
+        return next((key for key in node if str(key) == segment), segment)
+    where = ".".join(path[:-1])
+    if not isinstance(node, list):
+        raise RecipeError(f"`{override}`: `{where}` is a single value and has no `{segment}` in it.")
+    if not segment.isdecimal() or int(segment) >= len(node):
+        have = f"0 to {len(node) - 1}" if node else "none, the list is empty"
+        raise RecipeError(
+            f"`{override}`: `{where}` is a list, whose entries go by index ({have}); `{segment}` is not one. To "
+            f"replace the whole list write `{where}=[…]`."
+        )
+    return int(segment)
+
+
+def _value(segments: Sequence[str], text: str, override: str) -> Any:
+    """The value as YAML; as it stands where the field is text, so that braces and colons need no quotes."""
+    text_field = is_text(annotation_at(Recipe, segments))
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        if text_field:
+            return text
+        raise RecipeError(f"`{override}`: the value is not YAML: {getattr(error, 'problem', error)}.") from None
+    return text if text_field and value is not None and not isinstance(value, str) else value

@@ -1,0 +1,337 @@
+"""What a run is: one frozen, typed configuration. A recipe file is this, in YAML.
+
+Field names are the field's standard terms. Counting: a *rollout batch* is `prompts_per_batch` × `group_size`
+completions; it is cut at group boundaries into `mini_batches` and passed over `epochs` times; each mini-batch is one
+optimizer update, and a *step* is one optimizer update. Every `*_steps` and `every` below counts steps.
+
+Checks that need only the recipe live here and in `checks.py`; those that need the model (context length, vocabulary)
+run when it is loaded, still before anything slow.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """Base of all parts: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+
+class MixtureOfExperts(Section):
+    """Shape of the expert layers, for estimates of a model that is not loaded here."""
+
+    experts: int = Field(gt=0)
+    """Routed experts a layer."""
+    experts_per_token: int = Field(gt=0)
+    """Routed experts that each token visits."""
+    shared_experts: int = Field(default=0, ge=0)
+    """Experts that every token visits."""
+    expert_intermediate_size: int = Field(gt=0)
+    """Hidden width of one expert."""
+    dense_layers: int = Field(default=0, ge=0)
+    """Leading layers with a dense feed-forward instead."""
+
+
+class ModelShape(Section):
+    """Declared shape of a model, so that a dry run needs neither weights nor a hub."""
+
+    hidden_size: int = Field(gt=0)
+    """Width of the residual stream (E)."""
+    layers: int = Field(gt=0)
+    """Decoder layers (L)."""
+    heads: int = Field(gt=0)
+    """Query heads (H)."""
+    kv_heads: int = Field(gt=0)
+    """Key/value heads (K)."""
+    head_dim: int = Field(gt=0)
+    """Width of a head (D)."""
+    intermediate_size: int = Field(gt=0)
+    """Width of the dense feed-forward."""
+    vocab_size: int = Field(gt=0)
+    """Entries of the vocabulary (V)."""
+    context: int = Field(gt=0)
+    """Longest sequence the model takes, prompt and completion together."""
+    tie_embeddings: bool = False
+    """Whether the head reuses the embedding."""
+    mixture: MixtureOfExperts | None = None
+    """Expert layers; None for a dense model."""
+    kv_values_per_token: int | None = Field(default=None, gt=0)
+    """Values that a token leaves in the cache of one layer, where that is not 2 K D (latent attention)."""
+    total_parameters: int | None = Field(default=None, gt=0)
+    """Published parameter count, where the fields above cannot give it (e.g. latent attention)."""
+    active_parameters: int | None = Field(default=None, gt=0)
+    """Published parameters active for a token."""
+
+
+class ModelSection(Section):
+    """Which model is trained."""
+
+    path: str = "embedded"
+    """`embedded` (SmolLM2-135M-Instruct), a hub id, a local Hugging Face folder, or a GGUF file."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Compute type. `auto` measures both at start and records the choice; master weights are always fp32."""
+    trust_remote_code: bool = False
+    """Whether code that a model's repository ships may run. Only for repositories you trust."""
+    shape: ModelShape | None = None
+    """Declared shape: lets `--dry-run` estimate without the weights."""
+
+
+class Example(Section):
+    """One worked example put before the question."""
+
+    question: str
+    """The user's turn."""
+    completion: str
+    """The assistant's whole turn, including what `prefill` would begin."""
+
+
+class PromptSection(Section):
+    """How a problem becomes token ids."""
+
+    template: Literal["chat", "r1-zero", "raw"] = "chat"
+    """`chat`: the model's own chat template; `r1-zero`: the paper's conversation template; `raw`: the instruction
+    alone."""
+    system: str | None = None
+    """System message (`chat` only)."""
+    instruction: str = "{question}"
+    """The user's turn; `{question}` is replaced by the problem."""
+    examples: tuple[Example, ...] = ()
+    """Few-shot examples, as earlier turns."""
+    prefill: str = ""
+    """Text that the assistant's turn begins with (e.g. `<think>`): part of the prompt, never in the loss."""
+    max_tokens: int | None = Field(default=None, gt=0)
+    """Longest prompt accepted; longer ones are an error naming the problem. None: what the context leaves."""
+
+
+class CurriculumStage(Section):
+    """From this step on, these parameters replace those of the source."""
+
+    step: int = Field(ge=0)
+    """First step (optimizer update) at which the stage holds."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Merged over the source's `params`."""
+    weight: float | None = Field(default=None, ge=0)
+    """New weight in the mixture; None keeps it."""
+
+
+class TaskSource(Section):
+    """Where problems come from."""
+
+    kind: Literal["reasoning-gym", "jsonl", "hub", "python"]
+    """`reasoning-gym` (by `name`), `jsonl` (a file), `hub` (a data set; extra `hub`), `python` (`module:function`)."""
+    name: str
+    """Task name, file path, data-set id, or `module:function`."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Parameters of a reasoning-gym task or keyword arguments of the function."""
+    weight: float = Field(default=1.0, ge=0)
+    """Share in the mixture, relative to the other sources."""
+    curriculum: tuple[CurriculumStage, ...] = ()
+    """Changes by step. Held-out problems use the last stage."""
+    question_key: str = "question"
+    """Key of the question (`jsonl`, `hub`)."""
+    answer_key: str = "answer"
+    """Key of the gold answer (`jsonl`, `hub`)."""
+    answer_format: Literal["auto", "gsm8k", "boxed", "plain"] = "auto"
+    """How the gold answer is read: after `####`, in the last `\\boxed{}`, or as it stands. `auto` looks."""
+    checker: Literal["auto", "exact-number", "math-verify", "task"] = "auto"
+    """What compares answers: the task's own scorer, exact numbers, or math-verify. `auto`: the task's where it has
+    one."""
+    split: str = "train"
+    """Split of a hub data set."""
+    config: str | None = None
+    """Configuration name of a hub data set."""
+    held_out: str | None = None
+    """Separate file or split for held-out problems; None: a disjoint share of this source."""
+
+
+class RolloutSection(Section):
+    """How completions are sampled."""
+
+    prompts_per_batch: int = Field(default=8, gt=0)
+    """Prompts in a rollout batch (P)."""
+    group_size: int = Field(default=8, gt=0)
+    """Completions of each prompt (G)."""
+    max_new_tokens: int | dict[int, int] = 256
+    """Token limit of a completion; or `{step: limit}`, each holding from its step on (the first key must be 0)."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Sampling temperature; the loss uses the same."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus mass; below 1 needs `allow_truncated`."""
+    top_k: int = Field(default=0, ge=0)
+    """Most likely tokens kept; 0 keeps all; otherwise needs `allow_truncated`."""
+    allow_truncated: bool = False
+    """Train on samples that top-p or top-k cut although the loss uses the full distribution."""
+    stop_strings: tuple[str, ...] = ()
+    """Strings that end a completion, beside the model's end-of-turn tokens."""
+    engine: Literal["auto", "torch", "transformers"] = "auto"
+    """`torch`: the embedded engine; `transformers`: the slow path for other architectures; `auto` chooses."""
+    max_concurrent: int | None = Field(default=None, gt=0)
+    """Sequences decoded at once; None: what the KV budget allows."""
+    kv_budget_gb: float | None = Field(default=None, gt=0)
+    """Memory for keys and values (GiB); None: a share of what is free at start, recorded."""
+
+
+class RewardPart(Section):
+    """One named, weighted part of the reward."""
+
+    name: str
+    """`accuracy`, `format`, or a name of your own together with `function`."""
+    weight: float = 1.0
+    """Factor in the sum; 0 records the score without using it."""
+    function: str | None = None
+    """`module:function(problem, text) -> float | None` of your own."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Options of the part."""
+
+
+class RewardSection(Section):
+    """The rule-based reward: a weighted sum of named parts."""
+
+    parts: tuple[RewardPart, ...] = (RewardPart(name="accuracy"), RewardPart(name="format"))
+    """The rubric. The default is the paper's: accuracy and format of equal weight."""
+    answer: Literal["answer-tag", "boxed", "last-number", "text"] = "answer-tag"
+    """Where the answer of a completion is found."""
+    max_failure_share: float = Field(default=0.5, ge=0, le=1)
+    """Stop the run when more than this share of a batch's rewards failed (abstentions do not count)."""
+
+
+class AlgorithmSection(Section):
+    """GRPO (DeepSeekMath equations 3-4, DeepSeek-R1 equations 1-3)."""
+
+    advantage: Literal["std", "mean", "leave-one-out"] = "std"
+    """`std`: (r - mean) / (std + 1e-4), std unbiased over the group; `mean`: r - mean;
+    `leave-one-out`: r - mean of the others."""
+    aggregation: Literal["sequence", "token", "fixed"] = "sequence"
+    """How token losses are averaged: within a completion, then over completions (the paper's 1/G); over all tokens; or
+    by a fixed denominator (`fixed_denominator`)."""
+    fixed_denominator: float | None = Field(default=None, gt=0)
+    """Tokens that the summed loss of one completion is divided by under `fixed`; None: `max_new_tokens`."""
+    clip_low: float = Field(default=0.2, ge=0)
+    """Lower clip: the ratio is clipped at 1 - clip_low; 1 or more never clips below."""
+    clip_high: float = Field(default=0.2, ge=0)
+    """Upper clip: the ratio is clipped at 1 + clip_high (the paper's 10 is allowed)."""
+    beta: float = Field(default=0.0, ge=0)
+    """Weight of the k3 KL to the reference model; 0 keeps no reference."""
+    reference_every: int | None = Field(default=None, gt=0)
+    """Replace the reference by the policy every so many steps; None: never."""
+    mini_batches: int = Field(default=1, gt=0)
+    """Mini-batches a rollout batch is cut into, at group boundaries; each is one step."""
+    epochs: int = Field(default=1, gt=0)
+    """Passes over a rollout batch (mu of Algorithm 1)."""
+
+
+class OptimizerSection(Section):
+    """AdamW on fp32 master weights."""
+
+    learning_rate: float = Field(default=1e-6, gt=0)
+    """Peak rate."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Shape after warm-up."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps of linear warm-up."""
+    final_rate: float = Field(default=0.0, ge=0)
+    """Rate at the last step (`linear`, `cosine`)."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the first moment."""
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of the second moment."""
+    epsilon: float = Field(default=1e-8, gt=0)
+    """Added to the root of the second moment."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled weight decay, on matrices only."""
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    """Clip the global gradient norm; None: never."""
+    micro_batch_tokens: int | None = Field(default=None, gt=0)
+    """Most tokens in one forward/backward; changes memory, never the result. None: chosen from free memory,
+    recorded."""
+
+
+class EvaluationSection(Section):
+    """Held-out evaluation."""
+
+    problems: int = Field(default=200, ge=0)
+    """Held-out problems; 0 turns evaluation off."""
+    every: int | None = Field(default=None, gt=0)
+    """Evaluate every so many steps, beside before and after; the best model is kept."""
+    every_problems: int | None = Field(default=None, gt=0)
+    """Problems of the evaluations in between (the first of the held-out ones); None: all."""
+    temperature: float = Field(default=0.0, ge=0)
+    """0: greedy."""
+    max_new_tokens: int | None = Field(default=None, gt=0)
+    """Token limit; None: that of the rollouts at the last step."""
+
+
+class CheckpointSection(Section):
+    """What is saved while the run goes on."""
+
+    every: int = Field(default=10, gt=0)
+    """Steps between recovery checkpoints (a checkpoint is also made at the end and on Ctrl-C)."""
+    keep: int = Field(default=2, gt=0)
+    """Recovery checkpoints kept."""
+
+
+class Recipe(Section):
+    """A whole GRPO run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Short name; runs go to `runs/<name>` unless `--out` says otherwise."""
+    kind: Literal["grpo"] = "grpo"
+    """What is run."""
+    description: str = ""
+    """One or two sentences for the reader."""
+    seed: int = Field(default=0, ge=0)
+    """Decides problems, order and samples."""
+    steps: int = Field(gt=0)
+    """Optimizer updates in all. Raise it to extend a finished run. Where it is no multiple of the steps that share a
+    rollout batch (`mini_batches` x `epochs`), only the first part of the last batch is trained on."""
+    threads: int | None = Field(default=None, gt=0)
+    """CPU threads; None: the cores this process may use. Recorded, and reused on resume."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute. `auto`: CUDA where torch has it."""
+    model: ModelSection = ModelSection()
+    """The model."""
+    prompt: PromptSection = PromptSection()
+    """From problem to prompt."""
+    tasks: tuple[TaskSource, ...] = Field(min_length=1)
+    """Sources of problems, mixed by weight."""
+    rollout: RolloutSection = RolloutSection()
+    """Sampling."""
+    reward: RewardSection = RewardSection()
+    """Rewards."""
+    algorithm: AlgorithmSection = AlgorithmSection()
+    """GRPO."""
+    optimizer: OptimizerSection = OptimizerSection()
+    """AdamW."""
+    evaluation: EvaluationSection = EvaluationSection()
+    """Held-out evaluation."""
+    checkpoint: CheckpointSection = CheckpointSection()
+    """Checkpoints."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Where metrics go beside the run's folder (extra `trackers`)."""
+
+    @model_validator(mode="after")
+    def _refuse_degenerate(self) -> Recipe:
+        from rethink.recipe.checks import check_recipe  # it imports this module
+
+        check_recipe(self)
+        return self
+
+    def max_new_tokens_at(self, step: int) -> int:
+        """Token limit of the rollouts sampled for `step` (0-based)."""
+        limit = self.rollout.max_new_tokens
+        if isinstance(limit, int):
+            return limit
+        return limit[max(first for first in limit if first <= step)]
+
+    @property
+    def steps_per_batch(self) -> int:
+        """Optimizer updates that share one rollout batch."""
+        return self.algorithm.mini_batches * self.algorithm.epochs

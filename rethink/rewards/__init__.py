@@ -1,0 +1,1 @@
+"""Rule-based rewards: a rubric of named, weighted parts."""

@@ -1,0 +1,259 @@
+"""Rollouts as Parquet: everything that training saw, readable by pandas, DuckDB and Polars, and exact on the way back.
+
+One row a rollout. Token ids are int32, log-probabilities float32 (bit for bit), rewards float64. What has no fixed
+columns (a problem's metadata, the outcomes of the reward parts) is JSON text. Strings are UTF-8; a lone surrogate,
+which UTF-8 cannot hold, becomes "?".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rethink.errors import RunFolderError
+from rethink.store.atomic import replacing
+from rethink.types import Completion, Problem, Prompt, RewardOutcome, Rollout
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+COMPRESSION = "zstd"
+ROW_GROUP = 256
+"""Rows stored together: reading the first few of a large batch then costs little."""
+
+
+def rollout_row(rollout: Rollout) -> dict[str, Any]:
+    """One rollout as the columns of the file, without its place (batch, step, indices)."""
+    problem, prompt, completion = rollout.problem, rollout.prompt, rollout.completion
+    parts = {name: {"score": part.score, "failure": part.failure} for name, part in rollout.outcomes.items()}
+    return {
+        "problem_id": _utf8(problem.id),
+        "task": _utf8(problem.task),
+        "question": _utf8(problem.question),
+        "answer": _utf8(problem.answer),
+        "problem_metadata": json.dumps(dict(problem.metadata)),
+        "prompt": _utf8(prompt.text),
+        "prompt_token_ids": np.asarray(prompt.token_ids, dtype=np.int32),
+        "prefill": _utf8(prompt.prefill),
+        "token_ids": completion.token_ids,
+        "tokens": len(completion.token_ids),
+        "text": _utf8(completion.text),
+        "logprobs": completion.logprobs,
+        "sampled_logprobs": completion.sampled_logprobs,
+        "finish_reason": completion.finish_reason,
+        "seconds": completion.seconds,
+        "reward": rollout.reward,
+        "reward_parts": json.dumps(parts),
+        "advantage": rollout.advantage,
+    }
+
+
+def row_rollout(row: Mapping[str, Any]) -> Rollout:
+    """The rollout of a row: the inverse of `rollout_row`."""
+    parts = json.loads(row["reward_parts"])
+    return Rollout(
+        problem=Problem(
+            id=row["problem_id"],
+            task=row["task"],
+            question=row["question"],
+            answer=row["answer"],
+            metadata=json.loads(row["problem_metadata"]),
+        ),
+        prompt=Prompt(
+            text=row["prompt"], token_ids=tuple(int(i) for i in row["prompt_token_ids"]), prefill=row["prefill"]
+        ),
+        completion=Completion(
+            token_ids=np.asarray(row["token_ids"], dtype=np.int32),
+            text=row["text"],
+            logprobs=np.asarray(row["logprobs"], dtype=np.float32),
+            sampled_logprobs=np.asarray(row["sampled_logprobs"], dtype=np.float32),
+            finish_reason=row["finish_reason"],
+            seconds=row["seconds"],
+        ),
+        outcomes={name: RewardOutcome(score=part["score"], failure=part["failure"]) for name, part in parts.items()},
+        reward=row["reward"],
+        advantage=row["advantage"],
+    )
+
+
+def _utf8(text: str | None) -> str | None:
+    return None if text is None else text.encode("utf-8", "replace").decode("utf-8")
+
+
+_TYPES = {
+    "batch": "int64",
+    "step": "int64",
+    "prompt_index": "int32",
+    "sample_index": "int32",
+    "problem_id": "string",
+    "task": "string",
+    "question": "string",
+    "answer": "string",
+    "problem_metadata": "string",
+    "prompt": "string",
+    "prompt_token_ids": "list<int32>",
+    "prefill": "string",
+    "token_ids": "list<int32>",
+    "tokens": "int32",
+    "text": "string",
+    "logprobs": "list<float32>",
+    "sampled_logprobs": "list<float32>",
+    "finish_reason": "string",
+    "seconds": "float64",
+    "reward": "float64",
+    "reward_parts": "string",
+    "advantage": "float64",
+}
+COLUMNS = tuple(_TYPES)
+"""The columns of a rollout file, in order; `write_rollouts` may add more behind them."""
+
+
+def _arrow_type(name: str) -> pa.DataType:
+    import pyarrow as pa
+
+    item = name.removeprefix("list<").removesuffix(">")
+    plain: pa.DataType = pa.type_for_alias(item)
+    return plain if item == name else pa.list_(plain)
+
+
+def write_rollouts(
+    path: Path, batch: int, rollouts: Sequence[Rollout], extra: Mapping[str, Any], group_size: int | None
+) -> None:
+    """Write a batch, atomically. `extra`: one value for all rows (e.g. `step`), or one a rollout, by column name.
+
+    Rollouts come prompt by prompt. Without `group_size`, neighbours with the same problem and prompt are one group.
+    """
+    import pyarrow as pa
+
+    rows = [rollout_row(rollout) for rollout in rollouts]
+    places = _places(rollouts, group_size)
+    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in COLUMNS[4:]}
+    columns["batch"] = [batch] * len(rows)
+    columns["step"] = [None] * len(rows)
+    columns["prompt_index"] = [place[0] for place in places]
+    columns["sample_index"] = [place[1] for place in places]
+    for name, value in extra.items():
+        columns[name] = list(value) if isinstance(value, (list, tuple, np.ndarray)) else [value] * len(rows)
+    arrays = {name: pa.array(columns.pop(name), type=_arrow_type(kind)) for name, kind in _TYPES.items()}
+    arrays |= {name: pa.array(values) for name, values in columns.items()}
+    _write_table(path, pa.table(arrays))
+
+
+def read_rollouts(path: Path) -> list[Rollout]:
+    """The rollouts of a file, exactly as written. Raises `RunFolderError` when it cannot be read."""
+    table = _read_table(path, None)
+    plain = [name for name in table.column_names if not _is_list(table.schema.field(name))]
+    rows: list[dict[str, Any]] = table.select(plain).to_pylist()
+    for name in ("prompt_token_ids", "token_ids", "logprobs", "sampled_logprobs"):
+        for row, value in zip(rows, _split_lists(table.column(name)), strict=True):
+            row[name] = value
+    return [row_rollout(row) for row in rows]
+
+
+def read_rows(path: Path, columns: Sequence[str] | None = None, *, first: int | None = None) -> list[dict[str, Any]]:
+    """Rows of a Parquet file as dictionaries: only the named columns, only the `first` rows, where given."""
+    rows: list[dict[str, Any]] = _read_table(path, columns, first).to_pylist()
+    return rows
+
+
+def count_rows(path: Path) -> int:
+    """Number of rows, from the file's footer alone."""
+    import pyarrow.parquet as pq
+
+    with _reading(path):
+        return int(pq.read_metadata(path).num_rows)
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write dictionaries as a Parquet file, atomically. Values that are mappings become JSON text.
+
+    A column holds values of one type or None; a missing key is None.
+    """
+    import pyarrow as pa
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = pa.table({name: pa.array([_cell(row.get(name)) for row in rows]) for name in names})
+    _write_table(path, table)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return json.dumps(dict(value))
+    return _utf8(value) if isinstance(value, str) else value
+
+
+def _places(rollouts: Sequence[Rollout], group_size: int | None) -> list[tuple[int, int]]:
+    """(prompt index, sample index within the group) of each rollout."""
+    if group_size is not None:
+        return [divmod(index, group_size) for index in range(len(rollouts))]
+    places: list[tuple[int, int]] = []
+    for index, rollout in enumerate(rollouts):
+        before = rollouts[index - 1] if index else None
+        if before is not None and before.problem.id == rollout.problem.id and before.prompt == rollout.prompt:
+            places.append((places[-1][0], places[-1][1] + 1))
+        else:
+            places.append((places[-1][0] + 1 if places else 0, 0))
+    return places
+
+
+def _is_list(field: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_list(field.type))
+
+
+def _split_lists(column: Any) -> list[Any]:
+    """Each list of a column as a NumPy array of its own, without going through Python numbers."""
+    arrays: list[Any] = []
+    for chunk in column.chunks:
+        offsets = chunk.offsets.to_numpy()
+        values = chunk.values.to_numpy(zero_copy_only=False)
+        arrays += [values[start:end].copy() for start, end in pairwise(offsets)]
+    return arrays
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    import pyarrow.parquet as pq
+
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression=COMPRESSION, row_group_size=ROW_GROUP)
+
+
+def _read_table(path: Path, columns: Sequence[str] | None, first: int | None = None) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    names = None if columns is None else list(columns)
+    # ParquetFile and not `read_table`: the latter would read `name=value` in a folder's name as a column.
+    with _reading(path), pq.ParquetFile(path) as file:
+        if first is None:
+            return file.read(columns=names)
+        groups: list[int] = []
+        rows = 0
+        while rows < first and len(groups) < file.num_row_groups:
+            rows += file.metadata.row_group(len(groups)).num_rows
+            groups.append(len(groups))
+        return file.read_row_groups(groups, columns=names).slice(0, first)
+
+
+class _reading:
+    """Turns what pyarrow says about a damaged file into a `RunFolderError`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        import pyarrow as pa
+
+        if isinstance(error, pa.ArrowInvalid):
+            raise RunFolderError(
+                f"`{self._path}` is not a whole Parquet file ({error}). Files of a run are written atomically, so it "
+                "was damaged or replaced later: restore it from a copy, or delete it (the run itself does not need it)."
+            ) from error

@@ -1,0 +1,384 @@
+"""One run, one folder. Everything in it is written atomically, by one process at a time, and read by everyone else.
+
+    run.json             what the folder is: recipe, its hash, choices made at start (this file makes it a run)
+    recipe.yaml          the resolved recipe, for readers
+    environment.json     versions, processor, git commit
+    metrics.jsonl        one row a step
+    rollouts/            batch-000001.parquet, …
+    evaluations/         step-000000.parquet, …: samples of held-out problems
+    checkpoints/         step-000010/, …: what a resumed run starts from
+    model/  best/        exported models: the last and the best at a held-out evaluation
+    summary.json         before, after, totals
+    report.html          rendered from all of the above
+
+Reading needs no lock. Writing is for the process inside `with folder.lock():`, which first sweeps what a killed
+process left behind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from rethink.errors import RunFolderError
+from rethink.store import rollout_files
+from rethink.store.atomic import (
+    clean_leftovers,
+    remove_folder,
+    storage_errors,
+    write_folder,
+    write_json,
+    write_text,
+)
+from rethink.store.metrics_file import MetricsFile
+from rethink.types import Rollout
+
+FORMAT = 1
+"""Version of the folder's layout; a reader refuses a later one."""
+_LOCK = ".rethink.lock"
+_STARTUP_NAMES = {_LOCK, "recipe.yaml", "environment.json"}
+_BATCH = re.compile(r"batch-(\d{6,})\.parquet")
+_STEP = re.compile(r"step-(\d{6,})")
+_held: set[str] = set()  # locks of this process: POSIX locks do not exclude the process that has them
+
+
+class RunFolder:
+    """A run's folder. Make one with `create` or `open`."""
+
+    def __init__(self, path: Path, header: dict[str, Any]) -> None:
+        self.path = path
+        self._header = header
+        self._metrics = MetricsFile(path / "metrics.jsonl")
+        self._locked = False
+
+    # -- making and opening ------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def exists(path: Path | str) -> bool:
+        """Whether `path` holds a run."""
+        return (Path(path) / "run.json").is_file()
+
+    @classmethod
+    def create(
+        cls,
+        path: Path | str,
+        *,
+        recipe_yaml: str,
+        recipe_hash: str,
+        environment: Mapping[str, Any],
+        choices: Mapping[str, Any],
+    ) -> RunFolder:
+        """Make a new run in `path`, which must be missing or empty (or hold only an unfinished start).
+
+        `choices`: what was decided at start and must hold on resume (dtype, threads, limits …).
+        Raises `RunFolderError` when something is there, `StorageFailure` when the disk refuses.
+        """
+        path = Path(path)
+        _check_free(path)
+        with storage_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        header = {
+            "format": FORMAT,
+            "recipe_hash": recipe_hash,
+            "recipe_yaml": recipe_yaml,
+            "choices": dict(choices),
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        folder = cls(path, header)
+        with folder.lock():
+            _check_free(path)  # again: another process may have been faster
+            write_text(path / "recipe.yaml", recipe_yaml)
+            write_json(path / "environment.json", dict(environment))
+            write_json(path / "run.json", header)
+        return folder
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunFolder:
+        """Open the run in `path`. Raises `RunFolderError` when there is none or it cannot be read."""
+        path = Path(path)
+        try:
+            header = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise RunFolderError(
+                f"`{path}` holds no run: there is no `run.json` in it. Give the folder that a run wrote to (its "
+                "`--out`, `runs/<name>` by default)."
+            ) from None
+        except ValueError as error:
+            raise RunFolderError(
+                f"`{path / 'run.json'}` is not JSON ({error}). Rethink writes it whole or not at all, so it was "
+                "changed later: restore it from a copy, or start a new run with another `--out`."
+            ) from error
+        if header.get("format", 0) > FORMAT:
+            raise RunFolderError(
+                f"`{path}` was written by a later version of Rethink (layout {header['format']}; this one reads up to "
+                f"{FORMAT}). Update Rethink, or use another `--out`."
+            )
+        return cls(path, header)
+
+    def extend(self, recipe_yaml: str, recipe_hash: str) -> None:
+        """Record that the run goes on under another recipe (more steps); the earlier hashes stay in `run.json`."""
+        earlier = [*self._header.get("earlier_recipe_hashes", []), self.recipe_hash]
+        header = {
+            **self._header,
+            "recipe_yaml": recipe_yaml,
+            "recipe_hash": recipe_hash,
+            "earlier_recipe_hashes": earlier,
+        }
+        write_json(self.path / "run.json", header)  # the truth first: `recipe.yaml` is a copy for readers
+        self._header = header
+        write_text(self.path / "recipe.yaml", recipe_yaml)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the one process that writes to this run; sweeps up after a killed one first.
+
+        Raises `RunFolderError` when another process has it. A killed process's lock is gone with it.
+        """
+        path = self.path / _LOCK
+        name = str(path.resolve())
+        if name in _held:
+            raise RunFolderError(f"this process already writes to `{self.path}`; let that run end first.")
+        with storage_errors(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                # A POSIX lock and not `flock`: children forked by a killed run must not keep the folder locked.
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+                raise RunFolderError(
+                    f"another process{f' (id {holder})' if holder else ''} is writing to `{self.path}`. Let it finish, "
+                    "stop it with Ctrl-C (it saves a checkpoint), or use another `--out`."
+                ) from None
+            _held.add(name)
+            with suppress(OSError):  # only information for the message above
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            self._locked = True
+            self._sweep()
+            yield
+        finally:
+            self._locked = False
+            _held.discard(name)
+            os.close(descriptor)
+
+    def _sweep(self) -> None:
+        with storage_errors(self.path):
+            for folder in (self.path, self.path / "rollouts", self.path / "evaluations", self.path / "checkpoints"):
+                clean_leftovers(folder)
+        if self._metrics.path.exists():
+            self._metrics.repair()
+
+    # -- what the run is ---------------------------------------------------------------------------------------------
+
+    @property
+    def recipe_yaml(self) -> str:
+        """The resolved recipe."""
+        return str(self._header["recipe_yaml"])
+
+    @property
+    def recipe_hash(self) -> str:
+        """Hash of the resolved recipe."""
+        return str(self._header["recipe_hash"])
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What was chosen at start and is reused on resume (dtype, threads, limits …)."""
+        return dict(self._header["choices"])
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What the run was started on."""
+        return dict(_read_json(self.path / "environment.json") or {})
+
+    @property
+    def model_path(self) -> Path:
+        """Folder of the exported model."""
+        return self.path / "model"
+
+    @property
+    def best_path(self) -> Path:
+        """Folder of the model that did best at a held-out evaluation."""
+        return self.path / "best"
+
+    @property
+    def report_path(self) -> Path:
+        """Where the report is rendered to."""
+        return self.path / "report.html"
+
+    # -- metrics -----------------------------------------------------------------------------------------------------
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add the row of one step and force it to disk; `row["step"]` must rise. Raises `ValueError` for a repeat."""
+        self._metrics.append(row)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All rows, one a step; a line torn by a kill is ignored."""
+        return self._metrics.rows()
+
+    def drop_metrics_after(self, step: int) -> None:
+        """Forget the rows of later steps (a resumed run makes them again)."""
+        self._metrics.drop_after(step)
+
+    # -- rollouts and samples ----------------------------------------------------------------------------------------
+
+    def write_rollouts(
+        self,
+        batch: int,
+        rollouts: Sequence[Rollout],
+        extra: Mapping[str, Any] | None = None,
+        *,
+        group_size: int | None = None,
+    ) -> None:
+        """Write a rollout batch (prompt by prompt). `extra`: further columns, e.g. `step`; see `rollout_files`."""
+        path = self._batch_path(batch)
+        with storage_errors(path):
+            path.parent.mkdir(exist_ok=True)
+        rollout_files.write_rollouts(path, batch, rollouts, extra or {}, group_size)
+
+    def read_rollouts(self, batch: int) -> list[Rollout] | None:
+        """The rollouts of a batch exactly as written; None when the run has no such batch."""
+        path = self._batch_path(batch)
+        return rollout_files.read_rollouts(path) if path.exists() else None
+
+    def rollout_rows(
+        self, batch: int, columns: Sequence[str] | None = None, *, first: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Columns (see `rollout_files.COLUMNS`) of a batch, or of its `first` rollouts, as dictionaries."""
+        return rollout_files.read_rows(self._batch_path(batch), columns, first=first)
+
+    def count_rollouts(self, batch: int) -> int:
+        """Number of rollouts in a batch, without reading them."""
+        return rollout_files.count_rows(self._batch_path(batch))
+
+    def batches(self) -> list[int]:
+        """Numbers of the rollout batches on disk, rising."""
+        return sorted(int(match[1]) for match in map(_BATCH.fullmatch, _names(self.path / "rollouts")) if match)
+
+    def drop_rollouts_after(self, batch: int) -> None:
+        """Remove the files of later batches (a resumed run makes them again)."""
+        with storage_errors(self.path / "rollouts"):
+            for number in self.batches():
+                if number > batch:
+                    self._batch_path(number).unlink()
+
+    def _batch_path(self, batch: int) -> Path:
+        return self.path / "rollouts" / f"batch-{batch:06d}.parquet"
+
+    def write_samples(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write the samples of an evaluation, one row a problem; `name` is e.g. `step-000010`.
+
+        The report reads these keys where they are there: `problem_id`, `task`, `question`, `answer`, `prompt`, `text`,
+        `accuracy` and `format` (0 to 1, or None), `finish_reason`, `tokens`.
+        """
+        path = self.path / "evaluations" / f"{name}.parquet"
+        with storage_errors(path):
+            path.parent.mkdir(exist_ok=True)
+        rollout_files.write_rows(path, rows)
+
+    def read_samples(self, name: str) -> list[dict[str, Any]] | None:
+        """The samples of an evaluation; None when there are none of that name."""
+        path = self.path / "evaluations" / f"{name}.parquet"
+        return rollout_files.read_rows(path) if path.exists() else None
+
+    def samples(self) -> list[str]:
+        """Names of the evaluations with samples, sorted."""
+        names = _names(self.path / "evaluations")
+        return sorted(name.removesuffix(".parquet") for name in names if name.endswith(".parquet") and name[0] != ".")
+
+    # -- checkpoints and models --------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, step: int, write: Callable[[Path], None], *, keep: int = 2) -> Path:
+        """Save `checkpoints/step-…`: `write` fills the folder it is given, which appears whole or not at all.
+
+        Afterwards only the latest `keep` remain. Raises `StorageFailure`; the earlier checkpoints are then untouched.
+        """
+        path = self.path / "checkpoints" / f"step-{step:06d}"
+        write_folder(path, write)
+        for _, old in self._checkpoints()[:-keep]:
+            remove_folder(old)
+        return path
+
+    def latest_checkpoint(self) -> tuple[int, Path] | None:
+        """(step, folder) of the latest whole checkpoint, or None; what a killed process left unfinished is ignored."""
+        found = self._checkpoints()
+        return found[-1] if found else None
+
+    def _checkpoints(self) -> list[tuple[int, Path]]:
+        folder = self.path / "checkpoints"
+        matches = [match for match in map(_STEP.fullmatch, _names(folder)) if match]
+        return sorted((int(match[1]), folder / match[0]) for match in matches)
+
+    def export_model(self, write: Callable[[Path], None]) -> Path:
+        """Let `write` fill `model/` (Hugging Face layout); the earlier one stays until the new one is whole."""
+        write_folder(self.model_path, write)
+        return self.model_path
+
+    def best_model(self, write: Callable[[Path], None], info: Mapping[str, Any]) -> Path:
+        """Let `write` fill `best/` and note `info` (e.g. step, accuracy) in it: both change in one move."""
+
+        def write_with_info(folder: Path) -> None:
+            write(folder)
+            write_json(folder / "rethink.json", dict(info))
+
+        write_folder(self.best_path, write_with_info)
+        return self.best_path
+
+    def best(self) -> dict[str, Any] | None:
+        """The `info` of the best model, or None while there is none."""
+        return _read_json(self.best_path / "rethink.json")
+
+    # -- summary -----------------------------------------------------------------------------------------------------
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json`: `before`, `after`, totals."""
+        write_json(self.path / "summary.json", dict(summary))
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """The summary, or None before the run has one."""
+        return _read_json(self.path / "summary.json")
+
+
+def _check_free(path: Path) -> None:
+    """Raise `RunFolderError` unless a new run may be made in `path`."""
+    if path.exists() and not path.is_dir():
+        raise RunFolderError(f"`{path}` is a file, and a run needs a folder of its own: choose another `--out`.")
+    if RunFolder.exists(path):
+        raise RunFolderError(
+            f"`{path}` already holds a run (recipe {RunFolder.open(path).recipe_hash[:12]}). Add `--resume` to go on "
+            "with it (with a larger `steps` to extend it), choose another `--out`, or delete the folder to start anew."
+        )
+    names = {name for name in _names(path) if ".tmp-" not in name}
+    if names - _STARTUP_NAMES or (names and _LOCK not in names):
+        some = ", ".join(f"`{name}`" for name in sorted(names)[:3])
+        raise RunFolderError(
+            f"`{path}` is not empty and holds no run of Rethink (there is {some}). Nothing in it was touched: choose "
+            "an empty or new folder with `--out`."
+        )
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise RunFolderError(
+            f"`{path}` is not JSON ({error}). Rethink writes it whole or not at all, so it was changed later: restore "
+            "it from a copy, or delete it."
+        ) from error
+    return value

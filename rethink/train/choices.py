@@ -1,0 +1,60 @@
+"""What the recipe leaves to the machine: decided once at start, recorded, and reused on every resume."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from rethink.kernels.machine import choose_dtype, measure_gemm, memory, tune_allocator, usable_threads
+from rethink.model.config import DecoderConfig
+from rethink.recipe.schema import Recipe
+
+KV_SHARE = 0.25
+"""Share of the free memory that keys and values may take."""
+ACTIVATION_SHARE = 0.35
+"""Share of the free memory that one micro-batch's activations may take."""
+MICRO_BATCH_TOKENS = (256, 8192)
+"""Bounds of the micro-batch: fewer tokens leave the matrix units idle, more gain nothing."""
+
+
+def make_choices(recipe: Recipe, config: DecoderConfig | None) -> dict[str, Any]:
+    """Threads, device, dtype, KV budget and micro-batch for this machine; plain JSON values."""
+    threads = recipe.threads or usable_threads()
+    torch.set_num_threads(threads)
+    device = recipe.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = recipe.model.dtype if recipe.model.dtype != "auto" else choose_dtype(measure_gemm(device=device))
+    free = memory().available if device == "cpu" else torch.cuda.mem_get_info()[0]
+    budget = recipe.rollout.kv_budget_gb
+    return {
+        "threads": threads,
+        "device": device,
+        "dtype": dtype,
+        "kv_budget_bytes": int(budget * 2**30) if budget else int(free * KV_SHARE),
+        "micro_batch_tokens": recipe.optimizer.micro_batch_tokens or _micro_batch(config, dtype, free),
+    }
+
+
+def apply_choices(choices: dict[str, Any]) -> None:
+    """Set what is global to the process: threads, allocator, deterministic kernels."""
+    torch.set_num_threads(int(choices["threads"]))
+    tune_allocator()
+    if choices["device"] == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def _micro_batch(config: DecoderConfig | None, dtype: str, free: int) -> int:
+    lowest, highest = MICRO_BATCH_TOKENS
+    if config is None:
+        return lowest * 8
+    return max(lowest, min(highest, int(free * ACTIVATION_SHARE / activation_bytes(config, dtype))))
+
+
+def activation_bytes(config: DecoderConfig, dtype: str) -> int:
+    """Bytes that the backward pass keeps for a token: residuals (fp32), projections, attention, feed-forward."""
+    size = 2 if dtype == "bfloat16" else 4
+    heads = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+    values = 2 * config.hidden_size + heads + 2 * config.num_heads * config.head_dim + 3 * config.intermediate_size
+    return config.num_layers * (2 * 4 * config.hidden_size + size * values)

@@ -1,0 +1,57 @@
+"""Metrics of a rollout batch; `observe/glossary.py` says what each means."""
+
+from __future__ import annotations
+
+import statistics
+
+from rethink.eval.heldout import RIGHT
+from rethink.recipe.schema import Recipe
+from rethink.rewards.text import count_reflections, count_words
+from rethink.train.collect import RolloutBatch
+from rethink.types import RewardOutcome, Rollout
+
+
+def batch_metrics(batch: RolloutBatch, recipe: Recipe) -> dict[str, float]:
+    """What the rollouts of a batch say: rewards, lengths, signal, reflection words, speed."""
+    rollouts = batch.rollouts
+    rewards = [r.reward for r in rollouts if r.reward is not None]
+    lengths = [len(r.completion.token_ids) for r in rollouts]
+    row: dict[str, float] = {
+        "rollout/length_mean": statistics.fmean(lengths),
+        "rollout/length_max": max(lengths),
+        "rollout/truncated": statistics.fmean(r.completion.finish_reason == "length" for r in rollouts),
+        "rollout/no_signal": statistics.fmean(batch.no_signal),
+        "rollout/reflection": _reflection(rollouts),
+        "rollout/tokens": sum(lengths),
+        "time/rollout": batch.rollout_seconds,
+        "time/reward": batch.reward_seconds,
+    }
+    if batch.rollout_seconds > 0:  # a batch read back after a resume was not generated now
+        row["rollout/tokens_per_s"] = sum(lengths) / batch.rollout_seconds
+    if rewards:
+        row |= {"reward/mean": statistics.fmean(rewards), "reward/std": statistics.pstdev(rewards)}
+    return row | _parts(rollouts, [part.name for part in recipe.reward.parts])
+
+
+def _parts(rollouts: list[Rollout], names: list[str]) -> dict[str, float]:
+    row: dict[str, float] = {}
+    outcomes: list[RewardOutcome] = []
+    for name in names:
+        part = [r.outcomes[name] for r in rollouts]
+        outcomes += part
+        scores = [o.score for o in part if o.score is not None]
+        if scores:
+            row[f"reward/{name}"] = statistics.fmean(scores)
+            if name == "accuracy":
+                row["rollout/accuracy"] = statistics.fmean(score >= RIGHT for score in scores)
+            if name == "format":
+                row["rollout/format"] = statistics.fmean(scores)
+    row["reward/failed"] = statistics.fmean(o.failure is not None for o in outcomes)
+    row["reward/abstained"] = statistics.fmean(o.score is None and o.failure is None for o in outcomes)
+    return row
+
+
+def _reflection(rollouts: list[Rollout]) -> float:
+    """Reflection words per 1,000 words over the batch."""
+    words = sum(count_words(r.completion.text) for r in rollouts)
+    return 1000 * sum(count_reflections(r.completion.text) for r in rollouts) / words if words else 0.0

@@ -1,0 +1,272 @@
+"""A run from recipe to summary: set up, train, finish. `grpo.py` is the part in between.
+
+    recipe ─► checks ─► folder (new, resumed or extended) ─► model · engine · tasks · rubric ─► GRPO ─► summary · report
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rethink.errors import RunFolderError
+from rethink.kernels.machine import peak_rss_mb
+from rethink.model.build import build_model
+from rethink.model.chat import PromptRenderer
+from rethink.model.export import save_hf_folder
+from rethink.model.loading import Checkpoint, load_checkpoint
+from rethink.observe.progress import Progress
+from rethink.observe.report import write_report
+from rethink.observe.trackers import tracking
+from rethink.recipe.checks import check_against_context
+from rethink.recipe.identity import recipe_hash, resume_differences
+from rethink.recipe.loading import parse_recipe, recipe_to_yaml
+from rethink.recipe.schema import Recipe
+from rethink.rewards.rubric import build_rubric
+from rethink.rollout.build import build_engine
+from rethink.rollout.engine import RolloutEngine
+from rethink.store.environment import environment
+from rethink.store.run_folder import RunFolder
+from rethink.tasks.mix import build_task_mix
+from rethink.train.checkpoint import read_checkpoint
+from rethink.train.choices import apply_choices, make_choices
+from rethink.train.collect import Sources
+from rethink.train.grpo import GRPO, train_until_done
+from rethink.train.optimizer import MasterAdamW
+
+GOLD_CHECKS = 8
+"""Problems whose gold answers must score 1 before anything slow begins."""
+SHOWN_SAMPLES = 3
+
+EngineFactory = Callable[[Any, Checkpoint], RolloutEngine]
+"""(model, checkpoint) -> engine; replaces the built-in choice, e.g. by a `ScriptedEngine` in tests."""
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    progress: Progress,
+    engine_factory: EngineFactory | None = None,
+) -> dict[str, Any]:
+    """Run a recipe in the folder `out` and return its summary (also `summary.json`).
+
+    Args:
+        resume: go on with what `out` holds: after a kill, or to extend a finished run by more `steps`. An empty or
+            missing folder starts.
+        progress: where to show what happens.
+
+    Raises:
+        UsageError: the recipe, model, task or folder does not allow the run; nothing was started.
+        RunFailure: the run had to stop; its last checkpoint is sound.
+    """
+    started = time.perf_counter()
+    checkpoint = load_checkpoint(
+        recipe.model.path, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code
+    )
+    if checkpoint.config is not None:
+        check_against_context(recipe, checkpoint.config.max_position_embeddings)
+    folder = open_folder(recipe, checkpoint, out, resume)
+    with folder.lock(), stop_on_interrupt(progress) as stop_requested, tracking(recipe, folder) as tracked:
+        run = assemble(recipe, checkpoint, folder, tracked(progress), engine_factory)
+        progress.start(recipe.steps, run.state.step)
+        earlier = _earlier_seconds(folder)
+        train_until_done(run, stop_requested)
+        finished = run.state.step >= recipe.steps
+        summary = summarise(run, earlier + time.perf_counter() - started, finished)
+        folder.write_summary(summary)
+        if finished:
+            folder.export_model(run.export)
+        write_report(folder)
+        if not finished:
+            progress.note(
+                f"Stopped after step {run.state.step} of {recipe.steps}; everything is saved. "
+                f"Go on with the same command and --resume."
+            )
+        progress.close()
+    return summary
+
+
+def open_folder(recipe: Recipe, checkpoint: Checkpoint, out: Path, resume: bool) -> RunFolder:
+    """The run's folder: created, or reopened where `resume` allows it.
+
+    Raises:
+        RunFolderError: the folder holds a run and `resume` is not given, or holds a run of another recipe.
+    """
+    if not RunFolder.exists(out):
+        choices = make_choices(recipe, checkpoint.config)
+        return RunFolder.create(
+            out,
+            recipe_yaml=recipe_to_yaml(recipe),
+            recipe_hash=recipe_hash(recipe),
+            environment=environment(),
+            choices=choices,
+        )
+    folder = RunFolder.open(out)
+    old = parse_recipe(folder.recipe_yaml, f"the recipe in {out}")
+    done = max((int(row["step"]) for row in folder.metrics()), default=0)
+    differences = resume_differences(old, recipe)
+    if not resume or differences:
+        raise RunFolderError(_occupied(out, old, done, differences))
+    if recipe.steps < done:
+        raise RunFolderError(
+            f"`{out}` has already done {done} steps and the recipe asks for {recipe.steps}; give steps={done} or more "
+            "to go on, or another --out to start anew"
+        )
+    if recipe_to_yaml(recipe) != folder.recipe_yaml:
+        folder.extend(recipe_to_yaml(recipe), recipe_hash(recipe))
+    return folder
+
+
+def _occupied(out: Path, old: Recipe, done: int, differences: list[str]) -> str:
+    state = f"`{out}` holds a run of the recipe `{old.name}` ({done} of {old.steps} steps done)"
+    anew = f"start anew with another --out, or remove `{out}` first"
+    if differences:
+        return (
+            f"{state}, which differs from this one: {'; '.join(differences)}. Undo these to go on with --resume, "
+            f"or {anew}."
+        )
+    if done >= old.steps:
+        return f"{state}: it is finished. Extend it with steps={2 * old.steps} and --resume, or {anew}."
+    return f"{state}. Go on with --resume, extend it with steps=… and --resume, or {anew}."
+
+
+def assemble(
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    folder: RunFolder,
+    progress: Progress,
+    engine_factory: EngineFactory | None,
+) -> GRPO:
+    """Build every part, and put a resumed run's state into them."""
+    choices = folder.choices
+    apply_choices(choices)
+    progress.phase("tasks")
+    mix = build_task_mix(recipe)
+    held_out = mix.held_out(recipe.evaluation.problems) if recipe.evaluation.problems else []
+    mix.gold_check((held_out or mix.train_batch(0, GOLD_CHECKS, 0))[:GOLD_CHECKS])
+    progress.phase("model")
+    model = build_model(
+        checkpoint,
+        choices["dtype"],
+        choices["device"],
+        trust_remote_code=recipe.model.trust_remote_code,
+        force_transformers=recipe.rollout.engine == "transformers",
+    )
+    if checkpoint.config is None or recipe.rollout.engine == "transformers":
+        progress.note(
+            f"{checkpoint.source} runs through transformers ({checkpoint.reason or 'as the recipe asks'}): "
+            "correct, but slower than the decoder of Rethink."
+        )
+    if engine_factory is not None:
+        engine = engine_factory(model, checkpoint)
+    else:
+        engine = build_engine(
+            model,
+            checkpoint.tokenizer,
+            kv_budget_bytes=choices["kv_budget_bytes"],
+            max_concurrent=recipe.rollout.max_concurrent,
+        )
+    stops = tuple(sorted(checkpoint.tokenizer.end_of_turn_ids))
+    limit = max(recipe.max_new_tokens_at(0), recipe.max_new_tokens_at(recipe.steps - 1))
+    renderer = PromptRenderer(checkpoint.tokenizer, recipe.prompt, engine.context - limit)
+    for problem in held_out:  # a prompt that does not fit is found now, not in the middle of the run
+        renderer.render(problem)
+    optimizer = MasterAdamW(model, recipe.optimizer)
+    run = GRPO(
+        recipe=recipe,
+        folder=folder,
+        model=model,
+        reference=model.clone() if recipe.algorithm.beta > 0 else None,
+        optimizer=optimizer,
+        sources=Sources(mix, renderer, engine, build_rubric(recipe, mix), stops),
+        held_out=held_out,
+        progress=progress,
+        micro_batch_tokens=int(choices["micro_batch_tokens"]),
+        export=lambda path: save_hf_folder(path, model.hf_tensors(), checkpoint.hf_config, checkpoint.tokenizer),
+    )
+    restore(run)
+    return run
+
+
+def restore(run: GRPO) -> None:
+    """Bring a run back to its last checkpoint; later metrics rows go, since their steps are done again."""
+    latest = run.folder.latest_checkpoint()
+    if latest is None:
+        run.folder.drop_metrics_after(0)
+        return
+    step, path = latest
+    run.state, run.old_logprobs = read_checkpoint(path, run.optimizer, run.reference)
+    run.folder.drop_metrics_after(step)
+
+
+def summarise(run: GRPO, wall_s: float, finished: bool) -> dict[str, Any]:
+    """What `summary.json` says: before and after on the held-out problems, samples, time, memory."""
+    rows = run.folder.metrics()
+    summary: dict[str, Any] = {
+        "recipe": run.recipe.name,
+        "recipe_hash": run.folder.recipe_hash,
+        "finished": finished,
+        "steps": run.state.step,
+        "wall_s": wall_s,
+        "peak_rss_mb": peak_rss_mb(),
+        "tokens_total": run.state.tokens_total,
+        "choices": run.folder.choices,
+    }
+    evaluated = [row for row in rows if "eval/accuracy" in row]
+    if evaluated:
+        ends = {"before": evaluated[0]} | ({"after": evaluated[-1]} if finished else {})
+        for name, row in ends.items():
+            summary[name] = _evaluation_summary(row)
+            samples = run.folder.read_samples(f"step-{int(row['step']):06d}") or []
+            summary[f"samples_{name}"] = [_sample_summary(sample) for sample in samples[:SHOWN_SAMPLES]]
+    if run.state.best_step is not None:
+        summary["best"] = {"step": run.state.best_step, "accuracy": run.state.best_accuracy}
+    return summary
+
+
+def _evaluation_summary(row: dict[str, Any]) -> dict[str, Any]:
+    out = {key: row[f"eval/{key}"] for key in ("accuracy", "format", "length_mean", "truncated", "n")}
+    return out | {"accuracy_ci": [row["eval/accuracy_low"], row["eval/accuracy_high"]], "step": row["step"]}
+
+
+def _sample_summary(sample: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "question": sample["question"],
+        "gold": sample["answer"],
+        "completion": sample["text"],
+        "accuracy": sample["accuracy"],
+        "format": sample["format"],
+    }
+
+
+def _earlier_seconds(folder: RunFolder) -> float:
+    """Seconds of the steps done before a resume, from their rows."""
+    rows = folder.metrics()
+    return sum(float(row.get("time/step", row.get("time/evaluation", 0.0))) for row in rows)
+
+
+@contextlib.contextmanager
+def stop_on_interrupt(progress: Progress) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C once: finish the step, save, say how to go on. Twice: stop at once (what is saved stays sound)."""
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag.is_set
+        return
+
+    def on_signal(*_: object) -> None:
+        if flag.is_set():
+            raise KeyboardInterrupt
+        flag.set()
+        progress.note("Finishing this step, then saving. Press Ctrl-C again to stop at once.")
+
+    previous = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield flag.is_set
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,113 @@
+"""The values that flow through a run, from problem to rollout. Plain frozen data, no behaviour.
+
+    Problem ─► Prompt ─► Completion (engine) ─► RewardOutcome per part ─► Rollout (with its advantage)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FinishReason = Literal["stop", "length"]
+"""Why a completion ended: `stop` (end-of-turn token or stop string) or `length` (the token limit: truncated)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One question with a checkable answer."""
+
+    id: str
+    """Stable and unique within a run, e.g. `chain_sum/train/17`."""
+    task: str
+    """Name of the task source that made it; its checker scores the answer."""
+    question: str
+    answer: str | None
+    """The gold answer; None where only the task's checker knows."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever the task's checker needs; must survive JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A problem rendered for the model, once: these ids are what the engine continues and the trainer sees."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    prefill: str = ""
+    """The part of `text` that already belongs to the assistant's turn (e.g. `<think>`); parsers prepend it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How completions are drawn. `temperature` 0 is greedy; `top_p` 1 and `top_k` 0 cut nothing."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_new_tokens: int = 256
+    stop_strings: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end the completion; the token itself is kept as the completion's last."""
+
+    @property
+    def truncated(self) -> bool:
+        """Whether top-p or top-k cut the distribution that is sampled from."""
+        return self.temperature > 0 and (self.top_p < 1.0 or self.top_k > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One prompt to be continued once per seed. The seeds decide the samples: same seed, same draw."""
+
+    prompt_ids: tuple[int, ...]
+    seeds: tuple[int, ...]
+    params: SamplingParams
+
+    @property
+    def n(self) -> int:
+        """Number of completions wanted."""
+        return len(self.seeds)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Completion:
+    """What the policy generated for a prompt: ids as sampled, never re-tokenised."""
+
+    token_ids: NDArray[np.int32]
+    """[T]; includes the stop token where one was sampled."""
+    text: str
+    """Decoded text without the end-of-turn token."""
+    logprobs: NDArray[np.float32]
+    """[T] log-probability at the sampling temperature, *before* top-p / top-k: what training uses. Greedy: at T = 1."""
+    sampled_logprobs: NDArray[np.float32]
+    """[T] log-probability under the distribution really sampled from (after top-p / top-k). Greedy: zeros."""
+    finish_reason: FinishReason
+    seconds: float = 0.0
+    """Wall time from the start of its decoding to its end (clock: informative only)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RewardOutcome:
+    """What one reward part said of one rollout: a score, an abstention (score None, no failure), or a failure."""
+
+    score: float | None
+    failure: str | None = None
+    """`timeout`, `exception: …`, `not finite`, …; None when the checker worked."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rollout:
+    """A completion with everything that training and the reader of the run need."""
+
+    problem: Problem
+    prompt: Prompt
+    completion: Completion
+    outcomes: Mapping[str, RewardOutcome]
+    """By name of the reward part."""
+    reward: float | None
+    """Weighted sum of the parts; None when every part that counts abstained or failed."""
+    advantage: float = 0.0

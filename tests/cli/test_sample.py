@@ -1,0 +1,71 @@
+"""`rethink sample` on a made-up generator: what it asks for and what it prints."""
+
+import io
+import json
+import sys
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rethink.cli import main
+from rethink.types import Completion, SamplingParams
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the generator was asked for; it answers `text 1`, `text 2`, …"""
+    asked: list[dict[str, Any]] = []
+
+    def sample_text(model: str, prompt: str, **options: Any) -> Iterator[Completion]:
+        asked.append({"model": model, "prompt": prompt, **options})
+        for number in range(1, options["n"] + 1):
+            logprobs = np.array([-0.5, -0.25], dtype=np.float32)
+            yield Completion(np.array([7, 8], dtype=np.int32), f"text {number}", logprobs, logprobs, "length")
+
+    monkeypatch.setitem(sys.modules, "rethink.rollout.sample", types.SimpleNamespace(sample_text=sample_text))
+    monkeypatch.setattr("rethink.kernels.machine.tune_allocator", lambda: True)
+    return asked
+
+
+def test_options_reach_the_generator(calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    words = "sample --model m --temperature 0.5 --top-p 0.9 --top-k 5 --max-new-tokens 9 --seed 3 --system s hello"
+    assert main.main(words.split()) == 0
+    params = SamplingParams(temperature=0.5, top_p=0.9, top_k=5, max_new_tokens=9)
+    assert calls == [
+        {"model": "m", "prompt": "hello", "system": "s", "raw": False, "n": 1, "params": params, "seed": 3}
+    ]
+    assert capsys.readouterr().out == "text 1\n"
+
+
+def test_several_completions_are_told_apart(calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    main.main(["sample", "--n", "2", "hello"])
+    assert capsys.readouterr().out.splitlines() == [
+        "--- 1 of 2: 2 tokens, length ---",
+        "text 1",
+        "--- 2 of 2: 2 tokens, length ---",
+        "text 2",
+    ]
+
+
+def test_json_is_an_object_a_line(calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    main.main(["sample", "--n", "2", "--json", "hello"])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["text"] for line in lines] == ["text 1", "text 2"]
+    assert lines[0] == {
+        "text": "text 1", "token_ids": [7, 8], "tokens": 2, "logprob": -0.75, "finish_reason": "length"
+    }  # fmt: skip
+
+
+def test_a_dash_reads_standard_input(calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("from a pipe"))
+    main.main(["sample", "--raw", "-"])
+    assert (calls[0]["prompt"], calls[0]["raw"]) == ("from a pipe", True)
+
+
+def test_an_empty_prompt_is_refused(calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["sample", ""]) == 2
+    assert "The prompt is empty" in capsys.readouterr().err
+    assert calls == []

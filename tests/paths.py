@@ -1,0 +1,7 @@
+"""Where tests find what is not in the repository."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+"""Reference data beside a checkout; tests that need it skip where it is missing."""

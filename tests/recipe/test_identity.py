@@ -1,0 +1,72 @@
+"""Which changes keep a run's identity."""
+
+from __future__ import annotations
+
+import pytest
+
+from rethink.recipe.identity import recipe_hash, resume_differences
+from rethink.recipe.loading import parse_recipe, recipe_to_yaml
+from rethink.recipe.schema import Recipe
+
+TEXT = """\
+name: small
+steps: 10
+tasks:
+  - {kind: reasoning-gym, name: chain_sum, params: {max_terms: 2}}
+"""
+
+
+def load(*overrides: str, text: str = TEXT) -> Recipe:
+    return parse_recipe(text, "small", overrides)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "steps=20",
+        "name=other",
+        "description=words",
+        "checkpoint.every=3",
+        "checkpoint.keep=5",
+        "evaluation.every=3",
+        "trackers=[wandb]",
+        "model.trust_remote_code=true",
+    ],
+)
+def test_what_may_change(override: str) -> None:
+    assert resume_differences(load(), load(override)) == []
+    assert recipe_hash(load()) == recipe_hash(load(override))
+
+
+@pytest.mark.parametrize(
+    ("override", "difference"),
+    [
+        ("seed=1", "`seed` was 0, the recipe now says 1"),
+        ("threads=2", "`threads` was null, the recipe now says 2"),
+        ("optimizer.learning_rate=2e-5", "`optimizer.learning_rate` was 1e-06, the recipe now says 2e-05"),
+        ("evaluation.problems=10", "`evaluation.problems` was 200, the recipe now says 10"),
+        ("tasks.0.params.max_terms=3", "`tasks.0.params.max_terms` was 2, the recipe now says 3"),
+        ("tasks.0.params.min_terms=2", "`tasks.0.params.min_terms` was not there, the recipe now says 2"),
+        ("rollout.max_new_tokens={0: 256}", "`rollout.max_new_tokens` was 256, the recipe now says not there"),
+        ("prompt.examples=[{question: a, completion: b}]", "`prompt.examples` was [], the recipe now says not there"),
+    ],
+)
+def test_what_may_not(override: str, difference: str) -> None:
+    assert difference in resume_differences(load(), load(override))
+    assert recipe_hash(load()) != recipe_hash(load(override))
+
+
+def test_the_hash_is_of_the_meaning_not_the_text() -> None:
+    reordered = "\n".join(
+        ["tasks: [{name: chain_sum, kind: reasoning-gym, params: {max_terms: 2}}]", *TEXT.split("\n")[:2]]
+    )
+    assert recipe_hash(load(text=reordered)) == recipe_hash(load())
+    assert recipe_hash(load(text=recipe_to_yaml(load()))) == recipe_hash(load())
+    assert recipe_hash(load("optimizer.max_grad_norm=1")) == recipe_hash(load())
+    assert recipe_hash(load("tasks.0.params={a: 1, b: 2}")) == recipe_hash(load("tasks.0.params={b: 2, a: 1}"))
+    assert len(recipe_hash(load())) == 64
+
+
+def test_the_order_of_reward_parts_and_tasks_counts() -> None:
+    swapped = load("reward.parts=[{name: format}, {name: accuracy}]")
+    assert len(resume_differences(load(), swapped)) == 2
