@@ -21,6 +21,7 @@ from rethink.eval.heldout import evaluate
 from rethink.kernels.machine import peak_rss_mb
 from rethink.model.language_model import LanguageModel
 from rethink.observe.progress import Progress
+from rethink.observe.trackers import Trackers
 from rethink.recipe.schema import Recipe
 from rethink.store.run_folder import RunFolder
 from rethink.train.checkpoint import TrainState, write_checkpoint
@@ -48,6 +49,7 @@ class GRPO:
     """Writes the current policy as a Hugging Face folder."""
     state: TrainState = field(default_factory=TrainState)
     batch: RolloutBatch | None = None
+    trackers: Trackers = field(default_factory=lambda: Trackers([], lambda text: None))
     old_logprobs: list[Tensor] | None = None
     """Of the current batch's rollouts, in order; None while the policy is still the one that sampled them."""
 
@@ -55,7 +57,7 @@ class GRPO:
 def train_until_done(run: GRPO, stop_requested: Callable[[], bool]) -> None:
     """Step until the recipe's last step or until a stop is requested; a checkpoint of the last step is there then."""
     if not run.folder.metrics():
-        run.folder.append_metrics({"step": 0} | (evaluate_now(run) if run.held_out else {}))
+        record(run, {"step": 0} | (evaluate_now(run) if run.held_out else {}))
     saved = run.state.step
     while run.state.step < run.recipe.steps and not stop_requested():
         started = time.perf_counter()
@@ -65,12 +67,18 @@ def train_until_done(run: GRPO, stop_requested: Callable[[], bool]) -> None:
             row |= evaluate_now(run)
         row["time/step"] = time.perf_counter() - started
         row["memory/peak_rss_mb"] = peak_rss_mb()
-        run.folder.append_metrics(row)
+        record(run, row)
         run.progress.step(row)
         if run.state.step % run.recipe.checkpoint.every == 0:
             saved = save(run)
     if saved != run.state.step:
         save(run)
+
+
+def record(run: GRPO, row: dict[str, float]) -> None:
+    """A step's row into the run's folder and the trackers."""
+    run.folder.append_metrics(row)
+    run.trackers.log(row)
 
 
 def one_step(run: GRPO) -> dict[str, float]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 
 from rethink.eval.heldout import RIGHT
+from rethink.observe.reflection import reflection_rate
 from rethink.recipe.schema import Recipe
-from rethink.rewards.text import count_reflections, count_words
 from rethink.train.collect import RolloutBatch
 from rethink.types import RewardOutcome, Rollout
 
@@ -21,7 +21,7 @@ def batch_metrics(batch: RolloutBatch, recipe: Recipe) -> dict[str, float]:
         "rollout/length_max": max(lengths),
         "rollout/truncated": statistics.fmean(r.completion.finish_reason == "length" for r in rollouts),
         "rollout/no_signal": statistics.fmean(batch.no_signal),
-        "rollout/reflection": _reflection(rollouts),
+        "rollout/reflection": reflection_rate([r.completion.text for r in rollouts]),
         "rollout/tokens": sum(lengths),
         "time/rollout": batch.rollout_seconds,
         "time/reward": batch.reward_seconds,
@@ -50,8 +50,3 @@ def _parts(rollouts: list[Rollout], names: list[str]) -> dict[str, float]:
     row["reward/abstained"] = statistics.fmean(o.score is None and o.failure is None for o in outcomes)
     return row
 
-
-def _reflection(rollouts: list[Rollout]) -> float:
-    """Reflection words per 1,000 words over the batch."""
-    words = sum(count_words(r.completion.text) for r in rollouts)
-    return 1000 * sum(count_reflections(r.completion.text) for r in rollouts) / words if words else 0.0

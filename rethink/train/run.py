@@ -21,7 +21,7 @@ from rethink.model.export import save_hf_folder
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.observe.progress import Progress
 from rethink.observe.report import write_report
-from rethink.observe.trackers import tracking
+from rethink.observe.trackers import check_trackers, open_trackers
 from rethink.recipe.checks import check_against_context
 from rethink.recipe.identity import recipe_hash, resume_differences
 from rethink.recipe.loading import parse_recipe, recipe_to_yaml
@@ -66,17 +66,21 @@ def train(
         RunFailure: the run had to stop; its last checkpoint is sound.
     """
     started = time.perf_counter()
+    check_trackers(recipe.trackers)
     checkpoint = load_checkpoint(
         recipe.model.path, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code
     )
     if checkpoint.config is not None:
         check_against_context(recipe, checkpoint.config.max_position_embeddings)
     folder = open_folder(recipe, checkpoint, out, resume)
-    with folder.lock(), stop_on_interrupt(progress) as stop_requested, tracking(recipe, folder) as tracked:
-        run = assemble(recipe, checkpoint, folder, tracked(progress), engine_factory)
+    with folder.lock(), stop_on_interrupt(progress) as stop_requested:
+        run = assemble(recipe, checkpoint, folder, progress, engine_factory)
         progress.start(recipe.steps, run.state.step)
         earlier = _earlier_seconds(folder)
-        train_until_done(run, stop_requested)
+        try:
+            train_until_done(run, stop_requested)
+        finally:
+            run.trackers.close()
         finished = run.state.step >= recipe.steps
         summary = summarise(run, earlier + time.perf_counter() - started, finished)
         folder.write_summary(summary)
@@ -191,6 +195,14 @@ def assemble(
         export=lambda path: save_hf_folder(path, model.hf_tensors(), checkpoint.hf_config, checkpoint.tokenizer),
     )
     restore(run)
+    run.trackers = open_trackers(
+        recipe.trackers,
+        folder,
+        run_name=recipe.name,
+        config=recipe.model_dump(mode="json"),
+        resumed_step=run.state.step,
+        note=progress.note,
+    )
     return run
 
 

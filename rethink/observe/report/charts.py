@@ -117,7 +117,8 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
     first = math.floor(low / step + 1e-9)
     last = math.ceil(high / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, last + 1)]
+    digits = min(320, max(0, 3 - math.floor(math.log10(step))))  # three below the step's first, however small it is
+    return [round(index * step, digits) for index in range(first, last + 1)]
 
 
 def number_text(value: float, kind: str) -> str:
@@ -189,9 +190,10 @@ def _value_ticks(chart: Chart, values: list[Values], band: list[Values]) -> list
     if high - low <= 1e-9 * max(abs(high), abs(low), 1e-12):
         pad = abs(high) * 0.1 or 1.0
         low, high = (low - pad if low != 0 else 0.0), high + pad
-    if chart.kind == "share" and low >= 0 and high > 0.6:
+    if chart.kind == "share" and low >= 0 and 0.6 < high <= 1:
         return [0.0, 0.25, 0.5, 0.75, 1.0]
-    return ticks(low, high)
+    found = ticks(low, high)
+    return found if found[-1] > found[0] else [low, high]  # a span beyond floating point
 
 
 def _axes(chart: Chart, scale: _Scale, y_ticks: list[float]) -> str:
@@ -214,14 +216,15 @@ def _axes(chart: Chart, scale: _Scale, y_ticks: list[float]) -> str:
 
 
 def _path(scale: _Scale, steps: list[float], values: Values) -> str:
-    """An SVG path that is broken where values are missing."""
-    parts, pen_down = [], False
-    for step, value in zip(steps, values, strict=True):
+    """An SVG path that is broken where values are missing; a value between two gaps is a dot."""
+    parts, length = [], 0
+    for step, value in zip([*steps, 0.0], [*values, None], strict=True):
         if value is None:
-            pen_down = False
+            parts += ["h0"] if length == 1 else []  # with round ends, a line of no length is a dot
+            length = 0
             continue
-        parts.append(f"{'L' if pen_down else 'M'}{scale.x(step):.1f} {scale.y(value):.1f}")
-        pen_down = True
+        parts.append(f"{'L' if length else 'M'}{scale.x(step):.1f} {scale.y(value):.1f}")
+        length += 1
     return "".join(parts)
 
 

@@ -1,0 +1,184 @@
+"""Which charts a report has: what each shows, from which metrics, in which order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rethink.observe.report.charts import Chart, Line, Point, Values
+from rethink.observe.report.data import words_that_occur
+
+MOST_WORDS = 6
+"""Words of reflection with a colour of their own; the rest are counted together."""
+_NOT_PARTS = {"mean", "std", "failed", "abstained"}
+_PART_COLOURS = (1, 3, 4, 5, 6, 7, 8)
+"""Not 2: that is the colour of held-out points."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A chart, the metrics that explain it, and a note of its own."""
+
+    chart: Chart
+    metrics: tuple[str, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A chart of plain lines: (metric, label) pairs; a label that ends in `*` is a faint side line."""
+
+    title: str
+    lines: tuple[tuple[str, str], ...]
+    kind: str = "number"
+    unit: str = ""
+    smooth: bool = True
+    from_zero: bool = False
+    held_out: str = ""
+    """Evaluation metric that is drawn as points."""
+    stacked: bool = False
+
+
+_PLANS = (
+    _Plan("Accuracy", (("rollout/accuracy", "training rollouts"),), "share", from_zero=True, held_out="accuracy"),
+    _Plan("Format", (("rollout/format", "training rollouts"),), "share", from_zero=True, held_out="format"),
+    _Plan("Completion length", (("rollout/length_mean", "mean"), ("rollout/length_max", "longest*")), unit="tokens",
+          from_zero=True, held_out="length_mean"),
+    _Plan("Truncated and repeating completions",
+          (("rollout/truncated", "truncated"), ("rollout/repeated", "repeating")), "share", from_zero=True),
+    _Plan("Groups without signal", (("rollout/no_signal", "share of groups"),), "share", from_zero=True),
+    _Plan("KL from the reference", (("policy/kl", "KL (k3)"),), unit="nats per token"),
+    _Plan("Entropy", (("policy/entropy", "entropy"),), unit="nats per token", from_zero=True),
+    _Plan("Clip fraction", (("policy/clip_low", "lower bound"), ("policy/clip_high", "upper bound")), "share",
+          from_zero=True),
+    _Plan("Engine and trainer mismatch", (("policy/mismatch", "mean"), ("policy/mismatch_max", "largest*")),
+          unit="nats", from_zero=True),
+    _Plan("Gradient norm", (("optimizer/grad_norm", "before clipping"),), from_zero=True),
+    _Plan("Loss", (("policy/loss", "loss"),)),
+    _Plan("Learning rate", (("optimizer/learning_rate", "learning rate"),), smooth=False, from_zero=True),
+    _Plan("Time per phase", (("time/rollout", "rollout"), ("time/reward", "reward"), ("time/train", "train"),
+                             ("time/optimizer", "optimizer"), ("time/evaluation", "evaluation"),
+                             ("time/checkpoint", "checkpoint")), unit="seconds", stacked=True),
+    _Plan("Generation speed", (("rollout/tokens_per_s", "tokens per second"),), unit="tokens/s", from_zero=True),
+    _Plan("Memory", (("memory/peak_rss_mb", "peak of the process"),), unit="MB", smooth=False, from_zero=True),
+)  # fmt: skip
+
+
+def panels(data: Mapping[str, Any]) -> list[Panel]:
+    """Every chart of a report, also those without values; `data` is what `report_data` gives."""
+    rows: list[Mapping[str, Any]] = data["metrics"]
+    return [_reward(rows), _reward_parts(rows), *(_plain(plan, rows, data["evaluations"]) for plan in _PLANS)]
+
+
+def reflection_panels(data: Mapping[str, Any], counts: Sequence[Mapping[str, Any]]) -> list[Panel]:
+    """The rate of reflection words over all rollouts, and which words the sampled batches hold.
+
+    Args:
+        counts: what `word_counts` gives, with the `step` of each batch added.
+    """
+    rate = _plain(
+        _Plan("Words of reflection", (("rollout/reflection", "all rollouts"),), unit="per 1,000 words", from_zero=True),
+        data["metrics"],
+        [],
+    )
+    chosen = words_that_occur(counts)
+    shown, rest = chosen[:MOST_WORDS], chosen[MOST_WORDS:]
+    groups = [(f"“{word}”", [word]) for word in shown] + ([("other words", rest)] if rest else [])
+    lines = [
+        Line(label, [_per_thousand(entry, words) for entry in counts], colour)
+        for colour, (label, words) in enumerate(groups, start=1)
+    ]
+    chart = Chart(
+        "Which words", [float(entry["step"]) for entry in counts], lines, unit="per 1,000 words", stacked=True
+    )
+    note = "Counted in the rollouts of this page, a sample of the run."
+    return [rate, Panel(chart, (), note)]
+
+
+def finite(value: Any) -> float | None:
+    """The value where it is a number that can be drawn."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def column(rows: Sequence[Mapping[str, Any]], name: str) -> Values:
+    """One metric of each row."""
+    return [finite(row.get(name)) for row in rows]
+
+
+def _per_thousand(entry: Mapping[str, Any], words: Sequence[str]) -> float | None:
+    found = sum(entry["counts"].get(word, 0) for word in words)
+    return 1000 * found / entry["words"] if entry["words"] else None
+
+
+def _plain(plan: _Plan, rows: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> Panel:
+    lines = [
+        Line(label.rstrip("*"), column(rows, name), colour, faint=label.endswith("*"))
+        for (name, label), colour in zip(plan.lines, (1, 2, 3, 4, 5, 6) if plan.stacked else (1, 3, 4), strict=False)
+    ]
+    lines = [line for line in lines if any(value is not None for value in line.values)]
+    chart = Chart(
+        plan.title, [float(row["step"]) for row in rows], lines, kind=plan.kind, unit=plan.unit, smooth=plan.smooth,
+        from_zero=plan.from_zero, stacked=plan.stacked,
+    )  # fmt: skip
+    names = tuple(name for name, _ in plan.lines)
+    if plan.held_out:
+        points = _points(plan.held_out, evaluations)
+        label = "held-out problems" + (" (95 % interval)" if any(point.low is not None for point in points) else "")
+        chart, names = replace(chart, points=points, points_label=label), (*names, f"eval/{plan.held_out}")
+    return Panel(_without_gaps(chart), names)
+
+
+def _reward(rows: Sequence[Mapping[str, Any]]) -> Panel:
+    mean, deviation = column(rows, "reward/mean"), column(rows, "reward/std")
+    low: Values = [None if m is None or d is None else m - d for m, d in zip(mean, deviation, strict=True)]
+    high: Values = [None if m is None or d is None else m + d for m, d in zip(mean, deviation, strict=True)]
+    lines = [Line("mean", mean)] if any(value is not None for value in mean) else []
+    band = (low, high) if lines and any(value is not None for value in low) else None
+    chart = Chart(
+        "Reward", [float(row["step"]) for row in rows], lines, band=band, band_label="± 1 standard deviation",
+        smooth=True,
+    )  # fmt: skip
+    return Panel(_without_gaps(chart), ("reward/mean", "reward/std"))
+
+
+def _reward_parts(rows: Sequence[Mapping[str, Any]]) -> Panel:
+    names = list(dict.fromkeys(name for row in rows for name in row if name.startswith("reward/")))
+    parts = [name for name in names if name.removeprefix("reward/") not in _NOT_PARTS]
+    lines = [
+        Line(name.removeprefix("reward/"), column(rows, name), _PART_COLOURS[index % len(_PART_COLOURS)])
+        for index, name in enumerate(parts)
+    ]
+    for name, label in (("reward/failed", "share failed"), ("reward/abstained", "share abstained")):
+        values = column(rows, name)
+        if any(values):  # all 0 is the rule and would only crowd the chart
+            lines.append(Line(label, values, 8 if name.endswith("failed") else 7, faint=True))
+    chart = Chart("Reward parts", [float(row["step"]) for row in rows], lines, smooth=True)
+    return Panel(_without_gaps(chart), (*parts, "reward/failed", "reward/abstained"))
+
+
+def _points(name: str, evaluations: Sequence[Mapping[str, Any]]) -> list[Point]:
+    return [
+        Point(float(row["step"]), value, finite(row.get(f"{name}_low")), finite(row.get(f"{name}_high")))
+        for row in evaluations
+        if (value := finite(row.get(name))) is not None
+    ]
+
+
+def _without_gaps(chart: Chart) -> Chart:
+    """The chart without steps at which none of its lines has a value, e.g. the evaluation before training."""
+    keep = [
+        index for index in range(len(chart.steps)) if any(line.values[index] is not None for line in chart.lines)
+    ]
+    if len(keep) == len(chart.steps):
+        return chart
+    pick = lambda values: [values[index] for index in keep]  # noqa: E731
+    return replace(
+        chart,
+        steps=pick(chart.steps),
+        lines=[replace(line, values=pick(line.values)) for line in chart.lines],
+        band=(pick(chart.band[0]), pick(chart.band[1])) if chart.band else None,
+    )

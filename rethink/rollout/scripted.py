@@ -1,0 +1,108 @@
+"""A public fake engine: given completions, delays and failures, for tests of recipes, rewards and trainers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rethink.errors import EngineFailure
+from rethink.rollout.engine import OnFinish
+from rethink.types import Completion, FinishReason, GenerationRequest
+
+Encode = Callable[[str], Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scripted:
+    """One completion of a script."""
+
+    text: str
+    seconds: float = 0.0
+    """How long it takes: really waited for, and reported."""
+    logprob: float = -1.0
+    """Log-probability of every token."""
+    finish_reason: FinishReason = "stop"
+    failure: str | None = None
+    """Raise an `EngineFailure` with this text instead."""
+
+
+Script = Callable[[GenerationRequest, int], Scripted | str]
+"""(request, sample index) -> what comes; a text alone is `Scripted(text)`."""
+
+
+class ScriptedEngine:
+    """Plays a script through the engine's interface.
+
+    Args:
+        script: a function of request and sample index, or a list of completions that are given out in turn, again from
+            the start when it is used up.
+        encode: text to token ids, e.g. `tokenizer.encode`.
+        end_token: appended to completions that end with `stop`; None: nothing is.
+        context: longest sequence that the engine claims to take.
+    """
+
+    def __init__(
+        self,
+        script: Script | Sequence[Scripted | str],
+        encode: Encode,
+        *,
+        end_token: int | None = None,
+        context: int = 8192,
+    ):
+        if not callable(script) and not script:
+            raise ValueError("a script needs at least one completion")
+        self._script = script
+        self._encode = encode
+        self._end_token = end_token
+        self.context = context
+        self.requests: list[GenerationRequest] = []
+        """Everything that was asked, in order."""
+        self.updates = 0
+        """How often the weights were said to have changed."""
+        self._next = 0
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], on_finish: OnFinish | None = None
+    ) -> list[list[Completion]]:
+        """See `RolloutEngine`; completions end in the order of the requests."""
+        results = []
+        for number, request in enumerate(requests):
+            self.requests.append(request)
+            group = []
+            for sample in range(request.n):
+                completion = self._complete(request, sample)
+                group.append(completion)
+                if on_finish is not None:
+                    on_finish(number, sample, completion)
+            results.append(group)
+        return results
+
+    def weights_changed(self) -> None:
+        """Counted in `updates`."""
+        self.updates += 1
+
+    def _complete(self, request: GenerationRequest, sample: int) -> Completion:
+        line = self._line(request, sample)
+        if line.failure is not None:
+            raise EngineFailure(line.failure)
+        if line.seconds:
+            time.sleep(line.seconds)
+        ids = list(self._encode(line.text))
+        reason = line.finish_reason
+        if reason == "stop" and self._end_token is not None:
+            ids.append(self._end_token)
+        if len(ids) > request.params.max_new_tokens:
+            ids, reason = ids[: request.params.max_new_tokens], "length"
+        logprobs = np.full(len(ids), line.logprob, np.float32)
+        return Completion(np.asarray(ids, np.int32), line.text, logprobs, logprobs, reason, line.seconds)
+
+    def _line(self, request: GenerationRequest, sample: int) -> Scripted:
+        if callable(self._script):
+            line = self._script(request, sample)
+        else:
+            line = self._script[self._next % len(self._script)]
+            self._next += 1
+        return Scripted(line) if isinstance(line, str) else line

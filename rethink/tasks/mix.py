@@ -1,0 +1,172 @@
+"""The mixture of a recipe's sources: which problem stands where in a run, and which are held out.
+
+Everything is a function of (recipe, position): a resumed run draws what the uninterrupted one would have drawn.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+
+from rethink.errors import TaskError
+from rethink.recipe.schema import Recipe, TaskSource
+from rethink.tasks.gym import GymSource
+from rethink.tasks.rows import hub_source, jsonl_source, python_source
+from rethink.tasks.source import Source, draw
+from rethink.tasks.split import Split, split_of
+from rethink.types import Problem
+
+_BUILDERS = {"reasoning-gym": GymSource, "jsonl": jsonl_source, "hub": hub_source, "python": python_source}
+
+
+class TaskMix:
+    """Sources mixed by weight.
+
+    Args:
+        recipe: its `tasks`, `seed` and batch sizes.
+        sources: one for each entry of `recipe.tasks`.
+    """
+
+    def __init__(self, recipe: Recipe, sources: Sequence[Source]):
+        self._recipe = recipe
+        self._sources = sources
+        self._by_name = {source.name: source for source in sources}
+        self.split: Split = split_of(source.separate_keys() for source in sources if source.separate)
+        # Problems taken from each source before batch `_next`; replayed from the start when another batch is wanted.
+        self._next = 0
+        self._taken = [0] * len(sources)
+
+    def train_batch(self, index: int, number: int, step: int) -> list[Problem]:
+        """The problems of rollout batch `index`, whose first update is `step`.
+
+        Raises:
+            TaskError: a source has no problem for training.
+        """
+        if index < self._next:
+            self._next, self._taken = 0, [0] * len(self._sources)
+        while self._next < index:
+            for chosen in self._choices(self._next, number, self._next * self._recipe.steps_per_batch):
+                self._taken[chosen] += 1
+            self._next += 1
+        problems, taken = [], list(self._taken)
+        for chosen in self._choices(index, number, step):
+            source = self._sources[chosen]
+            problems.append(source.train_problem(taken[chosen], step, self._trains(source)))
+            taken[chosen] += 1
+        return problems
+
+    def held_out(self, number: int) -> list[Problem]:
+        """The first `number` held-out problems: the same for every seed; fewer where there are no more.
+
+        Raises:
+            TaskError: there is none at all.
+        """
+        weights = [weight_at(task, self._recipe.steps) for task in self._recipe.tasks]
+        streams: list[Iterator[Problem] | None] = [
+            source.held_out(self.split.holds_out) if weight > 0 else None
+            for source, weight in zip(self._sources, weights, strict=True)
+        ]
+        problems: list[Problem] = []
+        dice = random.Random(draw("held-out mixture"))
+        while len(problems) < number and any(stream is not None for stream in streams):
+            open_weights = [w if s is not None else 0.0 for w, s in zip(weights, streams, strict=True)]
+            chosen = _pick(open_weights, dice.random())
+            stream = streams[chosen]
+            problem = next(stream, None) if stream is not None else None
+            if problem is None:
+                streams[chosen] = None
+            else:
+                problems.append(problem)
+        if not problems and number:
+            raise TaskError(
+                "no held-out problems: one question in eight is held out, and these tasks have too few. Give more "
+                "problems or a separate file (tasks.held_out), or set evaluation.problems=0."
+            )
+        return problems
+
+    def score(self, problem: Problem, answer: str) -> float | None:
+        """What the checker of the problem's source says of an answer; None where it cannot judge. May raise."""
+        return self._by_name[problem.task].score(problem, answer)
+
+    def gold_check(self, problems: Sequence[Problem]) -> None:
+        """Refuse to train where the checker does not give a gold answer full marks.
+
+        Raises:
+            TaskError: names the problem, its gold and what the checker said.
+        """
+        for problem in problems:
+            if problem.answer is None:
+                continue  # only the task's checker knows, or the gold cannot be read: then it abstains
+            try:
+                score = self.score(problem, problem.answer)
+                said = f"scores it {score}"
+            except Exception as error:
+                score, said = None, f"fails on it ({type(error).__name__}: {error})"
+            if score is None or score < 1.0 - 1e-9:
+                raise TaskError(
+                    f"the gold answer {problem.answer[:200]!r} of problem {problem.id} is not right by its own checker, "
+                    f"which {said}: training on it would reward nothing. Choose another tasks.checker or "
+                    "tasks.answer_format, or mend the data."
+                )
+        if problems and all(problem.answer is None for problem in problems):
+            self._all_unreadable(problems)
+
+    def _all_unreadable(self, problems: Sequence[Problem]) -> None:
+        """Gold answers that are all None are fine for tasks that judge by themselves, and for no other."""
+        rows = [p for p in problems if not isinstance(self._by_name[p.task], GymSource)]
+        if len(rows) == len(problems):
+            try:
+                abstains = all(self.score(problem, "0") is None for problem in rows)
+            except Exception:  # a checker of the user's that dislikes "0" is alive
+                abstains = False
+            if abstains:
+                raise TaskError(
+                    f"no gold answer of `{rows[0].task}` can be read (the first {len(rows)} were tried), so every "
+                    "reward would abstain. Set tasks.answer_key and tasks.answer_format to where the answers are."
+                )
+
+    def _choices(self, index: int, number: int, step: int) -> list[int]:
+        """Which source each place of a batch draws from."""
+        weights = [weight_at(task, step) for task in self._recipe.tasks]
+        if len(weights) == 1:
+            return [0] * number
+        dice = random.Random(draw(self._recipe.seed, "mixture", index))
+        return [_pick(weights, dice.random()) for _ in range(number)]
+
+    def _trains(self, source: Source):  # type: ignore[no-untyped-def]
+        return lambda key: self.split.trains(key, separate=source.separate)
+
+
+def build_task_mix(recipe: Recipe) -> TaskMix:
+    """Load every source of a recipe.
+
+    Raises:
+        TaskError: a source cannot be found or read.
+    """
+    names = _names(recipe.tasks)
+    sources = [
+        _BUILDERS[task.kind](name, task, recipe.seed) for name, task in zip(names, recipe.tasks, strict=True)
+    ]
+    return TaskMix(recipe, sources)  # type: ignore[arg-type]
+
+
+def _names(tasks: Sequence[TaskSource]) -> list[str]:
+    """A short name for each source, numbered where several are called alike."""
+    short = [task.name.rpartition("/")[2].removesuffix(".jsonl") or task.name for task in tasks]
+    return [f"{name}-{i}" if short.count(name) > 1 else name for i, name in enumerate(short)]
+
+
+def weight_at(task: TaskSource, step: int) -> float:
+    """A source's weight in the mixture at a step."""
+    changes = [stage.weight for stage in task.curriculum if stage.step <= step and stage.weight is not None]
+    return changes[-1] if changes else task.weight
+
+
+def _pick(weights: Sequence[float], uniform: float) -> int:
+    """The index that a uniform number in [0, 1) falls on; never one of weight 0."""
+    bounds = list(accumulate(weights))
+    for i, bound in enumerate(bounds):
+        if uniform * bounds[-1] < bound:
+            return i
+    return max(i for i, weight in enumerate(weights) if weight > 0)

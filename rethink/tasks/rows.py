@@ -1,0 +1,225 @@
+"""Problems from lists of rows: JSONL files, hub data sets, and functions of the user's own."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rethink.errors import TaskError
+from rethink.recipe.schema import TaskSource
+from rethink.tasks.answers import read_gold
+from rethink.tasks.checkers import Checker, choose_checker
+from rethink.tasks.plugins import load_function, where_raised
+from rethink.tasks.source import KeepsKey, draw
+from rethink.tasks.split import question_key
+from rethink.types import Problem
+
+Scorer = Callable[[Problem, str], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A problem before it has a name."""
+
+    question: str
+    answer: str | None
+    metadata: Mapping[str, Any]
+
+
+class RowSource:
+    """A finite list of problems, read in shuffled epochs.
+
+    Args:
+        name: of the source within the run.
+        train: rows to train on (and to hold out from, where there is no `held_out`).
+        held_out: rows of a separate held-out file or split.
+        checker: compares an answer with the gold.
+        seed: of the run: decides the order of training.
+    """
+
+    def __init__(self, name: str, train: list[Row], held_out: list[Row] | None, checker: Scorer, seed: int):
+        self.name = name
+        self.separate = held_out is not None
+        self._rows = train
+        self._held_out = held_out
+        self._checker = checker
+        self._seed = seed
+        self._keys = [question_key(row.question) for row in train]
+        self._allowed: list[int] | None = None
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def separate_keys(self) -> tuple[set[int], set[int]]:
+        """Question keys of both files, where there are two."""
+        if self._held_out is None:
+            return set(), set()
+        return set(self._keys), {question_key(row.question) for row in self._held_out}
+
+    def train_problem(self, count: int, step: int, keeps: KeepsKey) -> Problem:
+        """See `Source`. Each epoch visits every allowed row once, in an order of its own."""
+        if self._allowed is None:
+            self._allowed = [i for i, key in enumerate(self._keys) if keeps(key)]
+        if not self._allowed:
+            raise TaskError(
+                f"`{self.name}` has no problem left to train on: all {len(self._rows)} are held out. Give more "
+                "problems, or a separate file as `held_out`."
+            )
+        epoch, place = divmod(count, len(self._allowed))
+        if self._order[0] != epoch:
+            order = list(self._allowed)
+            random.Random(draw(self._seed, self.name, "epoch", epoch)).shuffle(order)
+            self._order = (epoch, order)
+        row = self._order[1][place]
+        return self._problem(self._rows[row], f"{self.name}/train/{row}")
+
+    def held_out(self, keeps: KeepsKey) -> Iterator[Problem]:
+        """See `Source`. A separate file is taken whole; otherwise what the hash holds out. No question twice."""
+        rows = self._rows if self._held_out is None else self._held_out
+        kind = "held-out-file" if self.separate else "held-out"
+        order = list(range(len(rows)))
+        random.Random(draw(self.name, "held-out")).shuffle(order)
+        seen: set[int] = set()
+        for i in order:
+            key = question_key(rows[i].question)
+            if key not in seen and (self.separate or keeps(key)):
+                seen.add(key)
+                yield self._problem(rows[i], f"{self.name}/{kind}/{i}")
+
+    def score(self, problem: Problem, answer: str) -> float | None:
+        """What the source's checker says."""
+        return self._checker(problem, answer)
+
+    def _problem(self, row: Row, name: str) -> Problem:
+        return Problem(name, self.name, row.question, row.answer, row.metadata)
+
+
+def jsonl_source(name: str, source: TaskSource, seed: int) -> RowSource:
+    """Problems of a JSONL file, keys named in the recipe.
+
+    Raises:
+        TaskError: a missing file, a line that is not JSON (file and line), a missing key, or an empty file.
+    """
+    train = _read_jsonl(Path(source.name), source)
+    held_out = None if source.held_out is None else _read_jsonl(Path(source.held_out), source)
+    return _source(name, source, train, held_out, seed)
+
+
+def hub_source(name: str, source: TaskSource, seed: int) -> RowSource:
+    """Problems of a hub data set (extra `hub`).
+
+    Raises:
+        TaskError: the extra is not installed, the data set cannot be loaded, a missing key, or an empty split.
+    """
+    train = _read_hub(source, source.split)
+    held_out = None if source.held_out is None else _read_hub(source, source.held_out)
+    return _source(name, source, train, held_out, seed)
+
+
+def python_source(name: str, source: TaskSource, seed: int) -> RowSource:
+    """Problems of the user's `module:function(**params)`.
+
+    The function returns rows with `question` and `answer` (mappings; further keys become metadata), or a pair of such
+    rows and a function `score(problem, answer) -> float | None`.
+
+    Raises:
+        TaskError: the function cannot be found, raises, or returns something else.
+    """
+    function = load_function(source.name, "tasks.name", TaskError)
+    try:
+        made = function(**source.params)
+        own: Scorer | None = None
+        if isinstance(made, tuple) and len(made) == 2 and callable(made[1]):
+            made, own = made
+        values = list(made)
+    except Exception as error:
+        raise TaskError(
+            f"{source.name}({', '.join(source.params)}) raised {type(error).__name__}: {error}{where_raised(error)}"
+        ) from error
+    rows = [_row(value, source, f"{source.name}, row {number}") for number, value in enumerate(values)]
+    if source.checker == "task" and own is None:
+        raise TaskError(
+            f"tasks.checker is `task`, but {source.name} returns rows alone; return (rows, score) with "
+            "score(problem, answer) -> float | None, or choose another checker"
+        )
+    return _source(name, source, rows, None, seed, own)
+
+
+def _source(
+    name: str, source: TaskSource, train: list[Row], held_out: list[Row] | None, seed: int, own: Scorer | None = None
+) -> RowSource:
+    for rows, what in ((train, source.name), (held_out, f"{source.name} ({source.held_out})")):
+        if rows is not None and not rows:
+            raise TaskError(f"`{what}` holds no problems; give a file or split with at least one")
+    if own is None or source.checker not in ("auto", "task"):
+        checker: Checker = choose_checker(source, [row.answer for row in train])
+
+        def own(problem: Problem, answer: str) -> float | None:
+            return checker(answer, problem.answer)
+
+    return RowSource(name, train, held_out, own, seed)
+
+
+def _read_jsonl(path: Path, source: TaskSource) -> list[Row]:
+    try:
+        # Split at line feeds only: JSON strings may hold other characters that end lines elsewhere.
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise TaskError(
+            f"the problems file `{path}` cannot be read ({error.strerror or error}); paths are relative to the folder "
+            "that the command runs in: correct tasks.name or tasks.held_out"
+        ) from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise TaskError(
+                f"`{path}`, line {number}, is not JSON ({error}); each line must be one JSON object: mend or remove it"
+            ) from error
+        rows.append(_row(value, source, f"`{path}`, line {number}"))
+    return rows
+
+
+def _read_hub(source: TaskSource, split: str) -> list[Row]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise TaskError(
+            "tasks.kind `hub` needs the package `datasets`; install the extra: pip install 'rethink[hub]'"
+        ) from error
+    try:
+        data = datasets.load_dataset(source.name, source.config, split=split)
+    except Exception as error:  # the library raises many types
+        raise TaskError(
+            f"the data set `{source.name}` ({source.config or 'default configuration'}, split `{split}`) cannot be "
+            f"loaded ({type(error).__name__}: {error}); check tasks.name, tasks.config and tasks.split, log in where "
+            "it is private, or download it and give its folder"
+        ) from error
+    return [_row(value, source, f"`{source.name}` ({split}), row {number}") for number, value in enumerate(data)]
+
+
+def _row(value: object, source: TaskSource, where: str) -> Row:
+    if not isinstance(value, Mapping):
+        raise TaskError(f"{where} is {type(value).__name__}, not an object with the keys of the recipe")
+    for field, key in (("question_key", source.question_key), ("answer_key", source.answer_key)):
+        if key not in value:
+            have = ", ".join(map(str, list(value)[:20])) or "no keys"
+            raise TaskError(f"{where} has no key `{key}` (it has {have}); set tasks.{field}")
+    question, answer = value[source.question_key], value[source.answer_key]
+    if not isinstance(question, str) or not question.strip():
+        raise TaskError(f"{where}: `{source.question_key}` must be a text that is not empty, not {question!r}")
+    rest = {str(k): v for k, v in value.items() if k not in (source.question_key, source.answer_key)}
+    return Row(question, read_gold(answer, source.answer_format), _json_only(rest))
+
+
+def _json_only(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What survives JSON; the rest (images, dates) as text."""
+    kept: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return kept
+
+

@@ -1,0 +1,47 @@
+"""What every source of problems is, and the drawing that makes a problem a function of seed and position."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from rethink.types import Problem
+
+KeepsKey = Callable[[int], bool]
+"""Whether a question with this `question_key` may be used."""
+
+
+class Source(Protocol):
+    """Problems of one `tasks` entry, and its checker."""
+
+    name: str
+    """Unique within the run; `Problem.task`."""
+    separate: bool
+    """Whether held-out problems come from a file or split of their own."""
+
+    def separate_keys(self) -> tuple[set[int], set[int]]:
+        """Question keys of the training and of the held-out file, where `separate`."""
+        ...
+
+    def train_problem(self, count: int, step: int, keeps: KeepsKey) -> Problem:
+        """The `count`-th problem that the run draws from this source, as it is at `step`.
+
+        Raises:
+            TaskError: no question that `keeps` allows was found.
+        """
+        ...
+
+    def held_out(self, keeps: KeepsKey) -> Iterator[Problem]:
+        """Held-out problems in a fixed order that does not depend on the run's seed; may be endless."""
+        ...
+
+    def score(self, problem: Problem, answer: str) -> float | None:
+        """What the checker says of an answer; None where it cannot judge. May raise: answers are hostile input."""
+        ...
+
+
+def draw(*parts: int | str) -> int:
+    """A 63-bit number that depends on all of its parts and on nothing else."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
