@@ -1,10 +1,14 @@
-"""For all tests: no network, and nothing that one test leaves to the next."""
+"""For all tests: no network, nothing that one test leaves to the next, and small models: random weights, a vocabulary
+of about a thousand."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +16,10 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("WANDB_MODE", "offline")
+
+from rethink.model.embedded import INSTALL, embedded_installed
+from rethink.model.loading import Checkpoint, load_checkpoint
+from rethink.model.tokenizer import Tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -21,3 +29,80 @@ def _torch_threads_stay() -> Iterator[None]:
     yield
     if before is not None:
         sys.modules["torch"].set_num_threads(before)
+
+
+GOLDEN = Path(__file__).parent / "model" / "golden"
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def vocabulary_fields() -> Callable[[str, str], dict[str, Any]]:
+    """`tokenizer.*` fields of a GGUF with the small vocabulary of a kind and a named pre-tokenizer."""
+    vocabularies = json.loads((GOLDEN / "vocabularies.json").read_text("utf-8"))
+
+    def fields(kind: str, pre: str) -> dict[str, Any]:
+        vocabulary = vocabularies[kind]
+        own = {"merges": vocabulary["merges"]} if kind == "gpt2" else {"scores": vocabulary["scores"]}
+        named = {
+            "model": kind,
+            "pre": pre,
+            "tokens": vocabulary["tokens"],
+            "token_type": vocabulary["types"],
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "padding_token_id": 0,
+        }
+        return {f"tokenizer.ggml.{key}": value for key, value in (named | own).items()} | {
+            "tokenizer.chat_template": CHATML
+        }
+
+    return fields
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer(vocabulary_fields: Callable[[str, str], dict[str, Any]]) -> Tokenizer:
+    return Tokenizer.from_gguf_fields(vocabulary_fields("gpt2", "qwen2"))
+
+
+@pytest.fixture
+def tiny_folder(tmp_path: Path, small_tokenizer: Tokenizer) -> Callable[..., Path]:
+    """Makes a folder that `transformers` saved: random weights of a family, with the small tokenizer."""
+
+    def make(architecture: str, name: str | None = None, shard: str = "5GB", **overrides: Any) -> Path:
+        import torch
+        import transformers
+
+        classes = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "mistral": "Mistral"}
+        values: dict[str, Any] = {
+            "vocab_size": small_tokenizer.vocab_size + 7,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "max_position_embeddings": 256,
+            "tie_word_embeddings": False,
+        }
+        config = getattr(transformers, f"{classes[architecture]}Config")(**(values | overrides))
+        torch.manual_seed(0)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        for parameter in model.parameters():  # norms and biases too, so that none can be mixed up
+            torch.nn.init.normal_(parameter, std=0.5)
+        folder = tmp_path / (name or architecture)
+        model.save_pretrained(folder, max_shard_size=shard)
+        small_tokenizer.save(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Checkpoint:
+    """The embedded model; skipped where its package is missing."""
+    if not embedded_installed():
+        pytest.skip(f"the embedded model is not installed ({INSTALL})")
+    return load_checkpoint("embedded")

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
 BLOCK_SCORES = 1 << 20
 """Scores that exist at once in the backward pass: few enough to stay in the last-level cache."""
 
@@ -165,14 +164,14 @@ def _tree_forward(q: Tensor, k: Tensor, v: Tensor, layout: TreeLayout) -> tuple[
         lse[rows] = own_lse.transpose(1, 2)[real].reshape(-1, heads)
     for span in layout.prefixes:
         p = slice(span.prompt_start, span.prompt_start + span.prompt_size)
-        prompt, prompt_lse = attend(q[p][None].transpose(1, 2), _spread(k[p][None], heads), _spread(v[p][None], heads), True)
+        prompt, prompt_lse = attend(
+            q[p][None].transpose(1, 2), _spread(k[p][None], heads), _spread(v[p][None], heads), True
+        )
         out[p], lse[p] = prompt[0].transpose(0, 1), prompt_lse[0].transpose(0, 1)
         if not span.completions_size:
             continue
         c = slice(span.completions_start, span.completions_start + span.completions_size)
-        far, far_lse = attend(
-            _fold(q[c], kv_heads), k[p][None].transpose(1, 2), v[p][None].transpose(1, 2), False
-        )
+        far, far_lse = attend(_fold(q[c], kv_heads), k[p][None].transpose(1, 2), v[p][None].transpose(1, 2), False)
         far = _unfold(far, span.completions_size, heads)
         far_lse = _unfold(far_lse[..., None], span.completions_size, heads)[..., 0]
         out[c], lse[c] = merge(far, far_lse, out[c], lse[c])

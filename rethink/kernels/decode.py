@@ -68,8 +68,6 @@ def decode_attention(q_BHD: Tensor, cache: LayerCache, grid: Grid, places: int, 
     out = torch.bmm(weights[..., prefix:].reshape(batch * kv_heads, fold, places), own_v)
     spread_weights = q.new_zeros(rows, width, kv_heads, fold, prefix)
     spread_weights[grid.row_B, grid.place_B] = weights[..., :prefix]
-    far_out = torch.bmm(
-        spread_weights.permute(0, 2, 1, 3, 4).reshape(rows * kv_heads, width * fold, prefix), prefix_v
-    )
+    far_out = torch.bmm(spread_weights.permute(0, 2, 1, 3, 4).reshape(rows * kv_heads, width * fold, prefix), prefix_v)
     far_out = far_out.view(rows, kv_heads, width, fold, size).permute(0, 2, 1, 3, 4)[grid.row_B, grid.place_B]
     return (far_out + out.view(batch, kv_heads, fold, size)).reshape(batch, heads, size)

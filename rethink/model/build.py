@@ -12,7 +12,12 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def build_model(
-    checkpoint: Checkpoint, dtype: str, device: str, *, trust_remote_code: bool = False, force_transformers: bool = False
+    checkpoint: Checkpoint,
+    dtype: str,
+    device: str,
+    *,
+    trust_remote_code: bool = False,
+    force_transformers: bool = False,
 ) -> LanguageModel:
     """Load the weights.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -60,8 +60,13 @@ class Decoder:
         self.dtype = dtype
         self.device = torch.device(device)
         self.accurate = torch.promote_types(dtype, torch.float32)
-        take = lambda name: _take(tensors, name).to(self.device, dtype).contiguous()  # noqa: E731
-        norm = lambda name: _take(tensors, name).to(self.device, self.accurate)  # noqa: E731
+
+        def take(name: str) -> Tensor:
+            return _take(tensors, name).to(self.device, dtype).contiguous()
+
+        def norm(name: str) -> Tensor:
+            return _take(tensors, name).to(self.device, self.accurate)
+
         self.embedding = take("model.embed_tokens.weight")
         self.layers = [_build_layer(config, f"model.layers.{i}.", take, norm) for i in range(config.num_layers)]
         self.final_norm = norm("model.norm.weight")
@@ -181,10 +186,12 @@ def _take(tensors: Mapping[str, Tensor], name: str) -> Tensor:
     return tensors[name]
 
 
-def _build_layer(config: DecoderConfig, prefix: str, take: object, norm: object) -> Layer:
-    matrix, vector = take, norm
-    assert callable(matrix) and callable(vector)
-    fuse = lambda suffix, *names: torch.cat([matrix(f"{prefix}{n}.{suffix}") for n in names])  # noqa: E731
+def _build_layer(
+    config: DecoderConfig, prefix: str, matrix: Callable[[str], Tensor], vector: Callable[[str], Tensor]
+) -> Layer:
+    def fuse(suffix: str, *names: str) -> Tensor:
+        return torch.cat([matrix(f"{prefix}{name}.{suffix}") for name in names])
+
     projections = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
     return Layer(
         input_norm=vector(f"{prefix}input_layernorm.weight"),

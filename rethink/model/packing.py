@@ -93,7 +93,10 @@ def pack(groups: Sequence[PackedGroup], device: torch.device | str = "cpu") -> P
             tokens.extend(inputs)
             positions.extend(range(size, size + len(inputs)))
         prefixes.append(PrefixSpan(start, size, first, len(tokens) - first))
-    as_tensor = lambda values: torch.tensor(values, dtype=torch.long, device=device)  # noqa: E731
+
+    def as_tensor(values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=device)
+
     return PackedBatch(
         tokens_T=as_tensor(tokens),
         positions_T=as_tensor(positions),

@@ -118,7 +118,9 @@ def _function(part: RewardPart, field: str, rule: AnswerRule, mix: TaskMix) -> P
             f"{' or '.join(built_in)}, or name your function in {field}.function"
         )
     if part.params:
-        raise RecipeError(f"{field}.params: the part `{part.name}` takes no options, but {sorted(part.params)} are given")
+        raise RecipeError(
+            f"{field}.params: the part `{part.name}` takes no options, but {sorted(part.params)} are given"
+        )
     return built_in[part.name]
 
 

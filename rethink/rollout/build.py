@@ -14,9 +14,7 @@ def build_engine(
 ) -> RolloutEngine:
     """The embedded engine for our decoder; the slower one on `transformers` for anything else."""
     if isinstance(model, Decoder):
-        return TorchEngine(
-            model, tokenizer.decode, kv_budget_bytes=kv_budget_bytes, max_concurrent=max_concurrent
-        )
+        return TorchEngine(model, tokenizer.decode, kv_budget_bytes=kv_budget_bytes, max_concurrent=max_concurrent)
     from rethink.model.transformers_model import TransformersModel
     from rethink.rollout.transformers_engine import TransformersEngine
 

@@ -79,5 +79,8 @@ def allocate(plan: PoolPlan, config: DecoderConfig, dtype: torch.dtype, device: 
     """Zeroed caches, one per layer. Zeroed since masked places are still multiplied (by 0)."""
     heads, size = config.num_kv_heads, config.head_dim
     prefix, own = (plan.rows, heads, plan.prefix, size), (plan.sequences, heads, plan.own, size)
-    make = lambda shape: torch.zeros(shape, dtype=dtype, device=device)  # noqa: E731
+
+    def make(shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device)
+
     return [LayerCache(make(prefix), make(prefix), make(own), make(own)) for _ in range(config.num_layers)]

@@ -75,7 +75,10 @@ def _attend_chunk(cache: LayerCache, chunk: Chunk, q_THD: Tensor, k_TKD: Tensor,
     cache.prefix_k_RKPD[chunk.row, :, chunk.start : end] = k_TKD.transpose(0, 1)
     cache.prefix_v_RKPD[chunk.row, :, chunk.start : end] = v_TKD.transpose(0, 1)
     q = q_THD.transpose(0, 1)[None]
-    spread = lambda kv_KSD: kv_KSD.repeat_interleave(fold, dim=0)[None]  # noqa: E731
+
+    def spread(kv_KSD: Tensor) -> Tensor:
+        return kv_KSD.repeat_interleave(fold, dim=0)[None]
+
     out, lse = attend(q, spread(k_TKD.transpose(0, 1)), spread(v_TKD.transpose(0, 1)), True)
     if chunk.start:
         earlier_k = cache.prefix_k_RKPD[chunk.row, :, : chunk.start]

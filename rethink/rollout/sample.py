@@ -47,9 +47,7 @@ def sample_text(
             f"the prompt has {len(ids)} tokens, but the context of {model_path} is {engine.context}; shorten the prompt"
         )
     stops = tuple(sorted({*params.stop_token_ids, *checkpoint.tokenizer.end_of_turn_ids}))
-    params = dataclasses.replace(
-        params, stop_token_ids=stops, max_new_tokens=min(params.max_new_tokens, room)
-    )
+    params = dataclasses.replace(params, stop_token_ids=stops, max_new_tokens=min(params.max_new_tokens, room))
     return engine.generate([GenerationRequest(ids, tuple(range(seed, seed + n)), params)])[0]
 
 

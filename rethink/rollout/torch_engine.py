@@ -30,7 +30,7 @@ from rethink.kernels.sampling import sample, uniforms
 from rethink.model.decoder import Decoder
 from rethink.rollout.engine import OnFinish
 from rethink.rollout.kv_pool import PoolPlan, allocate, plan_pool, round_up
-from rethink.rollout.prefill import Chunk, prefill, prefill_chunks
+from rethink.rollout.prefill import prefill, prefill_chunks
 from rethink.rollout.stopping import end_of, text_of
 from rethink.types import Completion, FinishReason, GenerationRequest, SamplingParams
 
@@ -254,7 +254,9 @@ class _Generation:
         cos, sin = model.rope(positions)
         grid, mask = self._grid(), self.mask_BS[: len(self.batch), : self.plan.prefix + places]
         x = F.embedding(tokens, model.embedding).to(model.accurate)
-        for layer, (qkv, output, gate_up, down), cache in zip(model.layers, self.packed.layers, self.caches, strict=True):
+        for layer, (qkv, output, gate_up, down), cache in zip(
+            model.layers, self.packed.layers, self.caches, strict=True
+        ):
             h = rms_norm(x, layer.input_norm, config.rms_norm_eps, model.dtype)
             q, k, v = model.project_qkv(layer, qkv(h), cos, sin)
             cache.own_k_BKCD[slots, :, last] = k
@@ -271,7 +273,10 @@ class _Generation:
             places.append(taken[sequence.group.row])
             taken[sequence.group.row] += 1
         rows = max(row for row, number in enumerate(taken) if number) + 1
-        as_tensor = lambda values: torch.tensor(values, device=self.model.device)  # noqa: E731
+
+        def as_tensor(values: list[int]) -> torch.Tensor:
+            return torch.tensor(values, device=self.model.device)
+
         return Grid(rows, max(taken), as_tensor([s.group.row for s in self.batch]), as_tensor(places))
 
     def _draw(self, logits_BV: Tensor, sequences: list[_Sequence]) -> None:

@@ -20,7 +20,7 @@ MATH_SECONDS = 5
 """Time for one comparison by math-verify, where it can be limited (the main thread)."""
 
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:/\d+)?")
-_ANY_NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
+_ANY_NUMBER = re.compile(r"(?<![\w.,])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?(?!,?\d)")
 # A power of a power, or one with an exponent of four digits: evaluating it could outlast the universe.
 _EXPLOSIVE = re.compile(r"(?:\^|\*\*)[^=<>,;]{0,40}(?:\^|\*\*)|(?:\^|\*\*)\s*[({]*\s*[-+]?\d{4}|!|\\cdots|\d{60}")
 

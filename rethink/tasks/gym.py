@@ -133,7 +133,9 @@ def make_dataset(task: str, params: Mapping[str, Any]) -> Any:
         return reasoning_gym.create_dataset(task, **{"seed": 0, **params})
     except TypeError as error:
         known = ", ".join(getattr(DATASETS[task][1], "__dataclass_fields__", {}))
-        raise TaskError(f"the task `{task}` does not take {dict(params)} ({error}); its parameters are {known}") from error
+        raise TaskError(
+            f"the task `{task}` does not take {dict(params)} ({error}); its parameters are {known}"
+        ) from error
     except (AssertionError, ValueError, KeyError, AttributeError) as error:
         reason = f": {error}" if str(error) else ""
         raise TaskError(f"the task `{task}` refuses {dict(params)}{reason}; change these parameters") from error

@@ -105,8 +105,8 @@ class TaskMix:
                 score, said = None, f"fails on it ({type(error).__name__}: {error})"
             if score is None or score < 1.0 - 1e-9:
                 raise TaskError(
-                    f"the gold answer {problem.answer[:200]!r} of problem {problem.id} is not right by its own checker, "
-                    f"which {said}: training on it would reward nothing. Choose another tasks.checker or "
+                    f"the gold answer {problem.answer[:200]!r} of problem {problem.id} is not right by its own "
+                    f"checker, which {said}: training on it would reward nothing. Choose another tasks.checker or "
                     "tasks.answer_format, or mend the data."
                 )
         if problems and all(problem.answer is None for problem in problems):
@@ -145,9 +145,7 @@ def build_task_mix(recipe: Recipe) -> TaskMix:
         TaskError: a source cannot be found or read.
     """
     names = _names(recipe.tasks)
-    sources = [
-        _BUILDERS[task.kind](name, task, recipe.seed) for name, task in zip(names, recipe.tasks, strict=True)
-    ]
+    sources = [_BUILDERS[task.kind](name, task, recipe.seed) for name, task in zip(names, recipe.tasks, strict=True)]
     return TaskMix(recipe, sources)  # type: ignore[arg-type]
 
 

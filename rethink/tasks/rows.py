@@ -221,5 +221,3 @@ def _json_only(values: Mapping[str, Any]) -> dict[str, Any]:
     """What survives JSON; the rest (images, dates) as text."""
     kept: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return kept
-
-

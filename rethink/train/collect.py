@@ -20,7 +20,7 @@ from rethink.rewards.rubric import Rubric
 from rethink.rollout.engine import RolloutEngine
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.mix import TaskMix
-from rethink.types import GenerationRequest, Problem, Prompt, Rollout, SamplingParams
+from rethink.types import GenerationRequest, Rollout, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,5 +132,3 @@ def _batch(
     groups = tuple(tuple(rollouts[i : i + size]) for i in range(0, len(rollouts), size))
     silent = no_signal_groups(*_rewards(recipe, rollouts))
     return RolloutBatch(index, groups, tuple(silent.tolist()), rollout_seconds, reward_seconds)
-
-

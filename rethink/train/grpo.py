@@ -131,7 +131,7 @@ def one_step(run: GRPO) -> dict[str, float]:
 
 
 def mini_batch(recipe: Recipe, batch_index: int, position: int) -> list[int]:
-    """Which groups of the batch the update at `position` uses: each once an epoch, in an order drawn anew each epoch."""
+    """Which groups of the batch the update at `position` uses: each once an epoch, in an order drawn per epoch."""
     epoch, part = divmod(position, recipe.algorithm.mini_batches)
     groups = list(range(recipe.rollout.prompts_per_batch))
     if recipe.algorithm.mini_batches > 1:

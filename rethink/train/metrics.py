@@ -49,4 +49,3 @@ def _parts(rollouts: list[Rollout], names: list[str]) -> dict[str, float]:
     row["reward/failed"] = statistics.fmean(o.failure is not None for o in outcomes)
     row["reward/abstained"] = statistics.fmean(o.score is None and o.failure is None for o in outcomes)
     return row
-

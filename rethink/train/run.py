@@ -1,6 +1,6 @@
 """A run from recipe to summary: set up, train, finish. `grpo.py` is the part in between.
 
-    recipe ─► checks ─► folder (new, resumed or extended) ─► model · engine · tasks · rubric ─► GRPO ─► summary · report
+recipe ─► checks ─► folder (new, resumed or extended) ─► model · engine · tasks · rubric ─► GRPO ─► summary · report
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ Axes: C completion tokens of a micro-batch, N rollouts, T tokens of all rollouts
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -72,9 +73,7 @@ def micro_batches(groups: Sequence[Group], limit: int, device: torch.device) -> 
     room = limit
     for group in groups:
         for rollouts in _cut(group, limit):
-            packed = PackedGroup(
-                rollouts[0].prompt.token_ids, [r.completion.token_ids.tolist() for r in rollouts]
-            )
+            packed = PackedGroup(rollouts[0].prompt.token_ids, [r.completion.token_ids.tolist() for r in rollouts])
             if pending and packed.input_tokens > room:
                 yield _micro_batch(pending, device)
                 pending, room = [], limit
@@ -176,13 +175,14 @@ def accumulate_gradients(
             return (weights_C[part] * terms.loss_T).sum()  # noqa: B023
 
         loss, logprobs_C, entropies_C = model.completion_loss(micro.batch, objective, temperature)
-        if not torch.isfinite(loss):
+        value = float(loss.detach())
+        if not math.isfinite(value):
             raise NumericsError(
-                f"the loss of step {step + 1} is {float(loss)}, so no update was made; the last checkpoint is sound. "
+                f"the loss of step {step + 1} is {value}, so no update was made; the last checkpoint is sound. "
                 "Lower optimizer.learning_rate, or use model.dtype=float32, and go on with --resume or start anew"
             )
-        loss.backward()  # type: ignore[no-untyped-call]
-        _record_batch(stats, micro, float(loss), logprobs_C, entropies_C)
+        loss.backward()
+        _record_batch(stats, micro, value, logprobs_C, entropies_C)
     return stats
 
 

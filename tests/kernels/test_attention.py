@@ -1,6 +1,7 @@
 """Tree attention against one masked softmax over the whole row, forwards and backwards."""
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -16,6 +17,15 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 Shape = tuple[int, list[int]]
 """Prompt tokens, and tokens of each completion."""
 MIXED: list[Shape] = [(5, [4, 1, 9, 0, 3]), (1, [2, 2]), (3, []), (2, [1])]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Products this small only wait for each other on more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def layout_of(groups: list[Shape], device: str = "cpu") -> TreeLayout:

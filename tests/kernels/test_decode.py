@@ -1,6 +1,7 @@
 """One decoding step's attention against a softmax for each sequence by itself, and the products of decoding."""
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,6 +12,15 @@ from torch import Tensor
 
 from rethink.kernels.decode import Grid, LayerCache, decode_attention
 from rethink.kernels.linear import PackedLinear
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Products this small only wait for each other on more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def grid_of(rows_of_batch: list[int]) -> Grid:

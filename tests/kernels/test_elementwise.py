@@ -1,5 +1,7 @@
 """RMSNorm, rotation and SwiGLU against their formulas, forwards and backwards."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,15 @@ from rethink.kernels.elementwise import ROWS_IN_CACHE, rms_norm, rotate, swiglu,
 
 EPSILON = 1e-3
 ROWS = (1, 7, ROWS_IN_CACHE, ROWS_IN_CACHE + 1, 2 * ROWS_IN_CACHE + 3)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Products this small only wait for each other on more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def plain_norm(x: Tensor, weight: Tensor) -> Tensor:
@@ -39,7 +50,8 @@ def angles(tokens: int, size: int) -> tuple[Tensor, Tensor]:
 
 
 def assert_same_gradients(ours: object, plain: object, *inputs: Tensor) -> None:
-    assert callable(ours) and callable(plain)
+    assert callable(ours)
+    assert callable(plain)
     results = []
     for function in (ours, plain):
         leaves = [x.detach().clone().requires_grad_() for x in inputs]
@@ -62,9 +74,7 @@ def test_norm_at_the_edges_of_its_blocks(rows: int) -> None:
 def test_rotation_at_the_edges_of_its_blocks(rows: int) -> None:
     torch.manual_seed(0)
     cos, sin = angles(rows, 6)
-    assert_same_gradients(
-        lambda x: rotate(x, cos, sin), lambda x: plain_rotate(x, cos, sin), random(rows, 3, 6)
-    )
+    assert_same_gradients(lambda x: rotate(x, cos, sin), lambda x: plain_rotate(x, cos, sin), random(rows, 3, 6))
 
 
 @pytest.mark.parametrize("rows", ROWS)

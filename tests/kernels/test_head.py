@@ -1,5 +1,7 @@
 """The chunked head against log_softmax of all logits at once, forwards and backwards."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,6 +10,15 @@ from torch import Tensor
 
 from rethink.kernels import head
 from rethink.kernels.head import TokenObjective, head_loss, token_logprobs
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Products this small only wait for each other on more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def inputs(tokens: int, size: int = 6, vocabulary: int = 11, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """What is drawn has the probabilities it should, and is reported with them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -13,6 +13,15 @@ from torch import Tensor
 from rethink.kernels.sampling import BLOCK, sample, uniforms
 
 DRAWS = 20_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Products this small only wait for each other on more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def logits_of(size: int, seed: int = 0, spread: float = 1.5) -> Tensor:
@@ -44,7 +53,10 @@ def p_value(tokens: Tensor, expected_V: np.ndarray) -> float:
     expected = expected_V * len(tokens)
     rare = expected < 10
     if rare.any():
-        counts, expected = np.append(counts[~rare], counts[rare].sum()), np.append(expected[~rare], expected[rare].sum())
+        counts, expected = (
+            np.append(counts[~rare], counts[rare].sum()),
+            np.append(expected[~rare], expected[rare].sum()),
+        )
     kept = expected > 0
     assert counts[~kept].sum() == 0
     return float(stats.chisquare(counts[kept], expected[kept]).pvalue)

@@ -65,7 +65,9 @@ PARSED: list[tuple[str, str, str | None, str | None, bool]] = [
 
 
 @pytest.mark.parametrize(("text", "prefill", "thought", "answer", "well_formed"), PARSED)
-def test_completion_is_parsed(text: str, prefill: str, thought: str | None, answer: str | None, well_formed: bool) -> None:
+def test_completion_is_parsed(
+    text: str, prefill: str, thought: str | None, answer: str | None, well_formed: bool
+) -> None:
     assert parse_completion(text, prefill) == ParsedCompletion(thought, answer, well_formed)
 
 
@@ -171,7 +173,9 @@ def test_raw_prompt_is_the_instruction_alone(small_tokenizer: Tokenizer) -> None
 
 @pytest.mark.parametrize("adds", [False, True])
 @pytest.mark.parametrize("template", ["raw", "r1-zero", "chat"])
-def test_texts_begin_with_the_token_that_the_model_expects(vocabulary_fields: Fields, template: Any, adds: bool) -> None:
+def test_texts_begin_with_the_token_that_the_model_expects(
+    vocabulary_fields: Fields, template: Any, adds: bool
+) -> None:
     fields = vocabulary_fields("gpt2", "qwen2") | {"tokenizer.ggml.add_bos_token": adds}
     tokenizer = Tokenizer.from_gguf_fields(fields)
     assert tokenizer.adds_bos is adds

@@ -1,6 +1,6 @@
 """The decoder against `transformers`: logits, and GRPO's loss with all gradients over shared prefixes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,15 @@ FAMILY: list[tuple[str, dict[str, Any]]] = [
 IDS = ["llama", "llama3-rope", "qwen2", "qwen2-tied", "qwen3-tied", "qwen3", "mistral", "mistral-tied"]
 NORMS = {"LlamaRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "MistralRMSNorm"}
 CLIP_LOW, CLIP_HIGH, BETA, TEMPERATURE = 0.2, 0.3, 0.1, 0.8
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Products this small only wait for each other on more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def make_hf(family: str, dtype: torch.dtype = torch.float32, **overrides: Any) -> Any:
@@ -218,9 +227,7 @@ def objective_of(case: Case, members: Sequence[int], dtype: torch.dtype) -> Toke
     reference = torch.cat([case.reference[i] for i in members]).to(dtype)
 
     def objective(logprobs: Tensor, part: slice) -> Tensor:
-        terms = grpo_token_loss(
-            logprobs, old[part], advantages[part], CLIP_LOW, CLIP_HIGH, BETA, reference[part]
-        )
+        terms = grpo_token_loss(logprobs, old[part], advantages[part], CLIP_LOW, CLIP_HIGH, BETA, reference[part])
         return (weights[part] * terms.loss_T).sum()
 
     return objective
@@ -384,7 +391,7 @@ def row_of(size: int) -> PackedBatch:
 def test_sequences_past_the_context_are_refused() -> None:
     decoder = make_decoder(make_hf("Llama", max_position_embeddings=20))
     assert decoder.logits(row_of(20)).shape == (20, VOCABULARY)
-    with pytest.raises(ModelError, match="21 tokens does not fit .* 20"):
+    with pytest.raises(ModelError, match=r"21 tokens does not fit .* 20"):
         decoder.logits(row_of(21))
 
 

@@ -66,9 +66,7 @@ def completion_places(batch: PackedBatch) -> list[list[int]]:
     return [p for p in places if p]
 
 
-@given(
-    shapes=st.lists(st.tuples(st.integers(1, 5), st.lists(st.integers(0, 12), max_size=6)), min_size=1, max_size=4)
-)
+@given(shapes=st.lists(st.tuples(st.integers(1, 5), st.lists(st.integers(0, 12), max_size=6)), min_size=1, max_size=4))
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_any_groups(shapes: list[tuple[int, list[int]]]) -> None:
     fresh = iter(range(10_000))  # every token another id, so that a mistaken place shows

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import pairwise
 
 WIDTH, HEIGHT = 520, 236
 LEFT, RIGHT, TOP, BOTTOM = 54, 12, 14, 34
@@ -261,7 +262,9 @@ def _band(scale: _Scale, steps: list[float], low: Values, high: Values, colour: 
 
 
 def _bars(scale: _Scale, steps: list[float], values: list[Values], lines: list[Line]) -> list[str]:
-    space = (WIDTH - LEFT - RIGHT) / max(1, len(steps))
+    # Steps may lie unevenly (a sample of batches, or evaluations between): the closest two set the width.
+    spaces = [scale.x(after) - scale.x(before) for before, after in pairwise(steps)]
+    space = min([(WIDTH - LEFT - RIGHT) / max(1, len(steps)), *spaces])
     width = max(0.6, space - min(2.0, space / 4))
     below = [0.0] * len(steps)
     parts = []

@@ -33,11 +33,11 @@ def comparison(before: Entry | None, after: Entry | None) -> list[Row]:
     ends = (before or {}, after or {})
     return [
         _row("accuracy", ends, "accuracy", percent, points=True),
-        Row("95 % interval", *(_interval(end) for end in ends), ""),
+        Row("95 % interval", _interval(ends[0]), _interval(ends[1]), ""),
         _row("format", ends, "format", percent, points=True),
         _row("mean length", ends, "length_mean", lambda value: f"{value:.1f} tokens"),
         *([_row("truncated", ends, "truncated", percent, points=True)] if _either(ends, "truncated") else []),
-        Row("problems", *(_count(end) for end in ends), ""),
+        Row("problems", _count(ends[0]), _count(ends[1]), ""),
     ]
 
 
@@ -50,7 +50,9 @@ def verdict(before: Entry | None, after: Entry | None) -> str:
         return "The intervals do not overlap: held-out accuracy rose by more than chance explains."
     if last[1] < first[0]:
         return "The intervals do not overlap: held-out accuracy fell by more than chance explains."
-    return "The intervals overlap, so the change may be chance; more held-out problems (evaluation.problems) narrow them."
+    return (
+        "The intervals overlap, so the change may be chance; more held-out problems (evaluation.problems) narrow them."
+    )
 
 
 def evaluation_entry(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,7 +67,8 @@ def _row(
     change = ""
     if first is not None and last is not None:
         change = f"{100 * (last - first):+.1f} points" if points else f"{last - first:+.1f}"
-    return Row(label, *(MISSING if value is None else form(value) for value in (first, last)), change)
+    before, after = (MISSING if value is None else form(value) for value in (first, last))
+    return Row(label, before, after, change)
 
 
 def _either(ends: tuple[Entry, Entry], name: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a report is made of, gathered from a run's folder: facts as plain dictionaries, and a bounded sample of texts."""
+"""What a report is made of, gathered from a run's folder: plain facts, and a bounded sample of texts."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ MAX_SAMPLE_BYTES = 2_500_000
 """Most bytes of sample JSON; longer texts are cut in the middle until it fits."""
 
 _COLUMNS = (
-    "batch", "step", "prompt_index", "sample_index", "problem_id", "task", "question", "answer", "prompt", "text", "tokens",
-    "reward", "reward_parts", "advantage", "finish_reason", "seconds",
+    "batch", "step", "prompt_index", "sample_index", "problem_id", "task", "question", "answer", "prompt", "text",
+    "tokens", "reward", "reward_parts", "advantage", "finish_reason", "seconds",
 )  # fmt: skip
 
 

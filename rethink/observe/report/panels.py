@@ -170,15 +170,16 @@ def _points(name: str, evaluations: Sequence[Mapping[str, Any]]) -> list[Point]:
 
 def _without_gaps(chart: Chart) -> Chart:
     """The chart without steps at which none of its lines has a value, e.g. the evaluation before training."""
-    keep = [
-        index for index in range(len(chart.steps)) if any(line.values[index] is not None for line in chart.lines)
-    ]
+    keep = [index for index in range(len(chart.steps)) if any(line.values[index] is not None for line in chart.lines)]
     if len(keep) == len(chart.steps):
         return chart
-    pick = lambda values: [values[index] for index in keep]  # noqa: E731
+
+    def pick(values: Values) -> Values:
+        return [values[index] for index in keep]
+
     return replace(
         chart,
-        steps=pick(chart.steps),
+        steps=[chart.steps[index] for index in keep],
         lines=[replace(line, values=pick(line.values)) for line in chart.lines],
         band=(pick(chart.band[0]), pick(chart.band[1])) if chart.band else None,
     )

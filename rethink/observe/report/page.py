@@ -1,0 +1,126 @@
+"""`report.html`: one file that opens offline, made from a run's folder alone, whole or unfinished.
+
+What a model wrote is hostile. Three walls stand between it and the reader: text is escaped here (`markup`), the
+script puts it on the page as text nodes only, and the content security policy lets nothing run or load but the one
+script and the one style below, named by their hashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from rethink.observe.report import sections
+from rethink.observe.report.data import report_data, sample, word_counts
+from rethink.observe.report.markup import csp_hash, json_block, text
+from rethink.observe.report.panels import panels, reflection_panels
+from rethink.store.atomic import write_bytes
+from rethink.store.run_folder import RunFolder
+
+_LINKS = (
+    ("results", "Results"),
+    ("charts", "Charts"),
+    ("reflection", "Reflection"),
+    ("samples", "Rollouts"),
+    ("heldout", "Held-out"),
+    ("recipe", "Recipe"),
+    ("metrics", "Metrics"),
+)
+
+
+def write_report(folder: RunFolder) -> Path:
+    """Render the run into its `report.html`, which appears whole or stays as it was; returns its path.
+
+    Raises:
+        RunFolderError: a file of the run is damaged.
+        StorageFailure: the disk refuses.
+    """
+    # A lone surrogate, which JSON may hold and UTF-8 may not, becomes "?".
+    write_bytes(folder.report_path, render(folder).encode("utf-8", "replace"))
+    return folder.report_path
+
+
+def render(folder: RunFolder) -> str:
+    """The page as text."""
+    data = report_data(folder)
+    packed = with_trained_steps(sample(folder), data["metrics"])
+    counts = with_steps(word_counts(packed["rollouts"]), packed["rollouts"])
+    body = [
+        sections.header(data),
+        _navigation(),
+        '<main id="main">',
+        sections.results(data),
+        sections.section("charts", "Training", sections.charts(panels(data), "No metrics yet.")),
+        _reflection(data, counts),
+        sections.samples(packed, data),
+        sections.held_out(packed),
+        sections.made_with(data, folder.recipe_yaml),
+        sections.every_metric(data),
+        "</main>",
+        '<div id="tooltip" role="status" hidden></div>',
+        json_block("samples-data", {key: packed[key] for key in ("prompts", "rollouts", "held_out")}),
+    ]
+    return _document(f"{sections.name_of(data)}: {sections.status_of(data)}", "\n".join(body))
+
+
+def with_trained_steps(packed: dict[str, Any], metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The packed sample with each rollout at the first step whose metrics name its batch, and what was left out.
+
+    The charts count steps so; a batch that no step was trained on yet keeps the step of its file.
+    """
+    trained: dict[int, int] = {}
+    for row in metrics:
+        if isinstance(row.get("batch"), int):
+            trained.setdefault(row["batch"], int(row["step"]))
+    rollouts = [
+        {**row, "step": trained.get(row["batch"], row["step"] if row["step"] is not None else row["batch"])}
+        for row in packed["rollouts"]
+    ]
+    texts = [row["text"] for row in [*rollouts, *packed["held_out"]]]
+    return {
+        **packed,
+        "rollouts": rollouts,
+        "batches": len({row["batch"] for row in rollouts}),
+        "cut": any(len(value) > packed["text_limit"] for value in texts),  # the note makes a cut text longer
+    }
+
+
+def with_steps(counts: Sequence[Mapping[str, Any]], rollouts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Word counts with the step of each batch."""
+    steps = {row["batch"]: row["step"] for row in rollouts}
+    return [{**entry, "step": steps[entry["batch"]]} for entry in counts]
+
+
+def _reflection(data: Mapping[str, Any], counts: Sequence[Mapping[str, Any]]) -> str:
+    drawn = [panel for panel in reflection_panels(data, counts) if panel.chart.lines]
+    content = sections.charts(drawn, "No completions to count words in yet.") + sections.reflection_table(counts)
+    intro = (
+        "<p>Words such as “wait” or “let me check”: their rise, together with accuracy, is the paper's aha moment.</p>"
+    )
+    return sections.section("reflection", "Reflection", intro + content)
+
+
+def _navigation() -> str:
+    links = "".join(f'<li><a href="#{identifier}">{title}</a></li>' for identifier, title in _LINKS)
+    return f'<nav aria-label="Sections"><ul>{links}</ul></nav>'
+
+
+def _document(title: str, body: str) -> str:
+    here = files("rethink.observe.report")
+    style = here.joinpath("page.css").read_text(encoding="utf-8")
+    script = here.joinpath("page.js").read_text(encoding="utf-8")
+    policy = (
+        f"default-src 'none'; script-src {csp_hash(script)}; style-src {csp_hash(style)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        '<meta name="referrer" content="no-referrer">\n'
+        f"<title>{text(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
+        f'<a class="skip" href="#main">To the content</a>\n{body}\n<script>{script}</script>\n</body>\n</html>\n'
+    )

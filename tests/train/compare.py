@@ -1,0 +1,42 @@
+"""Whether two run folders hold the same run, bit for bit, clocks aside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rethink.store.run_folder import RunFolder
+
+CLOCKS = ("time/", "memory/", "rollout/tokens_per_s")
+
+
+def same_run(one: Path, two: Path) -> None:
+    """Assert it, part by part, so that a difference says where it is."""
+    first, second = RunFolder.open(one), RunFolder.open(two)
+    assert timeless(first) == timeless(second)
+    assert first.batches() == second.batches()
+    for batch in first.batches():
+        rows = zip(first.rollout_rows(batch), second.rollout_rows(batch), strict=True)
+        for a, b in rows:
+            assert {**a, "seconds": 0} == {**b, "seconds": 0}, f"batch {batch}"
+    assert first.samples() == second.samples()
+    for name in first.samples():
+        assert first.read_samples(name) == second.read_samples(name)
+    for relative in ("model/model.safetensors", "best/model.safetensors"):
+        assert (one / relative).read_bytes() == (two / relative).read_bytes(), relative
+    left, right = first.latest_checkpoint(), second.latest_checkpoint()
+    assert left is not None
+    assert right is not None
+    assert left[0] == right[0]
+    files = sorted(path.name for path in left[1].iterdir())
+    assert files == sorted(path.name for path in right[1].iterdir())
+    for file in files:
+        assert (left[1] / file).read_bytes() == (right[1] / file).read_bytes(), file
+
+
+def timeless(folder: RunFolder) -> list[dict[str, Any]]:
+    """Metrics without what the clock decides; as text, so that NaN equals NaN."""
+    return [
+        json.loads(json.dumps({k: v for k, v in row.items() if not k.startswith(CLOCKS)})) for row in folder.metrics()
+    ]
