@@ -46,6 +46,8 @@ class TransformersModel:
         self.context = context_of(module.config)
         """Longest sequence; without a limit in the configuration, any."""
         self._takes = frozenset(inspect.signature(module.forward).parameters)
+        # The argument and the output were renamed in the course of transformers 5.
+        self._cache_name = "cache" if "cache" in self._takes else "past_key_values"
         # A clone's parameters need no gradients, but keep their names.
         self._trainable = frozenset(name for name, p in module.named_parameters() if p.requires_grad)
 
@@ -95,11 +97,11 @@ class TransformersModel:
         """
         past = 0 if cache is None else cache.get_seq_length()
         mask = torch.ones((ids_BS.shape[0], past + ids_BS.shape[1]), dtype=torch.long, device=ids_BS.device)
-        options = {"attention_mask": mask, "use_cache": use_cache, "logits_to_keep": keep, "past_key_values": cache}
+        options = {"attention_mask": mask, "use_cache": use_cache, "logits_to_keep": keep, self._cache_name: cache}
         output = self.module(ids_BS, **{name: value for name, value in options.items() if name in self._takes})
         kept: Tensor = output.logits[:, -keep:]
-        fresh = getattr(output, "past_key_values", None) if use_cache and "past_key_values" in self._takes else None
-        return kept, fresh if _holds(fresh, past + ids_BS.shape[1]) else None
+        fresh = getattr(output, self._cache_name, None) if use_cache and self._cache_name in self._takes else None
+        return kept, fresh if _holds(fresh, mask.shape[1]) else None
 
     def completion_logprobs(self, batch: PackedBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies [C] of the completions' tokens, without a graph.

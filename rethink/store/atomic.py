@@ -115,7 +115,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace the content of `path` by `text` in UTF-8, atomically. Raises `StorageFailure`."""
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8", "replace"))  # a lone surrogate, which JSON may carry, has no UTF-8
 
 
 def write_json(path: Path, value: Any) -> None:

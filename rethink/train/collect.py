@@ -85,7 +85,7 @@ def collect(recipe: Recipe, sources: Sources, folder: RunFolder, index: int, ste
     sources.rubric.check_failures(rollouts)
     rollouts = _with_advantages(recipe, rollouts)
     scored = time.perf_counter()
-    folder.write_rollouts(index, rollouts, {"step": step})
+    folder.write_rollouts(index, rollouts, {"step": step + 1})
     return _batch(recipe, index, rollouts, generated - started, scored - generated)
 
 

@@ -94,7 +94,7 @@ def one_step(run: GRPO) -> dict[str, float]:
         run.old_logprobs = run.old_logprobs if position else None
         if not position:
             state.tokens_total += sum(len(r.completion.token_ids) for r in run.batch.rollouts)
-    row |= batch_metrics(run.batch, recipe)
+    row |= batch_metrics(run.batch, recipe, sampled_now=position == 0)
 
     # Old log-probabilities: the policy's own before its first update on this batch. With one update a batch the
     # current ones are the old ones, and no extra pass is needed.

@@ -11,8 +11,11 @@ from rethink.train.collect import RolloutBatch
 from rethink.types import RewardOutcome, Rollout
 
 
-def batch_metrics(batch: RolloutBatch, recipe: Recipe) -> dict[str, float]:
-    """What the rollouts of a batch say: rewards, lengths, signal, reflection words, speed."""
+def batch_metrics(batch: RolloutBatch, recipe: Recipe, *, sampled_now: bool) -> dict[str, float]:
+    """What the rollouts of a batch say: rewards, lengths, signal, reflection words, speed.
+
+    Seconds count once, in the batch's first step (`sampled_now`), though several steps may share a batch.
+    """
     rollouts = batch.rollouts
     rewards = [r.reward for r in rollouts if r.reward is not None]
     lengths = [len(r.completion.token_ids) for r in rollouts]
@@ -23,10 +26,10 @@ def batch_metrics(batch: RolloutBatch, recipe: Recipe) -> dict[str, float]:
         "rollout/no_signal": statistics.fmean(batch.no_signal),
         "rollout/reflection": reflection_rate([r.completion.text for r in rollouts]),
         "rollout/tokens": sum(lengths),
-        "time/rollout": batch.rollout_seconds,
-        "time/reward": batch.reward_seconds,
+        "time/rollout": batch.rollout_seconds if sampled_now else 0.0,
+        "time/reward": batch.reward_seconds if sampled_now else 0.0,
     }
-    if batch.rollout_seconds > 0:  # a batch read back after a resume was not generated now
+    if sampled_now and batch.rollout_seconds > 0:  # a batch read back after a resume was not generated now
         row["rollout/tokens_per_s"] = sum(lengths) / batch.rollout_seconds
     if rewards:
         row |= {"reward/mean": statistics.fmean(rewards), "reward/std": statistics.pstdev(rewards)}

@@ -1,0 +1,51 @@
+"""Held-out evaluation on a scripted engine: shares, intervals, abstentions, kept samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rethink.eval.heldout import Evaluation, evaluate
+from rethink.eval.statistics import wilson_interval
+from rethink.model.chat import PromptRenderer
+from rethink.model.tokenizer import Tokenizer
+from rethink.recipe.loading import parse_recipe
+from rethink.rewards.rubric import build_rubric
+from rethink.rollout.scripted import Scripted, ScriptedEngine
+from rethink.tasks.mix import build_task_mix
+from rethink.types import Problem, SamplingParams
+
+Evaluate = Callable[[list[Scripted | str]], Evaluation]
+
+
+@pytest.fixture
+def run(tmp_path: Path, small_tokenizer: Tokenizer) -> Evaluate:
+    """Evaluates four problems with golds 1, 2, 3 and one that cannot be read."""
+    (tmp_path / "p.jsonl").write_text('{"question": "q", "answer": "1"}\n')
+    text = f"name: t\nsteps: 1\ntasks: [{{kind: jsonl, name: {tmp_path / 'p.jsonl'}}}]\nprompt: {{template: raw}}\n"
+    recipe = parse_recipe(text, "test")
+    mix = build_task_mix(recipe)
+    problems = [Problem(f"p{i}", "p", f"question {i}", gold) for i, gold in enumerate(["1", "2", "3", None])]
+
+    def go(lines: list[Scripted | str]) -> Evaluation:
+        engine = ScriptedEngine(lines, small_tokenizer.encode)
+        renderer = PromptRenderer(small_tokenizer, recipe.prompt, 100)
+        return evaluate(engine, renderer, build_rubric(recipe, mix), problems, SamplingParams(), [0, 1, 2, 3])
+
+    return go
+
+
+def test_shares(run: Evaluate) -> None:
+    good = "<think>t</think><answer>1</answer>"
+    result = run([good, "<answer>2</answer>", Scripted("no", finish_reason="length"), "<answer>9</answer>"])
+    # The problem without a readable gold is judged for format, not for accuracy.
+    assert result.accuracy == pytest.approx(2 / 3)
+    assert (result.accuracy_low, result.accuracy_high) == wilson_interval(2, 3)
+    assert result.format == 0.25
+    assert result.truncated == 0.25
+    assert result.n == 4
+    assert result.first(1) == 1.0
+    assert [row["right"] for row in result.rows()] == [1.0, 1.0, 0.0, None]
+    assert result.metrics()["eval/accuracy"] == result.accuracy

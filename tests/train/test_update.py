@@ -1,0 +1,150 @@
+"""Accumulation, packing and left-out groups change memory and time, never the update. In fp64, with old
+log-probabilities that differ from the current ones, so that ratios and clipping take part."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rethink.errors import NumericsError
+from rethink.model.decoder import Decoder
+from rethink.model.loading import Checkpoint, load_checkpoint
+from rethink.recipe.loading import parse_recipe
+from rethink.recipe.schema import Recipe
+from rethink.train.optimizer import MasterAdamW
+from rethink.train.update import accumulate_gradients, compute_logprobs, micro_batches
+from rethink.types import Completion, Problem, Prompt, Rollout
+
+TEXT = """\
+name: t
+steps: 10
+tasks: [{kind: reasoning-gym, name: chain_sum}]
+rollout: {prompts_per_batch: 4, group_size: 4, max_new_tokens: 12}
+"""
+LIMITS = (8, 23, 60, 10_000)
+
+
+@pytest.fixture
+def checkpoint(tiny_folder: Callable[..., Path]) -> Checkpoint:
+    return load_checkpoint(str(tiny_folder("qwen3")))
+
+
+def recipe(*overrides: str) -> Recipe:
+    return parse_recipe(TEXT, "test", overrides)
+
+
+def groups() -> list[list[Rollout]]:
+    """Four prompts, four completions each, lengths 1 to 12; one group without signal."""
+    dice = random.Random(5)
+    problem = Problem("p", "t", "q", "a")
+    made = []
+    for g in range(4):
+        prompt = Prompt("", tuple(dice.randrange(1, 900) for _ in range(dice.randrange(1, 9))))
+        group = []
+        for _ in range(4):
+            size = dice.choice([1, 2, 5, 12])
+            logprobs = np.zeros(size, np.float32)
+            ids = np.array([dice.randrange(1, 900) for _ in range(size)], np.int32)
+            completion = Completion(ids, "", logprobs, logprobs, "stop")
+            advantage = 0.0 if g == 2 else dice.uniform(-2, 2)
+            group.append(Rollout(problem, prompt, completion, {}, 0.0, advantage))
+        made.append(group)
+    return made
+
+
+def gradients(
+    chosen: Recipe, checkpoint: Checkpoint, made: list[list[Rollout]], limit: int, skip: list[bool]
+) -> tuple[float, dict[str, Tensor], dict[str, float]]:
+    assert checkpoint.config is not None
+    model = Decoder(checkpoint.config, checkpoint.tensors, torch.float64, "cpu")
+    reference = model.clone() if chosen.algorithm.beta > 0 else None
+    if reference is not None:
+        with torch.no_grad():
+            for _, parameter in reference.named_parameters():
+                parameter += 0.02
+    old = compute_logprobs(model, made, 1.0, 10_000)
+    noise = torch.Generator().manual_seed(3)
+    flat = [r for group in made for r in group]
+    shaken = {
+        id(r): torch.randn(len(old[id(r)]), generator=noise, dtype=torch.float64) * 0.3 + old[id(r)] for r in flat
+    }
+    optimizer = MasterAdamW(model, chosen.optimizer)
+    stats = accumulate_gradients(chosen, model, reference, made, shaken, 0, limit, skip)
+    return stats.loss, {k: g.clone() for k, g in optimizer.gradients().items()}, stats.metrics(reference is not None)
+
+
+def close(one: dict[str, Tensor], two: dict[str, Tensor], tolerance: float = 1e-11) -> None:
+    for name, gradient in one.items():
+        scale = gradient.abs().max().clamp_min(1e-30)
+        assert (gradient - two[name]).abs().max() <= tolerance * scale, name
+
+
+@pytest.mark.parametrize("aggregation", ["sequence", "token", "fixed"])
+def test_micro_batches_change_nothing(checkpoint: Checkpoint, aggregation: str) -> None:
+    chosen, made = recipe(f"algorithm.aggregation={aggregation}", "algorithm.beta=0.1"), groups()
+    results = [gradients(chosen, checkpoint, made, limit, [False] * 4) for limit in LIMITS]
+    loss, whole, metrics = results[-1]
+    assert abs(loss) > 1e-3
+    for other_loss, other, other_metrics in results[:-1]:
+        assert other_loss == pytest.approx(loss, abs=1e-12)
+        close(whole, other)
+        assert other_metrics == pytest.approx(metrics, rel=1e-9, abs=1e-12)
+
+
+def test_the_order_of_groups_changes_nothing(checkpoint: Checkpoint) -> None:
+    chosen, made = recipe(), groups()
+    assert checkpoint.config is not None
+    model = Decoder(checkpoint.config, checkpoint.tensors, torch.float64, "cpu")
+    old = {id(r): v + 0.1 for r, v in ((r, compute_logprobs(model, made, 1.0, 99)[id(r)]) for g in made for r in g)}
+    optimizer = MasterAdamW(model, chosen.optimizer)
+    found = []
+    for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
+        stats = accumulate_gradients(chosen, model, None, [made[i] for i in order], old, 0, 40, [False] * 4)
+        found.append((stats.loss, {k: g.clone() for k, g in optimizer.gradients().items()}))
+        optimizer.clear()
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-12)
+    close(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("aggregation", ["sequence", "token", "fixed"])
+def test_groups_without_signal_may_be_left_out(checkpoint: Checkpoint, aggregation: str) -> None:
+    chosen, made = recipe(f"algorithm.aggregation={aggregation}"), groups()
+    loss, whole, _ = gradients(chosen, checkpoint, made, 40, [False] * 4)
+    shorter_loss, shorter, _ = gradients(chosen, checkpoint, made, 40, [False, False, True, False])
+    assert shorter_loss == pytest.approx(loss, abs=1e-12)
+    close(whole, shorter)
+
+
+def test_the_limit_is_kept_and_nothing_is_lost() -> None:
+    made = groups()
+    for limit in LIMITS:
+        seen = []
+        for micro in micro_batches(made, limit, torch.device("cpu")):
+            assert micro.batch.input_tokens <= limit or len(micro.rollouts) == 1
+            seen += micro.rollouts
+        assert seen == [r for group in made for r in group]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(checkpoint: Checkpoint) -> None:
+    made = groups()
+    made[0][0] = replace(made[0][0], advantage=float("nan"))
+    with pytest.raises(NumericsError, match="step 1 is nan"):
+        gradients(recipe(), checkpoint, made, 40, [False] * 4)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing(checkpoint: Checkpoint) -> None:
+    assert checkpoint.config is not None
+    model = Decoder(checkpoint.config, checkpoint.tensors, torch.float32, "cpu")
+    optimizer = MasterAdamW(model, recipe().optimizer)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    next(iter(optimizer.gradients().values())).fill_(float("inf"))
+    with pytest.raises(NumericsError, match="not finite"):
+        optimizer.step(0.1)
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
