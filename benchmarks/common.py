@@ -7,12 +7,14 @@ machine then meets both. Each measurement is a process of its own, so that peak 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,25 @@ def run_json(command: Sequence[str | Path], **environment: str) -> Measurement:
     if not isinstance(found, dict):
         raise RuntimeError(f"`{' '.join(words)}` printed no JSON object last but: {lines[-1][:200]}")
     return found
+
+
+def run(command: Sequence[str | Path]) -> None:
+    """Run a command whose output is for the reader. Raises `CalledProcessError` when it fails."""
+    subprocess.run([str(word) for word in command], check=True, stdout=sys.stderr)
+
+
+@contextlib.contextmanager
+def embedded_folder(*, wanted: bool) -> Iterator[Path]:
+    """The embedded model as a Hugging Face folder, which peers load; an empty one where it is not wanted."""
+    with tempfile.TemporaryDirectory() as folder:
+        if wanted:
+            from rethink.model.export import save_hf_folder
+            from rethink.model.loading import load_checkpoint
+
+            checkpoint = load_checkpoint("embedded")
+            tensors = {name: tensor.float() for name, tensor in checkpoint.tensors.items()}
+            save_hf_folder(Path(folder), tensors, checkpoint.hf_config, checkpoint.tokenizer)
+        yield Path(folder)
 
 
 @dataclass

@@ -30,3 +30,21 @@ def score(text: str, gold: str) -> tuple[bool, bool]:
     found = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
     shaped = re.search(r"</think>\s*<answer>(.*?)</answer>\s*(<\|im_end\|>)?$", text, re.DOTALL)
     return bool(found) and found[-1].strip() == gold, bool(shaped)
+
+
+# --- for Rethink: the same problems and the same reward -------------------------------------------------------------
+
+
+def rows(number: int, seed: int = 7) -> list[dict[str, str]]:
+    """The problems as a `python` task source has them."""
+    return [{"question": question, "answer": gold} for question, gold in problems(number, seed)]
+
+
+def right(problem, text: str) -> float:
+    """The accuracy part of the reward."""
+    return float(score(text, problem.answer)[0])
+
+
+def shaped(problem, text: str) -> float:
+    """The format part of the reward."""
+    return float(score(text, problem.answer)[1])

@@ -1,7 +1,7 @@
 """Runs TRL's GRPOTrainer on the comparison job, in TRL's own environment; prints one JSON line last.
 
-The job is that of `job.py` beside this file: two-term `chain_sum` problems, a one-example prompt, 8 prompts x 8 completions a
-step, temperature 1, no KL. This file imports nothing of Rethink: it runs under the peer's Python.
+The job is that of `job.py` beside this file: two-term `chain_sum` problems, a one-example prompt, 8 prompts x 8
+completions a step, temperature 1, no KL. This file imports nothing of Rethink: it runs under the peer's Python.
 """
 
 import argparse

@@ -27,6 +27,8 @@ from rethink.model.packing import PackedBatch
 
 CHUNK_ROWS = 64
 """Rows whose fp32 logits exist at once."""
+_ALIGNMENT = 64
+"""Bytes; what torch's own CPU memory has."""
 
 
 class TransformersModel:
@@ -67,6 +69,11 @@ class TransformersModel:
             ModelError: `transformers` is missing, does not know the architecture, or the weights do not fit it.
         """
         module = _load_module(checkpoint, dtype, trust_remote_code).to(device)
+        for parameter in module.parameters():
+            # Read from a file, a weight lies where the file has it; products round otherwise there than when aligned,
+            # so a clone would differ from its original in the last bits.
+            if parameter.data_ptr() % _ALIGNMENT:
+                parameter.data = parameter.data.clone()
         embedding = module.get_input_embeddings()
         size = getattr(embedding, "num_embeddings", None)
         if size is not None and checkpoint.tokenizer.vocab_size > size:

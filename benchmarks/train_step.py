@@ -1,0 +1,97 @@
+"""Share of the machine's matrix-product rate that a training step reaches: forward, backward and AdamW on 8 groups of 8
+completions, SmolLM2-135M. Only necessary work counts: 6 x block parameters x tokens (a shared prompt once) + 6 x head
+parameters x completion tokens. The rate is measured beside each step, with products of the model's kind of shape.
+
+    python benchmarks/train_step.py
+    python benchmarks/train_step.py --prompt-tokens 200 --new-tokens 300 --json
+"""
+
+import json
+import random
+import sys
+import time
+
+import common
+
+
+def measure(a) -> None:
+    """One process: a warm-up and three steps, each beside a measurement of the rate."""
+    import numpy as np
+    import torch
+
+    from rethink.kernels.machine import choose_dtype, measure_gemm, peak_rss_mb, tune_allocator, usable_threads
+    from rethink.model.build import build_model
+    from rethink.model.loading import load_checkpoint
+    from rethink.recipe.loading import parse_recipe
+    from rethink.train.optimizer import MasterAdamW
+    from rethink.train.update import accumulate_gradients, apply_update
+    from rethink.types import Completion, Problem, Prompt, Rollout
+
+    tune_allocator()
+    torch.set_num_threads(usable_threads())
+    checkpoint = load_checkpoint("embedded")
+    dtype = choose_dtype(measure_gemm())
+    model = build_model(checkpoint, dtype, "cpu")
+    recipe = parse_recipe("name: t\nsteps: 9\ntasks: [{kind: reasoning-gym, name: chain_sum}]\n", "the job")
+    optimizer = MasterAdamW(model, recipe.optimizer)
+    dice = random.Random(0)
+
+    def ids(size: int) -> list[int]:
+        return [dice.randrange(100, model.config.vocab_size) for _ in range(size)]
+
+    def rollout(prompt: Prompt) -> Rollout:
+        size = dice.randrange(a.new_tokens // 4, a.new_tokens + 1)
+        logprobs = np.full(size, -1.0, np.float32)
+        completion = Completion(np.array(ids(size), np.int32), "", logprobs, logprobs, "stop")
+        return Rollout(Problem("p", "t", "q", None), prompt, completion, {}, 0.0, dice.uniform(-1, 1))
+
+    groups = [
+        [rollout(prompt) for _ in range(a.group_size)]
+        for prompt in (Prompt("", tuple(ids(a.prompt_tokens))) for _ in range(a.groups))
+    ]
+    head = model.config.vocab_size * model.config.hidden_size
+    blocks = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2) - head
+    result: dict[str, list[float]] = {"share": [], "step_s": [], "gflops": [], "gemm_gflops": []}
+    for step in range(4):
+        rate = measure_gemm()[dtype]
+        started = time.perf_counter()
+        stats = accumulate_gradients(
+            recipe, model, None, groups, None, step, a.micro_batch_tokens, [False] * len(groups)
+        )
+        apply_update(recipe, optimizer, step)
+        seconds = time.perf_counter() - started
+        flops = 6 * blocks * stats.input_tokens + 6 * head * stats.tokens
+        if step:
+            rate = (rate + measure_gemm()[dtype]) / 2
+            for key, value in zip(
+                result, (flops / seconds / 1e9 / rate, seconds, flops / seconds / 1e9, rate), strict=True
+            ):
+                result[key].append(value)
+    print(json.dumps({
+        **result, "input_tokens": stats.input_tokens, "target_tokens": stats.tokens, "peak_rss_mb": peak_rss_mb()
+    }))  # fmt: skip
+
+
+def main() -> None:
+    parser = common.parser(__doc__)
+    parser.add_argument("--groups", type=int, default=8)
+    parser.add_argument("--group-size", type=int, default=8)
+    parser.add_argument("--prompt-tokens", type=int, default=90)
+    parser.add_argument("--new-tokens", type=int, default=96, help="longest completion; the shortest has a quarter")
+    parser.add_argument("--micro-batch-tokens", type=int, default=2000)
+    parser.add_argument("--measure", action="store_true", help="one measurement")
+    a = parser.parse_args()
+    if a.measure:
+        measure(a)
+        return
+    job = [f"--{k.replace('_', '-')}={getattr(a, k)}" for k in (
+        "groups", "group_size", "prompt_tokens", "new_tokens", "micro_batch_tokens")]  # fmt: skip
+    series = common.alternate(a.runs, lambda: common.run_json([sys.executable, __file__, "--measure", *job]), None)
+    common.finish(
+        "train_step", series, "share", unit="of the rate of matrix products", higher_is_better=True, as_json=a.json,
+        also=["step_s", "gflops", "gemm_gflops", "input_tokens", "peak_rss_mb"],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
