@@ -53,9 +53,10 @@ def parse_completion(text: str, prefill: str = "") -> ParsedCompletion:
 
 
 def _last_answer(text: str) -> str | None:
-    end = text.rfind(END_ANSWER)
-    start = text.rfind(ANSWER, 0, end) if end >= 0 else -1
-    return text[start + len(ANSWER) : end].strip() if start >= 0 else None
+    last = text.rfind(END_ANSWER)
+    start = text.rfind(ANSWER, 0, last) if last >= 0 else -1
+    # The first end after it: a second one is stray.
+    return text[start + len(ANSWER) : text.find(END_ANSWER, start)].strip() if start >= 0 else None
 
 
 class PromptRenderer:

@@ -64,9 +64,10 @@ def plan_pool(
     limit = min(max_concurrent or DEFAULT_CONCURRENT, sum(r.n for r in requests))
     for sequences in range(limit, 0, -1):
         # Twice the rows that full groups need: a group's last stragglers keep its row while the next groups start.
-        rows = min(len(requests), -(-sequences // width) * (2 if width > 1 else 1))
-        if place * (rows * prefix + sequences * own) <= budget_bytes:
-            return PoolPlan(rows, sequences, prefix, own)
+        full = -(-sequences // width)
+        for rows in (min(len(requests), 2 * full if width > 1 else full), min(len(requests), full)):
+            if place * (rows * prefix + sequences * own) <= budget_bytes:
+                return PoolPlan(rows, sequences, prefix, own)
     needed = place * (prefix + own)
     raise UsageError(
         f"one sequence of {prefix} prompt tokens and {own} new ones needs {needed / 2**20:.0f} MiB for its keys and "

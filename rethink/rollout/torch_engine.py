@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rethink.errors import UsageError
+from rethink.errors import EngineFailure, UsageError
 from rethink.kernels.decode import Grid, LayerCache, decode_attention
 from rethink.kernels.elementwise import rms_norm, swiglu_inference
 from rethink.kernels.linear import PackedLinear
@@ -112,7 +112,11 @@ class TorchEngine:
                 self._packed = _PackedWeights(self.model)
             plan = plan_pool(requests, self.model.config, self.model.dtype, self._budget, self._max_concurrent)
             generation = _Generation(self, self._packed, requests, plan, self._caches(plan), on_finish)
-            return generation.run()
+            try:
+                return generation.run()
+            except EngineFailure:
+                self._pool = None  # NaN in masked places would outlive this generation: 0 * NaN is NaN
+                raise
 
     def _caches(self, plan: PoolPlan) -> list[LayerCache]:
         """Caches of the last generation where they still fit the plan, else new ones (old ones freed first)."""
@@ -138,6 +142,11 @@ def _check(requests: Sequence[GenerationRequest], context: int) -> None:
                 f"request {i} needs {size} prompt tokens and up to {request.params.max_new_tokens} new ones, but the "
                 f"model's context is {context}; shorten the prompt or lower max_new_tokens to {context - size} or less"
             )
+
+
+def _whole(completion: Completion | None) -> Completion:
+    assert completion is not None, "a sample was never started"
+    return completion
 
 
 class _PackedWeights:
@@ -177,16 +186,16 @@ class _Generation:
         """Until every sample has ended."""
         while self._admit() or self.batch:
             self._step()
-        return [[c for c in samples if c is not None] for samples in self.results]
+        return [[_whole(completion) for completion in samples] for samples in self.results]
 
     # Admission
 
     def _admit(self) -> bool:
         """Start waiting samples where there is room; prefill groups for them. True if anything was started."""
-        before = len(self.batch)
+        started = 0  # counted, since samples that end with their first token are gone from the batch at once
         for group in self.groups:
             if group is not None:
-                self._start(group)
+                started += self._start(group)
         while self.queue and len(self.batch) < self.plan.sequences and (rows := self._free_rows()):
             chosen: list[tuple[int, int]] = []
             room = self.plan.sequences - len(self.batch)
@@ -196,8 +205,8 @@ class _Generation:
                 room -= self.requests[request].n
             for group in self._prefill(chosen):
                 self.groups[group.row] = group
-                self._start(group)
-        return len(self.batch) > before
+                started += self._start(group)
+        return started > 0
 
     def _free_rows(self) -> list[int]:
         return [row for row, group in enumerate(self.groups) if group is None]
@@ -213,11 +222,11 @@ class _Generation:
             for i, row in chosen
         ]
 
-    def _start(self, group: _Group) -> None:
-        """Draw the first token of as many of the group's waiting samples as there is room for."""
+    def _start(self, group: _Group) -> int:
+        """Draw the first token of as many of the group's waiting samples as there is room for; returns how many."""
         number = min(len(group.waiting), self.plan.sequences - len(self.batch))
         if number <= 0:
-            return
+            return 0
         request, now = self.requests[group.request], time.perf_counter()
         fresh = []
         for _ in range(number):
@@ -230,6 +239,7 @@ class _Generation:
             fresh.append(sequence)
         self._draw(group.first_logits_V[None].expand(number, -1), fresh)
         self._retire()
+        return number
 
     # Decoding
 
@@ -289,6 +299,12 @@ class _Generation:
             whole = len(members) == len(sequences)
             logits = logits_BV if whole else logits_BV[torch.tensor(members, device=logits_BV.device)]
             drawn = sample(logits, params.temperature, params.top_p, params.top_k, numbers[members].to(logits.device))
+            if not bool(torch.isfinite(drawn[1]).all()):
+                raise EngineFailure(
+                    "the model's probabilities are not finite (NaN or infinity), so nothing can be sampled: its "
+                    "weights are broken, or a product overflowed; lower optimizer.learning_rate, or use "
+                    "model.dtype=float32, and go back to the last checkpoint with --resume"
+                )
             for i, token, logprob, sampled in zip(members, *(t.tolist() for t in drawn), strict=True):
                 sequences[i].tokens.append(token)
                 sequences[i].logprobs.append(logprob)

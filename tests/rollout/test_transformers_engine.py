@@ -318,6 +318,14 @@ def test_ends_are_told_as_they_come(model: TransformersModel) -> None:
 def test_training_and_generation_take_turns(family: str) -> None:
     """What a module keeps from generation takes part in the backward pass, and new weights are used at once."""
     model = make(family)
+    table: list[torch.Tensor] = []
+
+    def scale(_: object, __: object, out: torch.Tensor) -> torch.Tensor:
+        if not table:  # as modules that keep a table of angles or biases once it is needed
+            table.append(torch.full((32,), 1.1))
+        return out * table[0]
+
+    model.module.get_input_embeddings().register_forward_hook(scale)
     engine = engine_of(model)
     request = GenerationRequest(prompt_of(12), (1, 2), SamplingParams(max_new_tokens=8))
     before = tokens_of(engine.generate([request]))

@@ -1,0 +1,1 @@
+"""Models: decoder, loading, tokenizer, prompts, export."""

@@ -1,0 +1,1 @@
+"""Engines that sample: ours, through transformers, and a scripted fake."""
