@@ -7,6 +7,7 @@ measurement, the thread count from what this process is allowed to use, the memo
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import os
@@ -31,7 +32,7 @@ BFLOAT16_GAIN = 1.25
 """bf16 rounds what fp32 keeps, so it is chosen only where it is faster by this factor."""
 
 M_TRIM_THRESHOLD = -1
-M_MMAP_MAX = -4
+M_MMAP_THRESHOLD = -3
 """Parameters of glibc's mallopt(3)."""
 
 
@@ -215,9 +216,10 @@ def _time_product(left: torch.Tensor, right: torch.Tensor, device: str) -> float
 def tune_allocator() -> bool:
     """Keep large freed blocks in the process instead of returning them to the system; True where it could be set.
 
-    Training allocates the same large temporaries again and again. glibc maps each anew and pays for every page; with
-    mapping and trimming off they are reused, which is worth more than a tenth of a step. Only glibc has these
-    settings; elsewhere nothing changes. Call it before the first large allocation; calling it twice does no harm.
+    Training allocates the same large temporaries again and again. glibc maps each anew and pays for every page; kept in
+    the heap they are reused, which is worth more than a tenth of a step. The few above 32 MiB (logits, gradients of the
+    embedding) stay mapped: in the heap they would leave holes that nothing else fits. Only glibc has these settings;
+    elsewhere nothing changes. Call it before the first large allocation; calling it twice does no harm.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -226,4 +228,14 @@ def tune_allocator() -> bool:
     except (OSError, AttributeError):
         return False
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
-    return all([mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, 2**31 - 1)])
+    return all([mallopt(M_MMAP_THRESHOLD, 32 << 20), mallopt(M_TRIM_THRESHOLD, 2**31 - 1)])
+
+
+def return_free_memory() -> None:
+    """Give freed heap pages back to the system (glibc; elsewhere nothing happens).
+
+    Sampling and training leave free blocks of different sizes; without this each phase grows the heap past the other's.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)

@@ -93,12 +93,9 @@ class TorchEngine:
         self._budget = kv_budget_bytes
         self._max_concurrent = max_concurrent
         self._prefill_tokens = prefill_tokens
-        self._packed: _PackedWeights | None = None
-        self._pool: tuple[PoolPlan, list[LayerCache]] | None = None
 
     def weights_changed(self) -> None:
-        """Drop what was derived from the old weights."""
-        self._packed = None
+        """Nothing to do: what is derived from the weights lives only as long as one `generate`."""
 
     def generate(
         self, requests: Sequence[GenerationRequest], on_finish: OnFinish | None = None
@@ -107,27 +104,12 @@ class TorchEngine:
         _check(requests, self.context)
         if not any(r.n for r in requests):
             return [[] for _ in requests]
+        # Caches and packed weights are made anew each time, which takes a few hundredths of what a generation takes:
+        # between generations a trainer needs the memory.
         with torch.inference_mode():
-            if self._packed is None:
-                self._packed = _PackedWeights(self.model)
             plan = plan_pool(requests, self.model.config, self.model.dtype, self._budget, self._max_concurrent)
-            generation = _Generation(self, self._packed, requests, plan, self._caches(plan), on_finish)
-            try:
-                return generation.run()
-            except EngineFailure:
-                self._pool = None  # NaN in masked places would outlive this generation: 0 * NaN is NaN
-                raise
-
-    def _caches(self, plan: PoolPlan) -> list[LayerCache]:
-        """Caches of the last generation where they still fit the plan, else new ones (old ones freed first)."""
-        if self._pool is None or self._pool[0] != plan:
-            self._pool = None
-            self._pool = (plan, allocate(plan, self.model.config, self.model.dtype, self.model.device))
-        return self._pool[1]
-
-    def release_memory(self) -> None:
-        """Free the caches and the packed weights until the next generation."""
-        self._pool = self._packed = None
+            caches = allocate(plan, self.model.config, self.model.dtype, self.model.device)
+            return _Generation(self, _PackedWeights(self.model), requests, plan, caches, on_finish).run()
 
 
 def _check(requests: Sequence[GenerationRequest], context: int) -> None:

@@ -80,7 +80,7 @@ class TaskMix:
                 problems.append(problem)
         if not problems and number:
             raise TaskError(
-                "no held-out problems: one question in eight is held out, and these tasks have too few. Give more "
+                "no held-out problems: one question in six is held out, and these tasks have too few. Give more "
                 "problems or a separate file (tasks.held_out), or set evaluation.problems=0."
             )
         return problems

@@ -1,6 +1,6 @@
 """Which problems are trained on and which are held out: a property of the question's text, not of a run.
 
-Unless a source brings a separate file or split, one question in eight is held out, by a hash of its normalised text.
+Unless a source brings a separate file or split, one question in six is held out, by a hash of its normalised text.
 So the two sets are disjoint whatever the seed, the order, the curriculum or the parameters, and the same question in
 two sources falls on the same side.
 """
@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-HELD_OUT_SHARE = 8
+HELD_OUT_SHARE = 6
 """One question in so many is held out."""
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from torch import Tensor
 
 from rethink.eval.heldout import evaluate
-from rethink.kernels.machine import peak_rss_mb
+from rethink.kernels.machine import peak_rss_mb, return_free_memory
 from rethink.model.language_model import LanguageModel
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import Trackers
@@ -99,6 +99,7 @@ def one_step(run: GRPO) -> dict[str, float]:
     # Old log-probabilities: the policy's own before its first update on this batch. With one update a batch the
     # current ones are the old ones, and no extra pass is needed.
     run.progress.phase("train")
+    return_free_memory()
     started = time.perf_counter()
     if recipe.steps_per_batch > 1 and position == 0:
         by_id = compute_logprobs(run.model, run.batch.groups, recipe.rollout.temperature, run.micro_batch_tokens)
@@ -125,6 +126,7 @@ def one_step(run: GRPO) -> dict[str, float]:
     # Update; the engine reads the same weights and only has to know.
     row |= apply_update(recipe, run.optimizer, state.step)
     run.sources.engine.weights_changed()
+    return_free_memory()
     state.step += 1
     state.tokens_trained += stats.input_tokens
     return row | {"tokens/total": state.tokens_total, "tokens/trained": state.tokens_trained}
