@@ -1,6 +1,6 @@
 """The values that flow through a run, from problem to rollout. Plain frozen data, no behaviour.
 
-    Problem ─► Prompt ─► Completion (engine) ─► RewardOutcome per part ─► Rollout (with its advantage)
+Problem ─► Prompt ─► Completion (engine) ─► RewardOutcome per part ─► Rollout (with its advantage)
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import torch
 from rethink.model.decoder import Decoder
 from rethink.model.language_model import LanguageModel
 from rethink.model.loading import Checkpoint
+from rethink.model.safetensors_folder import FolderTensors
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -29,7 +30,10 @@ def build_model(
         force_transformers: use `transformers` although our decoder could.
     """
     if checkpoint.config is not None and not force_transformers:
-        return Decoder(checkpoint.config, checkpoint.tensors, DTYPES[dtype], device)
+        model = Decoder(checkpoint.config, checkpoint.tensors, DTYPES[dtype], device)
+        if isinstance(checkpoint.tensors, FolderTensors):
+            checkpoint.tensors.close()
+        return model
     from rethink.model.transformers_model import TransformersModel
 
     return TransformersModel.load(checkpoint, DTYPES[dtype], device, trust_remote_code=trust_remote_code)

@@ -51,6 +51,10 @@ class _ChatSandbox(ImmutableSandboxedEnvironment):
             raise SecurityError(f"a text or list longer than {_LONGEST_PRODUCT}")
         return super().call_binop(context, operator, left, right)
 
+    def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
+        # Jinja itself would render such an attribute as nothing; a template that reaches for one is better refused.
+        raise SecurityError(f"access to the attribute {attribute!r} of {type(obj).__name__}")
+
 
 def _magnitude(value: Any) -> float:
     return abs(value) if isinstance(value, int | float) else 0

@@ -47,6 +47,8 @@ class Decoder:
         config: shape of the model.
         tensors: Hugging Face names to tensors (any float dtype).
         dtype: compute dtype of the matrices (bf16, fp32, fp64).
+
+    The weights are copies: training changes no file mapping and no tensor of the caller's.
     """
 
     def __init__(
@@ -62,10 +64,10 @@ class Decoder:
         self.accurate = torch.promote_types(dtype, torch.float32)
 
         def take(name: str) -> Tensor:
-            return _take(tensors, name).to(self.device, dtype).contiguous()
+            return _take(tensors, name).to(self.device, dtype, copy=True).contiguous()
 
         def norm(name: str) -> Tensor:
-            return _take(tensors, name).to(self.device, self.accurate)
+            return _take(tensors, name).to(self.device, self.accurate, copy=True)
 
         self.embedding = take("model.embed_tokens.weight")
         self.layers = [_build_layer(config, f"model.layers.{i}.", take, norm) for i in range(config.num_layers)]

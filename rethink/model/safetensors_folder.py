@@ -49,6 +49,10 @@ class FolderTensors(Mapping[str, "Tensor"]):
     def __len__(self) -> int:
         return len(self._files)
 
+    def close(self) -> None:
+        """Unmap the files, whose pages would stay in memory; a later look-up maps them again."""
+        self._open.clear()
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, from the file's header."""
         return tuple(self._handle(self._files[name]).get_slice(name).get_shape())

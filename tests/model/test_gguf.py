@@ -148,7 +148,7 @@ def test_transformers_own_reader_gives_the_same_tensors(tiny_gguf: Path, tmp_pat
     assert all(torch.equal(tensor, torch.as_tensor(theirs[name])) for name, tensor in checkpoint.tensors.items())
 
 
-# --- every tensor type, by the formula of its blocks, element by element -----------------------------------------------
+# --- every tensor type, by the formula of its blocks, element by element ----------------------------------------------
 
 
 def half(rng: np.random.Generator) -> tuple[bytes, float]:
@@ -253,7 +253,7 @@ def test_quantised_query_rows_are_reordered_after_dequantisation(
     np.testing.assert_allclose(in_llama_order(found, config.num_heads), stored.numpy(), rtol=1e-6)
 
 
-# --- rotary factors ----------------------------------------------------------------------------------------------------
+# --- rotary factors ------------------------------------------------------------------------
 
 
 def write_with_factors(folder: Path, path: Path, vocabulary: dict[str, Any], factors: Array) -> Path:
@@ -293,7 +293,7 @@ def test_factors_of_one_scale_nothing_and_other_factors_are_refused(
             GgufModel(other)
 
 
-# --- files that cannot be used -----------------------------------------------------------------------------------------
+# --- files that cannot be used ------------------------------------------------------------------------
 
 
 def test_a_file_cut_anywhere_is_an_error_of_one_paragraph(tiny_gguf: Path, tmp_path: Path) -> None:
@@ -348,7 +348,7 @@ def test_unsupported_and_unknown_tensor_types_are_named(
     tensors, config = tensors_of(tiny_folder("llama", intermediate_size=256))
     tensors["blk.0.ffn_down.weight"] = (np.zeros((32, 84), np.uint8), Q.Q2_K)
     path = write_gguf(tmp_path / "m.gguf", config, tensors, vocabulary)
-    with pytest.raises(ModelError, match="Q2_K.*readable are F32"):
+    with pytest.raises(ModelError, match=r"Q2_K.*readable are F32"):
         load_checkpoint(str(path), cache_dir=tmp_path / "cache")
     header = b"blk.0.ffn_down.weight" + struct.pack("<IQQI", 2, 256, 32, int(Q.Q2_K))
     data = path.read_bytes()
@@ -372,7 +372,7 @@ def test_tensors_that_do_not_belong_and_values_that_are_not_finite(
         load_checkpoint(str(path), cache_dir=tmp_path / "cache")
 
 
-# --- the cache ---------------------------------------------------------------------------------------------------------
+# --- the cache ------------------------------------------------------------------------
 
 
 def test_conversion_happens_once_and_again_when_the_file_changes(

@@ -13,7 +13,8 @@ from rethink.model.tokenizer import Tokenizer
 
 MESSAGES = [{"role": "user", "content": "2+2? {x} 数"}, {"role": "assistant", "content": "4"}]
 TEMPLATES = {
-    "trim": "{%- for m in messages %}\n    {%- if m.role == 'user' %}\n<u>{{ m['content'] | trim }}\n    {%- endif %}\n{% endfor %}x",
+    "trim": "{%- for m in messages %}\n    {%- if m.role == 'user' %}\n<u>{{ m['content'] | trim }}\n"
+    "    {%- endif %}\n{% endfor %}x",
     "json": "{{ messages | tojson }} {{ messages | tojson(indent=2) }} {{ bos_token }}{{ eos_token }}",
     "loop": "{% for m in messages %}{% if loop.index0 == 1 %}{% break %}{% endif %}{{ m.content }}{% endfor %}",
     "mark": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
