@@ -144,4 +144,4 @@ class TestAllocator:
         monkeypatch.setattr(machine.platform, "libc_ver", lambda: ("glibc", "2.36"))
         monkeypatch.setattr(machine.ctypes, "CDLL", lambda _: Library)
         assert machine.tune_allocator() is True
-        assert calls == [(-4, 0), (-1, 2**31 - 1)]
+        assert calls == [(-3, 32 << 20), (-1, 2**31 - 1)]

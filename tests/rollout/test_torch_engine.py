@@ -18,7 +18,7 @@ from rethink.model.decoder import Decoder
 from rethink.model.hf_config import parse_hf_config
 from rethink.model.packing import PackedGroup, pack
 from rethink.rollout.engine import RolloutEngine
-from rethink.rollout.kv_pool import bytes_per_place, plan_pool
+from rethink.rollout.kv_pool import allocate, bytes_per_place, plan_pool
 from rethink.rollout.prefill import prefill_chunks
 from rethink.rollout.stopping import end_of, text_of
 from rethink.rollout.torch_engine import TorchEngine
@@ -228,8 +228,7 @@ def test_a_small_budget_makes_samples_wait_and_changes_nothing(
     assert plan.sequences < sum(r.n for r in requests) or share == 8
     engine = engine_of(exact, kv_budget_bytes=budget)
     assert tokens_of(engine.generate(requests)) == tokens_of(mixed)
-    assert engine._pool is not None
-    caches = engine._pool[1]
+    caches = allocate(plan, exact.config, exact.dtype, exact.device)
     held = sum(x.nbytes for c in caches for x in (c.prefix_k_RKPD, c.prefix_v_RKPD, c.own_k_BKCD, c.own_v_BKCD))
     assert 0 < held <= budget
 
@@ -495,11 +494,13 @@ def test_new_weights_are_used_once_they_are_told_of(dtype: torch.dtype) -> None:
     assert after != before
 
 
-def test_memory_can_be_released_between_generations(exact: Decoder, mixed: list[list[Completion]]) -> None:
+def test_nothing_is_kept_between_generations(exact: Decoder, mixed: list[list[Completion]]) -> None:
+    """A trainer needs the memory of caches and packed weights until the next generation."""
     engine = engine_of(exact)
+    before = set(vars(engine))
     engine.generate(mixed_requests())
-    engine.release_memory()
-    assert (engine._pool, engine._packed) == (None, None)
+    assert set(vars(engine)) == before
+    assert not any(isinstance(value, torch.Tensor | list | tuple) for value in vars(engine).values())
     assert tokens_of(engine.generate(mixed_requests())) == tokens_of(mixed)
 
 
