@@ -15,24 +15,22 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rethink.errors import EngineFailure, UsageError
 from rethink.kernels.decode import Grid, LayerCache, decode_attention
 from rethink.kernels.elementwise import rms_norm, swiglu_inference
 from rethink.kernels.linear import PackedLinear
-from rethink.kernels.sampling import sample, uniforms
 from rethink.model.decoder import Decoder
 from rethink.rollout.engine import OnFinish
 from rethink.rollout.kv_pool import PoolPlan, allocate, plan_pool, round_up
 from rethink.rollout.prefill import prefill, prefill_chunks
-from rethink.rollout.stopping import end_of, text_of
-from rethink.types import Completion, FinishReason, GenerationRequest, SamplingParams
+from rethink.rollout.samples import RunningSample, all_ended, check_requests, completion_of, draw_tokens
+from rethink.rollout.stopping import end_of
+from rethink.types import Completion, FinishReason, GenerationRequest
 
 DEFAULT_KV_BUDGET = 2 << 30
 PREFILL_TOKENS = 2048
@@ -52,18 +50,11 @@ class _Group:
     running: int = 0
 
 
-@dataclass(slots=True)
-class _Sequence:
-    """A running sample."""
+@dataclass(slots=True, kw_only=True)
+class _Sequence(RunningSample):
+    """A running sample and where its prefix lies."""
 
     group: _Group
-    sample: int
-    seed: int
-    params: SamplingParams
-    started: float
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    sampled_logprobs: list[float] = field(default_factory=list)
 
 
 class TorchEngine:
@@ -101,7 +92,7 @@ class TorchEngine:
         self, requests: Sequence[GenerationRequest], on_finish: OnFinish | None = None
     ) -> list[list[Completion]]:
         """See `RolloutEngine.generate`."""
-        _check(requests, self.context)
+        check_requests(requests, self.context)
         if not any(r.n for r in requests):
             return [[] for _ in requests]
         # Caches and packed weights are made anew each time, which takes a few hundredths of what a generation takes:
@@ -110,25 +101,6 @@ class TorchEngine:
             plan = plan_pool(requests, self.model.config, self.model.dtype, self._budget, self._max_concurrent)
             caches = allocate(plan, self.model.config, self.model.dtype, self.model.device)
             return _Generation(self, _PackedWeights(self.model), requests, plan, caches, on_finish).run()
-
-
-def _check(requests: Sequence[GenerationRequest], context: int) -> None:
-    for i, request in enumerate(requests):
-        size = len(request.prompt_ids)
-        if not size:
-            raise UsageError(f"request {i} has an empty prompt; give at least one token")
-        if request.params.max_new_tokens < 1:
-            raise UsageError(f"request {i} asks for {request.params.max_new_tokens} new tokens; ask for at least 1")
-        if size + request.params.max_new_tokens > context:
-            raise UsageError(
-                f"request {i} needs {size} prompt tokens and up to {request.params.max_new_tokens} new ones, but the "
-                f"model's context is {context}; shorten the prompt or lower max_new_tokens to {context - size} or less"
-            )
-
-
-def _whole(completion: Completion | None) -> Completion:
-    assert completion is not None, "a sample was never started"
-    return completion
 
 
 class _PackedWeights:
@@ -168,7 +140,7 @@ class _Generation:
         """Until every sample has ended."""
         while self._admit() or self.batch:
             self._step()
-        return [[_whole(completion) for completion in samples] for samples in self.results]
+        return all_ended(self.results)
 
     # Admission
 
@@ -213,13 +185,15 @@ class _Generation:
         fresh = []
         for _ in range(number):
             index = group.waiting.popleft()
-            sequence = _Sequence(group, index, request.seeds[index], request.params, now)
+            sequence = _Sequence(
+                group=group, index=index, seed=request.seeds[index], params=request.params, started=now
+            )
             self.mask_BS[len(self.batch)] = -math.inf
             self.mask_BS[len(self.batch), : group.prompt_size] = 0
             self.batch.append(sequence)
             group.running += 1
             fresh.append(sequence)
-        self._draw(group.first_logits_V[None].expand(number, -1), fresh)
+        draw_tokens(group.first_logits_V[None].expand(number, -1), fresh)
         self._retire()
         return number
 
@@ -238,7 +212,7 @@ class _Generation:
         tokens = torch.tensor([s.tokens[-1] for s in self.batch], device=device)
         positions = torch.tensor([s.group.prompt_size + c - 1 for s, c in zip(self.batch, counts, strict=True)])
         logits = self._forward(tokens, positions.to(device), slots, last, places)
-        self._draw(logits, self.batch)
+        draw_tokens(logits, self.batch)
         self._retire()
 
     def _forward(self, tokens: Tensor, positions: Tensor, slots: Tensor, last: Tensor, places: int) -> Tensor:
@@ -271,27 +245,6 @@ class _Generation:
 
         return Grid(rows, max(taken), as_tensor([s.group.row for s in self.batch]), as_tensor(places))
 
-    def _draw(self, logits_BV: Tensor, sequences: list[_Sequence]) -> None:
-        """Sample one token for each sequence and record it."""
-        numbers = torch.from_numpy(uniforms([s.seed for s in sequences], [len(s.tokens) for s in sequences]))
-        by_params: dict[SamplingParams, list[int]] = {}
-        for i, sequence in enumerate(sequences):
-            by_params.setdefault(sequence.params, []).append(i)
-        for params, members in by_params.items():
-            whole = len(members) == len(sequences)
-            logits = logits_BV if whole else logits_BV[torch.tensor(members, device=logits_BV.device)]
-            drawn = sample(logits, params.temperature, params.top_p, params.top_k, numbers[members].to(logits.device))
-            if not bool(torch.isfinite(drawn[1]).all()):
-                raise EngineFailure(
-                    "the model's probabilities are not finite (NaN or infinity), so nothing can be sampled: its "
-                    "weights are broken, or a product overflowed; lower optimizer.learning_rate, or use "
-                    "model.dtype=float32, and go back to the last checkpoint with --resume"
-                )
-            for i, token, logprob, sampled in zip(members, *(t.tolist() for t in drawn), strict=True):
-                sequences[i].tokens.append(token)
-                sequences[i].logprobs.append(logprob)
-                sequences[i].sampled_logprobs.append(sampled)
-
     # Ends
 
     def _retire(self) -> None:
@@ -317,17 +270,10 @@ class _Generation:
 
     def _finish(self, sequence: _Sequence, reason: FinishReason) -> None:
         group = sequence.group
-        completion = Completion(
-            token_ids=np.array(sequence.tokens, dtype=np.int32),
-            text=text_of(sequence.tokens, reason, sequence.params, self.decode),
-            logprobs=np.array(sequence.logprobs, dtype=np.float32),
-            sampled_logprobs=np.array(sequence.sampled_logprobs, dtype=np.float32),
-            finish_reason=reason,
-            seconds=time.perf_counter() - sequence.started,
-        )
-        self.results[group.request][sequence.sample] = completion
+        completion = completion_of(sequence, reason, self.decode)
+        self.results[group.request][sequence.index] = completion
         group.running -= 1
         if not group.running and not group.waiting:
             self.groups[group.row] = None
         if self.on_finish is not None:
-            self.on_finish(group.request, sequence.sample, completion)
+            self.on_finish(group.request, sequence.index, completion)

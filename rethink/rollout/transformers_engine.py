@@ -13,36 +13,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from rethink.errors import UsageError
-from rethink.kernels.sampling import sample, uniforms
 from rethink.model.transformers_model import TransformersModel
 from rethink.rollout.engine import OnFinish
-from rethink.rollout.stopping import end_of, text_of
-from rethink.types import Completion, FinishReason, GenerationRequest, SamplingParams
+from rethink.rollout.samples import RunningSample, all_ended, check_requests, completion_of, draw_tokens
+from rethink.rollout.stopping import end_of
+from rethink.types import Completion, GenerationRequest
 
 DEFAULT_CONCURRENT = 16
 
 
-@dataclass(slots=True)
-class _Sequence:
-    """A running sample."""
+@dataclass(slots=True, kw_only=True)
+class _Sequence(RunningSample):
+    """A running sample and what it continues."""
 
     request: int
-    sample: int
     prompt_ids: tuple[int, ...]
-    seed: int
-    params: SamplingParams
-    started: float = 0.0
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    sampled_logprobs: list[float] = field(default_factory=list)
 
 
 class TransformersEngine:
@@ -73,33 +64,19 @@ class TransformersEngine:
         self, requests: Sequence[GenerationRequest], on_finish: OnFinish | None = None
     ) -> list[list[Completion]]:
         """See `RolloutEngine.generate`."""
-        _check(requests, self.context)
+        check_requests(requests, self.context)
         results: list[list[Completion | None]] = [[None] * r.n for r in requests]
 
         def finish(sequence: _Sequence, completion: Completion) -> None:
-            results[sequence.request][sequence.sample] = completion
+            results[sequence.request][sequence.index] = completion
             if on_finish is not None:
-                on_finish(sequence.request, sequence.sample, completion)
+                on_finish(sequence.request, sequence.index, completion)
 
         # Not inference mode: buffers that a module makes on the way (e.g. of angles) take part in training later.
         with torch.no_grad():
             for sequences in _waves(requests, self._max_concurrent):
                 _Wave(self.model, self._decode, sequences, finish).run()
-        return [[c for c in samples if c is not None] for samples in results]
-
-
-def _check(requests: Sequence[GenerationRequest], context: int) -> None:
-    for i, request in enumerate(requests):
-        size = len(request.prompt_ids)
-        if not size:
-            raise UsageError(f"request {i} has an empty prompt; give at least one token")
-        if request.params.max_new_tokens < 1:
-            raise UsageError(f"request {i} asks for {request.params.max_new_tokens} new tokens; ask for at least 1")
-        if size + request.params.max_new_tokens > context:
-            raise UsageError(
-                f"request {i} needs {size} prompt tokens and up to {request.params.max_new_tokens} new ones, but the "
-                f"model's context is {context}; shorten the prompt or lower max_new_tokens to {context - size} or less"
-            )
+        return all_ended(results)
 
 
 def _waves(requests: Sequence[GenerationRequest], limit: int) -> Iterator[list[_Sequence]]:
@@ -108,7 +85,9 @@ def _waves(requests: Sequence[GenerationRequest], limit: int) -> Iterator[list[_
     for i, request in enumerate(requests):
         samples = by_length.setdefault(len(request.prompt_ids), [])
         for j, seed in enumerate(request.seeds):
-            samples.append(_Sequence(i, j, request.prompt_ids, seed, request.params))
+            samples.append(
+                _Sequence(request=i, prompt_ids=request.prompt_ids, index=j, seed=seed, params=request.params)
+            )
     for samples in by_length.values():
         for first in range(0, len(samples), limit):
             yield samples[first : first + limit]
@@ -135,7 +114,7 @@ class _Wave:
             sequence.started = now
         logits_BV = self._prefill()
         while True:
-            self._draw(logits_BV)
+            draw_tokens(logits_BV, self.batch)
             self._retire()
             if not self.batch:
                 return
@@ -163,20 +142,6 @@ class _Wave:
         if self.cache is not None and index != list(range(size)):
             self.cache.reorder_cache(self._tensor(index))
 
-    def _draw(self, logits_BV: Tensor) -> None:
-        """Sample one token for each sequence and record it."""
-        numbers = torch.from_numpy(uniforms([s.seed for s in self.batch], [len(s.tokens) for s in self.batch]))
-        by_params: dict[SamplingParams, list[int]] = {}
-        for i, sequence in enumerate(self.batch):
-            by_params.setdefault(sequence.params, []).append(i)
-        for params, members in by_params.items():
-            logits = logits_BV[self._tensor(members)]
-            drawn = sample(logits, params.temperature, params.top_p, params.top_k, numbers[members].to(logits.device))
-            for i, token, logprob, sampled in zip(members, *(t.tolist() for t in drawn), strict=True):
-                self.batch[i].tokens.append(token)
-                self.batch[i].logprobs.append(logprob)
-                self.batch[i].sampled_logprobs.append(sampled)
-
     def _retire(self) -> None:
         """Take ended sequences out of the wave."""
         running: list[int] = []
@@ -185,21 +150,10 @@ class _Wave:
             if reason is None:
                 running.append(i)
             else:
-                self.finish(sequence, _completion(sequence, reason, self.decode))
+                self.finish(sequence, completion_of(sequence, reason, self.decode))
         if running:
             self._select(running, len(self.batch))
         self.batch = [self.batch[i] for i in running]
 
     def _tensor(self, values: Sequence[Any]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.model.device)
-
-
-def _completion(sequence: _Sequence, reason: FinishReason, decode: Callable[[Sequence[int]], str]) -> Completion:
-    return Completion(
-        token_ids=np.array(sequence.tokens, dtype=np.int32),
-        text=text_of(sequence.tokens, reason, sequence.params, decode),
-        logprobs=np.array(sequence.logprobs, dtype=np.float32),
-        sampled_logprobs=np.array(sequence.sampled_logprobs, dtype=np.float32),
-        finish_reason=reason,
-        seconds=time.perf_counter() - sequence.started,
-    )

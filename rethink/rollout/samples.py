@@ -1,0 +1,97 @@
+"""What engines do alike with running samples: check what is asked, draw tokens and record them, make completions.
+
+Axes: B running samples, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rethink.errors import EngineFailure, UsageError
+from rethink.kernels.sampling import sample, uniforms
+from rethink.rollout.stopping import text_of
+from rethink.types import Completion, FinishReason, GenerationRequest, SamplingParams
+
+
+@dataclass(slots=True, kw_only=True)
+class RunningSample:
+    """A sample that is being drawn."""
+
+    index: int
+    """Which of its request's samples."""
+    seed: int
+    params: SamplingParams
+    started: float = 0.0
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    sampled_logprobs: list[float] = field(default_factory=list)
+
+
+def check_requests(requests: Sequence[GenerationRequest], context: int) -> None:
+    """Refuse what cannot be generated, before anything is.
+
+    Raises:
+        UsageError: an empty prompt, no new tokens asked for, or more tokens than the context holds.
+    """
+    for i, request in enumerate(requests):
+        size = len(request.prompt_ids)
+        if not size:
+            raise UsageError(f"request {i} has an empty prompt; give at least one token")
+        if request.params.max_new_tokens < 1:
+            raise UsageError(f"request {i} asks for {request.params.max_new_tokens} new tokens; ask for at least 1")
+        if size + request.params.max_new_tokens > context:
+            raise UsageError(
+                f"request {i} needs {size} prompt tokens and up to {request.params.max_new_tokens} new ones, but the "
+                f"model's context is {context}; shorten the prompt or lower max_new_tokens to {context - size} or less"
+            )
+
+
+def draw_tokens(logits_BV: Tensor, samples: Sequence[RunningSample]) -> None:
+    """Draw the next token of each sample, by its own parameters, and record it.
+
+    Raises:
+        EngineFailure: the probabilities are not finite.
+    """
+    numbers = torch.from_numpy(uniforms([s.seed for s in samples], [len(s.tokens) for s in samples]))
+    by_params: dict[SamplingParams, list[int]] = {}
+    for i, running in enumerate(samples):
+        by_params.setdefault(running.params, []).append(i)
+    for params, members in by_params.items():
+        whole = len(members) == len(samples)
+        logits = logits_BV if whole else logits_BV[torch.tensor(members, device=logits_BV.device)]
+        drawn = sample(logits, params.temperature, params.top_p, params.top_k, numbers[members].to(logits.device))
+        if not bool(torch.isfinite(drawn[1]).all()):
+            raise EngineFailure(
+                "the model's probabilities are not finite (NaN or infinity), so nothing can be sampled: its "
+                "weights are broken, or a product overflowed; lower optimizer.learning_rate, or use "
+                "model.dtype=float32, and go back to the last checkpoint with --resume"
+            )
+        for i, token, logprob, sampled in zip(members, *(t.tolist() for t in drawn), strict=True):
+            samples[i].tokens.append(token)
+            samples[i].logprobs.append(logprob)
+            samples[i].sampled_logprobs.append(sampled)
+
+
+def completion_of(running: RunningSample, reason: FinishReason, decode: Callable[[Sequence[int]], str]) -> Completion:
+    """The completion of a sample that has ended."""
+    return Completion(
+        token_ids=np.array(running.tokens, dtype=np.int32),
+        text=text_of(running.tokens, reason, running.params, decode),
+        logprobs=np.array(running.logprobs, dtype=np.float32),
+        sampled_logprobs=np.array(running.sampled_logprobs, dtype=np.float32),
+        finish_reason=reason,
+        seconds=time.perf_counter() - running.started,
+    )
+
+
+def all_ended(results: Sequence[Sequence[Completion | None]]) -> list[list[Completion]]:
+    """The results, once every sample has one: a missing one is a bug of the engine, never left out."""
+    whole = [[completion for completion in samples if completion is not None] for samples in results]
+    assert [len(samples) for samples in whole] == [len(samples) for samples in results], "a sample was never drawn"
+    return whole
