@@ -7,7 +7,6 @@ measurement, the thread count from what this process is allowed to use, the memo
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import math
 import os
@@ -18,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -100,6 +99,15 @@ def memory(root: Path = Path("/")) -> Memory:
         left = max(0, limit - max(0, used - _reclaimable(folder)))
         total, available, limited = min(total, limit), min(available, left), True
     return Memory(total=total, available=available, limited=limited)
+
+
+def free_memory(device: str) -> int:
+    """Bytes that can be taken on `cpu` or `cuda` now."""
+    if device == "cpu":
+        return memory().available
+    import torch
+
+    return int(torch.cuda.mem_get_info()[0])
 
 
 def peak_rss_mb() -> float:
@@ -221,11 +229,8 @@ def tune_allocator() -> bool:
     embedding) stay mapped: in the heap they would leave holes that nothing else fits. Only glibc has these settings;
     elsewhere nothing changes. Call it before the first large allocation; calling it twice does no harm.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
+    mallopt = _glibc_function("mallopt")
+    if mallopt is None:
         return False
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
     return all([mallopt(M_MMAP_THRESHOLD, 32 << 20), mallopt(M_TRIM_THRESHOLD, 2**31 - 1)])
@@ -236,6 +241,16 @@ def return_free_memory() -> None:
 
     Sampling and training leave free blocks of different sizes; without this each phase grows the heap past the other's.
     """
-    if platform.libc_ver()[0] == "glibc":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
+    trim = _glibc_function("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _glibc_function(name: str) -> Any:
+    """A function of glibc, or None where the C library is another one or lacks it."""
+    if platform.libc_ver()[0] != "glibc":
+        return None
+    try:
+        return getattr(ctypes.CDLL(None), name)
+    except (OSError, AttributeError):
+        return None

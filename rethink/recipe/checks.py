@@ -222,7 +222,7 @@ def _tasks(recipe: Recipe) -> Iterator[str]:
         yield from _task(f"`tasks.{index}", task)
     steps = sorted({0, *(stage.step for task in recipe.tasks for stage in task.curriculum)})
     for step in steps:
-        if all(_weight_at(task, step) == 0 for task in recipe.tasks):
+        if all(task.weight_at(step) == 0 for task in recipe.tasks):
             yield (
                 f"All sources in `tasks` have weight 0 at step {step}, so there would be no problems. Give one of them "
                 "a weight above 0."
@@ -252,11 +252,6 @@ def _task(key: str, task: TaskSource) -> Iterator[str]:
             f"{key}.held_out` is `{task.held_out}`, the same problems that are trained on. Name another one, or remove "
             "it: then a disjoint share is kept apart."
         )
-
-
-def _weight_at(task: TaskSource, step: int) -> float:
-    weights = [stage.weight for stage in task.curriculum if stage.step <= step and stage.weight is not None]
-    return weights[-1] if weights else task.weight
 
 
 def _model(recipe: Recipe) -> Iterator[str]:

@@ -151,6 +151,11 @@ class TaskSource(Section):
     held_out: str | None = None
     """Separate file or split for held-out problems; None: a disjoint share of this source."""
 
+    def weight_at(self, step: int) -> float:
+        """Weight in the mixture at a step, by the curriculum."""
+        changes = [stage.weight for stage in self.curriculum if stage.step <= step and stage.weight is not None]
+        return changes[-1] if changes else self.weight
+
 
 class RolloutSection(Section):
     """How completions are sampled."""

@@ -12,6 +12,7 @@ import torch
 
 from rethink.errors import UsageError
 from rethink.kernels.decode import LayerCache
+from rethink.kernels.machine import free_memory
 from rethink.model.config import DecoderConfig
 from rethink.types import GenerationRequest
 
@@ -19,6 +20,15 @@ STEP = 16
 """Places are handed out in multiples of this, so that matrix products meet few different shapes."""
 DEFAULT_CONCURRENT = 128
 """Sequences decoded at once unless told otherwise: more gain little on a CPU."""
+
+
+KV_SHARE = 0.25
+"""Share of the free memory that keys and values may take unless told otherwise."""
+
+
+def default_budget(device: str) -> int:
+    """Bytes for keys and values: a share of what the device has free now."""
+    return int(free_memory(device) * KV_SHARE)
 
 
 def round_up(places: int) -> int:

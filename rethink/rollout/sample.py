@@ -7,14 +7,12 @@ import dataclasses
 import torch
 
 from rethink.errors import UsageError
-from rethink.kernels.machine import choose_dtype, measure_gemm, memory, usable_threads
+from rethink.kernels.machine import choose_dtype, measure_gemm, usable_threads
 from rethink.model.build import build_model
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.rollout.build import build_engine
+from rethink.rollout.kv_pool import default_budget
 from rethink.types import Completion, GenerationRequest, SamplingParams
-
-KV_SHARE = 0.25
-"""Share of the free memory that keys and values may take."""
 
 
 def sample_text(
@@ -39,8 +37,7 @@ def sample_text(
     torch.set_num_threads(usable_threads())
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = build_model(checkpoint, choose_dtype(measure_gemm(device=device)), device)
-    free = memory().available if device == "cpu" else torch.cuda.mem_get_info()[0]
-    engine = build_engine(model, checkpoint.tokenizer, kv_budget_bytes=int(free * KV_SHARE))
+    engine = build_engine(model, checkpoint.tokenizer, kv_budget_bytes=default_budget(device))
     room = engine.context - len(ids)
     if room < 1:
         raise UsageError(

@@ -6,18 +6,23 @@ Everything is a function of (recipe, position): a resumed run draws what the uni
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 from rethink.errors import TaskError
 from rethink.recipe.schema import Recipe, TaskSource
 from rethink.tasks.gym import GymSource
 from rethink.tasks.rows import hub_source, jsonl_source, python_source
-from rethink.tasks.source import Source, draw
+from rethink.tasks.source import KeepsKey, Source, draw
 from rethink.tasks.split import Split, split_of
 from rethink.types import Problem
 
-_BUILDERS = {"reasoning-gym": GymSource, "jsonl": jsonl_source, "hub": hub_source, "python": python_source}
+_BUILDERS: Mapping[str, Callable[[str, TaskSource, int], Source]] = {
+    "reasoning-gym": GymSource,
+    "jsonl": jsonl_source,
+    "hub": hub_source,
+    "python": python_source,
+}
 
 
 class TaskMix:
@@ -62,7 +67,7 @@ class TaskMix:
         Raises:
             TaskError: there is none at all.
         """
-        weights = [weight_at(task, self._recipe.steps) for task in self._recipe.tasks]
+        weights = [task.weight_at(self._recipe.steps) for task in self._recipe.tasks]
         streams: list[Iterator[Problem] | None] = [
             source.held_out(self.split.holds_out) if weight > 0 else None
             for source, weight in zip(self._sources, weights, strict=True)
@@ -128,13 +133,13 @@ class TaskMix:
 
     def _choices(self, index: int, number: int, step: int) -> list[int]:
         """Which source each place of a batch draws from."""
-        weights = [weight_at(task, step) for task in self._recipe.tasks]
+        weights = [task.weight_at(step) for task in self._recipe.tasks]
         if len(weights) == 1:
             return [0] * number
         dice = random.Random(draw(self._recipe.seed, "mixture", index))
         return [_pick(weights, dice.random()) for _ in range(number)]
 
-    def _trains(self, source: Source):  # type: ignore[no-untyped-def]
+    def _trains(self, source: Source) -> KeepsKey:
         return lambda key: self.split.trains(key, separate=source.separate)
 
 
@@ -146,19 +151,13 @@ def build_task_mix(recipe: Recipe) -> TaskMix:
     """
     names = _names(recipe.tasks)
     sources = [_BUILDERS[task.kind](name, task, recipe.seed) for name, task in zip(names, recipe.tasks, strict=True)]
-    return TaskMix(recipe, sources)  # type: ignore[arg-type]
+    return TaskMix(recipe, sources)
 
 
 def _names(tasks: Sequence[TaskSource]) -> list[str]:
     """A short name for each source, numbered where several are called alike."""
     short = [task.name.rpartition("/")[2].removesuffix(".jsonl") or task.name for task in tasks]
     return [f"{name}-{i}" if short.count(name) > 1 else name for i, name in enumerate(short)]
-
-
-def weight_at(task: TaskSource, step: int) -> float:
-    """A source's weight in the mixture at a step."""
-    changes = [stage.weight for stage in task.curriculum if stage.step <= step and stage.weight is not None]
-    return changes[-1] if changes else task.weight
 
 
 def _pick(weights: Sequence[float], uniform: float) -> int:

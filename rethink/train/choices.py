@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 
-from rethink.kernels.machine import choose_dtype, measure_gemm, memory, tune_allocator, usable_threads
+from rethink.kernels.machine import choose_dtype, free_memory, measure_gemm, tune_allocator, usable_threads
 from rethink.model.config import DecoderConfig
 from rethink.recipe.schema import Recipe
+from rethink.rollout.kv_pool import default_budget
 
-KV_SHARE = 0.25
-"""Share of the free memory that keys and values may take."""
 ACTIVATION_SHARE = 0.35
 """Share of the free memory that one micro-batch's activations may take."""
 MICRO_BATCH_TOKENS = (256, 8192)
@@ -26,14 +25,13 @@ def make_choices(recipe: Recipe, config: DecoderConfig | None) -> dict[str, Any]
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = recipe.model.dtype if recipe.model.dtype != "auto" else choose_dtype(measure_gemm(device=device))
-    free = memory().available if device == "cpu" else torch.cuda.mem_get_info()[0]
     budget = recipe.rollout.kv_budget_gb
     return {
         "threads": threads,
         "device": device,
         "dtype": dtype,
-        "kv_budget_bytes": int(budget * 2**30) if budget else int(free * KV_SHARE),
-        "micro_batch_tokens": recipe.optimizer.micro_batch_tokens or _micro_batch(config, dtype, free),
+        "kv_budget_bytes": int(budget * 2**30) if budget else default_budget(device),
+        "micro_batch_tokens": recipe.optimizer.micro_batch_tokens or _micro_batch(config, dtype, free_memory(device)),
     }
 
 

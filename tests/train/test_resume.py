@@ -33,7 +33,7 @@ def die(recipe: Path, out: Path, at: int, when: str) -> subprocess.CompletedProc
     )
 
 
-def kill_and_resume(recipe: Path, whole: Path, calls: int, points: list[int], tmp_path: Path) -> None:
+def kill_and_resume(recipe: Path, whole: Path, points: list[int], tmp_path: Path) -> None:
     for number, at in enumerate(points):
         out = tmp_path / f"killed-{number}"
         killed = die(recipe, out, at, random.Random(at).choice(["before", "after"]))
@@ -49,7 +49,7 @@ def test_killed_runs_end_like_the_whole_one(recipe_file: Path, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     calls = int(done.stdout)
     assert calls > 50
-    kill_and_resume(recipe_file, whole, calls, [calls * 2 // 5, calls * 3 // 4], tmp_path)
+    kill_and_resume(recipe_file, whole, [calls * 2 // 5, calls * 3 // 4], tmp_path)
 
 
 @pytest.mark.slow
@@ -58,7 +58,7 @@ def test_killed_at_many_random_points(recipe_file: Path, tmp_path: Path) -> None
     whole = tmp_path / "whole"
     calls = int(die(recipe_file, whole, 0, "").stdout)
     points = random.Random(7).sample(range(1, calls), 12)
-    kill_and_resume(recipe_file, whole, calls, points, tmp_path)
+    kill_and_resume(recipe_file, whole, points, tmp_path)
 
 
 @pytest.mark.slow
