@@ -1,8 +1,12 @@
-"""Attention over shared prefixes, with no copy of the prefix and no padding across groups.
+"""Attention over trees of sequences, with no copy of a shared prefix and no padding across groups.
 
-Softmax over the union of two key sets splits into one softmax each, merged by their log-sum-exp; and the backward pass
-of each part needs nothing but the merged output and the merged log-sum-exp. So a completion's attention is two calls
-(to its prompt, dense; to itself, causal), in both directions.
+A packed row holds segments depth first: what several sequences share stands once, before what each has of its own. A
+token sees its own segment up to itself, and all of its ancestors; so a segment's keys are seen by itself, causally, and
+by all rows from its end to the end of its descendants: one range.
+
+In plain torch: softmax over the union of two key sets splits into one softmax each, merged by their log-sum-exp; and the
+backward pass of each part needs nothing but the merged output and the merged log-sum-exp. Natively
+(`native/attention.cpp`): a block of sixteen keys at a time, in the order of their positions.
 
 Axes: T packed tokens, H query heads, K key/value heads, D head size, B batch, S queries, U keys.
 """
@@ -10,40 +14,119 @@ Axes: T packed tokens, H query heads, K key/value heads, D head size, B batch, S
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rethink.kernels.native import ops
+
 BLOCK_SCORES = 1 << 20
 """Scores that exist at once in the backward pass: few enough to stay in the last-level cache."""
+BUCKET_FILL = 0.7
+"""Segments share a padded causal call while the shortest is at least this share of the longest."""
+BLOCK = 16
+"""Keys in a block of the native kernels; blocks are aligned to positions in the sequence."""
 
 
 @dataclass(frozen=True, slots=True)
-class PrefixSpan:
-    """Where a group lies in the row: its prompt, then all of its completions' tokens."""
+class Segment:
+    """A stretch of the row that belongs to one node of the tree."""
 
-    prompt_start: int
-    prompt_size: int
-    completions_start: int
-    completions_size: int
+    start: int
+    size: int
+    end: int
+    """Behind the last row of its descendants; start + size where it has none."""
+    position: int
+    """Of its first token in the sequence."""
+    parent: int | None
+    """Index of the segment it continues; an earlier one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Completions attended in one causal call: index_BS into T, and which places are real (None: all)."""
+    """Segments attended in one causal call: index_BS into T, and which places are real (None: all)."""
 
     index_BS: Tensor
     valid_BS: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
-class TreeLayout:
-    """The attention pattern of a packed row."""
+class BlockPlan:
+    """The layout for the native kernels, int32: which rows a block of sixteen keys holds, and each segment's blocks."""
 
-    prefixes: tuple[PrefixSpan, ...]
+    source_N16: Tensor
+    """Rows of the blocks' places; -1 for none. A segment that begins within a block repeats its parent's rows there."""
+    tables_SW: Tensor
+    rows_S: Tensor
+    sizes_S: Tensor
+    positions_S: Tensor
+    indices_S: Tensor
+    ranges_S3: Tensor
+    """start, size, end."""
+
+
+@dataclass(frozen=True, slots=True)
+class TreeLayout:
+    """The attention pattern of a packed row. Segments cover it without a gap, in order."""
+
+    segments: tuple[Segment, ...]
     buckets: tuple[Bucket, ...]
+    plan: BlockPlan = field(repr=False)
+
+
+def tree_layout(segments: Sequence[Segment], device: torch.device | str = "cpu") -> TreeLayout:
+    """Everything that the kernels need to know of segments (those without tokens leave no trace)."""
+    return TreeLayout(tuple(segments), _buckets(segments, device), _plan(segments))
+
+
+def _buckets(segments: Sequence[Segment], device: torch.device | str) -> tuple[Bucket, ...]:
+    """Segments of similar length, padded to the longest of their bucket for one attention call."""
+    buckets: list[Bucket] = []
+    rest = sorted((s for s in segments if s.size), key=lambda s: (-s.size, s.start))
+    while rest:
+        longest = rest[0].size
+        taken = [s for s in rest if s.size >= BUCKET_FILL * longest]
+        rest = rest[len(taken) :]
+        offsets = torch.arange(longest, device=device)
+        starts = torch.tensor([s.start for s in taken], device=device)
+        sizes = torch.tensor([s.size for s in taken], device=device)
+        valid = offsets[None, :] < sizes[:, None]
+        # Padding repeats the segment's last token: it comes after every real query, so causality hides it.
+        index = starts[:, None] + torch.minimum(offsets[None, :], sizes[:, None] - 1)
+        buckets.append(Bucket(index, None if bool(valid.all()) else valid))
+    return tuple(buckets)
+
+
+def _plan(segments: Sequence[Segment]) -> BlockPlan:
+    blocks: list[list[int]] = []
+    tables: list[list[int]] = []
+    for segment in segments:
+        table = [] if segment.parent is None else tables[segment.parent][: segment.position // BLOCK]
+        # The block that the segment begins in, if its parent began it, is copied: both go on in it differently.
+        before = segment.position % BLOCK
+        open_block = list(blocks[tables[segment.parent][segment.position // BLOCK]][:before]) if before else []  # type: ignore[index]
+        rows = [*open_block, *range(segment.start, segment.start + segment.size)]
+        own = [rows[i : i + BLOCK] for i in range(0, len(rows), BLOCK)]
+        tables.append([*table, *range(len(blocks), len(blocks) + len(own))])
+        blocks += own
+    real = [(s, i) for i, s in enumerate(segments) if s.size]
+    width = max((len(t) for t in tables), default=0)
+
+    def numbers(values: Sequence[Any], *shape: int) -> Tensor:
+        return torch.tensor(values, dtype=torch.int32).reshape(shape or (len(values),))
+
+    return BlockPlan(
+        numbers([b + [-1] * (BLOCK - len(b)) for b in blocks], len(blocks), BLOCK),
+        numbers([t + [0] * (width - len(t)) for t in tables], len(tables), width),
+        numbers([s.start for s, _ in real]),
+        numbers([s.size for s, _ in real]),
+        numbers([s.position for s, _ in real]),
+        numbers([i for _, i in real]),
+        numbers([[s.start, s.size, s.end] for s, _ in real], len(real), 3),
+    )
 
 
 def attend(q_BHSD: Tensor, k_BHUD: Tensor, v_BHUD: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
@@ -104,10 +187,18 @@ def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[T
     return out.to(out_a.dtype), lse
 
 
+def _has_native(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether the native kernels take these: rows may lie apart, heads not; the head size is a multiple of 16."""
+    size = q.shape[2]
+    return ops.usable(q) and size % BLOCK == 0 and all(x.stride()[1:] == (size, 1) for x in (q, k, v))
+
+
 class _TreeAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, layout: TreeLayout) -> Tensor:
-        out_THD, lse_TH = _tree_forward(q_THD, k_TKD, v_TKD, layout)
+        ctx.native = _has_native(q_THD, k_TKD, v_TKD)
+        compute = _native_forward if ctx.native else _tree_forward
+        out_THD, lse_TH = compute(q_THD, k_TKD, v_TKD, layout)
         ctx.save_for_backward(q_THD, k_TKD, v_TKD, out_THD, lse_TH)
         ctx.layout = layout
         return out_THD
@@ -115,11 +206,12 @@ class _TreeAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         q, k, v, out, lse = ctx.saved_tensors
-        return *_tree_backward(grads[0], q, k, v, out, lse, ctx.layout), None
+        compute = _native_backward if ctx.native else _tree_backward
+        return *compute(grads[0].contiguous(), q, k, v, out, lse, ctx.layout), None
 
 
 def tree_attention(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, layout: TreeLayout) -> Tensor:
-    """Attention of a packed row: prompts causal, completions over their prompt and themselves. Returns [T,H,D]."""
+    """Attention of a packed row: each token over its ancestors and itself. Returns [T,H,D]."""
     result: Tensor = _TreeAttention.apply(q_THD, k_TKD, v_TKD, layout)  # type: ignore[no-untyped-call]
     return result
 
@@ -147,9 +239,36 @@ def _unfold(folded: Tensor, tokens: int, heads: int) -> Tensor:
     return folded.view(kv_heads, tokens, heads // kv_heads, d).permute(1, 0, 2, 3).reshape(tokens, heads, d)
 
 
+def _native_runs(plan: BlockPlan) -> ops.Runs:
+    return ops.runs_of(plan.rows_S, plan.sizes_S, plan.positions_S, plan.indices_S, plan.tables_SW)
+
+
+def _native_forward(q: Tensor, k: Tensor, v: Tensor, layout: TreeLayout) -> tuple[Tensor, Tensor]:
+    """Also, base 2, the log-sum-exps [T, H] that `_native_backward` takes."""
+    source = layout.plan.source_N16
+    k_blocks = torch.empty(len(source), k.shape[1], BLOCK * k.shape[2], dtype=k.dtype)
+    v_blocks = torch.empty_like(k_blocks)
+    ops.gather_blocks(k, source, k_blocks, None)
+    ops.gather_blocks(v, source, None, v_blocks)
+    out, lse = ops.attention_forward(q, k.shape[1], _native_runs(layout.plan), k_blocks, v_blocks, with_lse=True)
+    assert lse is not None
+    return out, lse
+
+
+def _native_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, layout: TreeLayout
+) -> tuple[Tensor, Tensor, Tensor]:
+    plan = layout.plan
+    grads = tuple(torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v))
+    ops.attention_backward(
+        q, k, v, out, lse, grad, _native_runs(plan), plan.ranges_S3, plan.source_N16, (grads[0], grads[1], grads[2])
+    )
+    return grads[0], grads[1], grads[2]
+
+
 def _tree_forward(q: Tensor, k: Tensor, v: Tensor, layout: TreeLayout) -> tuple[Tensor, Tensor]:
     heads, kv_heads = q.shape[1], k.shape[1]
-    out = torch.empty_like(q)
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
     lse = torch.empty(q.shape[:2], dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
     for bucket in layout.buckets:
         own, own_lse = attend(
@@ -162,28 +281,25 @@ def _tree_forward(q: Tensor, k: Tensor, v: Tensor, layout: TreeLayout) -> tuple[
         rows = bucket.index_BS[real].reshape(-1)
         out[rows] = own.transpose(1, 2)[real].reshape(-1, heads, q.shape[2])
         lse[rows] = own_lse.transpose(1, 2)[real].reshape(-1, heads)
-    for span in layout.prefixes:
-        p = slice(span.prompt_start, span.prompt_start + span.prompt_size)
-        prompt, prompt_lse = attend(
-            q[p][None].transpose(1, 2), _spread(k[p][None], heads), _spread(v[p][None], heads), True
-        )
-        out[p], lse[p] = prompt[0].transpose(0, 1), prompt_lse[0].transpose(0, 1)
-        if not span.completions_size:
-            continue
-        c = slice(span.completions_start, span.completions_start + span.completions_size)
+    for p, c in _shared(layout):
         far, far_lse = attend(_fold(q[c], kv_heads), k[p][None].transpose(1, 2), v[p][None].transpose(1, 2), False)
-        far = _unfold(far, span.completions_size, heads)
-        far_lse = _unfold(far_lse[..., None], span.completions_size, heads)[..., 0]
+        rows = c.stop - c.start
+        far, far_lse = _unfold(far, rows, heads), _unfold(far_lse[..., None], rows, heads)[..., 0]
         out[c], lse[c] = merge(far, far_lse, out[c], lse[c])
     return out, lse
+
+
+def _shared(layout: TreeLayout) -> list[tuple[slice, slice]]:
+    """Segments with descendants: their rows, and their descendants'."""
+    found = [s for s in layout.segments if s.size and s.end > s.start + s.size]
+    return [(slice(s.start, s.start + s.size), slice(s.start + s.size, s.end)) for s in found]
 
 
 def _tree_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, layout: TreeLayout
 ) -> tuple[Tensor, Tensor, Tensor]:
     heads, kv_heads = q.shape[1], k.shape[1]
-    grad = grad.contiguous()
-    grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    grad_q, grad_k, grad_v = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     for bucket in layout.buckets:
         index, real = bucket.index_BS, slice(None) if bucket.valid_BS is None else bucket.valid_BS
         upstream = grad[index]
@@ -202,22 +318,7 @@ def _tree_backward(
         grad_q[rows] = part[0].transpose(1, 2)[real].reshape(-1, heads, q.shape[2])
         grad_k[rows] = _gather(part[1], kv_heads)[real].reshape(-1, kv_heads, q.shape[2])
         grad_v[rows] = _gather(part[2], kv_heads)[real].reshape(-1, kv_heads, q.shape[2])
-    for span in layout.prefixes:
-        p = slice(span.prompt_start, span.prompt_start + span.prompt_size)
-        part = attend_backward(
-            grad[p][None].transpose(1, 2),
-            q[p][None].transpose(1, 2),
-            _spread(k[p][None], heads),
-            _spread(v[p][None], heads),
-            out[p][None].transpose(1, 2),
-            lse[p][None].transpose(1, 2),
-            True,
-        )
-        grad_q[p] = part[0][0].transpose(0, 1)
-        grad_k[p], grad_v[p] = _gather(part[1], kv_heads)[0], _gather(part[2], kv_heads)[0]
-        if not span.completions_size:
-            continue
-        c = slice(span.completions_start, span.completions_start + span.completions_size)
+    for p, c in _shared(layout):
         far = attend_backward(
             _fold(grad[c], kv_heads),
             _fold(q[c], kv_heads),
@@ -227,7 +328,7 @@ def _tree_backward(
             _fold(lse[c][..., None], kv_heads)[..., 0],
             False,
         )
-        grad_q[c] += _unfold(far[0], span.completions_size, heads)
+        grad_q[c] += _unfold(far[0], c.stop - c.start, heads)
         grad_k[p] += far[1][0].transpose(0, 1)
         grad_v[p] += far[2][0].transpose(0, 1)
     return grad_q, grad_k, grad_v

@@ -1,5 +1,7 @@
 """RMSNorm, rotary embedding and SwiGLU: the small operations between the matrix products.
 
+Each is a plain torch computation, and a native one (`native/elementwise.cpp`) where there is one for the tensor.
+
 Axes: T tokens, E hidden size, H heads, D head size, I intermediate size.
 """
 
@@ -10,6 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from rethink.kernels.native import ops
 
 ROWS_IN_CACHE = 256
 """Rows handled at once where several passes touch them: small enough to stay in a core's cache between passes."""
@@ -29,6 +33,10 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
+        if x.dim() == 2 and x.dtype == torch.float32 and x.is_contiguous() and ops.usable(torch.empty(0, dtype=dtype)):
+            out, scale = ops.rms_norm(x, weight, epsilon, dtype)
+            ctx.save_for_backward(x, weight, scale)
+            return out
         mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
         scale = mean_square.add_(epsilon).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
@@ -40,7 +48,11 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, weight, scale = ctx.saved_tensors
-        grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
+        grad_weight = torch.zeros_like(weight)
+        if x.dim() == 2 and ops.usable(grads[0]) and ops.usable(x) and x.is_contiguous():
+            up = grads[0].contiguous()
+            return ops.rms_norm_backward(x, weight, scale, up, None, grad_weight), grad_weight, None, None
+        grad_x, scale = torch.empty_like(x), scale.reshape(*x.shape[:-1], 1)
         for part in _row_blocks(x.shape[0]):
             unit = x[part] * scale[part]
             grad = grads[0][part].to(x.dtype)
@@ -79,6 +91,8 @@ class _Rotate(torch.autograd.Function):
 
 
 def _rotated(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor, direction: int) -> Tensor:
+    if ops.usable(x_THD) and cos_TD.dtype == torch.float32 and x_THD.stride()[1:] == (x_THD.shape[2], 1):
+        return ops.rotate(x_THD, cos_TD, sin_TD, direction)
     half = x_THD.shape[-1] // 2
     out = torch.empty(x_THD.shape, dtype=x_THD.dtype, device=x_THD.device)
     for part in _row_blocks(x_THD.shape[0]):
@@ -100,6 +114,8 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (gate_up,) = ctx.saved_tensors
+        if ops.usable(gate_up) and gate_up.is_contiguous() and grads[0].dtype == gate_up.dtype:
+            return ops.swiglu_backward(gate_up, grads[0].contiguous())
         result = torch.empty_like(gate_up)
         accurate = torch.promote_types(gate_up.dtype, torch.float32)
         for part in _row_blocks(gate_up.shape[0]):
@@ -122,6 +138,8 @@ def swiglu(gate_up_T2I: Tensor) -> Tensor:
 
 def swiglu_inference(gate_up_T2I: Tensor) -> Tensor:
     """silu(gate) * up without a graph."""
+    if ops.usable(gate_up_T2I) and gate_up_T2I.is_contiguous():
+        return ops.swiglu(gate_up_T2I)
     gate, up = gate_up_T2I.chunk(2, dim=-1)
     if gate.shape[0] <= ROWS_IN_CACHE:
         return F.silu(gate).mul_(up)

@@ -11,8 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_ROWS = 1024
-"""Rows whose logits (compute dtype) exist at once."""
+from rethink.kernels.linear import main_grad
+from rethink.kernels.native import ops
+
+CHUNK_ROWS = 512
+"""Rows whose logits exist at once: fp32 where the native product makes them, else in the compute dtype."""
 BLOCK_ROWS = 32
 """Rows whose fp32 logits exist at once: passes over them stay in the last-level cache."""
 
@@ -26,8 +29,9 @@ def token_logprobs(
     """Log-probabilities [C] of the targets and entropies [C] of their distributions, at a temperature; no graph."""
     logprobs, entropies = _empty(hidden_CE, 2)
     with torch.no_grad():
+        logits_of = _logits_of(hidden_CE, weight_VE)
         for chunk in _chunks(len(targets_C)):
-            logits = hidden_CE[chunk] @ weight_VE.t()
+            logits = logits_of(hidden_CE[chunk])
             _chunk_logprobs(logits, targets_C[chunk], temperature, logprobs[chunk], entropies[chunk])
     return logprobs, entropies
 
@@ -53,29 +57,55 @@ class _HeadLoss(torch.autograd.Function):
         accurate = logprobs.dtype
         grad_hidden = torch.zeros_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=accurate)
+        logits_of, native = _logits_of(hidden, weight), ops.has_products(hidden)
+        back = ops.pack_weight(weight, transposed=False) if native else None
         loss = torch.zeros((), dtype=accurate, device=hidden.device)
         for chunk in _chunks(len(targets)):
             rows = hidden[chunk]
-            logits = rows @ weight.t()
+            logits = logits_of(rows)
             lse = _chunk_logprobs(logits, targets[chunk], temperature, logprobs[chunk], entropies[chunk])
             with torch.enable_grad():
                 leaf = logprobs[chunk].clone().requires_grad_()
                 value = objective(leaf, chunk)
                 (coefficient,) = torch.autograd.grad(value, leaf)
             loss += value.detach()
+            if back is not None:
+                slopes = ops.head_gradient(logits, targets[chunk], lse, coefficient, temperature, torch.bfloat16)
+                wide = torch.empty(rows.shape)  # V products a sum: long enough to be cut, and so in fp32
+                ops.product(slopes, back, weight.shape[1], wide, ops.OUT_FP32)
+                grad_hidden[chunk] = wide
+                ops.product(slopes, ops.pack_now(rows, False), rows.shape[1], grad_weight, ops.OUT_ADD, transposed=True)
+                continue
             _logits_to_gradients(logits, lse, targets[chunk], coefficient, temperature)
             grad_hidden[chunk] = logits @ weight
             grad_weight += logits.t() @ rows
         ctx.save_for_backward(grad_hidden, grad_weight)
-        ctx.weight_dtype = weight.dtype
+        ctx.weight = weight
         ctx.mark_non_differentiable(logprobs, entropies)
         return loss, logprobs, entropies
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         grad_hidden, grad_weight = ctx.saved_tensors
-        scale = grads[0]
-        return grad_hidden * scale.to(grad_hidden.dtype), (grad_weight * scale).to(ctx.weight_dtype), None, None, None
+        scale, weight = grads[0], ctx.weight
+        kept = main_grad(weight)
+        if kept is not None:
+            kept.add_(grad_weight, alpha=float(scale))
+            return grad_hidden * scale.to(grad_hidden.dtype), None, None, None, None
+        return grad_hidden * scale.to(grad_hidden.dtype), (grad_weight * scale).to(weight.dtype), None, None, None
+
+
+def _logits_of(hidden: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor]:
+    """Rows of hidden states to logits, with the weight laid out once."""
+    if not ops.has_products(hidden):
+        return lambda rows: rows @ weight.t()
+    packed = ops.pack_weight(weight, transposed=True)
+
+    def product(rows: Tensor) -> Tensor:
+        out = torch.empty(rows.shape[0], weight.shape[0])
+        return ops.product(rows.contiguous(), packed, weight.shape[0], out, ops.OUT_FP32)
+
+    return product
 
 
 def _empty(hidden: Tensor, number: int) -> list[Tensor]:
@@ -92,6 +122,9 @@ def _chunk_logprobs(
 ) -> Tensor:
     """Fill log-probabilities and entropies of a chunk; returns its log-sum-exps [C] (of logits / temperature)."""
     lse_C = torch.empty_like(logprobs_C)
+    if logits_CV.dtype == torch.float32 and ops.usable(logits_CV) and logits_CV.is_contiguous():
+        ops.head_logprobs(logits_CV, targets_C, temperature, logprobs_C, entropies_C, lse_C)
+        return lse_C
     for first in range(0, logits_CV.shape[0], BLOCK_ROWS):
         block = slice(first, first + BLOCK_ROWS)
         scaled = logits_CV[block].to(logprobs_C.dtype, copy=True)

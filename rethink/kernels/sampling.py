@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rethink.kernels.native import ops
+
 BLOCK = 64
 """Vocabulary entries summed together first, so that the search touches V/64 sums and one block."""
 _MASK = (1 << 64) - 1
@@ -50,6 +52,11 @@ def sample(
         tokens [B]; log-probabilities [B] before truncation at the temperature (greedy: at temperature 1); and under
         the distribution that was sampled from (greedy: 0).
     """
+    truncated = temperature > 0 and (top_p < 1.0 or top_k > 0)
+    fast = logits_BV.dtype == torch.float32 and ops.usable(logits_BV) and logits_BV.stride(1) == 1
+    if fast and not truncated:
+        tokens, logprobs = ops.sample(logits_BV, temperature, uniforms_B.double().contiguous())
+        return tokens, logprobs, torch.zeros_like(logprobs) if temperature == 0 else logprobs.clone()
     scaled = logits_BV.to(torch.promote_types(logits_BV.dtype, torch.float32), copy=True)
     if temperature > 0 and temperature != 1.0:
         scaled /= temperature
@@ -61,12 +68,15 @@ def sample(
         return tokens, logprobs, torch.zeros_like(logprobs)
     weights = torch.exp(scaled)
     log_total = weights.sum(-1).log()
-    if top_p < 1.0 or top_k > 0:
+    if truncated:
         tokens, log_kept = _draw_truncated(weights, top_p, top_k, uniforms_B)
     else:
         tokens, log_kept = _draw(weights, uniforms_B), log_total
     chosen = scaled.gather(1, tokens[:, None])[:, 0]
-    return tokens, chosen - log_total, chosen - log_kept
+    logprobs = chosen - log_total
+    if fast:  # the same sum as in training, so that both log-probabilities agree to the bit
+        ops.head_logprobs(logits_BV, tokens, temperature, logprobs, None, None)
+    return tokens, logprobs, chosen - log_kept
 
 
 def _draw(weights_BV: Tensor, uniforms_B: Tensor) -> Tensor:

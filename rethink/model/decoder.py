@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rethink.errors import ModelError
 from rethink.kernels.attention import tree_attention
 from rethink.kernels.elementwise import rms_norm, rotate, swiglu
+from rethink.kernels.embedding import embed
 from rethink.kernels.head import TokenObjective, head_loss, token_logprobs
+from rethink.kernels.linear import linear
 from rethink.model.config import DecoderConfig
 from rethink.model.packing import PackedBatch
 
@@ -112,8 +113,10 @@ class Decoder:
             return q, k, v.view(-1, c.num_kv_heads, c.head_dim)
         q, k = q.view(-1, c.num_heads, c.head_dim), k.view(-1, c.num_kv_heads, c.head_dim)
         if layer.q_norm is not None and layer.k_norm is not None:
-            q = rms_norm(q.to(self.accurate), layer.q_norm, c.rms_norm_eps, self.dtype)
-            k = rms_norm(k.to(self.accurate), layer.k_norm, c.rms_norm_eps, self.dtype)
+            q, k = (
+                rms_norm(x.to(self.accurate).reshape(-1, c.head_dim), norm, c.rms_norm_eps, self.dtype).view(x.shape)
+                for x, norm in ((q, layer.q_norm), (k, layer.k_norm))
+            )
         return rotate(q, cos_TD, sin_TD), rotate(k, cos_TD, sin_TD), v.view(-1, c.num_kv_heads, c.head_dim)
 
     def hidden(self, batch: PackedBatch) -> Tensor:
@@ -126,14 +129,14 @@ class Decoder:
                 "this decoder computes full attention only, so keep prompt and completion within the window"
             )
         cos, sin = self.rope(batch.positions_T)
-        x = F.embedding(batch.tokens_T, self.embedding).to(self.accurate)
+        x = embed(batch.tokens_T, self.embedding, self.accurate)
         for layer in self.layers:
             h = rms_norm(x, layer.input_norm, c.rms_norm_eps, self.dtype)
-            q, k, v = self.project_qkv(layer, F.linear(h, layer.qkv, layer.qkv_bias), cos, sin)
+            q, k, v = self.project_qkv(layer, linear(h, layer.qkv, layer.qkv_bias), cos, sin)
             attended = tree_attention(q, k, v, batch.layout)
-            x = x + F.linear(attended.reshape(-1, c.num_heads * c.head_dim), layer.output)
+            x = linear(attended.reshape(-1, c.num_heads * c.head_dim), layer.output, residual_TO=x)
             h = rms_norm(x, layer.post_norm, c.rms_norm_eps, self.dtype)
-            x = x + F.linear(swiglu(F.linear(h, layer.gate_up)), layer.down)
+            x = linear(swiglu(linear(h, layer.gate_up)), layer.down, residual_TO=x)
         return rms_norm(x, self.final_norm, c.rms_norm_eps, self.dtype)
 
     def completion_logprobs(self, batch: PackedBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rethink.errors import ModelError
-from rethink.model.cache import cache_root, cached_folder
+from rethink.store.cache import cache_root, cached_folder
 from rethink.model.config import DecoderConfig
 from rethink.model.embedded import SHA256, embedded_gguf
 from rethink.model.export import save_hf_folder

@@ -1,26 +1,24 @@
-"""Packed batches: one row holds each group's prompt once, then its completions, with no padding.
+"""Packed batches: one row holds what prompts share once, each prompt's rest once, then its completions; no padding.
 
-    row:   prompt A | completion A1 | completion A2 | prompt B | completion B1 | ...
+    row:   what A and B begin with | rest of A | completion A1 | completion A2 | rest of B | completion B1 | ...
 
-A completion's queries see the keys of its prompt and its own earlier tokens. Its last token is never an input: nothing
-is predicted from it. The first token is predicted by the prompt's last one, whose hidden state all completions share.
+A completion's queries see the keys of its whole prompt and its own earlier tokens. Its last token is never an input:
+nothing is predicted from it. The first token is predicted by the prompt's last one, whose hidden state all completions
+share. Instructions and examples that every prompt of a recipe begins with are so computed once a row.
 
-Axes: T input tokens of the row, C completion tokens (targets), S segments.
+Axes: T input tokens of the row, C completion tokens (targets).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rethink.kernels.attention import Bucket, PrefixSpan, TreeLayout
-
-BUCKET_FILL = 0.7
-"""Completions share a padded attention call while the shortest is at least this share of the longest."""
-
+from rethink.kernels.attention import Segment, TreeLayout, tree_layout
 
 @dataclass(frozen=True, slots=True)
 class PackedGroup:
@@ -31,7 +29,7 @@ class PackedGroup:
 
     @property
     def input_tokens(self) -> int:
-        """Tokens that the forward pass computes."""
+        """Tokens that the forward pass computes at most: prompts that begin alike take fewer."""
         return len(self.prompt_ids) + sum(max(len(c) - 1, 0) for c in self.completions)
 
 
@@ -61,66 +59,94 @@ class PackedBatch:
         return int(self.targets_C.numel())
 
 
-def pack(groups: Sequence[PackedGroup], device: torch.device | str = "cpu") -> PackedBatch:
-    """Lay groups out in one row.
+class _Node:
+    """A node of the tree of prompts: the tokens that it adds to its parent's."""
 
-    Every prompt needs at least one token. Empty completions are allowed: they own no token and no target.
-    """
-    tokens: list[int] = []
-    positions: list[int] = []
-    head_rows: list[int] = []
-    targets: list[int] = []
-    lengths: list[int] = []
-    segments: list[tuple[int, int]] = []  # start and length of each completion's inputs, where it has any
-    prefixes: list[PrefixSpan] = []
-    for group in groups:
+    def __init__(self, ids: Sequence[int]):
+        self.ids = list(ids)
+        self.children: dict[int, _Node] = {}
+        self.ends: list[int] = []
+        """Groups whose prompt ends here."""
+
+
+def _prompt_tree(groups: Sequence[PackedGroup]) -> _Node:
+    """All prompts in one radix tree: what they begin with alike stands once."""
+    root = _Node([])
+    for index, group in enumerate(groups):
         if not len(group.prompt_ids):
             raise ValueError("a packed group needs at least one prompt token")
-        start, size = len(tokens), len(group.prompt_ids)
-        tokens.extend(int(t) for t in group.prompt_ids)
-        positions.extend(range(size))
-        first = len(tokens)
-        for completion in group.completions:
-            lengths.append(len(completion))
-            if not len(completion):
-                continue
-            inputs = [int(t) for t in completion[:-1]]
-            head_rows.append(start + size - 1)
-            head_rows.extend(range(len(tokens), len(tokens) + len(inputs)))
-            targets.extend(int(t) for t in completion)
-            if inputs:
-                segments.append((len(tokens), len(inputs)))
-            tokens.extend(inputs)
-            positions.extend(range(size, size + len(inputs)))
-        prefixes.append(PrefixSpan(start, size, first, len(tokens) - first))
+        node, rest = root, [int(t) for t in group.prompt_ids]
+        while rest:
+            child = node.children.get(rest[0])
+            if child is None:
+                child = node.children[rest[0]] = _Node(rest)
+            common = next((i for i, (a, b) in enumerate(zip(child.ids, rest, strict=False)) if a != b), None)
+            common = min(len(child.ids), len(rest)) if common is None else common
+            if common < len(child.ids):  # they part within the node: cut it in two
+                upper = node.children[rest[0]] = _Node(child.ids[:common])
+                child.ids = child.ids[common:]
+                upper.children[child.ids[0]] = child
+                child = upper
+            node, rest = child, rest[common:]
+        node.ends.append(index)
+    return root
+
+
+def pack(groups: Sequence[PackedGroup], device: torch.device | str = "cpu") -> PackedBatch:
+    """Lay groups out in one row, depth first over the tree of their prompts.
+
+    Every prompt needs at least one token. Empty completions are allowed: they own no token and no target. Targets stay
+    in the order of the groups, wherever their tokens stand.
+    """
+    row = _Row(groups)
+    tree = _prompt_tree(groups)
+    for child in tree.children.values():
+        row.add_node(child, None, 0)
 
     def as_tensor(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
 
     return PackedBatch(
-        tokens_T=as_tensor(tokens),
-        positions_T=as_tensor(positions),
-        layout=TreeLayout(tuple(prefixes), _buckets(segments, device)),
-        head_rows_C=as_tensor(head_rows),
-        targets_C=as_tensor(targets),
-        lengths=tuple(lengths),
+        tokens_T=as_tensor(row.tokens),
+        positions_T=as_tensor(row.positions),
+        layout=tree_layout(row.segments, device),
+        head_rows_C=as_tensor([r for rows in row.head_rows for r in rows]),
+        targets_C=as_tensor([int(t) for group in groups for c in group.completions for t in c]),
+        lengths=tuple(len(c) for group in groups for c in group.completions),
         groups=tuple(groups),
     )
 
 
-def _buckets(segments: list[tuple[int, int]], device: torch.device | str) -> tuple[Bucket, ...]:
-    """Completions of similar length, padded to the longest of their bucket for one attention call."""
-    buckets: list[Bucket] = []
-    rest = sorted(segments, key=lambda s: (-s[1], s[0]))
-    while rest:
-        longest = rest[0][1]
-        taken = [s for s in rest if s[1] >= BUCKET_FILL * longest]
-        rest = rest[len(taken) :]
-        offsets = torch.arange(longest, device=device)
-        starts = torch.tensor([s[0] for s in taken], device=device)
-        sizes = torch.tensor([s[1] for s in taken], device=device)
-        valid = offsets[None, :] < sizes[:, None]
-        # Padding repeats the segment's last token: it comes after every real query, so causality hides it.
-        index = starts[:, None] + torch.minimum(offsets[None, :], sizes[:, None] - 1)
-        buckets.append(Bucket(index, None if bool(valid.all()) else valid))
-    return tuple(buckets)
+class _Row:
+    """The row as it grows."""
+
+    def __init__(self, groups: Sequence[PackedGroup]):
+        self.groups = groups
+        self.tokens: list[int] = []
+        self.positions: list[int] = []
+        self.segments: list[Segment] = []
+        self.head_rows: list[list[int]] = [[] for _ in groups]
+
+    def add_node(self, node: _Node, parent: int | None, position: int) -> None:
+        """A node of the prompt tree, the completions of the groups that end there, and what goes on from it."""
+        own = self._add(node.ids, parent, position)
+        last, behind = len(self.tokens) - 1, position + len(node.ids)
+        for index in node.ends:
+            for completion in self.groups[index].completions:
+                if not len(completion):
+                    continue
+                first = len(self.tokens)
+                inputs = [int(t) for t in completion[:-1]]
+                if inputs:
+                    self._add(inputs, own, behind)
+                self.head_rows[index] += [last, *range(first, first + len(inputs))]
+        for child in node.children.values():
+            self.add_node(child, own, behind)
+        self.segments[own] = dataclasses.replace(self.segments[own], end=len(self.tokens))
+
+    def _add(self, ids: Sequence[int], parent: int | None, position: int) -> int:
+        start = len(self.tokens)
+        self.tokens.extend(ids)
+        self.positions.extend(range(position, position + len(ids)))
+        self.segments.append(Segment(start, len(ids), start + len(ids), position, parent))
+        return len(self.segments) - 1

@@ -11,7 +11,7 @@ from rethink.kernels.machine import choose_dtype, measure_gemm, usable_threads
 from rethink.model.build import build_model
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.rollout.build import build_engine
-from rethink.rollout.kv_pool import default_budget
+from rethink.rollout.pages import default_budget
 from rethink.types import Completion, GenerationRequest, SamplingParams
 
 

@@ -1,33 +1,31 @@
-"""The embedded engine: continuous batching over shared prefixes, on any device that torch has.
+"""The embedded engine: continuous batching over paged, shared prefixes, on any device that torch has.
 
-    generate ─► plan the caches ─► loop: admit waiting groups (prefill, first tokens) ─► one decode step ─► retire ends
+    generate ─► plan the pages ─► loop: admit waiting samples (prefill, first tokens) ─► one decode step ─► retire ends
 
-Each group's prompt is computed once. Sequences that end leave the batch at once; the last one moves into their place,
-so the batch stays dense; waiting samples and groups enter. What a sample draws depends on its seed and position only;
-its logits may differ in the last bits with the batch's size (bf16 products), see docs/determinism.md.
+What prompts begin with alike is computed once, each prompt's rest once per group. Sequences that end leave the batch at
+once; the last one takes their place in it, so the batch stays dense, and no key or value moves. What a sample draws
+depends on its seed and position only. With native kernels neither does any logit depend on what shares the batch, and
+log-probabilities are bit for bit those of the trainer; else they may differ in the last bits, see docs/determinism.md.
 
-Axes: B running sequences, R group rows, E hidden size, V vocabulary; see also `kernels/decode.py`.
+Axes: B running sequences, S slots, W pages of the longest, E hidden size, V vocabulary; see also `kernels/paged.py`.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from rethink.kernels.decode import Grid, LayerCache, decode_attention
-from rethink.kernels.elementwise import rms_norm, swiglu_inference
-from rethink.kernels.linear import PackedLinear
+from rethink.kernels.paged import PAGE, PagedCache, cache_rows, copy_page, new_cache
 from rethink.model.decoder import Decoder
 from rethink.rollout.engine import OnFinish
-from rethink.rollout.kv_pool import PoolPlan, allocate, plan_pool, round_up
-from rethink.rollout.prefill import prefill, prefill_chunks
+from rethink.rollout.forward import Chunk, PackedWeights, hidden_rows, prefill_chunks
+from rethink.rollout.pages import PagePool, PoolPlan, own_pages, pages_of, plan_pool
 from rethink.rollout.samples import RunningSample, all_ended, check_requests, completion_of, draw_tokens
 from rethink.rollout.stopping import end_of
 from rethink.types import Completion, FinishReason, GenerationRequest
@@ -39,22 +37,22 @@ PREFILL_TOKENS = 2048
 
 @dataclass(slots=True)
 class _Group:
-    """A request whose prefix is in the caches."""
+    """A request whose prompt is in the cache."""
 
     request: int
-    row: int
-    prompt_size: int
-    first_logits_V: Tensor
+    pages: list[int]
     waiting: deque[int]
     """Samples not yet started."""
-    running: int = 0
+    first_logits_V: Tensor | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class _Sequence(RunningSample):
-    """A running sample and where its prefix lies."""
+    """A running sample and the pages of its whole sequence."""
 
-    group: _Group
+    request: int
+    prompt_size: int
+    pages: list[int]
 
 
 class TorchEngine:
@@ -95,23 +93,16 @@ class TorchEngine:
         check_requests(requests, self.context)
         if not any(r.n for r in requests):
             return [[] for _ in requests]
-        # Caches and packed weights are made anew each time, which takes a few hundredths of what a generation takes:
+        # Pages and packed weights are made anew each time, which takes a few hundredths of what a generation takes:
         # between generations a trainer needs the memory.
         with torch.inference_mode():
             plan = plan_pool(requests, self.model.config, self.model.dtype, self._budget, self._max_concurrent)
-            caches = allocate(plan, self.model.config, self.model.dtype, self.model.device)
-            return _Generation(self, _PackedWeights(self.model), requests, plan, caches, on_finish).run()
+            return _Generation(self, PackedWeights(self.model), requests, plan, on_finish).run()
 
 
-class _PackedWeights:
-    """The decoder's matrices, laid out for few rows; made once per weight update."""
-
-    def __init__(self, model: Decoder):
-        self.layers = [
-            (PackedLinear(w.qkv, w.qkv_bias), PackedLinear(w.output), PackedLinear(w.gate_up), PackedLinear(w.down))
-            for w in model.layers
-        ]
-        self.head = PackedLinear(model.head)
+def _new_caches(model: Decoder, pages: int) -> list[PagedCache]:
+    c = model.config
+    return [new_cache(pages, c.num_kv_heads, c.head_dim, model.dtype, model.device) for _ in range(c.num_layers)]
 
 
 class _Generation:
@@ -120,21 +111,21 @@ class _Generation:
     def __init__(
         self,
         engine: TorchEngine,
-        packed: _PackedWeights,
+        packed: PackedWeights,
         requests: Sequence[GenerationRequest],
         plan: PoolPlan,
-        caches: list[LayerCache],
         on_finish: OnFinish | None,
     ):
         self.model, self.decode, self.packed = engine.model, engine._decode, packed
         self.prefill_tokens = engine._prefill_tokens
-        self.requests, self.plan, self.caches, self.on_finish = requests, plan, caches, on_finish
+        self.requests, self.plan, self.on_finish = requests, plan, on_finish
+        self.caches = _new_caches(engine.model, plan.pages)
+        self.pool = PagePool.of(plan.pages)
         self.results: list[list[Completion | None]] = [[None] * r.n for r in requests]
         self.queue = deque(i for i, r in enumerate(requests) if r.n)
-        self.groups: list[_Group | None] = [None] * plan.rows
+        self.groups: deque[_Group] = deque()
         self.batch: list[_Sequence] = []
-        size = (plan.sequences, plan.prefix + plan.own)
-        self.mask_BS = torch.full(size, -math.inf, dtype=self.model.accurate, device=self.model.device)
+        self.tables_SW = np.zeros((plan.sequences, plan.table), dtype=np.int32)
 
     def run(self) -> list[list[Completion]]:
         """Until every sample has ended."""
@@ -145,53 +136,101 @@ class _Generation:
     # Admission
 
     def _admit(self) -> bool:
-        """Start waiting samples where there is room; prefill groups for them. True if anything was started."""
+        """Start waiting samples where there is room; prefill prompts for them. True if anything was started."""
         started = 0  # counted, since samples that end with their first token are gone from the batch at once
-        for group in self.groups:
-            if group is not None:
-                started += self._start(group)
-        while self.queue and len(self.batch) < self.plan.sequences and (rows := self._free_rows()):
-            chosen: list[tuple[int, int]] = []
-            room = self.plan.sequences - len(self.batch)
-            while self.queue and rows and room > 0:
-                request = self.queue.popleft()
-                chosen.append((request, rows.pop(0)))
-                room -= self.requests[request].n
-            for group in self._prefill(chosen):
-                self.groups[group.row] = group
-                started += self._start(group)
-        return started > 0
+        while True:
+            fresh = self._start_waiting()
+            started += fresh
+            if self.groups or not self._prefill_next():  # groups that still wait come before new ones
+                return started > 0
 
-    def _free_rows(self) -> list[int]:
-        return [row for row, group in enumerate(self.groups) if group is None]
+    def _start_waiting(self) -> int:
+        started = 0
+        while self.groups:
+            group = self.groups[0]
+            started += self._start(group)
+            if group.waiting:
+                break
+            self.pool.drop(group.pages)
+            self.groups.popleft()
+        return started
 
-    def _prefill(self, chosen: list[tuple[int, int]]) -> list[_Group]:
-        prompts = [(row, self.requests[request].prompt_ids) for request, row in chosen]
-        logits: dict[int, Tensor] = {}
+    def _prefill_next(self) -> bool:
+        """Compute the prompts of the next requests that have room for at least one sample; False where none has."""
+        room, free = self.plan.sequences - len(self.batch), len(self.pool.free)
+        chosen: list[tuple[_Group, int]] = []
+        while self.queue and room > 0:
+            request = self.requests[self.queue[0]]
+            shared = len(self.pool.shared_beginning(request.prompt_ids))
+            needed = pages_of(len(request.prompt_ids)) - shared
+            own = own_pages(request)
+            if needed + own > free:
+                break
+            pages, cached = self.pool.take_prompt(request.prompt_ids)
+            chosen.append((_Group(self.queue.popleft(), pages, deque(range(request.n))), cached))
+            running = min(request.n, room, (free - needed) // own if own else room)
+            free, room = free - needed - running * own, room - running
+        if not chosen:
+            return False
+        self._prefill(chosen)
+        self.groups.extend(group for group, _ in chosen)
+        return True
+
+    def _prefill(self, chosen: list[tuple[_Group, int]]) -> None:
+        prompts = [(i, cached, self.requests[g.request].prompt_ids) for i, (g, cached) in enumerate(chosen)]
+        tables = np.zeros((len(chosen), self.plan.table), dtype=np.int32)
+        for i, (group, _) in enumerate(chosen):
+            tables[i, : len(group.pages)] = group.pages
         for chunks in prefill_chunks(prompts, self.prefill_tokens):
-            for row, hidden_E in prefill(self.model, chunks, self.caches).items():
-                logits[row] = self.packed.head(hidden_E[None])[0]
-        return [
-            _Group(i, row, len(self.requests[i].prompt_ids), logits[row], deque(range(self.requests[i].n)))
-            for i, row in chosen
-        ]
+            ended = [c for c in chunks if c.last]
+            logits = self._prefill_pass(chunks, tables)
+            for chunk, row in zip(ended, logits, strict=True):
+                chosen[chunk.index][0].first_logits_V = row
+
+    def _prefill_pass(self, chunks: Sequence[Chunk], tables: np.ndarray) -> Tensor:
+        """First logits of the prompts that end in this pass, in order."""
+        lengths = np.array([len(c.token_ids) for c in chunks], dtype=np.int32)
+        ends = lengths.cumsum(dtype=np.int32)
+        starts = np.array([c.start for c in chunks], dtype=np.int32)
+        index = np.array([c.index for c in chunks], dtype=np.int32)
+        rows = cache_rows(ends - lengths, lengths, starts, index, tables)
+        tokens = torch.tensor([t for c in chunks for t in c.token_ids], device=self.model.device)
+        positions = torch.cat([torch.arange(c.start, c.start + len(c.token_ids)) for c in chunks])
+        wanted = torch.tensor([e - 1 for c, e in zip(chunks, ends.tolist(), strict=True) if c.last], dtype=torch.long)
+        positions, wanted = positions.to(self.model.device), wanted.to(self.model.device)
+        hidden = hidden_rows(self.model, self.packed, tokens, positions, rows, self.caches, wanted)
+        return self.packed.head.exact(hidden)
 
     def _start(self, group: _Group) -> int:
         """Draw the first token of as many of the group's waiting samples as there is room for; returns how many."""
-        number = min(len(group.waiting), self.plan.sequences - len(self.batch))
-        if number <= 0:
-            return 0
         request, now = self.requests[group.request], time.perf_counter()
+        own, whole = own_pages(request), len(request.prompt_ids) // PAGE
+        number = min(len(group.waiting), self.plan.sequences - len(self.batch))
+        if own:
+            number = min(number, len(self.pool.free) // own)
+        if number <= 0 or group.first_logits_V is None:
+            return 0
         fresh = []
         for _ in range(number):
             index = group.waiting.popleft()
+            pages = group.pages[:whole]
+            for page in pages:
+                self.pool.hold(page)
+            pages = [*pages, *(self.pool.take() for _ in range(own))]
+            if own and len(group.pages) > whole:  # the prompt ends within a page: each sample goes on in its own copy
+                for cache in self.caches:
+                    copy_page(cache, group.pages[whole], pages[whole])
+            self.tables_SW[len(self.batch), : len(pages)] = pages
             sequence = _Sequence(
-                group=group, index=index, seed=request.seeds[index], params=request.params, started=now
+                request=group.request,
+                prompt_size=len(request.prompt_ids),
+                pages=pages,
+                index=index,
+                seed=request.seeds[index],
+                params=request.params,
+                started=now,
             )
-            self.mask_BS[len(self.batch)] = -math.inf
-            self.mask_BS[len(self.batch), : group.prompt_size] = 0
             self.batch.append(sequence)
-            group.running += 1
             fresh.append(sequence)
         draw_tokens(group.first_logits_V[None].expand(number, -1), fresh)
         self._retire()
@@ -203,77 +242,34 @@ class _Generation:
         """One token for every running sequence."""
         if not self.batch:
             return
-        counts = [len(s.tokens) for s in self.batch]
-        device, b = self.model.device, len(self.batch)
-        last = torch.tensor([c - 1 for c in counts], device=device)
-        slots = torch.arange(b, device=device)
-        self.mask_BS[slots, last + self.plan.prefix] = 0
-        places = min(round_up(max(counts)), self.plan.own)
+        b, device = len(self.batch), self.model.device
+        order = np.arange(b, dtype=np.int32)
+        positions = np.array([s.prompt_size + len(s.tokens) - 1 for s in self.batch], dtype=np.int32)
+        rows = cache_rows(order, np.ones(b, dtype=np.int32), positions, order, self.tables_SW)
         tokens = torch.tensor([s.tokens[-1] for s in self.batch], device=device)
-        positions = torch.tensor([s.group.prompt_size + c - 1 for s, c in zip(self.batch, counts, strict=True)])
-        logits = self._forward(tokens, positions.to(device), slots, last, places)
-        draw_tokens(logits, self.batch)
+        at = torch.from_numpy(positions).long().to(device)
+        hidden = hidden_rows(self.model, self.packed, tokens, at, rows, self.caches)
+        draw_tokens(self.packed.head.exact(hidden), self.batch)
         self._retire()
-
-    def _forward(self, tokens: Tensor, positions: Tensor, slots: Tensor, last: Tensor, places: int) -> Tensor:
-        model, config = self.model, self.model.config
-        cos, sin = model.rope(positions)
-        grid, mask = self._grid(), self.mask_BS[: len(self.batch), : self.plan.prefix + places]
-        x = F.embedding(tokens, model.embedding).to(model.accurate)
-        for layer, (qkv, output, gate_up, down), cache in zip(
-            model.layers, self.packed.layers, self.caches, strict=True
-        ):
-            h = rms_norm(x, layer.input_norm, config.rms_norm_eps, model.dtype)
-            q, k, v = model.project_qkv(layer, qkv(h), cos, sin)
-            cache.own_k_BKCD[slots, :, last] = k
-            cache.own_v_BKCD[slots, :, last] = v
-            x += output(decode_attention(q, cache, grid, places, mask).reshape(len(slots), -1))
-            h = rms_norm(x, layer.post_norm, config.rms_norm_eps, model.dtype)
-            x += down(swiglu_inference(gate_up(h)))
-        return self.packed.head(rms_norm(x, model.final_norm, config.rms_norm_eps, model.dtype))
-
-    def _grid(self) -> Grid:
-        taken = [0] * self.plan.rows
-        places = []
-        for sequence in self.batch:
-            places.append(taken[sequence.group.row])
-            taken[sequence.group.row] += 1
-        rows = max(row for row, number in enumerate(taken) if number) + 1
-
-        def as_tensor(values: list[int]) -> torch.Tensor:
-            return torch.tensor(values, device=self.model.device)
-
-        return Grid(rows, max(taken), as_tensor([s.group.row for s in self.batch]), as_tensor(places))
 
     # Ends
 
     def _retire(self) -> None:
-        """Take ended sequences out of the batch; the last one moves into each hole."""
+        """Take ended sequences out of the batch; the last one takes each one's place."""
         for slot in range(len(self.batch) - 1, -1, -1):
             sequence = self.batch[slot]
             reason = end_of(sequence.tokens, sequence.params, self.decode)
             if reason is None:
                 continue
             self._finish(sequence, reason)
-            last = len(self.batch) - 1
-            if slot != last:
-                self._move(last, slot)
-            self.batch.pop()
-
-    def _move(self, source: int, target: int) -> None:
-        self.batch[target] = self.batch[source]
-        used = len(self.batch[source].tokens)
-        self.mask_BS[target] = self.mask_BS[source]
-        for cache in self.caches:
-            cache.own_k_BKCD[target, :, :used] = cache.own_k_BKCD[source, :, :used]
-            cache.own_v_BKCD[target, :, :used] = cache.own_v_BKCD[source, :, :used]
+            last = self.batch.pop()
+            if last is not sequence:
+                self.batch[slot] = last
+                self.tables_SW[slot] = self.tables_SW[len(self.batch)]
 
     def _finish(self, sequence: _Sequence, reason: FinishReason) -> None:
-        group = sequence.group
+        self.pool.drop(sequence.pages)
         completion = completion_of(sequence, reason, self.decode)
-        self.results[group.request][sequence.index] = completion
-        group.running -= 1
-        if not group.running and not group.waiting:
-            self.groups[group.row] = None
+        self.results[sequence.request][sequence.index] = completion
         if self.on_finish is not None:
-            self.on_finish(group.request, sequence.index, completion)
+            self.on_finish(sequence.request, sequence.index, completion)

@@ -9,7 +9,7 @@ import torch
 from rethink.kernels.machine import choose_dtype, free_memory, measure_gemm, tune_allocator, usable_threads
 from rethink.model.config import DecoderConfig
 from rethink.recipe.schema import Recipe
-from rethink.rollout.kv_pool import default_budget
+from rethink.rollout.pages import default_budget
 
 ACTIVATION_SHARE = 0.35
 """Share of the free memory that one micro-batch's activations may take."""

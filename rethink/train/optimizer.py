@@ -16,8 +16,8 @@ from rethink.recipe.schema import OptimizerSection
 class MasterAdamW:
     """AdamW (arXiv 1711.05101) whose state is fp32 whatever the model computes in.
 
-    Gradients of every backward pass are added to fp32 buffers at once and freed, so that accumulation over
-    micro-batches loses nothing and costs no bf16 copy of the gradients. Models in fp32 or fp64 are their own masters.
+    Gradients of every backward pass are added to fp32 buffers at once, so that accumulation over micro-batches loses
+    nothing: by the kernels themselves, which find the buffer on the weight (`main_grad`), or by a hook. Models in fp32 or fp64 are their own masters.
     Weight decay applies to matrices, not to norms and biases.
     """
 
@@ -26,6 +26,7 @@ class MasterAdamW:
         self.masters = {name: _master(weight) for name, weight in self._weights.items()}
         for name, weight in self._weights.items():
             self.masters[name].grad = torch.zeros_like(self.masters[name])
+            weight.main_grad = self.masters[name].grad  # type: ignore[attr-defined]
             weight.register_post_accumulate_grad_hook(self._collector(name))
         self._max_norm = section.max_grad_norm
         matrices = [m for m in self.masters.values() if m.ndim >= 2]

@@ -407,6 +407,6 @@ def test_failed_conversion_leaves_no_entry_and_the_next_one_works(
 def test_too_little_space_is_said_before_the_work(
     tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rethink.model.cache.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr("rethink.store.cache.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
     with pytest.raises(StorageFailure, match="RETHINK_CACHE"):
         load_checkpoint(str(tiny_gguf), cache_dir=tmp_path / "cache")

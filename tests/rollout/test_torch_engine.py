@@ -18,7 +18,7 @@ from rethink.model.decoder import Decoder
 from rethink.model.hf_config import parse_hf_config
 from rethink.model.packing import PackedGroup, pack
 from rethink.rollout.engine import RolloutEngine
-from rethink.rollout.kv_pool import allocate, bytes_per_place, plan_pool
+from rethink.rollout.pages import allocate, bytes_per_place, plan_pool
 from rethink.rollout.prefill import prefill_chunks
 from rethink.rollout.stopping import end_of, text_of
 from rethink.rollout.torch_engine import TorchEngine

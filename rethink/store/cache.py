@@ -1,4 +1,4 @@
-"""A cache of converted models: each entry is a folder that is either whole or not there."""
+"""The cache of what was made once (converted models, compiled kernels): each entry is a folder that is either whole or not there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rethink.store.atomic import storage_errno
 
 
 def cache_root(cache_dir: Path | None = None) -> Path:
-    """Where converted models are kept: the argument, else `$RETHINK_CACHE`, else `~/.cache/rethink`."""
+    """Where it is: the argument, else `$RETHINK_CACHE`, else `~/.cache/rethink`."""
     if cache_dir is not None:
         return cache_dir
     chosen = os.environ.get("RETHINK_CACHE")
@@ -57,7 +57,7 @@ def cached_folder(root: Path, key: str, build: Callable[[Path], None], needed_by
         if number is None:
             raise
         raise StorageFailure(
-            f"the model cache {root} cannot be written ({os.strerror(number).lower()}); free some space or set "
+            f"the cache {root} cannot be written ({os.strerror(number).lower()}); free some space or set "
             "RETHINK_CACHE to a folder on another disk"
         ) from error
     return final

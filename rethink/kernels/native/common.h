@@ -1,0 +1,139 @@
+// What the native kernels share: bf16, sixteen-wide vectors, exp2, buffers.
+//
+// Vectors are GCC's vector extension, so that the same code compiles for AVX2 and AVX-512; only the bf16 products use
+// intrinsics (AVX512-BF16), and are left out where the processor has none.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#if defined(__AVX512BF16__) && defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define RT_BF16 1
+#include <immintrin.h>
+#endif
+
+#define RT_API extern "C" __attribute__((visibility("default")))
+
+typedef uint16_t bf16;
+typedef float v16 __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t v16i __attribute__((vector_size(64), aligned(4), may_alias));
+
+static inline v16 splat(float x) { return v16{} + x; }
+static inline v16 load16(const float* p) { v16 v; __builtin_memcpy(&v, p, 64); return v; }
+static inline void store16(float* p, v16 v) { __builtin_memcpy(p, &v, 64); }
+
+static inline float from_bf16(bf16 x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float out;
+    __builtin_memcpy(&out, &bits, 4);
+    return out;
+}
+
+// Round to nearest, ties to even; a NaN stays one.
+static inline bf16 to_bf16(float x) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &x, 4);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return (bf16)((bits >> 16) | 0x40);
+    return (bf16)((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
+}
+
+static inline v16 vmax(v16 a, v16 b) { return a > b ? a : b; }
+
+static inline float sum_lanes(v16 v) {
+    float s[16];
+    store16(s, v);
+    for (int width = 8; width; width >>= 1)
+        for (int i = 0; i < width; i++) s[i] += s[i + width];
+    return s[0];
+}
+
+static inline float max_lanes(v16 v) {
+    float s[16];
+    store16(s, v);
+    for (int width = 8; width; width >>= 1)
+        for (int i = 0; i < width; i++) s[i] = s[i] > s[i + width] ? s[i] : s[i + width];
+    return s[0];
+}
+
+// 2^x, relative error below 2e-7; 0 below -126 (also for -infinity), NaN stays NaN. x must be at most 127.
+static inline v16 exp2_16(v16 x) {
+    const v16 magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer
+    v16i tiny = x < splat(-126.0f);
+    v16 clipped = tiny ? splat(-126.0f) : x;
+    v16 shifted = clipped + magic;
+    // The barrier keeps the compiler from folding (x + magic) - magic.
+    __asm__("" : "+m"(shifted));
+    v16 f = clipped - (shifted - magic);
+    v16 p = splat(1.5403530e-4f);
+    p = p * f + splat(1.3333558e-3f);
+    p = p * f + splat(9.6181291e-3f);
+    p = p * f + splat(5.5504109e-2f);
+    p = p * f + splat(2.4022651e-1f);
+    p = p * f + splat(6.9314718e-1f);
+    p = p * f + splat(1.0f);
+    v16i exponent;
+    __builtin_memcpy(&exponent, &shifted, 64);
+    v16i bits;
+    __builtin_memcpy(&bits, &p, 64);
+    bits += exponent << 23;
+    v16 out;
+    __builtin_memcpy(&out, &bits, 64);
+    return tiny ? splat(0.0f) : out;
+}
+
+static const float LOG2E = 1.4426950408889634f;
+static const float LN2 = 0.6931471805599453f;
+
+static inline v16 load_bf16(const bf16* p) {
+#ifdef RT_BF16
+    __m512i wide = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
+    v16 out;
+    __builtin_memcpy(&out, &wide, 64);
+    return out;
+#else
+    float out[16];
+    for (int i = 0; i < 16; i++) out[i] = from_bf16(p[i]);
+    return load16(out);
+#endif
+}
+
+static inline void store_bf16(bf16* p, v16 v) {
+#ifdef RT_BF16
+    __m512 x;
+    __builtin_memcpy(&x, &v, 64);
+    __m256bh y = _mm512_cvtneps_pbh(x);
+    __builtin_memcpy(p, &y, 32);
+#else
+    float x[16];
+    store16(x, v);
+    for (int i = 0; i < 16; i++) p[i] = to_bf16(x[i]);
+#endif
+}
+
+static inline v16 load_any(const float* p) { return load16(p); }
+static inline v16 load_any(const bf16* p) { return load_bf16(p); }
+static inline void store_any(float* p, v16 v) { store16(p, v); }
+static inline void store_any(bf16* p, v16 v) { store_bf16(p, v); }
+static inline float value(float x) { return x; }
+static inline float value(bf16 x) { return from_bf16(x); }
+static inline void put(float& to, float x) { to = x; }
+static inline void put(bf16& to, float x) { to = to_bf16(x); }
+
+// A block of memory that grows and is kept by its thread; 64-byte aligned.
+struct Buffer {
+    char* data = nullptr;
+    size_t size = 0;
+    ~Buffer() { free(data); }
+    template <class T> T* get(size_t count) {
+        size_t bytes = (count * sizeof(T) + 127) & ~(size_t)63;
+        if (bytes > size) {
+            free(data);
+            data = (char*)aligned_alloc(64, bytes);
+            if (!data) { size = 0; throw std::bad_alloc(); }
+            size = bytes;
+        }
+        return (T*)data;
+    }
+};

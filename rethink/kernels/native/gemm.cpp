@@ -1,0 +1,230 @@
+// bf16 matrix products with fp32 sums: C[M,N] = A[M,K] B[K,N], for AVX512-BF16.
+//
+// Every element of C is one chain of products along K in a fixed order, whatever M is and however the work is cut: a row
+// computed among sixty-four is bit-equal to the same row computed among two thousand. The sums never leave fp32 before
+// the end, where bias or residual is added.
+//
+// A is packed into tiles of up to 12 rows, B into panels of 32 columns, both as pairs along K, which is what the
+// processor multiplies at once: A [K/2][rows][2], B [N/32][K/2][32][2].
+#include "common.h"
+
+#ifdef RT_BF16
+#include <omp.h>
+
+namespace {
+
+constexpr int MR = 12, NR = 32;
+constexpr int AHEAD = 128;  // vectors of B, 8 KiB
+constexpr long BLOCK_BYTES = 384 << 10;  // of packed A that should stay in a core's second-level cache
+constexpr long LONGEST_K = 8192, K_BLOCK = 4096;
+
+enum Out { OUT_BF16 = 0, OUT_F32 = 1, OUT_F32_ADD = 2 };
+enum ALayout { A_ROWS_BF16 = 0, A_ROWS_F32 = 1, A_COLS_BF16 = 2, A_COLS_F32 = 3 };
+
+struct Job {
+    long m, n, k;  // k: of this K block
+    const bf16* bias;
+    const float* residual;
+    long ld_residual;
+    void* out;
+    long ld_out;
+    int kind;
+};
+
+template <int R> inline void multiply(const uint32_t* __restrict a, const __m512i* __restrict b, long pairs, __m512 (&c)[R][2]) {
+    for (int r = 0; r < R; r++) c[r][0] = c[r][1] = _mm512_setzero_ps();
+    for (long k = 0; k < pairs; k++) {
+        __m512bh b0 = (__m512bh)_mm512_loadu_si512(b), b1 = (__m512bh)_mm512_loadu_si512(b + 1);
+        // Weights of a few rows come from memory: ask for them ahead of the processor's own guesses.
+        _mm_prefetch((const char*)(b + AHEAD), _MM_HINT_T1);
+        _mm_prefetch((const char*)(b + AHEAD + 1), _MM_HINT_T1);
+        b += 2;
+#pragma GCC unroll 12
+        for (int r = 0; r < R; r++) {
+            __m512bh x = (__m512bh)_mm512_set1_epi32((int)a[r]);
+            c[r][0] = _mm512_dpbf16_ps(c[r][0], x, b0);
+            c[r][1] = _mm512_dpbf16_ps(c[r][1], x, b1);
+        }
+        a += R;
+    }
+}
+
+template <int R> void tile(const uint32_t* a, const __m512i* b, const Job& job, long row, long col) {
+    __m512 c[R][2];
+    multiply<R>(a, b, (job.k + 1) / 2, c);
+    for (int half = 0; half < 2; half++) {
+        long first = col + 16 * half, left = job.n - first;
+        if (left <= 0) break;
+        __mmask16 mask = left >= 16 ? 0xffff : (__mmask16)((1u << left) - 1);
+        __m512 bias = _mm512_setzero_ps();
+        if (job.bias) {
+            __m256i raw = _mm256_maskz_loadu_epi16(mask, job.bias + first);
+            bias = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16));
+        }
+        for (int r = 0; r < R; r++) {
+            __m512 x = c[r][half];
+            if (job.bias) x = _mm512_add_ps(x, bias);
+            if (job.residual)
+                x = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, job.residual + (row + r) * job.ld_residual + first), x);
+            if (job.kind == OUT_BF16) {
+                __m256bh y = _mm512_cvtneps_pbh(x);
+                __m256i z;
+                __builtin_memcpy(&z, &y, 32);
+                _mm256_mask_storeu_epi16((bf16*)job.out + (row + r) * job.ld_out + first, mask, z);
+            } else {
+                float* to = (float*)job.out + (row + r) * job.ld_out + first;
+                if (job.kind == OUT_F32_ADD) x = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), x);
+                _mm512_mask_storeu_ps(to, mask, x);
+            }
+        }
+    }
+}
+
+typedef void (*Tile)(const uint32_t*, const __m512i*, const Job&, long, long);
+const Tile TILES[MR + 1] = {nullptr, tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>, tile<7>, tile<8>, tile<9>, tile<10>, tile<11>, tile<12>};
+
+// 16 rows of 16 dwords become 16 columns; rows may be fewer (the rest reads as zero).
+inline void transpose16(__m512i (&x)[16]) {
+    __m512i t[16];
+    for (int i = 0; i < 8; i++) {
+        t[2 * i] = _mm512_unpacklo_epi32(x[2 * i], x[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi32(x[2 * i], x[2 * i + 1]);
+    }
+    for (int i = 0; i < 4; i++) {
+        x[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+        x[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+        x[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+        x[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 4; i++) {
+        x[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+        x[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+        x[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+        x[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+    }
+}
+
+inline __m512i pairs_of(const bf16* p, long left) {  // up to 32 values along K, zero behind the end
+    __mmask32 mask = left >= 32 ? ~0u : left <= 0 ? 0u : (1u << left) - 1;
+    return _mm512_maskz_loadu_epi16(mask, p);
+}
+
+inline __m512i pairs_of(const float* p, long left) {
+    __mmask16 low = left >= 16 ? 0xffff : left <= 0 ? 0 : (__mmask16)((1u << left) - 1);
+    __mmask16 high = left >= 32 ? 0xffff : left <= 16 ? 0 : (__mmask16)((1u << (left - 16)) - 1);
+    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(high, p + 16), _mm512_maskz_loadu_ps(low, p));
+}
+
+// Rows whose K runs along memory, packed as [K/2][rows][2].
+template <class T> void pack_rows(const T* a, long ld, int rows, long k, uint32_t* out, int stride) {
+    __mmask16 mask = rows >= 16 ? 0xffff : (__mmask16)((1u << rows) - 1);
+    for (long first = 0; first < k; first += 32) {
+        __m512i x[16];
+        for (int r = 0; r < 16; r++) x[r] = r < rows ? pairs_of(a + r * ld + first, k - first) : _mm512_setzero_si512();
+        transpose16(x);
+        long pairs = (k - first + 1) / 2;
+        for (int i = 0; i < (pairs < 16 ? pairs : 16); i++) _mm512_mask_storeu_epi32(out + (first / 2 + i) * stride, mask, x[i]);
+    }
+}
+
+inline __m512i row_of(const bf16* p, __mmask16 mask) { return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p)); }
+inline __m512i row_of(const float* p, __mmask16 mask) {
+    __m256bh y = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, p));
+    __m256i z;
+    __builtin_memcpy(&z, &y, 32);
+    return _mm512_cvtepu16_epi32(z);
+}
+
+// Columns whose K runs across memory rows: up to 16 of them, packed as [K/2][columns][2].
+template <class T> void pack_cols(const T* a, long ld, int cols, long k, uint32_t* out, int stride) {
+    __mmask16 mask = cols >= 16 ? 0xffff : (__mmask16)((1u << cols) - 1);
+    for (long i = 0; i < k; i += 2) {
+        __m512i even = row_of(a + i * ld, mask);
+        __m512i odd = i + 1 < k ? row_of(a + (i + 1) * ld, mask) : _mm512_setzero_si512();
+        _mm512_mask_storeu_epi32(out + i / 2 * stride, mask, _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
+    }
+}
+
+void pack_a(int layout, const void* a, long ld, long row, int rows, long k0, long k, uint32_t* out) {
+    switch (layout) {
+        case A_ROWS_BF16: return pack_rows((const bf16*)a + row * ld + k0, ld, rows, k, out, rows);
+        case A_ROWS_F32: return pack_rows((const float*)a + row * ld + k0, ld, rows, k, out, rows);
+        case A_COLS_BF16: return pack_cols((const bf16*)a + k0 * ld + row, ld, rows, k, out, rows);
+        default: return pack_cols((const float*)a + k0 * ld + row, ld, rows, k, out, rows);
+    }
+}
+
+}  // namespace
+
+// Bytes of a packed B.
+RT_API long rt_packed_bytes(long n, long k) { return (n + NR - 1) / NR * ((k + 1) / 2) * NR * 2 * (long)sizeof(bf16); }
+
+// Pack B. transposed: the source is [N][K] (a weight of `x @ W.T`); otherwise [K][N]. float32: of fp32 numbers.
+RT_API void rt_pack_b(const void* source, long n, long k, long ld, int transposed, int float32, bf16* out) {
+    long panels = (n + NR - 1) / NR, pairs = (k + 1) / 2;
+#pragma omp parallel for schedule(static)
+    for (long p = 0; p < panels; p++) {
+        uint32_t* to = (uint32_t*)out + p * pairs * NR;
+        for (int half = 0; half < 2; half++) {
+            long first = p * NR + 16 * half, left = n - first;
+            int count = left >= 16 ? 16 : left < 0 ? 0 : (int)left;
+            uint32_t* part = to + 16 * half;
+            if (count < 16)
+                for (long i = 0; i < pairs; i++) memset(part + i * NR, 0, 64);
+            if (!count) continue;
+            if (transposed && float32) pack_rows((const float*)source + first * ld, ld, count, k, part, NR);
+            else if (transposed) pack_rows((const bf16*)source + first * ld, ld, count, k, part, NR);
+            else if (float32) pack_cols((const float*)source + first, ld, count, k, part, NR);
+            else pack_cols((const bf16*)source + first, ld, count, k, part, NR);
+        }
+    }
+}
+
+// C = A B (+ bias) (+ residual), or C += A B.
+//
+// a_layout: A as [M][K] or as [K][M], in bf16 or fp32. kind: C in bf16, in fp32, or added to fp32.
+// K is cut only where it is very long (then C must be fp32, without bias): each element still sums in one fixed order.
+RT_API int rt_gemm(int a_layout, const void* a, long ld_a, long m, long k, const bf16* packed_b, long n, const bf16* bias,
+                   const float* residual, long ld_residual, int kind, void* out, long ld_out) try {
+    if (m <= 0 || n <= 0) return 0;
+    static thread_local Buffer memory;
+    const long panels = (n + NR - 1) / NR, all_pairs = (k + 1) / 2;
+    const long k_block = k > LONGEST_K && kind != OUT_BF16 ? K_BLOCK : k;
+    const long tiles = (m + MR - 1) / MR, pairs_block = (k_block + 1) / 2;
+    uint32_t* pack = memory.get<uint32_t>((size_t)m * pairs_block);
+    long per_block = BLOCK_BYTES / (MR * pairs_block * 4);
+    if (per_block < 2) per_block = 2;
+    const long blocks = (tiles + per_block - 1) / per_block;
+    // Rows are spread evenly over the tiles: a short last tile would keep few sums in flight.
+    auto start = [&](long t) { return t * m / tiles; };
+    for (long k0 = 0; k0 < k; k0 += k_block) {
+        Job job{m, n, k - k0 < k_block ? k - k0 : k_block, bias, residual, ld_residual, out, ld_out, kind};
+        if (k0) { job.kind = OUT_F32_ADD; job.residual = nullptr; job.bias = nullptr; }
+        const long pairs = (job.k + 1) / 2;
+#pragma omp parallel
+        {
+#pragma omp for schedule(static)
+            for (long t = 0; t < tiles; t++)
+                pack_a(a_layout, a, ld_a, start(t), (int)(start(t + 1) - start(t)), k0, job.k, pack + start(t) * pairs);
+#pragma omp for schedule(static)
+            for (long task = 0; task < blocks * panels; task++) {
+                long block = task / panels, p = task % panels;
+                const __m512i* b = (const __m512i*)(packed_b) + (p * all_pairs + k0 / 2) * 2;
+                long last = (block + 1) * per_block < tiles ? (block + 1) * per_block : tiles;
+                for (long t = block * per_block; t < last; t++) {
+                    int rows = (int)(start(t + 1) - start(t));
+                    TILES[rows](pack + start(t) * pairs, b, job, start(t), p * NR);
+                }
+            }
+        }
+    }
+    return 0;
+} catch (const std::bad_alloc&) { return 1; }
+
+#endif

@@ -1,0 +1,260 @@
+"""The native kernels as functions of tensors: they check nothing, callers in `rethink.kernels` do.
+
+Axes: T rows, I and O widths, H query heads, K key/value heads, D head size, C head rows, V vocabulary, B sequences.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rethink.kernels.native.library import Native, native
+
+OUT_BF16, OUT_FP32, OUT_ADD = 0, 1, 2
+
+
+def usable(x: Tensor) -> bool:
+    """Whether native kernels exist for a tensor of this kind: fp32 or bf16 on the CPU, as the processor allows."""
+    if x.device.type != "cpu" or x.dtype not in (torch.bfloat16, torch.float32):
+        return False
+    found = native()
+    return found is not None and (found.bf16 or x.dtype == torch.float32)
+
+
+def has_products(x: Tensor) -> bool:
+    """Whether the native bf16 matrix product serves this tensor."""
+    return x.dtype == torch.bfloat16 and usable(x)
+
+
+def _pointer(x: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if x is None else x.data_ptr())
+
+
+def _is_bf16(x: Tensor) -> ctypes.c_int:
+    return ctypes.c_int(x.dtype == torch.bfloat16)
+
+
+_long, _float, _int = ctypes.c_int64, ctypes.c_float, ctypes.c_int
+
+
+@functools.cache
+def _function(name: str) -> Any:
+    found: Native | None = native()
+    assert found is not None, "callers ask `usable` first"
+    return getattr(found.functions, name)
+
+
+def _call(name: str, *arguments: Any) -> None:
+    """A native function returns 0, or 1 where memory ran out."""
+    if _function(name)(*arguments):
+        raise MemoryError(f"{name} could not get memory")
+
+
+# --- matrix products -----------------------------------------------------------------------------------------------
+
+
+def pack_weight(weight: Tensor, transposed: bool, out: Tensor | None = None) -> Tensor:
+    """A matrix laid out for `product`: [O, I] for `x @ W.T` (`transposed`), or [I, O] for `x @ W`. bf16 or fp32."""
+    outputs, inputs = weight.shape if transposed else weight.shape[::-1]
+    size = -(-outputs // 32) * -(-inputs // 2) * 64
+    if out is None:
+        out = torch.empty(size, dtype=torch.bfloat16)
+    _function("rt_pack_b")(
+        _pointer(weight), _long(outputs), _long(inputs), _long(weight.stride(0)), _int(transposed),
+        _int(weight.dtype == torch.float32), _pointer(out),
+    )  # fmt: skip
+    return out[:size]
+
+
+def product(
+    a: Tensor, packed: Tensor, outputs: int, out: Tensor, kind: int, *, transposed: bool = False,
+    bias: Tensor | None = None, residual: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """A B (+ bias) (+ residual) into `out`: bf16, fp32, or added to fp32. `a` is [T, I], or [I, T] if `transposed`."""
+    inputs, rows = a.shape if transposed else a.shape[::-1]
+    layout = (2 if transposed else 0) + (a.dtype == torch.float32)
+    _call(
+        "rt_gemm", _int(layout), _pointer(a), _long(a.stride(0)), _long(rows), _long(inputs), _pointer(packed),
+        _long(outputs), _pointer(bias), _pointer(residual), _long(0 if residual is None else residual.stride(0)),
+        _int(kind), _pointer(out), _long(out.stride(0)),
+    )  # fmt: skip
+    return out
+
+
+_SCRATCH: dict[str, Tensor] = {}
+
+
+def scratch(size: int) -> Tensor:
+    """Memory for one packed matrix at a time (bf16 entries), kept between calls: packing would else fault its pages."""
+    kept = _SCRATCH.get("packed")
+    if kept is None or kept.numel() < size:
+        kept = _SCRATCH["packed"] = torch.empty(size, dtype=torch.bfloat16)
+    return kept
+
+
+def pack_now(matrix: Tensor, transposed: bool) -> Tensor:
+    """`pack_weight` into scratch memory: valid until the next call."""
+    outputs, inputs = matrix.shape if transposed else matrix.shape[::-1]
+    return pack_weight(matrix, transposed, scratch(-(-outputs // 32) * -(-inputs // 2) * 64))
+
+
+def release_scratch() -> None:
+    """Give the scratch memory back."""
+    _SCRATCH.clear()
+
+
+# --- element-wise --------------------------------------------------------------------------------------------------
+
+
+def rms_norm(x_TE: Tensor, weight_E: Tensor, epsilon: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Normed rows in `dtype`, and each row's factor [T]."""
+    rows, width = x_TE.shape
+    out, scale = torch.empty(rows, width, dtype=dtype), torch.empty(rows)
+    _call("rt_rms_norm", _is_bf16(out), _pointer(x_TE), _pointer(weight_E), _float(epsilon), _long(rows), _long(width),
+          _pointer(out), _pointer(scale))  # fmt: skip
+    return out, scale
+
+
+def rms_norm_backward(
+    x_TE: Tensor, weight_E: Tensor, scale_T: Tensor, grad_TE: Tensor, residual_TE: Tensor | None, grad_weight_E: Tensor
+) -> Tensor:
+    """Gradient of x, plus `residual`; the weight's is added to `grad_weight`."""
+    grad_x = torch.empty_like(x_TE)
+    _call("rt_rms_norm_backward", _is_bf16(grad_TE), _pointer(x_TE), _pointer(weight_E), _pointer(scale_T),
+          _pointer(grad_TE), _pointer(residual_TE), _long(x_TE.shape[0]), _long(x_TE.shape[1]), _pointer(grad_x),
+          _pointer(grad_weight_E))  # fmt: skip
+    return grad_x
+
+
+def swiglu(gate_up_T2I: Tensor) -> Tensor:
+    """silu(gate) * up [T, I]."""
+    rows, width = gate_up_T2I.shape[0], gate_up_T2I.shape[1] // 2
+    out = torch.empty(rows, width, dtype=gate_up_T2I.dtype)
+    _call("rt_swiglu", _is_bf16(out), _pointer(gate_up_T2I), _long(rows), _long(width), _pointer(out))
+    return out
+
+
+def swiglu_backward(gate_up_T2I: Tensor, grad_TI: Tensor) -> Tensor:
+    """Gradient [T, 2I]."""
+    out = torch.empty_like(gate_up_T2I)
+    _call("rt_swiglu_backward", _is_bf16(out), _pointer(gate_up_T2I), _pointer(grad_TI), _long(grad_TI.shape[0]),
+          _long(grad_TI.shape[1]), _pointer(out))  # fmt: skip
+    return out
+
+
+def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor, direction: int) -> Tensor:
+    """Rotary embedding of rows that may lie apart; the result is contiguous."""
+    rows, heads, size = x_THD.shape
+    out = torch.empty(rows, heads, size, dtype=x_THD.dtype)
+    _call("rt_rotate", _is_bf16(out), _pointer(x_THD), _long(x_THD.stride(0)), _long(rows), _long(heads), _long(size),
+          _pointer(cos_TD), _pointer(sin_TD), _float(direction), _pointer(out), _long(heads * size))  # fmt: skip
+    return out
+
+
+# --- attention -----------------------------------------------------------------------------------------------------
+
+
+class Shape(ctypes.Structure):
+    """As in attention.cpp."""
+
+    _fields_ = (("heads", _long), ("kv_heads", _long), ("size", _long), ("scale", _float))
+
+
+class Runs(ctypes.Structure):
+    """As in attention.cpp: consecutive rows of one sequence, and the blocks of its keys."""
+
+    _fields_ = (
+        ("number", _long), ("row", ctypes.c_void_p), ("length", ctypes.c_void_p), ("position", ctypes.c_void_p),
+        ("table", ctypes.c_void_p), ("tables", ctypes.c_void_p), ("table_width", _long),
+    )  # fmt: skip
+
+
+def runs_of(row: Tensor, length: Tensor, position: Tensor, table: Tensor, tables_SW: Tensor) -> Runs:
+    """The struct over int32 tensors, which must outlive it."""
+    return Runs(len(row), row.data_ptr(), length.data_ptr(), position.data_ptr(), table.data_ptr(),
+                tables_SW.data_ptr(), tables_SW.stride(0))  # fmt: skip
+
+
+def shape_of(q_THD: Tensor, kv_heads: int) -> Shape:
+    """Heads and scale of queries."""
+    return Shape(q_THD.shape[1], kv_heads, q_THD.shape[2], q_THD.shape[2] ** -0.5)
+
+
+def attention_forward(
+    q_THD: Tensor, kv_heads: int, runs: Runs, k_blocks: Tensor, v_blocks: Tensor, with_lse: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Outputs [T, H, D] and, base 2, log-sum-exps [T, H]; rows that no run covers stay unwritten."""
+    out = torch.empty(q_THD.shape, dtype=q_THD.dtype)
+    lse = torch.empty(q_THD.shape[:2]) if with_lse else None
+    shape = shape_of(q_THD, kv_heads)
+    _call("rt_attention_forward", _is_bf16(q_THD), ctypes.byref(shape), ctypes.byref(runs), _pointer(q_THD),
+          _long(q_THD.stride(0)), _pointer(k_blocks), _pointer(v_blocks), _pointer(out), _long(out.stride(0)),
+          _pointer(lse))  # fmt: skip
+    return out, lse
+
+
+def gather_blocks(x_TKD: Tensor, source: Tensor, dots: Tensor | None, sums: Tensor | None) -> None:
+    """Blocks of sixteen rows in the layouts of attention.cpp; source [blocks, 16] int32, -1 for nothing."""
+    _call("rt_attention_gather", _is_bf16(x_TKD), _pointer(x_TKD), _long(x_TKD.stride(0)), _long(x_TKD.shape[1]),
+          _long(x_TKD.shape[2]), _pointer(source), _long(source.shape[0]), _pointer(dots), _pointer(sums))  # fmt: skip
+
+
+def attention_backward(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad: Tensor, runs: Runs, segments: Tensor, source: Tensor,
+    grads: tuple[Tensor, Tensor, Tensor],
+) -> None:  # fmt: skip
+    """Gradients of q, k, v into `grads`, whose rows may lie apart."""
+    shape = shape_of(q, k.shape[1])
+    spread = [value for x in grads for value in (_pointer(x), _long(x.stride(0)))]
+    _call("rt_attention_backward", _is_bf16(q), ctypes.byref(shape), ctypes.byref(runs), _pointer(segments),
+          _long(segments.shape[0]), _pointer(source), _long(source.shape[0]), _long(q.shape[0]), _pointer(q),
+          _long(q.stride(0)), _pointer(k), _long(k.stride(0)), _pointer(v), _long(v.stride(0)), _pointer(out),
+          _pointer(lse), _pointer(grad), *spread)  # fmt: skip
+
+
+def cache_write(k_TKD: Tensor, v_TKD: Tensor, pages_T: Tensor, places_T: Tensor, k_pages: Tensor, v_pages: Tensor) -> None:
+    """Keys and values into their places of a paged cache."""
+    shape = shape_of(k_TKD, k_TKD.shape[1])
+    _call("rt_cache_write", _is_bf16(k_TKD), ctypes.byref(shape), _long(k_TKD.shape[0]), _pointer(k_TKD),
+          _long(k_TKD.stride(0)), _pointer(v_TKD), _long(v_TKD.stride(0)), _pointer(pages_T), _pointer(places_T),
+          _pointer(k_pages), _pointer(v_pages))  # fmt: skip
+
+
+# --- head ----------------------------------------------------------------------------------------------------------
+
+
+def head_logprobs(
+    logits_CV: Tensor, targets_C: Tensor, temperature: float, logprobs_C: Tensor, entropies_C: Tensor | None,
+    lse_C: Tensor | None,
+) -> None:  # fmt: skip
+    """Fill log-probabilities, entropies and log-sum-exps of fp32 logits at a temperature."""
+    rows, width = logits_CV.shape
+    _call("rt_head_logprobs", _pointer(logits_CV), _long(logits_CV.stride(0)), _long(rows), _long(width),
+          _pointer(targets_C), _float(1 / temperature), _pointer(logprobs_C), _pointer(entropies_C),
+          _pointer(lse_C))  # fmt: skip
+
+
+def head_gradient(
+    logits_CV: Tensor, targets_C: Tensor, lse_C: Tensor, coefficients_C: Tensor, temperature: float, dtype: torch.dtype
+) -> Tensor:
+    """Gradient of the logits in their own memory: fp32, or bf16 in the first half of each row."""
+    rows, width = logits_CV.shape
+    out = logits_CV if dtype == torch.float32 else logits_CV.view(dtype)[:, :width]
+    _call("rt_head_gradient", _pointer(logits_CV), _long(logits_CV.stride(0)), _long(rows), _long(width),
+          _pointer(targets_C), _pointer(lse_C), _pointer(coefficients_C), _float(1 / temperature), _is_bf16(out),
+          _pointer(out), _long(out.stride(0)))  # fmt: skip
+    return out
+
+
+def sample(logits_BV: Tensor, temperature: float, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens [B] and their log-probabilities [B]; temperature 0 takes the most likely token, at temperature 1."""
+    rows, width = logits_BV.shape
+    tokens, logprobs = torch.empty(rows, dtype=torch.long), torch.empty(rows)
+    inverse = 1 / temperature if temperature else 1.0
+    _call("rt_sample", _pointer(logits_BV), _long(logits_BV.stride(0)), _long(rows), _long(width), _float(inverse),
+          _int(temperature == 0), _pointer(uniforms_B), _pointer(tokens), _pointer(logprobs))  # fmt: skip
+    return tokens, logprobs
