@@ -16,6 +16,8 @@ from rethink.kernels.native import ops
 
 CHUNK_ROWS = 512
 """Rows whose logits exist at once: fp32 where the native product makes them, else in the compute dtype."""
+GAP = 80
+"""Entries between rows of native logits."""
 BLOCK_ROWS = 32
 """Rows whose fp32 logits exist at once: passes over them stay in the last-level cache."""
 
@@ -96,14 +98,16 @@ class _HeadLoss(torch.autograd.Function):
 
 
 def _logits_of(hidden: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor]:
-    """Rows of hidden states to logits, with the weight laid out once."""
+    """Rows of hidden states to logits (valid until the next call), with the weight laid out once."""
     if not ops.has_products(hidden):
         return lambda rows: rows @ weight.t()
     packed = ops.pack_weight(weight, transposed=True)
+    # One block of memory for all chunks: pages of a new one would be faulted in each time.
+    # Rows a power of two apart would fall on the same few lines of the caches, hence the gap between them.
+    memory = torch.empty(min(CHUNK_ROWS, hidden.shape[0]), weight.shape[0] + GAP)[:, : weight.shape[0]]
 
     def product(rows: Tensor) -> Tensor:
-        out = torch.empty(rows.shape[0], weight.shape[0])
-        return ops.product(rows.contiguous(), packed, weight.shape[0], out, ops.OUT_FP32)
+        return ops.product(rows.contiguous(), packed, weight.shape[0], memory[: rows.shape[0]], ops.OUT_FP32)
 
     return product
 
@@ -122,7 +126,7 @@ def _chunk_logprobs(
 ) -> Tensor:
     """Fill log-probabilities and entropies of a chunk; returns its log-sum-exps [C] (of logits / temperature)."""
     lse_C = torch.empty_like(logprobs_C)
-    if logits_CV.dtype == torch.float32 and ops.usable(logits_CV) and logits_CV.is_contiguous():
+    if logits_CV.dtype == torch.float32 and ops.usable(logits_CV) and logits_CV.stride(1) == 1:
         ops.head_logprobs(logits_CV, targets_C, temperature, logprobs_C, entropies_C, lse_C)
         return lse_C
     for first in range(0, logits_CV.shape[0], BLOCK_ROWS):

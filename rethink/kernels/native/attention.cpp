@@ -37,7 +37,7 @@ template <int R, int U> inline void dot(const bf16* rows, long ld, const bf16* c
         }
     }
     for (int r = 0; r < R; r++)
-        for (int u = 0; u < U; u++) __builtin_memcpy(&out[r][u], &acc[r][u], 64);
+        for (int u = 0; u < U; u++) out[r][u] = (v16)acc[r][u];  // a cast: through memory the sums would live there
 }
 
 // out[r][d0 .. d0+16C) += sum over keys of weights[r][key] * block(key / 16)[key % 16]
@@ -149,9 +149,8 @@ const v16i LANES = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 // One vector into its place in a block.
 template <class T> inline void write_dot(T* block, int place, const T* x, int size) {
-    constexpr int PAIR = sizeof(T) == 2 ? 2 : 1;
-    for (int i = 0; i < size / PAIR; i++)
-        for (int j = 0; j < PAIR; j++) block[(i * BLOCK + place) * PAIR + j] = x[i * PAIR + j];
+    constexpr int PAIR = sizeof(T) == 2 ? 2 : 1;  // either way four bytes move at once
+    for (int i = 0; i < size / PAIR; i++) memcpy(block + (i * BLOCK + place) * PAIR, x + i * PAIR, 4);
 }
 
 template <class T> inline void write_sum(T* block, int place, const T* x, int size) {
@@ -162,8 +161,7 @@ template <class T> inline void write_sum(T* block, int place, const T* x, int si
 
 template <class T> inline void clear_dot(T* block, int place, int size) {
     constexpr int PAIR = sizeof(T) == 2 ? 2 : 1;
-    for (int i = 0; i < size / PAIR; i++)
-        for (int j = 0; j < PAIR; j++) block[(i * BLOCK + place) * PAIR + j] = T(0);
+    for (int i = 0; i < size / PAIR; i++) memset(block + (i * BLOCK + place) * PAIR, 0, 4);
 }
 
 }  // namespace
@@ -280,6 +278,21 @@ void forward(const Shape& s, const Runs& runs, const T* q, long ld_q, const T* k
     if (failed) throw std::bad_alloc();
 }
 
+// Two vectors as pairs: a0 b0 a1 b1 ...; none reads as zero.
+template <class T> inline void interleave(T* out, const T* a, const T* b, int size) {
+#ifdef RT_BF16
+    if (sizeof(T) == 2) {
+        for (int i = 0; i < size; i += 16) {
+            __m512i x = a ? _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(a + i))) : _mm512_setzero_si512();
+            __m512i y = b ? _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(b + i))) : _mm512_setzero_si512();
+            _mm512_storeu_si512(out + 2 * i, _mm512_or_si512(x, _mm512_slli_epi32(y, 16)));
+        }
+        return;
+    }
+#endif
+    for (int i = 0; i < size; i++) out[2 * i] = a ? a[i] : T(0), out[2 * i + 1] = b ? b[i] : T(0);
+}
+
 // Gather blocks of rows: source[b][16] is a row number or -1 (zeros).
 template <class T>
 void gather(const T* x, long ld, long heads, int size, const int32_t* source, long number, T* dots, T* sums) {
@@ -295,7 +308,11 @@ void gather(const T* x, long ld, long heads, int size, const int32_t* source, lo
                     if (from) write_dot(block, i, from, size);
                     else clear_dot(block, i, size);
                 }
-                if (sums) write_sum(sums + (b * heads + h) * block_size, i, from, size);
+                if (sums && sizeof(T) == 4) write_sum(sums + (b * heads + h) * block_size, i, from, size);
+                if (sums && sizeof(T) == 2 && i % 2 == 0) {
+                    const int32_t next = source[b * BLOCK + i + 1];
+                    interleave(sums + (b * heads + h) * block_size + (long)i * size, from, next < 0 ? nullptr : x + (long)next * ld + h * size, size);
+                }
             }
 }
 
@@ -443,16 +460,18 @@ template <class T>
 void deltas(const Shape& s, long rows, long padded, const T* grad, const T* out, const float* lse, float* delta, float* delta_HT, float* lse_HT) {
     const int size = (int)s.size;
 #pragma omp parallel for schedule(static)
-    for (long h = 0; h < s.heads; h++) {
-        for (long t = 0; t < rows; t++) {
-            const long at = t * s.heads + h;
+    for (long t = 0; t < padded; t++)
+        for (long h = 0; h < s.heads; h++) {
+            const long at = t * s.heads + h, to = h * padded + t;
+            if (t >= rows) {
+                delta_HT[to] = lse_HT[to] = 0;
+                continue;
+            }
             v16 sum = splat(0);
             for (int d = 0; d < size; d += 16) sum += load_any(grad + at * size + d) * load_any(out + at * size + d);
-            delta[at] = delta_HT[h * padded + t] = sum_lanes(sum);
-            lse_HT[h * padded + t] = lse[at];
+            delta[at] = delta_HT[to] = sum_lanes(sum);
+            lse_HT[to] = lse[at];
         }
-        for (long t = rows; t < padded; t++) delta_HT[h * padded + t] = 0, lse_HT[h * padded + t] = 0;
-    }
 }
 
 template <class T>

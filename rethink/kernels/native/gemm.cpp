@@ -151,6 +151,18 @@ template <class T> void pack_cols(const T* a, long ld, int cols, long k, uint32_
     }
 }
 
+// A whole panel of 32 columns: full cache lines are read and written.
+inline void pack_panel(const bf16* a, long ld, long k, uint32_t* out) {
+    const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+    const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+    for (long i = 0; i < k; i += 2) {
+        __m512i even = _mm512_loadu_si512(a + i * ld);
+        __m512i odd = i + 1 < k ? _mm512_loadu_si512(a + (i + 1) * ld) : _mm512_setzero_si512();
+        _mm512_storeu_si512(out + i / 2 * NR, _mm512_permutex2var_epi16(even, low, odd));
+        _mm512_storeu_si512(out + i / 2 * NR + 16, _mm512_permutex2var_epi16(even, high, odd));
+    }
+}
+
 void pack_a(int layout, const void* a, long ld, long row, int rows, long k0, long k, uint32_t* out) {
     switch (layout) {
         case A_ROWS_BF16: return pack_rows((const bf16*)a + row * ld + k0, ld, rows, k, out, rows);
@@ -175,6 +187,10 @@ RT_API void rt_pack_b(const void* source, long n, long k, long ld, int transpose
             long first = p * NR + 16 * half, left = n - first;
             int count = left >= 16 ? 16 : left < 0 ? 0 : (int)left;
             uint32_t* part = to + 16 * half;
+            if (!half && !transposed && !float32 && left >= NR) {
+                pack_panel((const bf16*)source + first, ld, k, to);
+                break;
+            }
             if (count < 16)
                 for (long i = 0; i < pairs; i++) memset(part + i * NR, 0, 64);
             if (!count) continue;

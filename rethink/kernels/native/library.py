@@ -32,7 +32,7 @@ LEVELS = {
 }
 """Levels from the best down, and the processor flags that each needs (names of /proc/cpuinfo)."""
 FLAGS = {"avx512-bf16": ["-march=native"], "avx2": ["-mavx2", "-mfma"]}
-COMMON = ["-std=c++17", "-O2", "-fopenmp", "-fPIC", "-fvisibility=hidden", "-fno-math-errno"]
+COMMON = ["-std=c++17", "-O3", "-fopenmp", "-fPIC", "-fvisibility=hidden", "-fno-math-errno"]
 HERE = Path(__file__).resolve().parent
 
 

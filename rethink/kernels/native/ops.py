@@ -243,7 +243,7 @@ def head_gradient(
 ) -> Tensor:
     """Gradient of the logits in their own memory: fp32, or bf16 in the first half of each row."""
     rows, width = logits_CV.shape
-    out = logits_CV if dtype == torch.float32 else logits_CV.view(dtype)[:, :width]
+    out = logits_CV if dtype == torch.float32 else logits_CV.view(dtype)[:, :width]  # of twice as many, half as wide
     _call("rt_head_gradient", _pointer(logits_CV), _long(logits_CV.stride(0)), _long(rows), _long(width),
           _pointer(targets_C), _pointer(lse_C), _pointer(coefficients_C), _float(1 / temperature), _is_bf16(out),
           _pointer(out), _long(out.stride(0)))  # fmt: skip
