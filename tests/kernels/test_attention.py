@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rethink.kernels import attention
-from rethink.kernels.attention import Bucket, PrefixSpan, TreeLayout, attend, attend_backward, merge, tree_attention
+from rethink.kernels.attention import Segment, TreeLayout, attend, attend_backward, merge, tree_attention, tree_layout
 from rethink.model.packing import PackedGroup, pack
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -29,7 +29,9 @@ def _one_thread() -> Iterator[None]:
 
 
 def layout_of(groups: list[Shape], device: str = "cpu") -> TreeLayout:
-    return pack([PackedGroup([0] * size, [[0] * n for n in lengths]) for size, lengths in groups], device).layout
+    """Prompts that begin differently, so that none shares anything."""
+    made = [PackedGroup([g] * size, [[0] * n for n in lengths]) for g, (size, lengths) in enumerate(groups)]
+    return pack(made, device).layout
 
 
 def visible(groups: list[Shape]) -> Tensor:
@@ -123,17 +125,34 @@ def test_backward_in_blocks_of_queries_is_the_same(device: str, monkeypatch: pyt
     assert_close(actual, with_gradients(reference, inputs, visible(groups)), 1e-12)
 
 
-def test_hand_made_layout_with_padding_in_its_middle() -> None:
-    # Two completions at places 2-4 and 5 behind a prompt of two; the shorter one is padded by repeating place 5.
-    layout = TreeLayout(
-        (PrefixSpan(0, 2, 2, 4),),
-        (Bucket(torch.tensor([[5, 5, 5], [2, 3, 4]]), torch.tensor([[True, False, False], [True, True, True]])),),
-    )
-    groups: list[Shape] = [(2, [4, 2])]
-    inputs = draw(6, 2, 1, 4)
-    assert_close(
-        with_gradients(tree_attention, inputs, layout), with_gradients(reference, inputs, visible(groups)), 1e-13
-    )
+def nested() -> tuple[TreeLayout, Tensor]:
+    """What three prompts share, what two of them share further, their rests and completions; and who sees whom."""
+    ends = [(19, 0, None), (5, 19, 0), (3, 24, 1), (9, 27, 2), (17, 27, 2), (1, 24, 1), (6, 25, 5), (8, 19, 0), (2, 27, 7)]
+    segments: list[Segment] = []
+    start = 0
+    for size, position, parent in ends:
+        segments.append(Segment(start, size, start + size, position, parent))
+        start += size
+    lasts = [start, 60, 53, 36, 53, 60, 60, start, start]
+    segments = [Segment(s.start, s.size, end, s.position, s.parent) for s, end in zip(segments, lasts, strict=True)]
+    seen = torch.zeros(start, start, dtype=torch.bool)
+    for segment in segments:
+        rows = range(segment.start, segment.start + segment.size)
+        above: list[int] = []
+        parent = segment.parent
+        while parent is not None:
+            above += range(segments[parent].start, segments[parent].start + segments[parent].size)
+            parent = segments[parent].parent
+        for row in rows:
+            seen[row, [*above, *range(segment.start, row + 1)]] = True
+    return tree_layout(segments), seen
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (3, 1)])
+def test_trees_of_prompts_equal_one_masked_softmax(heads: int, kv_heads: int) -> None:
+    layout, seen = nested()
+    inputs = draw(len(seen), heads, kv_heads, 6)
+    assert_close(with_gradients(tree_attention, inputs, layout), with_gradients(reference, inputs, seen), 1e-13)
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -13,13 +13,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rethink.errors import RunFailure, UsageError
-from rethink.kernels.attention import PrefixSpan
+from rethink.kernels.attention import Segment
 from rethink.model.decoder import Decoder
 from rethink.model.hf_config import parse_hf_config
 from rethink.model.packing import PackedGroup, pack
 from rethink.rollout.engine import RolloutEngine
-from rethink.rollout.pages import allocate, bytes_per_place, plan_pool
-from rethink.rollout.prefill import prefill_chunks
+from rethink.rollout.forward import prefill_chunks
+from rethink.rollout.pages import PagePool, bytes_per_page, own_pages, pages_of, plan_pool
 from rethink.rollout.stopping import end_of, text_of
 from rethink.rollout.torch_engine import TorchEngine
 from rethink.types import Completion, GenerationRequest, SamplingParams
@@ -222,15 +222,13 @@ def test_a_small_budget_makes_samples_wait_and_changes_nothing(
     exact: Decoder, mixed: list[list[Completion]], share: float
 ) -> None:
     requests = mixed_requests()
-    # Two rows for the longest prompt (64 places) and one sequence (32) are the least that is planned.
-    budget = int(bytes_per_place(exact.config, exact.dtype) * (2 * 64 + 32) * share)
+    real = [r for r in requests if r.n]
+    least = max(pages_of(len(r.prompt_ids)) + own_pages(r) for r in real)
+    budget = int(bytes_per_page(exact.config, exact.dtype) * least * share)
     plan = plan_pool(requests, exact.config, exact.dtype, budget, None)
-    assert plan.sequences < sum(r.n for r in requests) or share == 8
     engine = engine_of(exact, kv_budget_bytes=budget)
     assert tokens_of(engine.generate(requests)) == tokens_of(mixed)
-    caches = allocate(plan, exact.config, exact.dtype, exact.device)
-    held = sum(x.nbytes for c in caches for x in (c.prefix_k_RKPD, c.prefix_v_RKPD, c.own_k_BKCD, c.own_v_BKCD))
-    assert 0 < held <= budget
+    assert 0 < plan.pages * bytes_per_page(exact.config, exact.dtype) <= budget
 
 
 def test_samples_differ_by_seed_and_agree_without_one(exact: Decoder) -> None:
@@ -241,9 +239,9 @@ def test_samples_differ_by_seed_and_agree_without_one(exact: Decoder) -> None:
 
 
 def least_budget(decoder: Decoder, prompt: int, own: int) -> int:
-    """Bytes of one sequence and one prefix, in whole steps of 16 places."""
-    places = math.ceil(prompt / 16) * 16 + math.ceil(own / 16) * 16
-    return bytes_per_place(decoder.config, decoder.dtype) * places
+    """Bytes of one sequence, whose last token needs no place, and of the page in which its prompt ends."""
+    pages = math.ceil((prompt + own - 1) / 16) + (1 if prompt % 16 and own > 1 else 0)
+    return bytes_per_page(decoder.config, decoder.dtype) * pages
 
 
 @pytest.mark.parametrize("groups", [1, 3])
@@ -309,19 +307,48 @@ def test_a_prompt_in_pieces_is_the_whole_prompt(exact: Decoder, limit: int) -> N
         np.testing.assert_allclose(actual[0].logprobs, wanted[0].logprobs, rtol=0, atol=1e-6)
 
 
-@given(sizes=st.lists(st.integers(1, 30), max_size=8), limit=st.integers(1, 20))
+@given(sizes=st.lists(st.tuples(st.integers(1, 30), st.integers(0, 29)), max_size=8), limit=st.integers(1, 20))
 @settings(max_examples=150, deadline=None, derandomize=True)
-def test_passes_cover_all_prompts_in_order(sizes: list[int], limit: int) -> None:
-    prompts = [(10 + i, [100 * i + t for t in range(size)]) for i, size in enumerate(sizes)]
+def test_passes_cover_all_prompts_in_order(sizes: list[tuple[int, int]], limit: int) -> None:
+    prompts = [(i, min(cached, size - 1), [100 * i + t for t in range(size)]) for i, (size, cached) in enumerate(sizes)]
     passes = list(prefill_chunks(prompts, limit))
     assert all(0 < sum(len(c.token_ids) for c in chunks) <= limit for chunks in passes)
-    for row, ids in prompts:
-        pieces = [c for chunks in passes for c in chunks if c.row == row]
-        assert [t for c in pieces for t in c.token_ids] == ids
-        assert [c.start for c in pieces] == [sum(len(p.token_ids) for p in pieces[:i]) for i in range(len(pieces))]
+    for index, cached, ids in prompts:
+        pieces = [c for chunks in passes for c in chunks if c.index == index]
+        assert [t for c in pieces for t in c.token_ids] == ids[cached:]
+        assert [c.start for c in pieces] == [cached + sum(len(p.token_ids) for p in pieces[:i]) for i in range(len(pieces))]
         assert [c.last for c in pieces] == [False] * (len(pieces) - 1) + [True]
-        assert len(pieces) == 1 or len(ids) > limit  # what fits a pass is not cut
-        assert all(len([c for c in chunks if c.row == row]) <= 1 for chunks in passes)
+        assert len(pieces) == 1 or len(ids) - cached > limit  # what fits a pass is not cut
+        assert all(len([c for c in chunks if c.index == index]) <= 1 for chunks in passes)
+
+
+@pytest.mark.parametrize("options", [{}, {"prefill_tokens": 7}, {"max_concurrent": 3}], ids=str)
+def test_prompts_that_begin_alike_share_what_they_can(exact: Decoder, options: dict[str, int]) -> None:
+    """Shared pages change no token; a prompt that is another's beginning, or the same again, still gets its logits."""
+    start = prompt_of(48)
+    prompts = [start, start[:32], start[:33], (*start, 1, 2), start, (*start[:40], *prompt_of(30, 3)), start[:31]]
+    requests = [GenerationRequest(p, (7 * i, 7 * i + 1), SamplingParams(max_new_tokens=19)) for i, p in enumerate(prompts)]
+    alone = [tokens_of(engine_of(exact).generate([r]))[0] for r in requests]
+    assert tokens_of(engine_of(exact, **options).generate(requests)) == alone
+
+
+def test_pages_are_shared_counted_and_given_back() -> None:
+    pool, ids = PagePool.of(12), list(range(40))
+    first, cached = pool.take_prompt(ids)
+    assert (len(first), cached) == (3, 0)
+    again, cached = pool.take_prompt(ids)
+    assert again[:2] == first[:2]
+    assert again[2] != first[2]  # the page in which a prompt ends is nobody else's
+    assert cached == 32
+    whole, cached = pool.take_prompt(ids[:32])
+    assert whole[0] == first[0]
+    assert whole[1] != first[1]  # its last token's logits are needed, so its last page is computed again
+    assert cached == 16
+    assert len(pool.free) == 12 - 5
+    for pages in (first, again, whole):
+        pool.drop(pages)
+    assert sorted(pool.free) == list(range(12))
+    assert (pool.holders, pool.known, pool.names) == ({}, {}, {})
 
 
 def test_wrong_requests_are_refused_before_anything_is_generated(exact: Decoder) -> None:
@@ -530,7 +557,7 @@ def test_the_model_can_be_trained_after_it_has_generated() -> None:
     _, decoder = make_models("Llama")
     engine_of(decoder).generate([GenerationRequest(prompt_of(12), (1,), greedy(8))])
     batch = pack([PackedGroup(prompt_of(12), [prompt_of(7)])])
-    assert batch.layout.prefixes == (PrefixSpan(0, 12, 12, 6),)
+    assert batch.layout.segments == (Segment(0, 12, 18, 0, None), Segment(12, 6, 18, 12, 0))
     loss, *_ = decoder.completion_loss(batch, lambda x, _: x.sum())
     loss.backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for _, p in decoder.named_parameters())
