@@ -26,8 +26,11 @@ inline v16 lanes_of(const float* x, long i, long width, float inverse) {
 
 inline v16 weight_of(v16 scaled, float top) { return exp2_16((scaled - splat(top)) * splat(LOG2E)); }
 
-// weights, if given: room for the sums of each group of 64; mean, if given: the mean of logit / temperature - top.
-inline Row row_of(const float* x, long width, float inverse, float* groups, float* mean) {
+// One body for all callers: inlined in several, the compiler would fuse multiplications and additions differently.
+#define RT_ONE_BODY __attribute__((noipa))
+
+// groups, if given: room for the sums of each group of 64; mean, if given: the mean of logit / temperature - top.
+RT_ONE_BODY Row row_of(const float* x, long width, float inverse, float* groups, float* mean) {
     v16 tops[4] = {splat(-INFINITY), splat(-INFINITY), splat(-INFINITY), splat(-INFINITY)};
     v16 bad = splat(0);
     for (long i = 0; i < width; i += GROUP)
@@ -58,7 +61,7 @@ inline Row row_of(const float* x, long width, float inverse, float* groups, floa
     return row;
 }
 
-inline float logprob(const float* x, long token, float inverse, const Row& row) { return (x[token] * inverse - row.top) - row.log_total; }
+RT_ONE_BODY float logprob(const float* x, long token, float inverse, const Row& row) { return (x[token] * inverse - row.top) - row.log_total; }
 
 long draw(const float* x, long width, float inverse, const Row& row, const float* groups, double uniform) {
     const long number = (width + GROUP - 1) / GROUP;

@@ -1,0 +1,329 @@
+"""Native kernels against their torch references in fp64, and the promise that a row's values depend on the row alone."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rethink.kernels import head, sampling
+from rethink.kernels.attention import tree_attention
+from rethink.kernels.elementwise import rms_norm, rotate, swiglu
+from rethink.kernels.linear import PackedLinear, linear
+from rethink.kernels.native import ops
+from rethink.kernels.native.library import HERE, SOURCES, native, status
+from rethink.model.packing import PackedGroup, pack
+
+BF16 = 2**-8
+"""Relative rounding of bf16 (half of the distance between neighbours is 2**-9; two roundings are allowed)."""
+needs_bf16 = pytest.mark.skipif(
+    not ops.has_products(torch.empty(0, dtype=torch.bfloat16)), reason=f"no native bf16 kernels here: {status()}"
+)
+needs_native = pytest.mark.skipif(native() is None, reason=f"no native kernels here: {status()}")
+DTYPES = [pytest.param(torch.bfloat16, marks=needs_bf16), pytest.param(torch.float32, marks=needs_native)]
+
+
+@pytest.fixture(params=[1, 2], autouse=True)
+def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    return 2 * BF16 if dtype == torch.bfloat16 else 2e-5
+
+
+def worst(actual: Tensor, expected: Tensor) -> float:
+    """Largest error relative to the largest entry."""
+    return float((actual.double() - expected.double()).abs().max() / expected.double().abs().max().clamp(min=1e-30))
+
+
+def unaligned(x: Tensor) -> Tensor:
+    """The same values at an address that is no multiple of anything but the entry's size."""
+    memory = torch.empty(x.numel() + 1, dtype=x.dtype)[1:].view(x.shape)
+    return memory.copy_(x)
+
+
+# --- matrix products -----------------------------------------------------------------------------------------------
+
+
+@needs_bf16
+@given(rows=st.integers(1, 40), inputs=st.integers(1, 70), outputs=st.integers(1, 80), seed=st.integers(0, 9))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_products_of_any_shape(rows: int, inputs: int, outputs: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    x, w = torch.randn(rows, inputs).bfloat16(), torch.randn(outputs, inputs).bfloat16()
+    bias, residual = torch.randn(outputs).bfloat16(), torch.randn(rows, outputs)
+    exact = x.double() @ w.double().t()
+    forward, backward = ops.pack_weight(unaligned(w), True), ops.pack_weight(w.t().contiguous(), False)
+    assert torch.equal(forward, backward)
+    out = torch.empty(rows, outputs)
+    assert worst(ops.product(unaligned(x), forward, outputs, out, ops.OUT_FP32, residual=residual), exact + residual) < 1e-5
+    assert worst(ops.product(x.t().contiguous(), forward, outputs, out, ops.OUT_FP32, transposed=True), exact) < 1e-5
+    assert worst(ops.product(x.float(), forward, outputs, out.fill_(1), ops.OUT_ADD), exact + 1) < 1e-5
+    low = torch.empty(rows, outputs, dtype=torch.bfloat16)
+    assert worst(ops.product(x, forward, outputs, low, ops.OUT_BF16, bias=bias), exact + bias.double()) < BF16
+
+
+@needs_bf16
+def test_long_sums_are_cut_alike_for_any_number_of_rows() -> None:
+    torch.manual_seed(0)
+    x, w = torch.randn(40, 9001).bfloat16(), torch.randn(33, 9001).bfloat16()
+    packed = ops.pack_weight(w, True)
+    whole = ops.product(x, packed, 33, torch.empty(40, 33), ops.OUT_FP32)
+    assert worst(whole, x.double() @ w.double().t()) < 1e-5
+    for rows in (1, 7, 13):
+        assert torch.equal(ops.product(x[:rows], packed, 33, torch.empty(rows, 33), ops.OUT_FP32), whole[:rows])
+
+
+@needs_bf16
+def test_a_row_is_the_same_among_any_others() -> None:
+    torch.manual_seed(0)
+    x, w = torch.randn(300, 96).bfloat16(), torch.randn(130, 96).bfloat16()
+    packed = PackedLinear(w)
+    whole = linear(x, w)
+    for first, rows in [(0, 1), (7, 2), (30, 11), (12, 12), (40, 13), (100, 64), (0, 299)]:
+        assert torch.equal(packed(x[first : first + rows]), whole[first : first + rows])
+
+
+@needs_bf16
+@pytest.mark.parametrize("with_buffer", [False, True])
+def test_gradients_of_a_product(with_buffer: bool) -> None:
+    torch.manual_seed(0)
+    x, w, b = torch.randn(37, 48).bfloat16(), torch.randn(70, 48).bfloat16(), torch.randn(70).bfloat16()
+    leaves = [t.requires_grad_() for t in (x, w, b)]
+    exact = [t.detach().double().requires_grad_() for t in leaves]
+    up = torch.randn(37, 70).bfloat16()
+    buffers = [torch.ones(t.shape) for t in (w, b)]
+    if with_buffer:
+        w.main_grad, b.main_grad = buffers  # type: ignore[attr-defined]
+    linear(x, w, b).backward(up)
+    torch.nn.functional.linear(*exact).backward(up.double())
+    got = [x.grad, *([t - 1 for t in buffers] if with_buffer else [w.grad, b.grad])]
+    for actual, wanted in zip(got, exact, strict=True):
+        assert actual is not None
+        assert wanted.grad is not None
+        assert worst(actual, wanted.grad) < BF16
+    assert (w.grad is None) == with_buffer
+
+
+@needs_bf16
+def test_a_residual_keeps_its_precision() -> None:
+    torch.manual_seed(0)
+    x, w = torch.randn(5, 16).bfloat16(), torch.randn(8, 16).bfloat16() * 2**-10
+    residual = torch.randn(5, 8).requires_grad_()
+    out = linear(x, w, residual_TO=residual)
+    assert out.dtype == torch.float32
+    assert worst(out.detach(), residual.detach().double() + x.double() @ w.double().t()) < 1e-6
+    out.sum().backward()
+    assert residual.grad is not None
+    assert torch.equal(residual.grad, torch.ones(5, 8))
+
+
+# --- attention -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(
+    shared=st.integers(0, 40),
+    groups=st.lists(st.tuples(st.integers(1, 30), st.lists(st.integers(0, 50), max_size=4)), min_size=1, max_size=3),
+    kv_heads=st.integers(1, 3),
+    fold=st.integers(1, 8),
+    size=st.sampled_from([16, 32, 48, 64, 80, 128]),
+)
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_tree_attention_of_any_shape(
+    dtype: torch.dtype, shared: int, groups: list[tuple[int, list[int]]], kv_heads: int, fold: int, size: int
+) -> None:
+    torch.manual_seed(0)
+    prompts = [[0] * shared + [i + 1] * n for i, (n, _) in enumerate(groups)]
+    layout = pack([PackedGroup(p, [[9] * n for n in c]) for p, (_, c) in zip(prompts, groups, strict=True)]).layout
+    tokens = sum(s.size for s in layout.segments)
+    # Queries, keys and values as slices of one row, as a fused projection leaves them.
+    fused = torch.randn(tokens, kv_heads * (fold + 2), size).to(dtype)
+    q, k, v = (x.requires_grad_() for x in fused.split([kv_heads * fold, kv_heads, kv_heads], 1))
+    up = torch.randn(tokens, kv_heads * fold, size).to(dtype)
+    exact = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    out, wanted = tree_attention(q, k, v, layout), tree_attention(*exact, layout)
+    assert worst(out.detach(), wanted.detach()) < tolerance(dtype)
+    got = torch.autograd.grad(out, (q, k, v), up)
+    for actual, expected in zip(got, torch.autograd.grad(wanted, exact, up.double()), strict=True):
+        # Gradients that cancel to nothing have no relative error.
+        scale = max(float(expected.abs().max()), 0.05)
+        assert float((actual.double() - expected).abs().max()) < tolerance(dtype) * scale
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scores_of_thousands_stay_finite(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layout = pack([PackedGroup([1] * 20, [[2] * 30, [3] * 5])]).layout
+    q, k, v = (torch.randn(53, h, 32).to(dtype) * s for h, s in ((4, 60), (2, 60), (2, 1)))
+    leaves = [x.requires_grad_() for x in (q, k, v)]
+    out = tree_attention(*leaves, layout)
+    out.sum().backward()
+    assert torch.isfinite(out).all()
+    assert all(x.grad is not None and torch.isfinite(x.grad).all() for x in leaves)
+
+
+# --- element-wise and head -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(rows=st.integers(1, 40), width=st.integers(1, 70))
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_norm_and_gate_of_any_width(dtype: torch.dtype, rows: int, width: int) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(rows, width), torch.randn(width)
+    gate = torch.randn(rows, 2 * width).to(dtype) * 3
+    up = torch.randn(rows, width).to(dtype)
+    for function, operands in ((lambda a, b: rms_norm(a, b, 1e-5, a.dtype), (x, weight)), (swiglu, (gate,))):
+        native_ = [t.clone().requires_grad_() for t in operands]
+        exact = [t.double().requires_grad_() for t in operands]
+        low = rms_norm(native_[0], native_[1], 1e-5, dtype) if len(operands) == 2 else swiglu(native_[0])
+        wanted = function(*exact)
+        assert low.dtype == dtype
+        assert worst(low.detach(), wanted.detach()) < tolerance(dtype)
+        got = torch.autograd.grad(low, native_, up)
+        for actual, expected in zip(got, torch.autograd.grad(wanted, exact, up.double()), strict=True):
+            scale = max(float(expected.abs().max()), 0.05)
+            assert float((actual.double() - expected).abs().max()) < tolerance(dtype) * scale
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rotation_of_rows_that_lie_apart(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(9, 7, 24).to(dtype)[:, 1:5]
+    angles = torch.rand(9, 12).repeat(1, 2) * 6
+    wanted = rotate(x.double(), angles.double().cos(), angles.double().sin())
+    assert worst(rotate(x, angles.cos(), angles.sin()), wanted) < tolerance(dtype)
+
+
+@needs_native
+@given(rows=st.integers(1, 9), width=st.integers(1, 300), temperature=st.sampled_from([0.3, 1.0, 1.7]))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_log_probabilities_of_rows(rows: int, width: int, temperature: float) -> None:
+    torch.manual_seed(0)
+    logits, targets = torch.randn(rows, width) * 5, torch.randint(width, (rows,))
+    logprobs, entropies, lse = (torch.empty(rows) for _ in range(3))
+    ops.head_logprobs(logits, targets, temperature, logprobs, entropies, lse)
+    wanted = (logits.double() / temperature).log_softmax(-1)
+    torch.testing.assert_close(logprobs.double(), wanted.gather(1, targets[:, None])[:, 0], rtol=1e-6, atol=2e-6)
+    torch.testing.assert_close(entropies.double(), -(wanted.exp() * wanted).sum(-1), rtol=1e-5, atol=2e-6)
+    coefficients = torch.randn(rows)
+    gradient = ops.head_gradient(logits.clone(), targets, lse, coefficients, temperature, torch.float32)
+    onehot = torch.nn.functional.one_hot(targets, width)
+    expected = coefficients[:, None].double() * (onehot - wanted.exp()) / temperature
+    torch.testing.assert_close(gradient.double(), expected, rtol=1e-5, atol=1e-5)
+    # What is drawn has the log-probability that training finds, to the bit.
+    uniforms = torch.rand(rows, dtype=torch.float64)
+    tokens, drawn, _ = sampling.sample(logits, temperature, 1.0, 0, uniforms)
+    ops.head_logprobs(logits, tokens, temperature, logprobs, None, None)
+    assert torch.equal(drawn, logprobs)
+
+
+@needs_native
+def test_draws_follow_the_reference() -> None:
+    """Both invert the same cumulative distribution; they part only where a number falls within rounding of a border."""
+    torch.manual_seed(0)
+    logits = torch.randn(400, 1000) * 3
+    uniforms = torch.rand(400, dtype=torch.float64)
+    tokens, _, _ = sampling.sample(logits, 0.8, 1.0, 0, uniforms)
+    reference, _, _ = sampling.sample(logits.double(), 0.8, 1.0, 0, uniforms)
+    assert int((tokens != reference).sum()) <= 1
+    assert torch.equal(sampling.sample(logits, 0.0, 1.0, 0, uniforms)[0], logits.argmax(-1))
+
+
+@needs_bf16
+def test_head_in_chunks_is_the_head_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(23, 32).bfloat16(), torch.randn(70, 32).bfloat16()
+    targets = torch.randint(70, (23,))
+    whole = head.token_logprobs(hidden, weight, targets, 0.9)
+    monkeypatch.setattr(head, "CHUNK_ROWS", 5)
+    for actual, expected in zip(head.token_logprobs(hidden, weight, targets, 0.9), whole, strict=True):
+        assert torch.equal(actual, expected)
+
+
+# --- building ------------------------------------------------------------------------------------------------------
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
+
+
+SAY = "from rethink.kernels.native.library import status; print(status().level, '|', status().reason)"
+
+
+def test_kernels_can_be_turned_off_and_a_wrong_choice_is_refused() -> None:
+    done = run_python(SAY, RETHINK_KERNELS="reference")
+    assert done.stdout.startswith("reference")
+    assert done.stderr == ""
+    done = run_python(SAY, RETHINK_KERNELS="fast")
+    assert "RETHINK_KERNELS=fast is unknown; allowed: auto, reference, avx2" in done.stderr
+
+
+@needs_native
+def test_without_a_compiler_the_references_serve_and_one_line_says_so(tmp_path: Path) -> None:
+    done = run_python(SAY, PATH=str(tmp_path), CXX="", RETHINK_CACHE=str(tmp_path))
+    assert done.stdout.startswith("reference | there is no C++ compiler")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@needs_native
+def test_a_compiler_that_fails_is_named(tmp_path: Path) -> None:
+    fake = tmp_path / "g++"
+    fake.write_text("#!/bin/sh\n[ \"$1\" = --version ] && echo broken 1.0 && exit 0\necho 'x.cpp:1: error: no' >&2; exit 1\n")
+    fake.chmod(0o755)
+    done = run_python(SAY, CXX=str(fake), RETHINK_CACHE=str(tmp_path / "cache"))
+    assert done.stdout.startswith(f"reference | they could not be built or loaded with {fake}: x.cpp:1: error: no")
+    assert not list((tmp_path / "cache" / "kernels").glob("*/kernels.so"))
+
+
+@pytest.mark.slow
+@needs_native
+def test_fp32_kernels_for_avx2_pass_too() -> None:
+    chosen = "norm or rotation or log_prob or draws or (tree_attention and float32)"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", __file__, "-k", chosen, "-p", "no:cacheprovider"],
+        env={**os.environ, "RETHINK_KERNELS": "avx2"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "passed" in done.stdout
+
+
+@pytest.mark.slow
+@needs_native
+def test_kernels_stay_within_their_memory(tmp_path: Path) -> None:
+    """The same tests over a build with AddressSanitizer; its runtime must be loaded before anything else."""
+    sanitizer = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout.strip()
+    if not Path(sanitizer).is_absolute():
+        pytest.skip("the compiler has no AddressSanitizer runtime")
+    compiler = tmp_path / "asan-g++"
+    compiler.write_text('#!/bin/sh\nexec g++ -fsanitize=address -fno-omit-frame-pointer -g1 "$@"\n')
+    compiler.chmod(0o755)
+    environment = {
+        **os.environ, "LD_PRELOAD": sanitizer, "ASAN_OPTIONS": "detect_leaks=0", "CXX": str(compiler),
+        "RETHINK_CACHE": str(tmp_path / "cache"),
+    }  # fmt: skip
+    chosen = "products or row or gradients or tree_attention or norm or rotation or log_prob or draws or chunks"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", __file__, "-k", f"({chosen}) and not slow and not avx2 and not compiler",
+         "-p", "no:cacheprovider", "--timeout=900"],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    assert "passed" in done.stdout
+
+
+def test_all_sources_are_in_the_package() -> None:
+    assert sorted(p.name for p in HERE.glob("*.cpp")) == sorted(SOURCES)
