@@ -136,7 +136,7 @@ def _look(recipe: Recipe) -> tuple[ModelShape, int]:
         )
     shape = shape_of(checkpoint.config)
     check_against_context(recipe, shape.context)
-    renderer = PromptRenderer(checkpoint.tokenizer, recipe.prompt, shape.context)
+    renderer = PromptRenderer(checkpoint.tokenizer, recipe.prompt, shape.context - recipe.longest_completion)
     problems = build_task_mix(recipe).train_batch(0, DRY_RUN_PROMPTS, 0)
     lengths = [len(renderer.render(problem).token_ids) for problem in problems]
     return shape, round(sum(lengths) / len(lengths))

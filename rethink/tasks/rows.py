@@ -75,6 +75,12 @@ class RowSource:
         row = self._order[1][place]
         return self._problem(self._rows[row], f"{self.name}/train/{row}")
 
+    def train_rows(self, wanted: Callable[[str], bool], keeps: KeepsKey) -> Iterator[Problem]:
+        """Every problem for training whose question is wanted, in the order of the file."""
+        for i, row in enumerate(self._rows):
+            if wanted(row.question) and keeps(self._keys[i]):
+                yield self._problem(row, f"{self.name}/train/{i}")
+
     def held_out(self, keeps: KeepsKey) -> Iterator[Problem]:
         """See `Source`. A separate file is taken whole; otherwise what the hash holds out. No question twice."""
         rows = self._rows if self._held_out is None else self._held_out
@@ -198,7 +204,7 @@ def _read_hub(source: TaskSource, split: str) -> list[Row]:
         raise TaskError(
             f"the data set `{source.name}` ({source.config or 'default configuration'}, split `{split}`) cannot be "
             f"loaded ({type(error).__name__}: {error}); check tasks.name, tasks.config and tasks.split, log in where "
-            "it is private, or download it and give its folder"
+            "it is private, and without the hub give a JSONL file (tasks.kind=jsonl) or a reasoning-gym task"
         ) from error
     return [_row(value, source, f"`{source.name}` ({split}), row {number}") for number, value in enumerate(data)]
 
