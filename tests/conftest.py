@@ -75,15 +75,11 @@ def tiny_folder(tmp_path: Path, small_tokenizer: Tokenizer) -> Callable[..., Pat
         import torch
         import transformers
 
+        from tests.models import SHAPE  # it imports torch
+
         classes = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "mistral": "Mistral"}
-        values: dict[str, Any] = {
+        values = SHAPE | {
             "vocab_size": small_tokenizer.vocab_size + 7,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 8,
             "max_position_embeddings": 256,
             "tie_word_embeddings": False,
         }
