@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -199,7 +200,8 @@ def _read_hub(source: TaskSource, split: str) -> list[Row]:
             "tasks.kind `hub` needs the package `datasets`; install the extra: pip install 'rethink[hub]'"
         ) from error
     try:
-        data = datasets.load_dataset(source.name, source.config, split=split)
+        with _quiet_hub():
+            data = datasets.load_dataset(source.name, source.config, split=split)
     except Exception as error:  # the library raises many types
         raise TaskError(
             f"the data set `{source.name}` ({source.config or 'default configuration'}, split `{split}`) cannot be "
@@ -207,6 +209,19 @@ def _read_hub(source: TaskSource, split: str) -> list[Row]:
             "it is private, and without the hub give a JSONL file (tasks.kind=jsonl) or a reasoning-gym task"
         ) from error
     return [_row(value, source, f"`{source.name}` ({split}), row {number}") for number, value in enumerate(data)]
+
+
+@contextlib.contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Without the hub, its library logs each of its retries: the error at the end says it once."""
+    from huggingface_hub.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _row(value: object, source: TaskSource, where: str) -> Row:

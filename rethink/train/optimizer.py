@@ -62,9 +62,9 @@ class MasterAdamW:
         norm = math.sqrt(sum(float(torch.linalg.vector_norm(g)) ** 2 for g in gradients))
         if not math.isfinite(norm):
             raise NumericsError(
-                "the gradient is not finite (NaN or infinity), so this step was not taken; the last checkpoint is "
-                "sound. Lower optimizer.learning_rate, set optimizer.max_grad_norm, or use model.dtype=float32, and "
-                "go on with --resume or start anew"
+                "the gradient is not finite (NaN or infinity), so this step was not taken; what was saved is "
+                "untouched. These values are part of what a run is, so start anew with another --out and a lower "
+                "optimizer.learning_rate, with optimizer.max_grad_norm set, or with model.dtype=float32"
             )
         if self._max_norm is not None and norm > self._max_norm:
             torch._foreach_mul_(gradients, self._max_norm / norm)

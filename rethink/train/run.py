@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rethink.errors import RunFolderError, UsageError
+from rethink.errors import ModelError, RunFolderError, UsageError
 from rethink.kernels.machine import peak_rss_mb
 from rethink.model.build import build_model
 from rethink.model.chat import PromptRenderer
@@ -161,6 +161,12 @@ def assemble(
     mix = build_task_mix(recipe)
     held_out = mix.held_out(recipe.evaluation.problems) if recipe.evaluation.problems else []
     mix.gold_check((held_out or mix.train_batch(0, GOLD_CHECKS, 0))[:GOLD_CHECKS])
+    if recipe.rollout.engine == "torch" and checkpoint.config is None:
+        raise ModelError(
+            f"rollout.engine is `torch`, but {checkpoint.source} cannot run on it: {checkpoint.reason}. Leave it at "
+            "`auto`, which takes transformers (correct, but slower), or choose a model of the Llama, Qwen or Mistral "
+            "family"
+        )
     progress.phase("model")
     model = build_model(
         checkpoint,
@@ -183,6 +189,7 @@ def assemble(
             kv_budget_bytes=choices["kv_budget_bytes"],
             max_concurrent=recipe.rollout.max_concurrent,
         )
+    check_against_context(recipe, engine.context)
     stops = tuple(sorted(checkpoint.tokenizer.end_of_turn_ids))
     renderer = PromptRenderer(checkpoint.tokenizer, recipe.prompt, engine.context - recipe.longest_completion)
     check_prompts(recipe, mix, renderer, held_out)

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from rethink.errors import ModelError, RecipeError, RunFolderError, TaskError, UsageError
+from rethink.model.tokenizer import Tokenizer
 from rethink.recipe.loading import load_recipe
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.split import hash_says_held_out, question_key
+from tests.models import GPT2_SHAPE, tiny_model
 
 Run = Callable[..., dict[str, Any]]
 SHORT = (
@@ -123,3 +125,16 @@ def test_many_differences_are_not_all_listed(run: Run, tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"`seed` was 0.*; and 1 more\. Undo"):
         run(out, *SHORT, *changed, "seed=4")
     assert RunFolder.open(out).metrics()
+
+
+def test_an_engine_that_cannot_run_the_model_is_refused(run: Run, tmp_path: Path, small_tokenizer: Tokenizer) -> None:
+    model = tiny_model("GPT2", seed=0, **GPT2_SHAPE, n_positions=64, vocab_size=small_tokenizer.vocab_size + 7)
+    model.save_pretrained(tmp_path / "gpt2")
+    small_tokenizer.save(tmp_path / "gpt2")
+    source = f"model.path={tmp_path / 'gpt2'}"
+    with pytest.raises(ModelError, match=r"rollout.engine is `torch`.*Leave it at `auto`"):
+        run(tmp_path / "out", *SHORT, source, "rollout.engine=torch")
+    with pytest.raises(RecipeError, match=r"`rollout.max_new_tokens` is 64, but the model's context of 64"):
+        run(tmp_path / "out", *SHORT, source, "rollout.max_new_tokens=64")
+    assert not (tmp_path / "out").exists()
+    assert run(tmp_path / "out", *SHORT, source)["finished"]
