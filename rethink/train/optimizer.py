@@ -99,10 +99,11 @@ class MasterAdamW:
             for name, master in self.masters.items():
                 master.copy_(state[f"master.{name}"])
                 if f"exp_avg.{name}" in state:
+                    # Where the master is: the fused update of CUDA wants even the count there.
                     self._adamw.state[master] = {
-                        "step": state["updates"].reshape(()).clone().float(),
-                        "exp_avg": state[f"exp_avg.{name}"].clone(),
-                        "exp_avg_sq": state[f"exp_avg_sq.{name}"].clone(),
+                        "step": state["updates"].reshape(()).to(master.device, torch.float32, copy=True),
+                        "exp_avg": state[f"exp_avg.{name}"].to(master.device, copy=True),
+                        "exp_avg_sq": state[f"exp_avg_sq.{name}"].to(master.device, copy=True),
                     }
                 weight = self._weights[name]
                 if weight.data_ptr() != master.data_ptr():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rethink.errors import ModelError, RecipeError, RunFolderError, TaskError, UsageError
 from rethink.model.tokenizer import Tokenizer
@@ -138,3 +139,17 @@ def test_an_engine_that_cannot_run_the_model_is_refused(run: Run, tmp_path: Path
         run(tmp_path / "out", *SHORT, source, "rollout.max_new_tokens=64")
     assert not (tmp_path / "out").exists()
     assert run(tmp_path / "out", *SHORT, source)["finished"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_where_there_is_none(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(RecipeError, match="`device=auto`"):
+        run(out, *SHORT, "device=cuda")
+    assert not out.exists()
+    run(out, *SHORT)
+    header = json.loads((out / "run.json").read_text())
+    header["choices"]["device"] = "cuda"
+    (out / "run.json").write_text(json.dumps(header))
+    with pytest.raises(RunFolderError, match="started on CUDA"):
+        run(out, "steps=2", *SHORT[1:], resume=True)
