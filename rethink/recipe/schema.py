@@ -180,9 +180,10 @@ class RolloutSection(Section):
     engine: Literal["auto", "torch", "transformers"] = "auto"
     """`torch`: the embedded engine; `transformers`: the slow path for other architectures; `auto` chooses."""
     max_concurrent: int | None = Field(default=None, gt=0)
-    """Sequences decoded at once; None: what the KV budget allows."""
+    """Sequences decoded at once; None: what the KV budget allows (the engine on `transformers` takes 16)."""
     kv_budget_gb: float | None = Field(default=None, gt=0)
-    """Memory for keys and values (GiB); None: a share of what is free at start, recorded."""
+    """Memory for keys and values (GiB) of the embedded engine; None: a share of what is free at start, recorded. The
+    engine on `transformers` has no such bound but `max_concurrent`."""
 
 
 class RewardPart(Section):
