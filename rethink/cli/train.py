@@ -89,7 +89,8 @@ def dry_run(recipe: Recipe, *, as_json: bool) -> int:
     """Print the resolved recipe and what it would take.
 
     A recipe that declares its model's shape is estimated from itself alone. Otherwise the model's headers are read and
-    a few problems rendered, as the run itself would, so a missing file or a prompt that is too long shows up now.
+    a few problems rendered (of files, all long ones), as the run itself would, so a missing file or a prompt that is
+    too long shows up now.
     """
     from rethink.recipe.estimate import estimate
     from rethink.recipe.estimate_text import estimate_text
@@ -139,8 +140,10 @@ def _look(recipe: Recipe) -> tuple[ModelShape, int]:
     shape = shape_of(checkpoint.config)
     check_against_context(recipe, shape.context)
     renderer = PromptRenderer(checkpoint.tokenizer, recipe.prompt, shape.context - recipe.longest_completion)
-    problems = build_task_mix(recipe).train_batch(0, DRY_RUN_PROMPTS, 0)
-    lengths = [len(renderer.render(problem).token_ids) for problem in problems]
+    mix = build_task_mix(recipe)
+    lengths = [len(renderer.render(problem).token_ids) for problem in mix.train_batch(0, DRY_RUN_PROMPTS, 0)]
+    for problem in mix.long_rows(renderer.surely_fits):
+        renderer.render(problem)
     return shape, round(sum(lengths) / len(lengths))
 
 
