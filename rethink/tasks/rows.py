@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -214,14 +215,14 @@ def _read_hub(source: TaskSource, split: str) -> list[Row]:
 @contextlib.contextmanager
 def _quiet_hub() -> Iterator[None]:
     """Without the hub, its library logs each of its retries: the error at the end says it once."""
-    from huggingface_hub.utils import logging
+    from huggingface_hub.utils import logging as hub_logging
 
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
+    before = hub_logging.get_verbosity()
+    hub_logging.set_verbosity(logging.ERROR)
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        hub_logging.set_verbosity(before)
 
 
 def _row(value: object, source: TaskSource, where: str) -> Row:
