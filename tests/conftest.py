@@ -18,13 +18,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("WANDB_MODE", "offline")
 
-# On a busy machine any example may take longer than the usual 200 ms: no test is about its own time.
-hypothesis.settings.register_profile("without-a-clock", deadline=None)
-hypothesis.settings.load_profile("without-a-clock")
-
 from rethink.model.embedded import INSTALL, embedded_installed
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.model.tokenizer import Tokenizer
+
+# On a busy machine any example may take longer than the usual 200 ms: no test is about its own time.
+hypothesis.settings.register_profile("without-a-clock", deadline=None)
+hypothesis.settings.load_profile("without-a-clock")
 
 
 @pytest.fixture(autouse=True)
