@@ -20,7 +20,8 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 quickstart: $(INSTALLED) $(MODEL)  ## train the embedded model; live view, table, report in runs/quickstart
-	$(BIN)/rethink train recipes/quickstart.yaml --out runs/quickstart $(ARGS)
+	@$(BIN)/rethink train recipes/quickstart.yaml --out runs/quickstart $(ARGS) || { code=$$?; test $$code -ne 2 || \
+		echo 'With make, options and values go into ARGS: make quickstart ARGS="--resume steps=48"'; exit $$code; }
 
 test: $(INSTALLED) model-if-possible  ## the quick tests (no network)
 	$(BIN)/python -m pytest -m "not slow and not network" $(ARGS)

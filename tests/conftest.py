@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 # Read by libraries when they are imported, so they are set before any test module is.
@@ -20,6 +21,10 @@ os.environ.setdefault("WANDB_MODE", "offline")
 from rethink.model.embedded import INSTALL, embedded_installed
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.model.tokenizer import Tokenizer
+
+# On a busy machine any example may take longer than the usual 200 ms: no test is about its own time.
+hypothesis.settings.register_profile("without-a-clock", deadline=None)
+hypothesis.settings.load_profile("without-a-clock")
 
 
 @pytest.fixture(autouse=True)
@@ -75,15 +80,11 @@ def tiny_folder(tmp_path: Path, small_tokenizer: Tokenizer) -> Callable[..., Pat
         import torch
         import transformers
 
+        from tests.models import SHAPE  # it imports torch
+
         classes = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "mistral": "Mistral"}
-        values: dict[str, Any] = {
+        values = SHAPE | {
             "vocab_size": small_tokenizer.vocab_size + 7,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 8,
             "max_position_embeddings": 256,
             "tie_word_embeddings": False,
         }

@@ -89,13 +89,16 @@ def dry_run(recipe: Recipe, *, as_json: bool) -> int:
     """Print the resolved recipe and what it would take.
 
     A recipe that declares its model's shape is estimated from itself alone. Otherwise the model's headers are read and
-    a few problems rendered, as the run itself would, so a missing file or a prompt that is too long shows up now.
+    a few problems rendered (of files, all long ones), as the run itself would, so a missing file or a prompt that is
+    too long shows up now.
     """
     from rethink.recipe.estimate import estimate
     from rethink.recipe.estimate_text import estimate_text
     from rethink.recipe.identity import recipe_hash
     from rethink.recipe.loading import recipe_to_yaml
+    from rethink.train.choices import check_device
 
+    check_device(recipe)
     shape, prompt_tokens = recipe.model.shape, None
     if shape is None:
         shape, prompt_tokens = _look(recipe)
@@ -136,9 +139,11 @@ def _look(recipe: Recipe) -> tuple[ModelShape, int]:
         )
     shape = shape_of(checkpoint.config)
     check_against_context(recipe, shape.context)
-    renderer = PromptRenderer(checkpoint.tokenizer, recipe.prompt, shape.context)
-    problems = build_task_mix(recipe).train_batch(0, DRY_RUN_PROMPTS, 0)
-    lengths = [len(renderer.render(problem).token_ids) for problem in problems]
+    renderer = PromptRenderer(checkpoint.tokenizer, recipe.prompt, shape.context - recipe.longest_completion)
+    mix = build_task_mix(recipe)
+    lengths = [len(renderer.render(problem).token_ids) for problem in mix.train_batch(0, DRY_RUN_PROMPTS, 0)]
+    for problem in mix.long_rows(renderer.surely_fits):
+        renderer.render(problem)
     return shape, round(sum(lengths) / len(lengths))
 
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rethink.errors import ModelError, RecipeError, TaskError
+from rethink.errors import ModelError, TaskError
 from rethink.model.r1_template import render_r1_zero
 from rethink.model.tokenizer import Tokenizer
+from rethink.recipe.checks import check_prompt
 from rethink.recipe.schema import PromptSection
 from rethink.types import Problem, Prompt
 
 THINK, END_THINK, ANSWER, END_ANSWER = "<think>", "</think>", "<answer>", "</answer>"
 _PLACE = "{question}"
+_MARGIN = 64
+"""Tokens by which a text may have more than bytes: marks at the beginning and the end, spaces put before pieces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +76,12 @@ class PromptRenderer:
     """
 
     def __init__(self, tokenizer: Tokenizer, section: PromptSection, context: int):
-        _check_section(section)
+        check_prompt(section)
         self._tokenizer = tokenizer
         self._section = section
         self._limit = context - 1 if section.max_tokens is None else min(section.max_tokens, context - 1)
-        self._render_text("?")  # a template that fails does so now, not at the first problem
+        # A template that fails does so now, not at the first problem.
+        self._bytes_without = len(self._render_text("?")[0].encode("utf-8", "replace"))
 
     def render(self, problem: Problem) -> Prompt:
         """The prompt of a problem.
@@ -98,6 +102,14 @@ class PromptRenderer:
                 "has the context for it"
             )
         return Prompt(text=text, token_ids=ids, prefill=prefill)
+
+    def surely_fits(self, question: str) -> bool:
+        """Whether a question is so short that its prompt need not be tokenised to know that it fits.
+
+        A token stands for at least one byte of the text, up to what a tokenizer adds at the edges of pieces.
+        """
+        places = self._section.instruction.count(_PLACE)
+        return self._bytes_without + places * len(question.encode("utf-8", "replace")) + _MARGIN <= self._limit
 
     def _render_text(self, question: str) -> tuple[str, str]:
         """The prompt's text and the part of it that already belongs to the assistant's turn."""
@@ -151,16 +163,3 @@ class PromptRenderer:
 def _opened_by_template(text: str) -> str:
     """`<think>` and the white space after it, where the template's generation prompt ends so; else nothing."""
     return text[text.rindex(THINK) :] if text.rstrip().endswith(THINK) else ""
-
-
-def _check_section(section: PromptSection) -> None:
-    if _PLACE not in section.instruction:
-        raise RecipeError(
-            f"prompt.instruction {section.instruction!r} has no {_PLACE}, so every problem would read the same; "
-            f"write {_PLACE} where the problem's question belongs"
-        )
-    if section.system is not None and section.template != "chat":
-        raise RecipeError(
-            f"prompt.system is set, but the template {section.template!r} has no system message; use template: chat, "
-            "or put the text into prompt.instruction"
-        )

@@ -66,9 +66,13 @@ class LiveView:
 
     def start(self, total_steps: int, done_steps: int = 0) -> None:
         """See `Progress`."""
-        self._left.start(total_steps, done_steps)
+        self.expect(total_steps, done_steps)
         self._live = Live(get_renderable=self._safe_render, console=self._console, refresh_per_second=4, transient=True)
         self._live.start()
+
+    def expect(self, total_steps: int, done_steps: int = 0) -> None:
+        """Count steps without drawing: for a single picture by `render`."""
+        self._left.start(total_steps, done_steps)
 
     def phase(self, name: str, done: int | None = None, total: int | None = None) -> None:
         """See `Progress`."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from rethink.errors import RecipeError
-from rethink.recipe.schema import ModelShape, Recipe, TaskSource
+from rethink.recipe.schema import ModelShape, PromptSection, Recipe, TaskSource
 
 BUILT_IN_PARTS = ("accuracy", "format")
 """Reward parts that need no `function`."""
@@ -27,8 +27,9 @@ def check_recipe(recipe: Recipe) -> None:
     Raises:
         RecipeError: names every such value, why it cannot be meant, and what to write instead.
     """
-    checks = (_batch, _sampling, _rewards, _algorithm, _optimizer, _evaluation, _prompt, _tasks, _model)
+    checks = (_batch, _sampling, _rewards, _algorithm, _optimizer, _evaluation, _tasks, _model)
     found = [problem for check in checks for problem in check(recipe)]
+    found += _prompt(recipe.prompt)
     if found:
         raise RecipeError(" ".join(found))
 
@@ -196,8 +197,18 @@ def _evaluation(recipe: Recipe) -> Iterator[str]:
         )
 
 
-def _prompt(recipe: Recipe) -> Iterator[str]:
-    prompt = recipe.prompt
+def check_prompt(prompt: PromptSection) -> None:
+    """Refuse a prompt section whose values contradict each other, for those who have no whole recipe.
+
+    Raises:
+        RecipeError: as `check_recipe`.
+    """
+    found = list(_prompt(prompt))
+    if found:
+        raise RecipeError(" ".join(found))
+
+
+def _prompt(prompt: PromptSection) -> Iterator[str]:
     if "{question}" not in prompt.instruction:
         yield (
             "`prompt.instruction` does not hold `{question}`, so the model would never see the problem. Write for "
@@ -215,6 +226,18 @@ def _prompt(recipe: Recipe) -> Iterator[str]:
                 f"`prompt.examples.{index}.completion` does not begin with the prefill `{begins}`, so it would teach "
                 "another form than the one asked for. A completion is the whole turn: write the prefill too."
             )
+
+
+_APPLIES_TO = {
+    "params": ("reasoning-gym", "python"),
+    "question_key": ("jsonl", "hub", "python"),
+    "answer_key": ("jsonl", "hub", "python"),
+    "answer_format": ("jsonl", "hub", "python"),
+    "split": ("hub",),
+    "config": ("hub",),
+    "held_out": ("jsonl", "hub"),
+}
+"""Which kinds of source read a field; the others would ignore it."""
 
 
 def _tasks(recipe: Recipe) -> Iterator[str]:
@@ -238,20 +261,46 @@ def _task(key: str, task: TaskSource) -> Iterator[str]:
             yield f"{key}.curriculum.{index}` changes nothing. Give it `params` or a `weight`, or remove it."
     if task.kind == "python" and not _FUNCTION.fullmatch(task.name):
         yield f"{key}.name` is `{task.name}`; for the kind `python` write `module:function`, such as `my_tasks:load`."
-    if task.config is not None and task.kind != "hub":
-        yield f"{key}.config` belongs to the kind `hub`, not `{task.kind}`. Remove it."
-    if task.held_out is None:
-        return
-    if task.kind not in ("jsonl", "hub"):
-        yield (
-            f"{key}.held_out` names a file or split, which the kind `{task.kind}` does not have: its held-out problems "
-            "are made apart from the others. Remove it."
-        )
-    elif task.held_out == (task.name if task.kind == "jsonl" else task.split):
+    yield from _unread(key, task)
+    if task.held_out is not None and task.held_out == {"jsonl": task.name, "hub": task.split}.get(task.kind):
         yield (
             f"{key}.held_out` is `{task.held_out}`, the same problems that are trained on. Name another one, or remove "
             "it: then a disjoint share is kept apart."
         )
+
+
+def _unread(key: str, task: TaskSource) -> Iterator[str]:
+    """Values that a source of this kind would not look at."""
+    for field, kinds in _APPLIES_TO.items():
+        default = TaskSource.model_fields[field].get_default(call_default_factory=True)
+        if task.kind not in kinds and getattr(task, field) != default:
+            readers = ", ".join(f"`{kind}`" for kind in kinds)
+            yield (
+                f"{key}.{field}` is read for {readers}; a source of the kind `{task.kind}` would not look at it. "
+                f"Remove it, or write {key}.{field}={_yaml(default)}`."
+            )
+    if task.kind == "reasoning-gym" and task.checker not in ("auto", "task"):
+        yield (
+            f"{key}.checker` is `{task.checker}`, but a reasoning-gym task is judged by its own scorer alone, since "
+            f"many have more than one right answer. Remove it, or write {key}.checker=task`."
+        )
+    if task.kind in ("jsonl", "hub") and task.checker == "task":
+        yield (
+            f"{key}.checker` is `task`, but rows of the kind `{task.kind}` bring no scorer of their own. Write "
+            f"{key}.checker=exact-number` or `math-verify`, or leave it at `auto`, which chooses between these two by "
+            "the gold answers."
+        )
+    for index, stage in enumerate(task.curriculum):
+        if stage.params and task.kind != "reasoning-gym":
+            yield (
+                f"{key}.curriculum.{index}.params` changes parameters at a step, which only reasoning-gym tasks can; "
+                f"the problems of the kind `{task.kind}` are read once. Give the stage a `weight` instead, and a "
+                "further source for the harder problems."
+            )
+
+
+def _yaml(value: object) -> str:
+    return "null" if value is None else "{}" if value == {} else str(value)
 
 
 def _model(recipe: Recipe) -> Iterator[str]:

@@ -41,7 +41,8 @@ def resume_differences(old: Recipe, new: Recipe) -> list[str]:
     """What forbids resuming the run of `old` with `new`: a sentence for each value, empty where nothing does."""
     before, after = _flat(_identity(old)), _flat(_identity(new))
     return [
-        f"`{key}` was {_shown(before, key)}, the recipe now says {_shown(after, key)}"
+        f"`{key}` was {_shown(before, key)}, "
+        + (f"the recipe now says {show(after[key])}" if key in after else "which the recipe no longer has")
         for key in dict.fromkeys([*before, *after])
         if before.get(key, _ABSENT) != after.get(key, _ABSENT)
     ]
@@ -76,4 +77,4 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _shown(flat: dict[str, Any], key: str) -> str:
-    return show(flat[key]) if key in flat else "not there"
+    return show(flat[key]) if key in flat else "not set"

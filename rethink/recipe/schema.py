@@ -136,14 +136,15 @@ class TaskSource(Section):
     curriculum: tuple[CurriculumStage, ...] = ()
     """Changes by step. Held-out problems use the last stage."""
     question_key: str = "question"
-    """Key of the question (`jsonl`, `hub`)."""
+    """Key of the question (`jsonl`, `hub`, `python`)."""
     answer_key: str = "answer"
-    """Key of the gold answer (`jsonl`, `hub`)."""
+    """Key of the gold answer (`jsonl`, `hub`, `python`)."""
     answer_format: Literal["auto", "gsm8k", "boxed", "plain"] = "auto"
     """How the gold answer is read: after `####`, in the last `\\boxed{}`, or as it stands. `auto` looks."""
     checker: Literal["auto", "exact-number", "math-verify", "task"] = "auto"
-    """What compares answers: the task's own scorer, exact numbers, or math-verify. `auto`: the task's where it has
-    one."""
+    """What compares answers: the task's own scorer (`reasoning-gym`, which has no other, and `python` functions that
+    return one), exact numbers, or math-verify. `auto`: the task's where it has one, else exact numbers where every gold
+    answer is a number, else math-verify."""
     split: str = "train"
     """Split of a hub data set."""
     config: str | None = None
@@ -179,9 +180,10 @@ class RolloutSection(Section):
     engine: Literal["auto", "torch", "transformers"] = "auto"
     """`torch`: the embedded engine; `transformers`: the slow path for other architectures; `auto` chooses."""
     max_concurrent: int | None = Field(default=None, gt=0)
-    """Sequences decoded at once; None: what the KV budget allows."""
+    """Sequences decoded at once; None: what the KV budget allows (the engine on `transformers` takes 16)."""
     kv_budget_gb: float | None = Field(default=None, gt=0)
-    """Memory for keys and values (GiB); None: a share of what is free at start, recorded."""
+    """Memory for keys and values (GiB) of the embedded engine; None: a share of what is free at start, recorded. The
+    engine on `transformers` has no such bound but `max_concurrent`."""
 
 
 class RewardPart(Section):
@@ -335,6 +337,15 @@ class Recipe(Section):
         if isinstance(limit, int):
             return limit
         return limit[max(first for first in limit if first <= step)]
+
+    @property
+    def longest_completion(self) -> int:
+        """The highest token limit that holds at some step of this run, in rollouts or evaluations."""
+        limit = self.rollout.max_new_tokens
+        limits = [limit] if isinstance(limit, int) else [n for first, n in limit.items() if first < self.steps]
+        if self.evaluation.problems and self.evaluation.max_new_tokens is not None:
+            limits.append(self.evaluation.max_new_tokens)
+        return max(limits)
 
     @property
     def steps_per_batch(self) -> int:

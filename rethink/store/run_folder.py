@@ -63,7 +63,7 @@ class RunFolder:
     @staticmethod
     def exists(path: Path | str) -> bool:
         """Whether `path` holds a run."""
-        return (Path(path) / "run.json").is_file()
+        return os.path.isfile(Path(path) / "run.json")  # unlike `Path.is_file`, no error for an impossible name
 
     @classmethod
     def create(
@@ -78,12 +78,18 @@ class RunFolder:
         """Make a new run in `path`, which must be missing or empty (or hold only an unfinished start).
 
         `choices`: what was decided at start and must hold on resume (dtype, threads, limits …).
-        Raises `RunFolderError` when something is there, `StorageFailure` when the disk refuses.
+        Raises `RunFolderError` when something is there or no folder can be there, `StorageFailure` when the disk
+        refuses.
         """
         path = Path(path)
-        _check_free(path)
-        with storage_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
+        try:
+            _check_free(path)
+            with storage_errors(path):
+                path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # a part of the path is a file, a name is too long, …
+            raise RunFolderError(
+                f"the folder `{path}` cannot be made or read ({error.strerror}): choose another `--out`."
+            ) from error
         header = {
             "format": FORMAT,
             "recipe_hash": recipe_hash,
@@ -121,6 +127,18 @@ class RunFolder:
                 f"{FORMAT}). Update Rethink, or use another `--out`."
             )
         return cls(path, header)
+
+    def discard(self) -> None:
+        """Take back `create`, for a run that turned out to be impossible before its first row; else nothing is done.
+
+        For the holder of the run's lock. A corrected recipe can then use the same folder.
+        """
+        if set(_names(self.path)) - _STARTUP_NAMES - {"run.json"}:
+            return
+        with suppress(OSError):
+            for name in ("run.json", *_STARTUP_NAMES):  # run.json first: without it the rest is an unfinished start
+                (self.path / name).unlink(missing_ok=True)
+            self.path.rmdir()
 
     def extend(self, recipe_yaml: str, recipe_hash: str) -> None:
         """Record that the run goes on under another recipe (more steps); the earlier hashes stay in `run.json`."""
@@ -348,7 +366,7 @@ class RunFolder:
 
 def _check_free(path: Path) -> None:
     """Raise `RunFolderError` unless a new run may be made in `path`."""
-    if path.exists() and not path.is_dir():
+    if os.path.exists(path) and not path.is_dir():
         raise RunFolderError(f"`{path}` is a file, and a run needs a folder of its own: choose another `--out`.")
     if RunFolder.exists(path):
         raise RunFolderError(

@@ -12,7 +12,7 @@ from itertools import accumulate
 from rethink.errors import TaskError
 from rethink.recipe.schema import Recipe, TaskSource
 from rethink.tasks.gym import GymSource
-from rethink.tasks.rows import hub_source, jsonl_source, python_source
+from rethink.tasks.rows import RowSource, hub_source, jsonl_source, python_source
 from rethink.tasks.source import KeepsKey, Source, draw
 from rethink.tasks.split import Split, split_of
 from rethink.types import Problem
@@ -89,6 +89,12 @@ class TaskMix:
                 "problems or a separate file (tasks.held_out), or set evaluation.problems=0."
             )
         return problems
+
+    def long_rows(self, fits: Callable[[str], bool]) -> Iterator[Problem]:
+        """Problems of finite sources, which a run reaches in the end, whose question is not sure to fit."""
+        for source in self._sources:
+            if isinstance(source, RowSource):
+                yield from source.train_rows(lambda question: not fits(question), self._trains(source))
 
     def score(self, problem: Problem, answer: str) -> float | None:
         """What the checker of the problem's source says of an answer; None where it cannot judge. May raise."""

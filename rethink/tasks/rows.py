@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -74,6 +76,12 @@ class RowSource:
             self._order = (epoch, order)
         row = self._order[1][place]
         return self._problem(self._rows[row], f"{self.name}/train/{row}")
+
+    def train_rows(self, wanted: Callable[[str], bool], keeps: KeepsKey) -> Iterator[Problem]:
+        """Every problem for training whose question is wanted, in the order of the file."""
+        for i, row in enumerate(self._rows):
+            if wanted(row.question) and keeps(self._keys[i]):
+                yield self._problem(row, f"{self.name}/train/{i}")
 
     def held_out(self, keeps: KeepsKey) -> Iterator[Problem]:
         """See `Source`. A separate file is taken whole; otherwise what the hash holds out. No question twice."""
@@ -193,14 +201,28 @@ def _read_hub(source: TaskSource, split: str) -> list[Row]:
             "tasks.kind `hub` needs the package `datasets`; install the extra: pip install 'rethink[hub]'"
         ) from error
     try:
-        data = datasets.load_dataset(source.name, source.config, split=split)
+        with _quiet_hub():
+            data = datasets.load_dataset(source.name, source.config, split=split)
     except Exception as error:  # the library raises many types
         raise TaskError(
             f"the data set `{source.name}` ({source.config or 'default configuration'}, split `{split}`) cannot be "
             f"loaded ({type(error).__name__}: {error}); check tasks.name, tasks.config and tasks.split, log in where "
-            "it is private, or download it and give its folder"
+            "it is private, and without the hub give a JSONL file (tasks.kind=jsonl) or a reasoning-gym task"
         ) from error
     return [_row(value, source, f"`{source.name}` ({split}), row {number}") for number, value in enumerate(data)]
+
+
+@contextlib.contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Without the hub, its library logs each of its retries: the error at the end says it once."""
+    from huggingface_hub.utils import logging as hub_logging
+
+    before = hub_logging.get_verbosity()
+    hub_logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        hub_logging.set_verbosity(before)
 
 
 def _row(value: object, source: TaskSource, where: str) -> Row:

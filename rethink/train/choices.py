@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from rethink.errors import RecipeError, RunFolderError
 from rethink.kernels.machine import choose_dtype, free_memory, measure_gemm, tune_allocator, usable_threads
 from rethink.model.config import DecoderConfig
 from rethink.recipe.schema import Recipe
@@ -18,7 +19,12 @@ MICRO_BATCH_TOKENS = (256, 8192)
 
 
 def make_choices(recipe: Recipe, config: DecoderConfig | None) -> dict[str, Any]:
-    """Threads, device, dtype, KV budget and micro-batch for this machine; plain JSON values."""
+    """Threads, device, dtype, KV budget and micro-batch for this machine; plain JSON values.
+
+    Raises:
+        RecipeError: CUDA is asked for where there is none.
+    """
+    check_device(recipe)
     threads = recipe.threads or usable_threads()
     torch.set_num_threads(threads)
     device = recipe.device
@@ -35,8 +41,30 @@ def make_choices(recipe: Recipe, config: DecoderConfig | None) -> dict[str, Any]
     }
 
 
+def check_device(recipe: Recipe) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        RecipeError: CUDA is asked for and torch has none.
+    """
+    if recipe.device == "cuda" and not torch.cuda.is_available():
+        raise RecipeError(
+            "`device` is `cuda`, but torch finds no CUDA device here. Write `device=auto` (or `cpu`) to compute on the "
+            "processor, or install a torch with CUDA and its driver; `rethink doctor` shows what is found."
+        )
+
+
 def apply_choices(choices: dict[str, Any]) -> None:
-    """Set what is global to the process: threads, allocator, deterministic kernels."""
+    """Set what is global to the process: threads, allocator, exact products.
+
+    Raises:
+        RunFolderError: the run was started on a device that is not there.
+    """
+    if choices["device"] == "cuda" and not torch.cuda.is_available():
+        raise RunFolderError(
+            "this run was started on CUDA, and what was chosen at start holds for the whole run, but torch finds no "
+            "CUDA device here. Go on where there is one, or start anew here with another --out."
+        )
     torch.set_num_threads(int(choices["threads"]))
     tune_allocator()
     if choices["device"] == "cuda":

@@ -63,9 +63,9 @@ class MasterAdamW:
         norm = math.sqrt(sum(float(torch.linalg.vector_norm(g)) ** 2 for g in gradients))
         if not math.isfinite(norm):
             raise NumericsError(
-                "the gradient is not finite (NaN or infinity), so this step was not taken; the last checkpoint is "
-                "sound. Lower optimizer.learning_rate, set optimizer.max_grad_norm, or use model.dtype=float32, and "
-                "go on with --resume or start anew"
+                "the gradient is not finite (NaN or infinity), so this step was not taken; what was saved is "
+                "untouched. These values are part of what a run is, so start anew with another --out and a lower "
+                "optimizer.learning_rate, with optimizer.max_grad_norm set, or with model.dtype=float32"
             )
         if self._max_norm is not None and norm > self._max_norm:
             torch._foreach_mul_(gradients, self._max_norm / norm)
@@ -100,10 +100,11 @@ class MasterAdamW:
             for name, master in self.masters.items():
                 master.copy_(state[f"master.{name}"])
                 if f"exp_avg.{name}" in state:
+                    # Where the master is: the fused update of CUDA wants even the count there.
                     self._adamw.state[master] = {
-                        "step": state["updates"].reshape(()).clone().float(),
-                        "exp_avg": state[f"exp_avg.{name}"].clone(),
-                        "exp_avg_sq": state[f"exp_avg_sq.{name}"].clone(),
+                        "step": state["updates"].reshape(()).to(master.device, torch.float32, copy=True),
+                        "exp_avg": state[f"exp_avg.{name}"].to(master.device, copy=True),
+                        "exp_avg_sq": state[f"exp_avg_sq.{name}"].to(master.device, copy=True),
                     }
                 weight = self._weights[name]
                 if weight.data_ptr() != master.data_ptr():

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rethink.errors import RunFolderError
+from rethink.errors import ModelError, RunFolderError, UsageError
 from rethink.kernels.machine import peak_rss_mb
 from rethink.model.build import build_model
 from rethink.model.chat import PromptRenderer
@@ -31,16 +31,18 @@ from rethink.rollout.build import build_engine
 from rethink.rollout.engine import RolloutEngine
 from rethink.store.environment import environment
 from rethink.store.run_folder import RunFolder
-from rethink.tasks.mix import build_task_mix
+from rethink.tasks.mix import TaskMix, build_task_mix
 from rethink.train.checkpoint import read_checkpoint
 from rethink.train.choices import apply_choices, make_choices
 from rethink.train.collect import Sources
 from rethink.train.grpo import GRPO, train_until_done
 from rethink.train.optimizer import MasterAdamW
+from rethink.types import Problem
 
 GOLD_CHECKS = 8
 """Problems whose gold answers must score 1 before anything slow begins."""
 SHOWN_SAMPLES = 3
+SHOWN_DIFFERENCES = 4
 
 EngineFactory = Callable[[Any, Checkpoint], RolloutEngine]
 """(model, checkpoint) -> engine; replaces the built-in choice, e.g. by a `ScriptedEngine` in tests."""
@@ -72,9 +74,15 @@ def train(
     )
     if checkpoint.config is not None:
         check_against_context(recipe, checkpoint.config.max_position_embeddings)
+    fresh = not RunFolder.exists(out)
     folder = open_folder(recipe, checkpoint, out, resume)
     with folder.lock(), stop_on_interrupt(progress) as stop_requested:
-        run = assemble(recipe, checkpoint, folder, progress, engine_factory)
+        try:
+            run = assemble(recipe, checkpoint, folder, progress, engine_factory)
+        except UsageError:
+            if fresh:
+                folder.discard()
+            raise
         progress.start(recipe.steps, run.state.step)
         earlier = _earlier_seconds(folder)
         try:
@@ -131,10 +139,9 @@ def _occupied(out: Path, old: Recipe, done: int, differences: list[str]) -> str:
     state = f"`{out}` holds a run of the recipe `{old.name}` ({done} of {old.steps} steps done)"
     anew = f"start anew with another --out, or remove `{out}` first"
     if differences:
-        return (
-            f"{state}, which differs from this one: {'; '.join(differences)}. Undo these to go on with --resume, "
-            f"or {anew}."
-        )
+        more = len(differences) - SHOWN_DIFFERENCES
+        listed = "; ".join(differences[:SHOWN_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
+        return f"{state}, which differs from this one: {listed}. Undo these to go on with --resume, or {anew}."
     if done >= old.steps:
         return f"{state}: it is finished. Extend it with steps={2 * old.steps} and --resume, or {anew}."
     return f"{state}. Go on with --resume, extend it with steps=… and --resume, or {anew}."
@@ -154,6 +161,12 @@ def assemble(
     mix = build_task_mix(recipe)
     held_out = mix.held_out(recipe.evaluation.problems) if recipe.evaluation.problems else []
     mix.gold_check((held_out or mix.train_batch(0, GOLD_CHECKS, 0))[:GOLD_CHECKS])
+    if recipe.rollout.engine == "torch" and checkpoint.config is None:
+        raise ModelError(
+            f"rollout.engine is `torch`, but {checkpoint.source} cannot run on it: {checkpoint.reason}. Leave it at "
+            "`auto`, which takes transformers (correct, but slower), or choose a model of the Llama, Qwen or Mistral "
+            "family"
+        )
     progress.phase("model")
     model = build_model(
         checkpoint,
@@ -176,11 +189,10 @@ def assemble(
             kv_budget_bytes=choices["kv_budget_bytes"],
             max_concurrent=recipe.rollout.max_concurrent,
         )
+    check_against_context(recipe, engine.context)
     stops = tuple(sorted(checkpoint.tokenizer.end_of_turn_ids))
-    limit = max(recipe.max_new_tokens_at(0), recipe.max_new_tokens_at(recipe.steps - 1))
-    renderer = PromptRenderer(checkpoint.tokenizer, recipe.prompt, engine.context - limit)
-    for problem in held_out:  # a prompt that does not fit is found now, not in the middle of the run
-        renderer.render(problem)
+    renderer = PromptRenderer(checkpoint.tokenizer, recipe.prompt, engine.context - recipe.longest_completion)
+    check_prompts(recipe, mix, renderer, held_out)
     optimizer = MasterAdamW(model, recipe.optimizer)
     run = GRPO(
         recipe=recipe,
@@ -206,6 +218,18 @@ def assemble(
     return run
 
 
+def check_prompts(recipe: Recipe, mix: TaskMix, renderer: PromptRenderer, held_out: list[Problem]) -> None:
+    """Find a prompt that does not fit now, not in the middle of the run.
+
+    Raises:
+        TaskError: a held-out problem, one of the first batch, or any row of a file is too long; or there is none.
+    """
+    for problem in [*held_out, *mix.train_batch(0, recipe.rollout.prompts_per_batch, 0)]:
+        renderer.render(problem)
+    for problem in mix.long_rows(renderer.surely_fits):
+        renderer.render(problem)
+
+
 def restore(run: GRPO) -> None:
     """Bring a run back to its last checkpoint; later metrics rows go, since their steps are done again."""
     latest = run.folder.latest_checkpoint()
@@ -226,7 +250,10 @@ def summarise(run: GRPO, wall_s: float, finished: bool) -> dict[str, Any]:
         "finished": finished,
         "steps": run.state.step,
         "wall_s": wall_s,
-        "peak_rss_mb": peak_rss_mb(),
+        # A resumed run is several processes: the highest of them.
+        "peak_rss_mb": max(
+            [peak_rss_mb(), *(row["memory/peak_rss_mb"] for row in rows if "memory/peak_rss_mb" in row)]
+        ),
         "tokens_total": run.state.tokens_total,
         "choices": run.folder.choices,
     }

@@ -3,6 +3,7 @@
 import json
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -190,3 +191,16 @@ class TestDryRun:
     def test_a_missing_model_is_found_out(self, runner: Runner, capsys: pytest.CaptureFixture[str]) -> None:
         assert main.main(["train", "little.yaml", "--dry-run", "model.path=./nowhere"]) == 2
         assert "nowhere" in capsys.readouterr().err
+
+    def test_a_row_that_is_too_long_is_found_out(
+        self, runner: Runner, capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_folder: Callable[..., Path]
+    ) -> None:
+        rows = [{"question": f"{i}?", "answer": "1"} for i in range(200)]
+        rows[150]["question"] = rows[151]["question"] = "long " * 400
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        source = ["tasks=[{kind: jsonl, name: rows.jsonl}]", f"model.path={tiny_folder('llama')}"]
+        code = main.main(["train", "little.yaml", "--dry-run", *source, "rollout.max_new_tokens=8"])
+        err = capsys.readouterr().err
+        assert code == 2
+        assert "rows/train/150" in err
+        assert "the context of" in err

@@ -19,20 +19,12 @@ from rethink.model.decoder import Decoder
 from rethink.model.hf_config import expected_shapes, parse_hf_config
 from rethink.model.loading import Checkpoint
 from rethink.model.packing import PackedBatch, PackedGroup, pack
+from tests.models import SHAPE, decoder_of, llama3_rope, tiny_model
 
 VOCABULARY = 61
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 100.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-"""With this base, frequencies fall below, above and between the two bounds."""
 FAMILY: list[tuple[str, dict[str, Any]]] = [
     ("Llama", {"tie_word_embeddings": True}),
-    ("Llama", {"rope_parameters": LLAMA3}),
+    ("Llama", {"rope_parameters": llama3_rope()}),
     ("Qwen2", {}),
     ("Qwen2", {"tie_word_embeddings": True}),
     ("Qwen3", {"tie_word_embeddings": True}),
@@ -56,26 +48,14 @@ def _one_thread() -> Iterator[None]:
 
 def make_hf(family: str, dtype: torch.dtype = torch.float32, **overrides: Any) -> Any:
     """A tiny model of `transformers` with random weights, norms and biases."""
-    values: dict[str, Any] = {
+    values = SHAPE | {
         "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
         "max_position_embeddings": 128,
         "rms_norm_eps": 1e-5,
         "tie_word_embeddings": False,
         "attn_implementation": "sdpa",
     }
-    model = transformers.AutoModelForCausalLM.from_config(
-        getattr(transformers, f"{family}Config")(**(values | overrides))
-    )
-    torch.manual_seed(1)
-    for name, parameter in model.named_parameters():
-        torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.2)
-    model = model.eval().to(dtype)
+    model = tiny_model(family, seed=1, **(values | overrides)).to(dtype)
     if dtype == torch.float64:
         for module in model.modules():  # these compute in fp32 whatever the model's type
             if type(module).__name__ in NORMS:
@@ -85,13 +65,6 @@ def make_hf(family: str, dtype: torch.dtype = torch.float32, **overrides: Any) -
 
 def _exact_norm(module: Any) -> Any:
     return lambda x: F.rms_norm(x, module.weight.shape, module.weight, module.variance_epsilon)
-
-
-def make_decoder(model: Any, dtype: torch.dtype = torch.float32) -> Decoder:
-    config = parse_hf_config(model.config.to_dict(), "test").config
-    assert config is not None
-    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    return Decoder(config, state, dtype)
 
 
 def some_ids(*sizes: int, seed: int = 0, vocabulary: int = VOCABULARY) -> list[list[int]]:
@@ -105,7 +78,7 @@ def some_ids(*sizes: int, seed: int = 0, vocabulary: int = VOCABULARY) -> list[l
 @pytest.mark.parametrize(("family", "overrides"), FAMILY, ids=IDS)
 def test_logits_equal_those_of_transformers(family: str, overrides: dict[str, Any]) -> None:
     model = make_hf(family, **overrides)
-    decoder = make_decoder(model)
+    decoder = decoder_of(model)
     prompt, completion = some_ids(50, 40)
     batch = pack([PackedGroup(prompt, [[*completion, 0]])])
     with torch.no_grad():
@@ -116,13 +89,13 @@ def test_logits_equal_those_of_transformers(family: str, overrides: dict[str, An
 
 def test_the_rope_scaling_of_the_test_matters() -> None:
     """The frequencies lie on both sides of the bounds and between them, and leaving them out would show."""
-    scaled, plain = make_hf("Llama", rope_parameters=LLAMA3), make_hf("Llama", rope_theta=100.0)
+    scaled, plain = make_hf("Llama", rope_parameters=llama3_rope()), make_hf("Llama", rope_theta=100.0)
     factors = plain.model.rotary_emb.inv_freq / scaled.model.rotary_emb.inv_freq
     assert factors.min() == 1
     assert factors.max() == 8
     assert ((factors > 1.1) & (factors < 7.9)).any()
     batch = pack([PackedGroup(*some_ids(90), [])])
-    difference = make_decoder(scaled).logits(batch) - make_decoder(plain).logits(batch)
+    difference = decoder_of(scaled).logits(batch) - decoder_of(plain).logits(batch)
     assert float(difference.abs().max()) > 1e-2
 
 
@@ -148,7 +121,7 @@ def test_logits_of_the_embedded_model_equal_those_of_transformers(embedded: Chec
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_compute_dtype_decides_the_precision(dtype: torch.dtype) -> None:
     model = make_hf("Qwen3", torch.float64)
-    decoder = make_decoder(model, dtype)
+    decoder = decoder_of(model, dtype)
     ids = some_ids(30)[0]
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits[0]
@@ -287,10 +260,10 @@ def test_loss_and_gradients_equal_those_of_padded_rows(family: str, overrides: d
     case = make_case(model)
     expected_loss, expected = plain_result(model, case)
     assert abs(expected_loss) > 0.02
-    loss, gradients = our_loss(make_decoder(model, torch.float64), case)
+    loss, gradients = our_loss(decoder_of(model, torch.float64), case)
     assert abs(loss - expected_loss) < 1e-9 * abs(expected_loss)
     assert worst_error(gradients, expected) < 1e-9
-    loss, gradients = our_loss(make_decoder(model, torch.float32), case)
+    loss, gradients = our_loss(decoder_of(model, torch.float32), case)
     assert abs(loss - expected_loss) < 1e-6
     assert worst_error(gradients, expected) < 1e-5
 
@@ -311,7 +284,7 @@ def untied() -> tuple[Decoder, Case, float, dict[str, Tensor]]:
     """A decoder in fp64 with the loss and gradients of a case in one row."""
     model = make_hf("Qwen2", torch.float64)
     case = make_case(model)
-    decoder = make_decoder(model, torch.float64)
+    decoder = decoder_of(model, torch.float64)
     return decoder, case, *our_loss(decoder, case)
 
 
@@ -373,7 +346,7 @@ def test_logprobs_without_a_graph_equal_those_of_the_loss(
 
 
 def test_all_completions_empty_give_a_loss_of_zero() -> None:
-    decoder = make_decoder(make_hf("Llama"))
+    decoder = decoder_of(make_hf("Llama"))
     loss, logprobs, _ = decoder.completion_loss(pack([PackedGroup([1, 2], [[], []])]), lambda x, _: x.sum())
     loss.backward()
     assert float(loss.detach()) == 0
@@ -389,7 +362,7 @@ def row_of(size: int) -> PackedBatch:
 
 
 def test_sequences_past_the_context_are_refused() -> None:
-    decoder = make_decoder(make_hf("Llama", max_position_embeddings=20))
+    decoder = decoder_of(make_hf("Llama", max_position_embeddings=20))
     assert decoder.logits(row_of(20)).shape == (20, VOCABULARY)
     with pytest.raises(ModelError, match=r"21 tokens does not fit .* 20"):
         decoder.logits(row_of(21))
@@ -397,7 +370,7 @@ def test_sequences_past_the_context_are_refused() -> None:
 
 def test_sequences_past_the_sliding_window_are_refused() -> None:
     model = make_hf("Mistral", sliding_window=10)
-    decoder = make_decoder(model)
+    decoder = decoder_of(model)
     ids = torch.tensor([some_ids(10)[0]])
     with torch.no_grad():
         expected = model(ids).logits[0]
@@ -412,7 +385,7 @@ def test_sequences_past_the_sliding_window_are_refused() -> None:
 def test_positions_do_not_depend_on_what_was_asked_before() -> None:
     """The table of angles grows as needed; a long row first or later gives the same."""
     model = make_hf("Llama", max_position_embeddings=4096)
-    short_first, long_first = make_decoder(model), make_decoder(model)
+    short_first, long_first = decoder_of(model), decoder_of(model)
     row = pack([PackedGroup(*some_ids(40), [])])
     expected = short_first.logits(row)
     long_first.logits(row_of(1500))
@@ -421,7 +394,7 @@ def test_positions_do_not_depend_on_what_was_asked_before() -> None:
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_clone_has_weights_of_its_own(tied: bool) -> None:
-    decoder = make_decoder(make_hf("Qwen3", tie_word_embeddings=tied))
+    decoder = decoder_of(make_hf("Qwen3", tie_word_embeddings=tied))
     twin = decoder.clone()
     assert [name for name, _ in twin.named_parameters()] == [name for name, _ in decoder.named_parameters()]
     assert not any(p.requires_grad for _, p in twin.named_parameters())
@@ -438,7 +411,7 @@ def test_clone_has_weights_of_its_own(tied: bool) -> None:
 @pytest.mark.parametrize(("family", "overrides"), FAMILY, ids=IDS)
 def test_names_and_weights_go_back_to_those_of_transformers(family: str, overrides: dict[str, Any]) -> None:
     model = make_hf(family, **overrides)
-    decoder = make_decoder(model)
+    decoder = decoder_of(model)
     state = model.state_dict()
     if overrides.get("tie_word_embeddings"):
         state.pop("lm_head.weight")
@@ -451,7 +424,7 @@ def test_names_and_weights_go_back_to_those_of_transformers(family: str, overrid
 
 def test_parameters_are_leaves_once_each() -> None:
     for tied in (False, True):
-        decoder = make_decoder(make_hf("Llama", tie_word_embeddings=tied))
+        decoder = decoder_of(make_hf("Llama", tie_word_embeddings=tied))
         parameters = dict(decoder.named_parameters())
         assert ("head" in parameters) is not tied
         assert all(p.is_leaf and p.requires_grad for p in parameters.values())
@@ -459,7 +432,7 @@ def test_parameters_are_leaves_once_each() -> None:
 
 
 def test_norms_stay_fp32_in_bf16() -> None:
-    decoder = make_decoder(make_hf("Qwen3"), torch.bfloat16)
+    decoder = decoder_of(make_hf("Qwen3"), torch.bfloat16)
     kinds = {name: p.dtype for name, p in decoder.named_parameters()}
     for name in kinds:
         assert kinds[name] == (torch.float32 if "norm" in name else torch.bfloat16), name

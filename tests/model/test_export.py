@@ -10,6 +10,7 @@ from rethink.errors import StorageFailure
 from rethink.model import export
 from rethink.model.export import save_hf_folder
 from rethink.model.loading import load_checkpoint
+from tests.models import llama3_rope
 
 FolderMaker = Callable[..., Path]
 
@@ -49,14 +50,7 @@ def test_config_of_a_decoder_alone_loads_in_transformers(tiny_folder: FolderMake
 
     from rethink.model.hf_config import to_hf_config
 
-    scaling = {
-        "rope_type": "llama3",
-        "rope_theta": 5e5,
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 64,
-    }
+    scaling = llama3_rope(5e5)
     first = load_checkpoint(str(tiny_folder("llama", rope_parameters=scaling)))
     assert first.config is not None
     save_hf_folder(tmp_path / "out", first.tensors, to_hf_config(first.config), first.tokenizer)

@@ -15,16 +15,10 @@ from huggingface_hub.errors import HFValidationError
 from rethink.errors import ModelError
 from rethink.model.config import Llama3RopeScaling
 from rethink.model.loading import load_checkpoint
+from tests.models import llama3_rope
 
 FolderMaker = Callable[..., Path]
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 5e5,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
+LLAMA3 = llama3_rope(5e5)
 
 
 def saved_state(folder: Path) -> dict[str, torch.Tensor]:

@@ -19,26 +19,19 @@ from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.model.packing import PackedBatch, PackedGroup, pack
 from rethink.model.tokenizer import Tokenizer
 from rethink.model.transformers_model import TransformersModel, context_of
+from tests.models import GPT2_SHAPE, NEOX_SHAPE, SHAPE, matrices_and_biases, tiny_model
 
 CONTEXT = 96
-SHAPE = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": CONTEXT,
-}
+ROOM = {**SHAPE, "max_position_embeddings": CONTEXT}
 FAMILY: dict[str, tuple[str, dict[str, Any]]] = {
     # Learned positions, dropout in training, a tied head.
-    "gpt2": ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT}),
-    "gpt-neox": ("GPTNeoX", {k: v for k, v in SHAPE.items() if k not in ("num_key_value_heads", "head_dim")}),
+    "gpt2": ("GPT2", {**GPT2_SHAPE, "n_positions": CONTEXT}),
+    "gpt-neox": ("GPTNeoX", {**NEOX_SHAPE, "max_position_embeddings": CONTEXT}),
     # Soft caps on scores and logits, and a window shorter than the sequences.
-    "gemma2": ("Gemma2", {**SHAPE, "sliding_window": 8, "final_logit_softcapping": 5.0}),
-    "granite": ("Granite", {**SHAPE, "logits_scaling": 3.0, "embedding_multiplier": 2.0}),
+    "gemma2": ("Gemma2", {**ROOM, "sliding_window": 8, "final_logit_softcapping": 5.0}),
+    "granite": ("Granite", {**ROOM, "logits_scaling": 3.0, "embedding_multiplier": 2.0}),
     # Stored with one tensor per expert, computed with all in one.
-    "mixtral": ("Mixtral", {**SHAPE, "num_local_experts": 4, "sliding_window": 8}),
+    "mixtral": ("Mixtral", {**ROOM, "num_local_experts": 4, "sliding_window": 8}),
     # No attention and no limit of length.
     "mamba": ("Mamba", {"hidden_size": 32, "state_size": 4, "num_hidden_layers": 2}),
 }
@@ -57,20 +50,12 @@ def make(tmp_path: Path, small_tokenizer: Tokenizer) -> Maker:
     def make(family: str, **overrides: Any) -> Checkpoint:
         name, values = FAMILY[family]
         values = {"vocab_size": small_tokenizer.vocab_size + 7} | values | overrides
-        model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, f"{name}Config")(**values))
-        randomise(model)
+        model = tiny_model(name, seed=1, mean=matrices_and_biases, **values)
         model.save_pretrained(tmp_path / family)
         small_tokenizer.save(tmp_path / family)
         return load_checkpoint(str(tmp_path / family))
 
     return make
-
-
-def randomise(model: torch.nn.Module) -> None:
-    torch.manual_seed(1)
-    for name, parameter in model.named_parameters():
-        if parameter.ndim > 1 or "bias" in name:  # of norms too; their weights stay, so that no signal dies
-            torch.nn.init.normal_(parameter, std=0.2)
 
 
 def build(checkpoint: Checkpoint, dtype: str = "float32") -> TransformersModel:

@@ -46,9 +46,9 @@ def test_what_may_change(override: str) -> None:
         ("optimizer.learning_rate=2e-5", "`optimizer.learning_rate` was 1e-06, the recipe now says 2e-05"),
         ("evaluation.problems=10", "`evaluation.problems` was 200, the recipe now says 10"),
         ("tasks.0.params.max_terms=3", "`tasks.0.params.max_terms` was 2, the recipe now says 3"),
-        ("tasks.0.params.min_terms=2", "`tasks.0.params.min_terms` was not there, the recipe now says 2"),
-        ("rollout.max_new_tokens={0: 256}", "`rollout.max_new_tokens` was 256, the recipe now says not there"),
-        ("prompt.examples=[{question: a, completion: b}]", "`prompt.examples` was [], the recipe now says not there"),
+        ("tasks.0.params.min_terms=2", "`tasks.0.params.min_terms` was not set, the recipe now says 2"),
+        ("rollout.max_new_tokens={0: 256}", "`rollout.max_new_tokens` was 256, which the recipe no longer has"),
+        ("prompt.examples=[{question: a, completion: b}]", "`prompt.examples` was [], which the recipe no longer has"),
     ],
 )
 def test_what_may_not(override: str, difference: str) -> None:

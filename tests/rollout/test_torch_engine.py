@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rethink.errors import RunFailure, UsageError
 from rethink.kernels.attention import Segment
 from rethink.model.decoder import Decoder
-from rethink.model.hf_config import parse_hf_config
 from rethink.model.packing import PackedGroup, pack
 from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.forward import prefill_chunks
@@ -23,19 +21,12 @@ from rethink.rollout.pages import PagePool, bytes_per_page, own_pages, pages_of,
 from rethink.rollout.stopping import end_of, text_of
 from rethink.rollout.torch_engine import TorchEngine
 from rethink.types import Completion, GenerationRequest, SamplingParams
+from tests.models import SHAPE, decoder_of, llama3_rope, some_prompt, spell, tiny_model, tokens_of
 
 VOCABULARY = 53
 CONTEXT = 160
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 100.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
 FAMILY: list[tuple[str, dict[str, Any]]] = [
-    ("Llama", {"rope_parameters": LLAMA3, "tie_word_embeddings": True}),
+    ("Llama", {"rope_parameters": llama3_rope(), "tie_word_embeddings": True}),
     ("Qwen2", {}),
     ("Qwen3", {}),
     ("Mistral", {"sliding_window": CONTEXT, "num_key_value_heads": 1}),
@@ -45,26 +36,13 @@ IDS = ["llama", "qwen2", "qwen3", "mistral"]
 
 def make_models(family: str, dtype: torch.dtype = torch.float32, **overrides: Any) -> tuple[Any, Decoder]:
     """A tiny random model of `transformers`, and our decoder with its weights."""
-    values: dict[str, Any] = {
+    values = SHAPE | {
         "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
         "max_position_embeddings": CONTEXT,
         "tie_word_embeddings": False,
     }
-    model = transformers.AutoModelForCausalLM.from_config(
-        getattr(transformers, f"{family}Config")(**(values | overrides))
-    )
-    torch.manual_seed(2)
-    for name, parameter in model.named_parameters():
-        torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.2)
-    config = parse_hf_config(model.config.to_dict(), "test").config
-    assert config is not None
-    return model.eval(), Decoder(config, {n: t.clone() for n, t in model.state_dict().items()}, dtype)
+    model = tiny_model(family, seed=2, **(values | overrides))
+    return model, decoder_of(model, dtype)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -82,26 +60,16 @@ def exact() -> Decoder:
     return make_models("Qwen2", torch.float64)[1]
 
 
-def spell(ids: Sequence[int]) -> str:
-    """One token, one or two letters: a, b, …, z, aa, ab, …"""
-    return "".join(("" if i < 26 else chr(96 + i // 26)) + chr(97 + i % 26) for i in ids)
-
-
 def engine_of(decoder: Decoder, **options: Any) -> TorchEngine:
     return TorchEngine(decoder, spell, **options)
 
 
 def prompt_of(size: int, seed: int = 0) -> tuple[int, ...]:
-    generator = torch.Generator().manual_seed(1000 * size + seed)
-    return tuple(torch.randint(VOCABULARY, (size,), generator=generator).tolist())
+    return some_prompt(size, VOCABULARY, seed)
 
 
 def greedy(tokens: int, **options: Any) -> SamplingParams:
     return SamplingParams(temperature=0.0, max_new_tokens=tokens, **options)
-
-
-def tokens_of(results: list[list[Completion]]) -> list[list[list[int]]]:
-    return [[c.token_ids.tolist() for c in samples] for samples in results]
 
 
 def mixed_requests() -> list[GenerationRequest]:

@@ -1,12 +1,10 @@
 """The engine on `transformers`: its tokens are those of `generate`, its draws those of the embedded engine."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import transformers
 
 from rethink.errors import UsageError
 from rethink.model.decoder import Decoder
@@ -19,28 +17,21 @@ from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.torch_engine import TorchEngine
 from rethink.rollout.transformers_engine import TransformersEngine
 from rethink.types import Completion, GenerationRequest, SamplingParams
+from tests.models import GPT2_SHAPE, NEOX_SHAPE, SHAPE, matrices_and_biases, some_prompt, spell, tiny_model, tokens_of
 
 VOCABULARY = 53
 CONTEXT = 96
-SHAPE = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": CONTEXT,
-}
+ROOM = {**SHAPE, "max_position_embeddings": CONTEXT}
 FAMILY: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("Llama", SHAPE),
-    "gpt2": ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT}),
-    "gpt-neox": ("GPTNeoX", {k: v for k, v in SHAPE.items() if k not in ("num_key_value_heads", "head_dim")}),
+    "llama": ("Llama", ROOM),
+    "gpt2": ("GPT2", {**GPT2_SHAPE, "n_positions": CONTEXT}),
+    "gpt-neox": ("GPTNeoX", {**NEOX_SHAPE, "max_position_embeddings": CONTEXT}),
     # A window shorter than the prompts, and soft caps.
-    "gemma2": ("Gemma2", {**SHAPE, "sliding_window": 8}),
+    "gemma2": ("Gemma2", {**ROOM, "sliding_window": 8}),
     # Biases by distance in place of positions.
     "bloom": ("Bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
     # Convolutions beside attention: states that know no positions.
-    "lfm2": ("Lfm2", {**SHAPE, "layer_types": ["conv", "full_attention"]}),
+    "lfm2": ("Lfm2", {**ROOM, "layer_types": ["conv", "full_attention"]}),
     # No cache that the engine can use.
     "mamba": ("Mamba", {"hidden_size": 32, "state_size": 4, "num_hidden_layers": 2}),
 }
@@ -56,12 +47,7 @@ def make(family: str) -> TransformersModel:
     name, values = FAMILY[family]
     common = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     # A tied head would make a random model repeat its last token.
-    config = getattr(transformers, f"{name}Config")(tie_word_embeddings=False, **common, **values)
-    module = transformers.AutoModelForCausalLM.from_config(config)
-    torch.manual_seed(2)
-    for name, parameter in module.named_parameters():
-        if parameter.ndim > 1 or "bias" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
+    module = tiny_model(name, seed=2, std=0.3, mean=matrices_and_biases, tie_word_embeddings=False, **common, **values)
     return TransformersModel(module, torch.float32)
 
 
@@ -70,22 +56,12 @@ def model() -> TransformersModel:
     return make("gpt-neox")
 
 
-def spell(ids: Sequence[int]) -> str:
-    """One token, one or two letters: a, b, …, z, aa, ab, …"""
-    return "".join(("" if i < 26 else chr(96 + i // 26)) + chr(97 + i % 26) for i in ids)
-
-
 def engine_of(model: TransformersModel, **options: Any) -> TransformersEngine:
     return TransformersEngine(model, spell, **options)
 
 
 def prompt_of(size: int, seed: int = 0) -> tuple[int, ...]:
-    generator = torch.Generator().manual_seed(1000 * size + seed)
-    return tuple(torch.randint(3, VOCABULARY, (size,), generator=generator).tolist())
-
-
-def tokens_of(results: list[list[Completion]]) -> list[list[list[int]]]:
-    return [[c.token_ids.tolist() for c in samples] for samples in results]
+    return some_prompt(size, VOCABULARY, seed, first=3)
 
 
 def mixed_requests() -> list[GenerationRequest]:

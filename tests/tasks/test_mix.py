@@ -173,3 +173,25 @@ def test_a_hub_data_set_from_a_local_folder(tmp_path: Path) -> None:
     assert problem.answer == str(int(problem.question.split()[2]) + 1)
     with pytest.raises(TaskError, match="no-split"):
         build_task_mix(recipe(f"  - {{kind: hub, name: {tmp_path / 'set'}, split: no-split}}\n"))
+
+
+def test_without_the_hub_one_error_says_what_works(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import datasets
+    from huggingface_hub.utils import logging
+
+    def unreachable(*_: object, **__: object) -> None:
+        logging.get_logger("huggingface_hub.test").warning("Retrying in 1s")
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    logging.enable_propagation()
+    before = logging.get_verbosity()
+    try:
+        with pytest.raises(TaskError, match=r"no route.*tasks.kind=jsonl"):
+            build_task_mix(recipe("  - {kind: hub, name: some/set}\n"))
+    finally:
+        logging.disable_propagation()
+    assert "Retrying" not in caplog.text
+    assert logging.get_verbosity() == before

@@ -15,10 +15,10 @@ from rethink.train.optimizer import MasterAdamW, learning_rate
 class Weights:
     """A model that is a matrix and a vector."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, device: str = "cpu") -> None:
         generator = torch.Generator().manual_seed(0)
-        self.matrix = torch.randn(5, 3, generator=generator).to(dtype).requires_grad_()
-        self.vector = torch.randn(4, generator=generator).to(dtype).requires_grad_()
+        self.matrix = torch.randn(5, 3, generator=generator).to(device, dtype).requires_grad_()
+        self.vector = torch.randn(4, generator=generator).to(device, dtype).requires_grad_()
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         yield "matrix", self.matrix
@@ -77,6 +77,18 @@ def test_state_restores_the_next_step_exactly() -> None:
     for name, master in first.masters.items():
         assert torch.equal(master, second.masters[name])
     assert torch.equal(one.matrix, two.matrix)
+
+
+def test_state_goes_to_where_the_weights_are() -> None:
+    """A checkpoint is read into main memory; the meta device stands for an accelerator."""
+    weights = Weights(torch.bfloat16)
+    first = MasterAdamW(weights, OptimizerSection())  # type: ignore[arg-type]
+    weights.loss(1.0).backward()
+    first.step(0.01)
+    elsewhere = Weights(torch.bfloat16, "meta")
+    second = MasterAdamW(elsewhere, OptimizerSection())  # type: ignore[arg-type]
+    second.load(first.state())
+    assert {tensor.device.type for tensor in second.state().values()} == {"meta"}
 
 
 @pytest.mark.parametrize(
