@@ -15,6 +15,7 @@ from typing import Any
 
 from rethink.errors import ModelError, RunFolderError, UsageError
 from rethink.kernels.machine import peak_rss_mb
+from rethink.kernels.native import library as kernels
 from rethink.model.build import build_model
 from rethink.model.chat import PromptRenderer
 from rethink.model.export import save_hf_folder
@@ -190,6 +191,7 @@ def assemble(
             max_concurrent=recipe.rollout.max_concurrent,
         )
     check_against_context(recipe, engine.context)
+    note_kernels(recipe, folder, engine, progress)
     stops = tuple(sorted(checkpoint.tokenizer.end_of_turn_ids))
     renderer = PromptRenderer(checkpoint.tokenizer, recipe.prompt, engine.context - recipe.longest_completion)
     check_prompts(recipe, mix, renderer, held_out)
@@ -228,6 +230,21 @@ def check_prompts(recipe: Recipe, mix: TaskMix, renderer: PromptRenderer, held_o
         renderer.render(problem)
     for problem in mix.long_rows(renderer.surely_fits):
         renderer.render(problem)
+
+
+def note_kernels(recipe: Recipe, folder: RunFolder, engine: RolloutEngine, progress: Progress) -> None:
+    """Say where the choice of kernels costs a pass, or makes a resumed run's last bits differ."""
+    begun, now = folder.choices.get("kernels"), kernels.status().level
+    if begun not in (None, now):
+        progress.note(
+            f"This run began with the {begun} kernels and goes on with the {now} ones: it will not be bit-identical to "
+            "an uninterrupted run."
+        )
+    if recipe.steps_per_batch > 1 and not engine.exact_logprobs:
+        progress.note(
+            "The engine's log-probabilities may differ from the trainer's in the last bits, so the old ones are "
+            "computed by another pass over each batch."
+        )
 
 
 def restore(run: GRPO) -> None:
