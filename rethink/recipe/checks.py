@@ -14,6 +14,7 @@ from rethink.recipe.schema import ModelShape, Recipe, TaskSource
 
 BUILT_IN_PARTS = (
     "accuracy",
+    "code",
     "format",
 )
 """Reward parts that need no `function`; `rethink/rewards/builtin.py` makes them."""

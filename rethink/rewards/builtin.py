@@ -51,6 +51,7 @@ class BuiltIn:
 
 BUILT_IN: Mapping[str, BuiltIn] = {
     "format": BuiltIn("rethink.rewards.format:format_part", "here", "one thought, then one answer, nothing else"),
+    "code": BuiltIn("rethink.rewards.code.part:make_code", "thread", "the program passes every test, in a sandbox"),
 }
 """All parts but `accuracy`, which is what the task's own checker says."""
 
