@@ -25,6 +25,8 @@ START_SECONDS = 20.0
 KILL_SECONDS = 5.0
 SETTLE_SECONDS = 0.5
 ERRORS_KEPT = 4096
+ERRORS_MOST = 8 << 20
+"""Bytes on standard error; then the pipe is closed, and the program's next write fails."""
 CHUNK = 1 << 16
 
 
@@ -74,7 +76,7 @@ class Job:
         self.open = {source, into, out, errors}
         self.waiting: dict[int, memoryview] = {}
         self.close_after: set[int] = {source}
-        self.error_text = b""
+        self.error_text, self.error_bytes = b"", 0
         self.source, self.errors = source, errors
 
     def write(self, fd: int, data: bytes, *, last: bool = False) -> None:
@@ -291,6 +293,9 @@ def _read(job: Job, fd: int, handle: Handler) -> bool:
         job.drop(fd)
     if fd == job.errors:
         job.error_text = (job.error_text + data)[-ERRORS_KEPT:]
+        job.error_bytes += len(data)
+        if job.error_bytes > ERRORS_MOST:
+            job.drop(fd)
         return False
     return handle(job, data or None)
 
