@@ -81,6 +81,8 @@ class Job:
 
     def write(self, fd: int, data: bytes, *, last: bool = False) -> None:
         """Queue bytes for one of the job's pipes; `last` closes it once they are written."""
+        if fd not in self.open:  # the process has ended
+            return
         before = bytes(self.waiting.get(fd, b""))
         self.waiting[fd] = memoryview(before + data)
         if last:

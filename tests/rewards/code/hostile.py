@@ -91,7 +91,7 @@ ATTACKS: dict[str, str] = {
     "read the parent's memory": _C
     + "import os; b = (ctypes.c_ulong * 2)(); return call(310, os.getppid(), b, 1, b, 1, 0) >= 0",
     "pidfd of the parent": "import os; return os.pidfd_open(os.getppid()) >= 0",
-    "the parent's limits": "import os, resource; resource.prlimit(os.getppid(), resource.RLIMIT_CPU, (1, 1)); return True",
+    "the parent's limits": "import os, resource as r; r.prlimit(os.getppid(), r.RLIMIT_CPU, (1, 1)); return True",
     "the parent's priority": "import os; os.setpriority(os.PRIO_PROCESS, os.getppid(), 19); return True",
     "the parent's processors": "import os; os.sched_setaffinity(os.getppid(), {{0}}); return True",
     # Privileges and the kernel's corners.

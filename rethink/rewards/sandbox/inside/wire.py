@@ -105,8 +105,10 @@ def decode(node: Node, find: Callable[[int], Any]) -> Any:
 
 
 def _integer(content: Any, find: Callable[[int], Any] | None = None) -> int:
-    if isinstance(content, str):
-        return int(content, 16)
+    return int(content, 16) if isinstance(content, str) else _plain_integer(content)
+
+
+def _plain_integer(content: Any) -> int:
     if type(content) is not int:
         raise Unreadable("not an integer")
     return content
@@ -148,7 +150,7 @@ _READERS: dict[str, Callable[[Any, Callable[[int], Any]], Any]] = {
     "q": lambda content, find: deque(_values(content, find)),
     "D": _decimal,
     "F": lambda content, find: Fraction(_integer(content[0]), _integer(content[1])),
-    "h": lambda content, find: find(_integer(content)),
+    "h": lambda content, find: find(_plain_integer(content)),
 }
 
 
