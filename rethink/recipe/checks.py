@@ -15,7 +15,15 @@ from rethink.recipe.schema import ModelShape, Recipe, TaskSource
 BUILT_IN_PARTS = (
     "accuracy",
     "code",
+    "cosine",
     "format",
+    "format-soft",
+    "gym",
+    "math",
+    "number",
+    "overlong",
+    "repetition",
+    "steps",
 )
 """Reward parts that need no `function`; `rethink/rewards/builtin.py` makes them."""
 RESERVED_PARTS = ("mean", "std", "failed", "abstained")

@@ -98,20 +98,18 @@ def find_answer(turn: str) -> Found:
 
 def _last_value(text: str) -> tuple[str | None, str]:
     """The last formula, or a number that stands after it."""
-    end, formula = 0, None
+    end = 0
+    formula: str | None = None
     for found in _FORMULA.finditer(text):
+        inside = next(group for group in found.groups() if group is not None).strip()
         joined = formula is not None and _JOINED.fullmatch(text, end, found.start())
-        formula = f"{formula}, {_inside(found)}" if joined else _inside(found)
+        formula = f"{formula}, {inside}" if joined else inside
         end = found.end()
     number = last_number(text[end:])
     if number is not None or formula is None:
         percent = "%" if number and text[end:].rpartition(number)[2].lstrip().startswith(("%", "\\%")) else ""
         return (None if number is None else number + percent), "last-number"
     return formula, "formula"
-
-
-def _inside(found: re.Match[str]) -> str:
-    return next(group for group in found.groups() if group is not None).strip()
 
 
 def _without_commands(text: str) -> str:
@@ -170,7 +168,8 @@ _CHOICE_ANY = re.compile(r"(?<![\w'])([B-J]|A(?!\s+[a-z]))(?![\w'])")
 
 def choice_letter(text: str) -> str | None:
     """The letter that answers a question of choice: alone, first with a mark (`B. Because …`), after "answer is", or
-    the last letter that stands by itself."""
+    the last letter that stands by itself.
+    """
     spoken = text.rpartition(END_THINK)[2][-SEARCHED:]
     alone = _CHOICE_ALONE.fullmatch(spoken)
     if alone:

@@ -33,9 +33,9 @@ _SYMBOLS = {
     "±": r"\pm ",
     "∅": r"\emptyset ",
     "°": r"^\circ ",
-    "√": r"\sqrt ",
 }
 # Two backslashes end a row of a matrix: the second one begins no command.
+_ROOT = re.compile(r"√\s*\(?(\d+(?:\.\d+)?|[A-Za-z])\)?")
 _SPACES = re.compile(
     r"(?<!\\)\\[,;:! ]|(?<!\\)\\(?:quad|qquad|thinspace|displaystyle|limits|hspace\{[^{}]*\})(?![A-Za-z])|~"
 )
@@ -64,10 +64,11 @@ _SLASH = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+))\s*/\s*(\d+\.?\d*|\.\d+)")
 
 
 def one_spelling(text: str) -> str:
-    """The answer with one spelling for symbols, spaces, brackets, fractions, thousands, words in `\\text{}` and "and"."""
+    r"""The answer with one spelling for symbols, spaces, brackets, fractions, thousands, `\text{}` and "and"."""
     text = _SUPERSCRIPT.sub(lambda m: f"^{{{m.group().translate(_SUPERSCRIPTS)}}}", text)
     for symbol, latex in _SYMBOLS.items():
         text = text.replace(symbol, latex)
+    text = _ROOT.sub(r"\\sqrt{\1}", text)
     text = unicodedata.normalize("NFKC", text).replace("⁄", "/")
     text = without_delimiters(text)
     text = _THIN.sub("", text)
@@ -76,13 +77,19 @@ def one_spelling(text: str) -> str:
     text = _CURRENCY.sub("", text).strip()
     text = text.rstrip(" .;,:") if not text.endswith("\\.") else text
     for _ in range(3):  # styles within styles
-        text, changed = _STYLES.subn(r" \1 ", text)
+        text, changed = _STYLES.subn(_unstyled, text)
         if not changed:
             break
     text = re.sub(r"\*\*([^*]*)\*\*", r"\1", text) if text.startswith("**") else text
     text = _AND.sub(", ", text) if re.search(r"[\d}) ]\s*,?\s*(?:and|or|und|et)\s", text, re.IGNORECASE) else text
     text = _outside_brackets(text)
     return " ".join(text.split())
+
+
+def _unstyled(found: re.Match[str]) -> str:
+    """The content of a style; a space parts it from what stands before it, and not within braces."""
+    inner, before = found.group(1).strip(), found.string[: found.start()][-1:]
+    return (" " if before.isalnum() or (before in "})" and before) else "") + inner + (" " if inner else "")
 
 
 def without_delimiters(text: str) -> str:
@@ -139,7 +146,7 @@ _UNITS = {
     "cm": "cm centimeter centimeters centimetre centimetres",
     "mm": "mm millimeter millimeters millimetre millimetres",
     "km": "km kilometer kilometers kilometre kilometres",
-    "in": "inch inches",
+    "in": "in inch inches",
     "ft": "ft foot feet",
     "yd": "yd yard yards",
     "mi": "mile miles",

@@ -13,8 +13,9 @@ The rules, in order; `docs/rewards.md` has the table:
 
 from __future__ import annotations
 
+import functools
+import logging
 import re
-from collections.abc import Callable
 from fractions import Fraction
 
 from rethink.tasks.latex_text import (
@@ -39,10 +40,13 @@ _TOWER = re.compile(r"(?:\^|\*\*)[\s{(]*-?\d+[\s})]*(?:\^|\*\*)[\s{(]*-?\d")
 _EXPLOSIVE = re.compile(r"(?:\^|\*\*)[\s{(]*-?\d{5}|\d{4,}\s*!|!\s*!|\)\s*!|\}\s*!|\\cdots|\\[ld]?dots|\d{60}")
 _BASED = re.compile(r"([0-9A-Fa-f]+(?:\.[0-9A-Fa-f]+)?)\s*_\s*(?:\{\s*(\w+)\s*\}|(\d+))")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*[A-Za-z]")
-_CHOICE = re.compile(r"\(?\s*([A-Z])\s*[).:]?(?:\s+[^\d=+*/^]{0,80})?")
+_CHOICE = re.compile(r"\(\s*([A-Z])\s*\)(?:\s*[^\s=+*/^(-].*)?|([A-Z])\s*[).:](?:\s+.*)?", re.DOTALL)
 _BASE_NAMES = dict(zip("two three four five six seven eight nine ten".split(), range(2, 11), strict=True))
 _NAME = re.compile(r"[\\|(]?[\\A-Za-z][\\A-Za-z0-9_{}()|:, ]{0,30}")
 _DECIMAL = re.compile(r"[-+]?\d*\.(\d+)")
+_TEXT = re.compile(r"[A-Za-z0-9 .,'&-]*[A-Za-z]{3}[A-Za-z0-9 .,'&-]*")
+_FUNCTION = re.compile(r"(?<![\\A-Za-z])(sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp|pi|infty)(?![A-Za-z])")
+_ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?\s*(?:[ap]\.?m\.?)?", re.IGNORECASE)
 
 
@@ -84,7 +88,7 @@ def _squeezed(text: str) -> str:
     return re.sub(r"\s+", "", without_degrees(text))
 
 
-# --- rules: (answer, gold) -> verdict, or None where the rule does not apply -------------------------------------------
+# --- rules: (answer, gold) -> verdict, or None where the rule does not apply -----------------------------------------
 
 
 def _based(said: str, right: str) -> bool | None:
@@ -177,10 +181,14 @@ def _words(said: str, right: str) -> bool | None:
     if gold_choice is not None and our_choice is not None:
         return gold_choice == our_choice
     if right.replace(" ", "").isalpha() and _WORDS.fullmatch(right) and len(right) > 2:
-        return said.strip(" .!").casefold() == right.strip(" .!").casefold()
+        return _plain_words(said) == _plain_words(right)
     if _CLOCK.fullmatch(right):
         return _squeezed(said).casefold() == _squeezed(right).casefold() if _CLOCK.fullmatch(said) else None
     return None
+
+
+def _plain_words(text: str) -> str:
+    return _ARTICLE.sub("", text.strip(" .!")).casefold()
 
 
 def _choice(text: str) -> str | None:
@@ -188,7 +196,7 @@ def _choice(text: str) -> str | None:
     if len(plain) == 1 and plain.isalpha() and plain.isascii():
         return plain.upper()
     found = _CHOICE.fullmatch(plain)
-    return found.group(1) if found and (plain[0] == "(" or plain[1:2] in (")", ".", ":")) else None
+    return (found.group(1) or found.group(2)) if found else None
 
 
 def _brackets(said: str, right: str) -> bool | None:
@@ -225,36 +233,54 @@ def explosive(text: str) -> bool:
 
 
 def _symbolic(said: str, right: str) -> float | None:
-    parse, verify = _library()
-    gold = parse(f"${_for_library(right)}$")
-    if not gold:
-        return None
-    if explosive(said) or not said:
+    right, gold_unit = split_unit(right)
+    gold = _parse(right)
+    if gold is None:
+        # A gold that is words and numbers (June 20) is compared as text, which was done; others cannot be read.
+        return 0.0 if _TEXT.fullmatch(right) else None
+    said, our_unit = split_unit(said)
+    if gold_unit is not None and our_unit is not None and gold_unit != our_unit:
         return 0.0
-    found = parse(f"${_for_library(said)}$")
-    return float(bool(found) and verify(gold, found))
+    found = None if explosive(said) or not said else _parse(said)
+    return float(found is not None and _verify(gold, found))
 
 
 def _for_library(text: str) -> str:
     text = mixed_to_sum(without_degrees(text)).replace("$", "")
     text = re.sub(r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
+    text = _FUNCTION.sub(r"\\\1", text).replace("\\varnothing", "\\emptyset")
     return re.sub(r"\*\*\s*", "^", text)
 
 
-def _library() -> tuple[Callable[[str], list[object]], Callable[[object, object], bool]]:
-    """math-verify without its time limits, which rest on a signal that only the main thread can receive."""
-    import logging
+def _parse(text: str) -> object | None:
+    """A formula for sympy; None where it cannot be read as a whole.
 
+    Of math-verify's own clean-up only what spells formulas is used: its removal of units cuts formulas apart, and its
+    fall-back to the numbers in a formula that it cannot read would take the rest for right.
+    """
+    import math_verify
+    from latex2sympy2_extended import NormalizationConfig
+
+    _silence()
+    spelling = NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
+    )
+    config = math_verify.LatexExtractionConfig(boxed_match_priority=-1, normalization_config=spelling)
+    # Its time limit rests on a signal, which only the main thread can receive: the caller limits us.
+    found = math_verify.parse(
+        f"${_for_library(text)}$", [config], fallback_mode="no_fallback", parsing_timeout=None, raise_on_error=False
+    )
+    return found[0] if found else None
+
+
+def _verify(gold: object, answer: object) -> bool:
     import math_verify
 
-    for name in ("math_verify.parser", "math_verify.grader"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # it warns that its limit is off: the worker has its own
+    return bool(math_verify.verify([gold], [answer], timeout_seconds=None, allow_set_relation_comp=True))
 
-    def parse(text: str) -> list[object]:
-        found: list[object] = math_verify.parse(text, parsing_timeout=None)
-        return found
 
-    def verify(gold: object, answer: object) -> bool:
-        return bool(math_verify.verify(gold, answer, timeout_seconds=None))
-
-    return parse, verify
+@functools.cache
+def _silence() -> None:
+    """math-verify warns that its limits are off; the worker has its own."""
+    for name in ("math_verify.parser", "math_verify.grader", "latex2sympy2_extended"):
+        logging.getLogger(name).setLevel(logging.ERROR)
