@@ -94,7 +94,7 @@ def run_script(source: str, given: str, sandbox: Sandbox, limits: Limits) -> tup
 
     try:
         job.write(job.into, given.encode("utf-8", "surrogatepass"), last=True)
-        in_time = pump([job], take, time.monotonic() + limits.wall_seconds)
+        in_time = pump([job], take, limits.wall_seconds)
     finally:
         job.end()
     text = output.decode("utf-8", "replace")
@@ -151,7 +151,7 @@ def _judge_assertions(
         asking = for_tests.start("tests", payload, limits)
         try:
             exchange = _Exchange(program, asking, limits)
-            in_time = pump([program, asking], exchange.take, time.monotonic() + limits.wall_seconds)
+            in_time = pump([program, asking], exchange.take, limits.wall_seconds)
         finally:
             asking.end()
     finally:

@@ -26,7 +26,7 @@ def make_code(
     *,
     sandbox: Choice = "required",
     seconds: Annotated[float, Field(gt=0, le=600)] = 5.0,
-    wall_seconds: Annotated[float, Field(gt=0, le=3600)] = 15.0,
+    wall_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0,
     total_seconds: Annotated[float, Field(gt=0, le=3600)] = 60.0,
     memory_mb: Annotated[int, Field(ge=64)] = 512,
     output_mb: Annotated[float, Field(gt=0, le=256)] = 8.0,
@@ -37,7 +37,8 @@ def make_code(
         context: not used: a program is found by its fence, not by the answer's rule.
         sandbox: `required`, or `unsafe-none` to run programs as this user, unprotected.
         seconds: processor time of one run (a pair of input and output; all assertions of a problem).
-        wall_seconds: time on the clock of one run.
+        wall_seconds: time on the clock of one run that hardly computes; eight times as long where it computes but must
+            share the processor.
         total_seconds: time on the clock of all runs of a completion.
         memory_mb: address space of the program, MiB.
         output_mb: what it may write, or return at once, MiB.

@@ -12,7 +12,12 @@ from collections.abc import Iterator
 from rethink.rewards.sandbox.isolation import Choice
 from rethink.rewards.sandbox.process import Sandbox
 
+AT_ONCE = 8
+"""Judgements at once in a process; others wait. More than cores, since programs that sleep must not hold up others;
+not many more, since each may use its limit of memory."""
+
 _lock = threading.Lock()
+_places = threading.BoundedSemaphore(AT_ONCE)
 _free: dict[tuple[int, Choice], list[Sandbox]] = defaultdict(list)
 """By process (a fork must not share its parent's sandboxes) and kind."""
 
@@ -25,6 +30,7 @@ def borrow(choice: Choice, count: int) -> Iterator[list[Sandbox]]:
         SandboxUnavailable: none can be started here.
     """
     taken: list[Sandbox] = []
+    _places.acquire()
     try:
         for _ in range(count):
             taken.append(_take(choice))  # noqa: PERF401 - those taken before one fails must be given back
@@ -36,6 +42,7 @@ def borrow(choice: Choice, count: int) -> Iterator[list[Sandbox]]:
                     _free[os.getpid(), choice].append(sandbox)
             else:
                 sandbox.close()
+        _places.release()
 
 
 def _take(choice: Choice) -> Sandbox:

@@ -360,6 +360,20 @@ EXHAUSTION: dict[str, str] = {
     "flood": "import sys\ndef solve(x):\n    while True: sys.stdout.write('x' * 65536); sys.stderr.write('y' * 65536)",
 }
 
+LENGTHY = {
+    "endless loop at once",
+    "endless loop that catches the signal",
+    "fork bomb, quiet",
+    "memory bomb, caught",
+    "big number",
+    "many big strings",
+    "endless recursion",
+    "recursion in C",
+    "catastrophic pattern",
+    "flood",
+}
+"""Of `EXHAUSTION`: those that take their whole second of processor time."""
+
 
 def attack_program(body: str, **values: object) -> str:
     """A program that gives right answers only where its attack succeeds."""

@@ -17,7 +17,7 @@ from rethink.rewards.code.part import run
 from rethink.rewards.code.tests import Assertions, Pairs, read_tests
 from rethink.rewards.sandbox.pool import close_all
 from rethink.rewards.sandbox.process import Limits
-from tests.rewards.code.hostile import ATTACKS, EXHAUSTION, FORGERIES, SECRET, attack_program
+from tests.rewards.code.hostile import ATTACKS, EXHAUSTION, FORGERIES, LENGTHY, SECRET, attack_program
 from tests.rewards.sandbox_needed import needs_sandbox
 
 CHECK = """
@@ -90,7 +90,7 @@ def test_a_verdict_cannot_be_forged(name: str) -> None:
         assert verdict.passed is False, (test, verdict)
 
 
-@pytest.mark.parametrize("name", EXHAUSTION)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LENGTHY)) for n in EXHAUSTION])
 def test_nothing_is_exhausted(name: str) -> None:
     before = psutil.Process().memory_info().rss
     verdict = judged(dedent(EXHAUSTION[name]), limits=SHORT)

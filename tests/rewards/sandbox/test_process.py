@@ -255,3 +255,14 @@ def test_the_unsafe_choice_runs_without_walls(monkeypatch: pytest.MonkeyPatch) -
 def test_options_are_checked(params: dict[str, object], said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         make_part("code", params, PartContext(), "reward.parts.0")
+
+
+@needs_sandbox
+def test_time_on_the_clock_is_for_those_that_sleep() -> None:
+    """A program that computes goes on, however long the machine makes it wait; one that sleeps does not."""
+    limits = Limits(cpu_seconds=10.0, wall_seconds=0.4)
+    busy = "import time\nwhile time.process_time() < 1: pass\nprint('done')"
+    assert output_of(busy, limits=limits) == ("done\n", "")
+    assert "longer than 0.4 s" in output_of("import time; time.sleep(1); print('done')", limits=limits)[1]
+    # The processor's limit still ends it.
+    assert "processor time" in output_of("while True: pass", limits=Limits(cpu_seconds=1.0, wall_seconds=0.4))[1]
