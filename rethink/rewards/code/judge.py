@@ -18,6 +18,8 @@ from rethink.rewards.sandbox.process import Job, Limits, Sandbox, pump, shorter
 
 MAX_SOURCE = 200_000
 """Characters of a program; longer ones fail."""
+MAX_SAID = 4096
+"""Bytes of what a program that does not load says, which it may have written itself."""
 MAX_NUMBER = 400
 """Characters of a number in an output that is compared by value."""
 
@@ -255,6 +257,6 @@ class _Exchange:
 
 def _said(line: bytes) -> str:
     try:
-        return str(wire.loads(line)["failed"])[:300]
+        return str(wire.loads(line[:MAX_SAID])["failed"])[:300]
     except (wire.Unreadable, KeyError, TypeError):
         return "no word of why"

@@ -133,7 +133,10 @@ def _library() -> Path:
 
 def _inner(path: Path) -> str:
     """Where a file of the interpreter lies in the sandbox; its own prefix tells nothing there."""
-    return str(Path("/python") / path.relative_to(Path(sys.base_prefix).resolve()))
+    prefix = Path(sys.base_prefix).resolve()
+    if not path.is_relative_to(prefix):
+        raise SandboxUnavailable(f"the interpreter's library {path} is not below its prefix {prefix}")
+    return str(Path("/python") / path.relative_to(prefix))
 
 
 @lru_cache(maxsize=1)

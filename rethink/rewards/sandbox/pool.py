@@ -18,8 +18,7 @@ not many more, since each may use its limit of memory."""
 
 _lock = threading.Lock()
 _places = threading.BoundedSemaphore(AT_ONCE)
-_free: dict[tuple[int, Choice], list[Sandbox]] = defaultdict(list)
-"""By process (a fork must not share its parent's sandboxes) and kind."""
+_free: dict[Choice, list[Sandbox]] = defaultdict(list)
 
 
 @contextlib.contextmanager
@@ -39,7 +38,7 @@ def borrow(choice: Choice, count: int) -> Iterator[list[Sandbox]]:
         for sandbox in taken:
             if sandbox.alive:
                 with _lock:
-                    _free[os.getpid(), choice].append(sandbox)
+                    _free[choice].append(sandbox)
             else:
                 sandbox.close()
         _places.release()
@@ -47,7 +46,7 @@ def borrow(choice: Choice, count: int) -> Iterator[list[Sandbox]]:
 
 def _take(choice: Choice) -> Sandbox:
     with _lock:
-        free = _free[os.getpid(), choice]
+        free = _free[choice]
         while free:
             sandbox = free.pop()
             if sandbox.alive:
@@ -56,11 +55,23 @@ def _take(choice: Choice) -> Sandbox:
     return Sandbox(choice)
 
 
+def _forget() -> None:
+    """In a fork: its parent's sandboxes are not its own, nor may it keep them alive by an open socket."""
+    global _lock, _places
+    _lock, _places = threading.Lock(), threading.BoundedSemaphore(AT_ONCE)
+    for sandboxes in _free.values():
+        for sandbox in sandboxes:
+            sandbox.forget()
+    _free.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
 @atexit.register
 def close_all() -> None:
     """End the sandboxes of this process that no judgement holds."""
     with _lock:
-        for (pid, _), sandboxes in _free.items():
-            if pid == os.getpid():
-                while sandboxes:
-                    sandboxes.pop().close()
+        for sandboxes in _free.values():
+            while sandboxes:
+                sandboxes.pop().close()

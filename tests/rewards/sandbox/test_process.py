@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -123,11 +124,12 @@ def test_nothing_of_a_program_is_there_for_the_next_one() -> None:
 def test_a_broken_sandbox_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     pool.close_all()
     broken = Sandbox()
-    pool._free[os.getpid(), "required"].append(broken)
+    pool._free["required"].append(broken)
     monkeypatch.setattr(Sandbox, "alive", property(lambda self: self._control.fileno() >= 0))
     inner = psutil.Process(broken._process.pid).children(recursive=True)
     for victim in inner or [psutil.Process(broken._process.pid)]:
-        victim.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # the kernel may have ended it with the one before
+            victim.kill()
     broken._process.wait(20)
     with pytest.raises(SandboxFailure):
         run_script(PLUS_ONE, "1\n", broken, Limits())
@@ -260,12 +262,10 @@ def test_options_are_checked(params: dict[str, object], said: str) -> None:
 @needs_sandbox
 def test_time_on_the_clock_is_for_those_that_sleep() -> None:
     """A program that computes goes on, however long the machine makes it wait; one that sleeps does not."""
-    limits = Limits(cpu_seconds=10.0, wall_seconds=0.4)
-    busy = "import time\nwhile time.process_time() < 1: pass\nprint('done')"
+    limits = Limits(cpu_seconds=10.0, wall_seconds=1.0)
+    busy = "import time\nend = time.monotonic() + 2\nwhile time.monotonic() < end: pass\nprint('done')"
     assert output_of(busy, limits=limits) == ("done\n", "")
-    assert "longer than 0.4 s" in output_of("import time; time.sleep(1); print('done')", limits=limits)[1]
-    # The processor's limit still ends it.
-    assert "processor time" in output_of("while True: pass", limits=Limits(cpu_seconds=1.0, wall_seconds=0.4))[1]
+    assert "longer than 1 s" in output_of("import time; time.sleep(2); print('done')", limits=limits)[1]
 
 
 def test_the_wheels_bubblewrap_serves_where_the_distributions_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,3 +281,20 @@ def test_the_wheels_bubblewrap_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     pool.close_all()
     check_isolation("required")
     pool.close_all()
+
+
+@needs_sandbox
+def test_a_fork_has_sandboxes_of_its_own() -> None:
+    assert run(PLUS_ONE, ECHO, "required", Limits(wall_seconds=60.0)).passed is True
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        passed = run(PLUS_ONE, ECHO, "required", Limits(wall_seconds=60.0)).passed
+        pool.close_all()
+        os.write(write, b"1" if passed else b"0")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 1) == b"1"
+    os.close(read)
+    os.close(write)
+    assert run(PLUS_ONE, ECHO, "required", Limits(wall_seconds=60.0)).passed is True
