@@ -26,7 +26,7 @@ def make_code(
     *,
     sandbox: Choice = "required",
     seconds: Annotated[float, Field(gt=0, le=600)] = 5.0,
-    wall_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0,
+    wall_seconds: Annotated[float, Field(gt=0, le=3600)] = 5.0,
     total_seconds: Annotated[float, Field(gt=0, le=3600)] = 60.0,
     memory_mb: Annotated[int, Field(ge=64)] = 512,
     output_mb: Annotated[float, Field(gt=0, le=256)] = 8.0,

@@ -40,7 +40,7 @@ class Limits:
 
     cpu_seconds: float = 5.0
     """Processor time of one run, rounded up to whole seconds."""
-    wall_seconds: float = 10.0
+    wall_seconds: float = 5.0
     """Time on the clock of one run that hardly computes; see `pump` for one that does."""
     memory_bytes: int = 512 << 20
     """Address space."""
