@@ -18,7 +18,7 @@ from rethink.rewards.code.tests import Assertions, Pairs, read_tests
 from rethink.rewards.sandbox.pool import close_all
 from rethink.rewards.sandbox.process import Limits
 from tests.rewards.code.hostile import ATTACKS, EXHAUSTION, FORGERIES, LENGTHY, SECRET, attack_program
-from tests.rewards.sandbox_needed import needs_sandbox
+from tests.rewards.sandbox_needed import children, needs_sandbox
 
 CHECK = """
 SECRET = 31337
@@ -124,10 +124,12 @@ def test_scripts_that_cheat(program: str, why: str) -> None:
 
 
 def test_nothing_is_left_behind() -> None:
-    judged("import time\ndef solve(x): time.sleep(1000)", limits=Limits(wall_seconds=0.5))
     close_all()
-    left = [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
-    assert not left
+    before = children()
+    judged("import time\ndef solve(x): time.sleep(1000)", limits=Limits(wall_seconds=0.5))
+    assert children() > before
+    close_all()
+    assert children() <= before
 
 
 def test_attacks_can_succeed(surroundings: dict[str, object], tmp_path: Path) -> None:

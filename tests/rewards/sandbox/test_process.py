@@ -28,7 +28,7 @@ from rethink.rewards.sandbox.errors import SandboxFailure, SandboxUnavailable
 from rethink.rewards.sandbox.process import Limits, Sandbox
 from rethink.tasks.mix import build_task_mix
 from tests.paths import ROOT
-from tests.rewards.sandbox_needed import needs_sandbox
+from tests.rewards.sandbox_needed import children, needs_sandbox
 
 ECHO = Pairs((("41\n", "42\n"),))
 PLUS_ONE = "print(int(input()) + 1)"
@@ -235,6 +235,7 @@ def test_the_unsafe_choice_runs_without_walls(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(isolation, "find_bubblewrap", _missing)
     monkeypatch.setenv("RETHINK_TEST_TOKEN", "secret")
     pool.close_all()
+    before = children()
     make_part("code", {"sandbox": "unsafe-none"}, PartContext(), "reward.parts.0")
     assert run(PLUS_ONE, ECHO, "unsafe-none", Limits(wall_seconds=20.0)).passed is True
     looks = "import os; print('RETHINK_TEST_TOKEN' in os.environ)"
@@ -242,7 +243,7 @@ def test_the_unsafe_choice_runs_without_walls(monkeypatch: pytest.MonkeyPatch) -
     child = "import os, time\nif os.fork() == 0: time.sleep(600)\ntime.sleep(600)"
     assert run(child, ECHO, "unsafe-none", Limits(wall_seconds=0.5)).passed is False
     pool.close_all()
-    assert not [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+    assert children() <= before
 
 
 @pytest.mark.parametrize(
