@@ -26,6 +26,8 @@ KILL_SECONDS = 5.0
 SETTLE_SECONDS = 0.5
 PATIENCE = 8
 """How many times `wall_seconds` a program may take that computes all the time, on a machine that is busy."""
+TICK = 0.5
+"""Seconds after which the clock is looked at."""
 BUSY = 0.02
 """Share of the time on the clock that a program must have computed to be given more of it."""
 ERRORS_KEPT = 4096
@@ -70,6 +72,12 @@ class Ended:
         return f"ended with exit code {self.code}"
 
 
+def _readable(fd: int, seconds: float) -> bool:
+    poll = select.poll()  # `select` knows only the first 1024 descriptors
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
 class Job:
     """One child of a sandbox's zygote, and our ends of its pipes."""
 
@@ -101,7 +109,7 @@ class Job:
 
     def settle(self) -> None:
         """Wait a moment for word of how it ended, once its output has."""
-        if self.ended is None and select.select([self.sandbox.control_fd()], [], [], SETTLE_SECONDS)[0]:
+        if self.ended is None and _readable(self.sandbox.control_fd(), SETTLE_SECONDS):
             self.ended = self.sandbox.read_end()
 
     def end(self) -> None:
@@ -233,14 +241,15 @@ class Sandbox:
             self._process.wait(KILL_SECONDS)
 
     def _receive(self, seconds: float) -> dict[str, Any] | None:
-        self._control.settimeout(seconds)
-        try:
-            message = self._control.recv(4096)
-        except OSError:
-            return None
-        finally:
-            with contextlib.suppress(OSError):
-                self._control.settimeout(None)
+        message = b""
+        # Twice: this process may have been stopped (Ctrl-Z) for the whole of the first time.
+        for _ in range(2):
+            try:
+                if _readable(self._control.fileno(), seconds):
+                    message = self._control.recv(4096)
+                    break
+            except (OSError, ValueError):  # closed, here or there
+                break
         found: dict[str, Any] | None = json.loads(message) if message else None
         return found
 
@@ -264,11 +273,12 @@ def pump(jobs: list[Job], handle: Handler, seconds: float) -> bool:
     Raises:
         SandboxFailure: a sandbox broke.
     """
-    started = time.monotonic()
-    allowed = seconds
+    clock, allowed, last = 0.0, seconds, time.monotonic()
     while True:
-        left = started + allowed - time.monotonic()
-        if left <= 0:
+        now = time.monotonic()
+        # Where this process was stopped meanwhile (Ctrl-Z), so were its programs: they are not charged for it.
+        clock, last = clock + min(now - last, 2 * TICK), now
+        if clock >= allowed:
             used = sum(job.sandbox.used_cpu(job) for job in jobs)
             if allowed >= seconds * PATIENCE or used < BUSY * allowed:
                 return False
@@ -280,7 +290,7 @@ def pump(jobs: list[Job], handle: Handler, seconds: float) -> bool:
         with selectors.PollSelector() as selector:  # registering costs nothing there
             for job in busy:
                 _register(selector, job)
-            for key, _ in selector.select(left):
+            for key, _ in selector.select(min(allowed - clock, TICK)):
                 job, fd = key.data, key.fd
                 if fd == job.sandbox.control_fd() and job.ended is None:
                     job.ended = job.sandbox.read_end()

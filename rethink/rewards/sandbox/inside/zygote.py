@@ -79,12 +79,15 @@ def main(control_fd: int, uid: int | None, bpf: bytes) -> NoReturn:
 
 def _await(child: int, control: socket.socket, seconds: float) -> dict[str, float]:
     """Wait for the child; kill it when asked to, when the host is gone, or when its time is long over."""
-    pidfd, until = os.pidfd_open(child), time.monotonic() + seconds
+    pidfd, until, warned = os.pidfd_open(child), time.monotonic() + seconds, False
     try:
         while True:
             ready, _, _ = select.select([pidfd, control.fileno()], [], [], max(0.0, until - time.monotonic()))
             if pidfd in ready:
                 break
+            if not ready and not warned:  # all of us may have been stopped meanwhile
+                until, warned = time.monotonic() + GRACE, True
+                continue
             if not ready or control.recv(16) != b"cpu":
                 os.kill(child, signal.SIGKILL)
                 break
