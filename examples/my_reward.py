@@ -1,6 +1,6 @@
 """A reward of your own, in a recipe:
 
-    reward: {parts: [{name: accuracy}, {name: brevity, function: "examples/my_reward.py:brevity", params: {limit: 400}}]}
+    reward: {parts: [{name: accuracy}, {name: brevity, function: "examples/my_reward.py:brevity"}]}
 
 Try it on recorded completions first:
 

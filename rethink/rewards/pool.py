@@ -43,6 +43,9 @@ LONG_SHARE = 0.125
 """Share of the limit after which a worker that computes gives its place up, unless honest ones here need longer."""
 RENICE = 5
 """Niceness of a worker that has given its place up."""
+PAUSED = 1.0
+"""Seconds without a look at the clock after which the run was stopped (SIGSTOP, a paused machine), its workers too most
+likely: that time is nobody's."""
 JOBS_EACH = 5000
 """Jobs after which a worker is replaced: libraries keep caches."""
 
@@ -112,6 +115,7 @@ class RewardPool:
         self._setup = {"rubric": rubric, "worker_parts": list(worker_parts), "memory_bytes": memory_bytes}
         self._seconds = seconds
         self._places = places or len(os.sched_getaffinity(0))
+        self._looked = time.monotonic()
         self._longest = 0.0  # seconds that the slowest honest call took
         self._pending: deque[Job] = deque()
         self._workers: dict[int, Worker] = {}
@@ -267,7 +271,10 @@ class RewardPool:
 
     def _look_at_the_clock(self) -> None:
         now = time.monotonic()
+        gap, self._looked = now - self._looked, now
         for worker in list(self._workers.values()):
+            if gap > PAUSED:
+                worker.started = min(now, worker.started + gap)
             if worker.dying is not None:
                 continue
             taken = now - worker.started
