@@ -90,6 +90,7 @@ def train(
             train_until_done(run, stop_requested)
         finally:
             run.trackers.close()
+            run.sources.rubric.close()
         finished = run.state.step >= recipe.steps
         summary = summarise(run, earlier + time.perf_counter() - started, finished)
         folder.write_summary(summary)
@@ -168,6 +169,7 @@ def assemble(
             "`auto`, which takes transformers (correct, but slower), or choose a model of the Llama, Qwen or Mistral "
             "family"
         )
+    rubric = build_rubric(recipe, mix)
     progress.phase("model")
     model = build_model(
         checkpoint,
@@ -202,7 +204,7 @@ def assemble(
         model=model,
         reference=model.clone() if recipe.algorithm.beta > 0 else None,
         optimizer=optimizer,
-        sources=Sources(mix, renderer, engine, build_rubric(recipe, mix), stops),
+        sources=Sources(mix, renderer, engine, rubric, stops),
         held_out=held_out,
         progress=progress,
         micro_batch_tokens=int(choices["micro_batch_tokens"]),
@@ -217,6 +219,7 @@ def assemble(
         resumed_step=run.state.step,
         note=progress.note,
     )
+    rubric.start()  # its workers load while the first completions are sampled
     return run
 
 
