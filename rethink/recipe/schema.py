@@ -188,7 +188,9 @@ class RewardPart(Section):
     """One named, weighted part of the reward."""
 
     name: str
-    """`accuracy`, `format`, or a name of your own together with `function`."""
+    """What the metrics call it: the name of a built-in part, or a name of your own with `builtin` or `function`."""
+    builtin: str | None = None
+    """The built-in part it is, where `name` is another: two `repetition` parts with different options, say."""
     weight: float = 1.0
     """Factor in the sum; 0 records the score without using it."""
     function: str | None = None

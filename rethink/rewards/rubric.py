@@ -5,24 +5,18 @@ DeepSeek-R1 (arXiv 2501.12948, 2.2.2): accuracy and format, of equal weight.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rethink.errors import RecipeError, RewardFailure
-from rethink.model.chat import parse_completion
 from rethink.recipe.schema import Recipe, RewardPart
+from rethink.rewards.builtin import PartContext, make_part
 from rethink.rewards.extract import AnswerRule, extract_answer
+from rethink.rewards.outcome import SHOWN, PartFunction, run_part
 from rethink.tasks.mix import TaskMix
 from rethink.tasks.plugins import load_function
 from rethink.types import Completion, Problem, Prompt, RewardOutcome, Rollout
-
-PartFunction = Callable[[Problem, Prompt, Completion], float | None]
-"""A score, or None to abstain. May raise: that is a failure of the part, recorded and counted."""
-
-SHOWN = 300
-"""Characters of an example in an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +42,7 @@ class Rubric:
 
         A part that abstains or fails adds nothing. The reward is None where no part with a weight gave a score.
         """
-        outcomes = {part.name: _outcome(part, problem, prompt, completion) for part in self.parts}
+        outcomes = {part.name: run_part(part.function, problem, prompt, completion) for part in self.parts}
         terms = [
             part.weight * score
             for part in self.parts
@@ -75,20 +69,6 @@ class Rubric:
                 )
 
 
-def _outcome(part: Part, problem: Problem, prompt: Prompt, completion: Completion) -> RewardOutcome:
-    try:
-        value = part.function(problem, prompt, completion)
-        if value is None:
-            return RewardOutcome(None)
-        score = float(value)
-    except TimeoutError as error:
-        return RewardOutcome(None, f"timeout: {error}"[:SHOWN])
-    # A checker may end anyhow on hostile text (also by RecursionError or MemoryError); Ctrl-C is not an Exception.
-    except Exception as error:
-        return RewardOutcome(None, f"exception: {type(error).__name__}: {error}"[:SHOWN])
-    return RewardOutcome(score) if math.isfinite(score) else RewardOutcome(None, f"not finite: {score}")
-
-
 def build_rubric(recipe: Recipe, mix: TaskMix) -> Rubric:
     """The rubric of a recipe.
 
@@ -109,12 +89,14 @@ def build_rubric(recipe: Recipe, mix: TaskMix) -> Rubric:
 def _function(part: RewardPart, field: str, rule: AnswerRule, mix: TaskMix) -> PartFunction:
     if part.function is not None:
         return _own(part, field)
-    built_in: Mapping[str, PartFunction] = {"accuracy": accuracy(mix, rule), "format": format_reward}
-    if part.params:
-        raise RecipeError(
-            f"{field}.params: the part `{part.name}` takes no options, but {sorted(part.params)} are given"
-        )
-    return built_in[part.name]  # the recipe was refused if there is no such part
+    name = part.builtin or part.name
+    if name == "accuracy":
+        if part.params:
+            raise RecipeError(
+                f"{field}.params: the part `{name}` takes no options, but {sorted(part.params)} are given"
+            )
+        return accuracy(mix, rule)
+    return make_part(name, part.params, PartContext(rule), field)
 
 
 def _own(part: RewardPart, field: str) -> PartFunction:
@@ -138,11 +120,3 @@ def accuracy(mix: TaskMix, rule: AnswerRule) -> PartFunction:
         return mix.score(problem, answer)
 
     return score
-
-
-def format_reward(problem: Problem, prompt: Prompt, completion: Completion) -> float:
-    """1 for one `<think>…</think>` and then one `<answer>…</answer>`, each tag once, with only white space around them.
-
-    A completion that was cut at the token limit cannot be well formed unless it had just ended.
-    """
-    return float(parse_completion(completion.text, prompt.prefill).well_formed)

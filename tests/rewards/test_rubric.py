@@ -67,7 +67,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, body: str) -
         ("return 1 / 0", None, "ZeroDivisionError"),
         ("raise TimeoutError('slow')", None, "timeout"),
         ("return score(problem, text, scale)", None, "RecursionError"),
-        ("return 'high'", None, "ValueError"),
+        ("return 'high'", None, "invalid: returned 'high'"),
     ],
 )
 def test_a_part_of_the_users_own(
