@@ -1,6 +1,6 @@
 """Language consistency: processor time per 1,000 characters, and the error on mixtures of sentences at known ratios.
 
-    .venv/bin/python benchmarks/language.py
+.venv/bin/python benchmarks/language.py
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from rethink.recipe.schema import ModelShape, Recipe, TaskSource
 BUILT_IN_PARTS = (
     "accuracy",
     "format",
+    "language",
 )
 """Reward parts that need no `function`; `rethink/rewards/builtin.py` makes them."""
 RESERVED_PARTS = ("mean", "std", "failed", "abstained")

@@ -50,6 +50,7 @@ class BuiltIn:
 
 
 BUILT_IN: Mapping[str, BuiltIn] = {
+    "language": BuiltIn("rethink.rewards.language:language_part", "here", "share of the thought's words in a language"),
     "format": BuiltIn("rethink.rewards.format:format_part", "here", "one thought, then one answer, nothing else"),
 }
 """All parts but `accuracy`, which is what the task's own checker says."""

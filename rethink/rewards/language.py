@@ -27,7 +27,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from rethink.model.chat import ANSWER, END_THINK, THINK
+from rethink.rewards.builtin import PartContext
+from rethink.rewards.outcome import PartFunction
+from rethink.types import Completion, Problem, Prompt
 
 LATIN, CYRILLIC, ARABIC, HAN, JAPANESE = "latin", "cyrillic", "arabic", "han", "japanese"
 
@@ -140,6 +145,26 @@ def language_share(text: str, language: str) -> LanguageShare:
     else:
         target = sum(counts[id(piece)] for piece, ours in zip(own, _path(own, language), strict=True) if ours)
     return LanguageShare(target, total)
+
+
+def language_part(
+    context: PartContext, *, language: Literal["en", "es", "fr", "de", "ru", "ar", "zh", "ja"] = "en"
+) -> PartFunction:
+    """The part `language`: the share of the thought's words in `language`; abstains where the thought has no words."""
+
+    def score(problem: Problem, prompt: Prompt, completion: Completion) -> float | None:
+        return language_share(thought_of(prompt.prefill + completion.text), language).share
+
+    return score
+
+
+def thought_of(turn: str) -> str:
+    """The chain of thought of a turn: from the first `<think>` to its end, or to the end of a turn that was cut.
+
+    Without the tags, everything before the first `<answer>`.
+    """
+    before, opened, rest = turn.partition(THINK)
+    return rest.partition(END_THINK)[0] if opened else before.partition(END_THINK)[0].partition(ANSWER)[0]
 
 
 # --- what is read -------------------------------------------------------------------------------------------------

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rethink.rewards.language import SCRIPTS, language_share
+from rethink.errors import RecipeError
+from rethink.rewards.builtin import PartContext, make_part
+from rethink.rewards.language import SCRIPTS, language_share, thought_of
 from tests.paths import SHARED_DATA
 from tests.rewards.language_mixtures import SENTENCES, mean_errors
 
@@ -109,3 +111,23 @@ def test_recorded_texts(name: str, key: str, language: str, least: float) -> Non
     assert sum(known) / len(known) >= least
     wrong = "en" if language == "zh" else "zh"
     assert sum(language_share(row[key], wrong).target for row in rows) <= 0.01 * len(rows) * 20
+
+
+@pytest.mark.parametrize(
+    ("turn", "thought"),
+    [
+        ("<think>one</think><answer>2</answer>", "one"),
+        ("<think>cut in the mid", "cut in the mid"),
+        ("no tags <answer>2</answer>", "no tags "),
+        ("closed only</think>deux", "closed only"),
+        ("", ""),
+    ],
+)
+def test_the_thought_is_what_is_read(turn: str, thought: str) -> None:
+    assert thought_of(turn) == thought
+
+
+def test_its_options_are_checked() -> None:
+    make_part("language", {"language": "ja"}, PartContext(), "reward.parts.0")
+    with pytest.raises(RecipeError, match=r"reward\.parts\.0\.params\.language.*'en'"):
+        make_part("language", {"language": "klingon"}, PartContext(), "reward.parts.0")
