@@ -68,6 +68,6 @@ def run_part(function: PartFunction, problem: Problem, prompt: Prompt, completio
     """Call a part; whatever it does becomes an outcome."""
     try:
         return outcome_of(function(problem, prompt, completion))
-    # A checker may end anyhow on hostile text (also by RecursionError or MemoryError); Ctrl-C is not an Exception.
-    except Exception as error:
+    # A checker may end anyhow on hostile text (RecursionError, MemoryError, `sys.exit`); Ctrl-C is none of these.
+    except (Exception, SystemExit) as error:
         return failure_of(error)
