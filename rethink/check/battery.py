@@ -54,7 +54,8 @@ def setting_of(problems: Sequence[Problem], rule: AnswerRule, limit: int) -> Set
 
 def turn(thought: str, answer: str, rule: AnswerRule) -> str:
     """An assistant's whole turn that answers as the rule asks."""
-    said = {"answer-tag": f"{ANSWER}{answer}{END_ANSWER}", "boxed": f"\\boxed{{{answer}}}"}.get(rule, answer)
+    forms = {"answer-tag": f"{ANSWER}{answer}{END_ANSWER}", "boxed": f"\\boxed{{{answer}}}", "hash": f"#### {answer}"}
+    said = forms["boxed" if rule == "auto" else rule] if rule in (*forms, "auto") else answer
     return f"{THINK}{thought}{END_THINK}\n{said}"
 
 

@@ -16,9 +16,9 @@ from rethink.check.report import Report
 from rethink.errors import TaskError
 from rethink.eval.statistics import wilson_interval
 from rethink.model.chat import PromptRenderer
-from rethink.recipe.schema import Recipe
+from rethink.recipe.schema import Recipe, RewardPart
 from rethink.rewards.extract import AnswerRule, extract_answer
-from rethink.rewards.rubric import Rubric
+from rethink.rewards.rubric import Rubric, build_rubric, closing
 from rethink.tasks.mix import TaskMix
 from rethink.train.collect import Sources, run_engine, sample_seed, sampling_params
 from rethink.types import Completion, GenerationRequest, Problem, Prompt, RewardOutcome
@@ -37,34 +37,45 @@ FIRST_PROMPTS, PROMPTS_AT_ONCE = 2, 4
 """Prompts that are sampled together: few at first, to see how long it takes."""
 FULL = 1.0 - 1e-9
 
+ACCURACY = "accuracy"
+"""The built-in part that asks the task's own checker."""
+
 Item = tuple[Problem, Prompt, Completion]
 Scored = tuple[dict[str, RewardOutcome], float | None]
 
 
-def score(rubric: Rubric, items: Sequence[Item]) -> list[Scored]:
-    """Outcomes and reward of each completion, in order."""
-    return [rubric.score(*item) for item in items]
+def score(rubric: Rubric, groups: Sequence[Sequence[Item]]) -> list[list[Scored]]:
+    """Outcomes and reward of each completion, by group and sample; the groups are of equal size."""
+    if not groups:
+        return []
+    problems, prompts = [group[0][0] for group in groups], [group[0][1] for group in groups]
+    scoring = rubric.scoring(problems, prompts, len(groups[0]))
+    return scoring.results([[completion for _, _, completion in group] for group in groups])
 
 
-def check_gold(report: Report, mix: TaskMix, problems: Sequence[Problem]) -> None:
-    """Section `gold`: what the task's own checker says of the gold answers."""
-    right, unread, failing = 0, 0, []
-    for problem in problems:
-        if problem.answer is None:
+def accuracy_alone(recipe: Recipe, rule: AnswerRule) -> Recipe:
+    """The recipe with no other reward than whether the answer is right."""
+    reward = recipe.reward.model_copy(update={"parts": (RewardPart(name=ACCURACY),), "answer": rule})
+    return recipe.model_copy(update={"reward": reward})
+
+
+def check_gold(report: Report, recipe: Recipe, mix: TaskMix, problems: Sequence[Problem]) -> None:
+    """Section `gold`: what the task's own checker, in the reward workers, says of the gold answers."""
+    prompt = Prompt("", ())
+    known = [problem for problem in problems if problem.answer is not None]
+    items = [[(problem, prompt, completion_of(str(problem.answer), prompt, _no_tokens))] for problem in known]
+    with closing(build_rubric(accuracy_alone(recipe, "text"), mix)) as rubric:
+        outcomes = [group[0][0][ACCURACY] for group in score(rubric, items)]
+    right, unread, failing = 0, len(problems) - len(known), []
+    for problem, outcome in zip(known, outcomes, strict=True):
+        if outcome == RewardOutcome(None):
             unread += 1
-            continue
-        try:
-            said: Any = mix.score(problem, problem.answer)
-        except Exception as error:
-            said = f"{type(error).__name__}: {error}"[:200]
-        if isinstance(said, int | float) and said >= FULL:
+        elif outcome.score is not None and outcome.score >= FULL:
             right += 1
-        elif said is None:
-            unread += 1
         else:
-            failing.append({"id": problem.id, "gold": problem.answer[:200], "said": said})
-    answers = Counter(p.answer for p in problems if p.answer is not None)
-    commonest = answers.most_common(1)[0] if answers else (None, 0)
+            said: Any = outcome.failure or outcome.score
+            failing.append({"id": problem.id, "gold": str(problem.answer)[:200], "said": said})
+    commonest, times = Counter(problem.answer for problem in known).most_common(1)[0] if known else (None, 0)
     report.section(
         "gold",
         {
@@ -74,10 +85,14 @@ def check_gold(report: Report, mix: TaskMix, problems: Sequence[Problem]) -> Non
             "failing": failing[:LISTED],
             "failing_number": len(failing),
             "different_questions": len({problem.question for problem in problems}),
-            "commonest_answer": commonest[0],
-            "commonest_share": commonest[1] / len(problems),
+            "commonest_answer": commonest,
+            "commonest_share": times / len(problems),
         },
     )
+
+
+def _no_tokens(text: str) -> list[int]:
+    return []
 
 
 def check_prompts(
@@ -146,8 +161,8 @@ def check_cheats(
     setting = setting_of([problem for problem, _ in known], rule, limit)
 
     def row(name: str, guess: bool, texts: Sequence[str], pairs: Sequence[tuple[Problem, Prompt]]) -> CheatRow:
-        items = [(p, prompt, completion_of(t, prompt, encode)) for (p, prompt), t in zip(pairs, texts, strict=True)]
-        scored = score(rubric, items)
+        items = [[(p, prompt, completion_of(t, prompt, encode))] for (p, prompt), t in zip(pairs, texts, strict=True)]
+        scored = [group[0] for group in score(rubric, items)]
         parts = {part.name: _mean([outcomes[part.name].score for outcomes, _ in scored]) for part in rubric.parts}
         return CheatRow(name, guess, _mean([reward for _, reward in scored]), parts)
 
@@ -193,9 +208,13 @@ def sample_groups(
             )
             for i, (_, prompt) in enumerate(chunk)
         ]
-        sampled = run_engine(sources.engine, requests)
+        sampled = run_engine(sources.engine, requests, _ignore)
         groups += [[(p, prompt, c) for c in group] for (p, prompt), group in zip(chunk, sampled, strict=True)]
     return groups, time.perf_counter() - started
+
+
+def _ignore(request: int, sample: int, completion: Completion) -> None:
+    """Rewards are scored when all is sampled, so that their time is measured alone."""
 
 
 def check_samples(
@@ -204,11 +223,12 @@ def check_samples(
     """Sections `signal`, `length` and `rewards`, from the model's own completions."""
     items = [item for group in groups for item in group]
     started = time.perf_counter()
-    scored = score(rubric, items)
+    by_group = score(rubric, groups)
     reward_seconds = time.perf_counter() - started
-    size = len(groups[0])
-    rewards = [[scored[i * size + j][1] for j in range(size)] for i in range(len(groups))]
-    solved = [[_solves(mix, recipe, item) for item in group] for group in groups]
+    scored = [one for group in by_group for one in group]
+    rewards = [[reward for _, reward in group] for group in by_group]
+    with closing(build_rubric(accuracy_alone(recipe, recipe.reward.answer), mix)) as accuracy:
+        solved = [[_solved(outcomes[ACCURACY]) for outcomes, _ in group] for group in score(accuracy, groups)]
     report.section("signal", _signal(rewards, solved) | _constant_parts(rubric, scored) | _answers(recipe, items))
     tokens = [len(item[2].token_ids) for item in items]
     limit = min(recipe.max_new_tokens_at(0), MOST_TOKENS)
@@ -226,17 +246,9 @@ def check_samples(
     report.section("rewards", _rewards(rubric, scored, reward_seconds))
 
 
-def _solves(mix: TaskMix, recipe: Recipe, item: Item) -> bool | None:
-    """Whether the answer gets full marks from the task's checker; None where it cannot judge."""
-    problem, prompt, completion = item
-    answer = extract_answer(completion.text, prompt.prefill, recipe.reward.answer)
-    if answer is None:
-        return False
-    try:
-        said = mix.score(problem, answer)
-    except Exception:
-        return None
-    return None if said is None else said >= FULL
+def _solved(outcome: RewardOutcome) -> bool | None:
+    """Whether the answer gets full marks; None where the checker cannot say."""
+    return None if outcome.score is None else outcome.score >= FULL
 
 
 def _signal(rewards: list[list[float | None]], solved: list[list[bool | None]]) -> dict[str, Any]:

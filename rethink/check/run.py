@@ -7,6 +7,7 @@ What cannot be loaded is a finding, and the check goes on with what does not nee
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -23,7 +24,7 @@ from rethink.recipe.checks import check_against_context
 from rethink.recipe.estimate import GIB, MachineRates, estimate, shape_of
 from rethink.recipe.identity import recipe_hash
 from rethink.recipe.schema import Recipe
-from rethink.rewards.rubric import Rubric, build_rubric
+from rethink.rewards.rubric import Rubric, build_rubric, closing
 from rethink.rollout.build import build_engine
 from rethink.rollout.engine import RolloutEngine
 from rethink.tasks.mix import TaskMix, build_task_mix
@@ -64,11 +65,12 @@ def check(
     mix = _attempt(report, "tasks", lambda: build_task_mix(recipe))
     problems = _problems(report, recipe, mix) if mix else []
     if mix and problems:
-        measure.check_gold(report, mix, problems)
+        _attempt(report, "gold", lambda: measure.check_gold(report, recipe, mix, problems))
     rubric = _attempt(report, "reward", lambda: build_rubric(recipe, mix)) if mix else None
     checkpoint = _attempt(report, "model", lambda: _load(recipe))
     if mix and problems and checkpoint is not None:
-        _with_model(report, recipe, mix, rubric, checkpoint, problems, prompts, note, engine_factory)
+        with contextlib.nullcontext() if rubric is None else closing(rubric):
+            _with_model(report, recipe, mix, rubric, checkpoint, problems, prompts, note, engine_factory)
     judge(report, recipe)
     report.seconds = time.perf_counter() - started
     return report
