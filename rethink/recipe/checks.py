@@ -16,6 +16,7 @@ BUILT_IN_PARTS = (
     "accuracy",
     "format",
     "language",
+    "judge",
 )
 """Reward parts that need no `function`; `rethink/rewards/builtin.py` makes them."""
 RESERVED_PARTS = ("mean", "std", "failed", "abstained")

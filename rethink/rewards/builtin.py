@@ -51,6 +51,9 @@ class BuiltIn:
 
 BUILT_IN: Mapping[str, BuiltIn] = {
     "language": BuiltIn("rethink.rewards.language:language_part", "here", "share of the thought's words in a language"),
+    "judge": BuiltIn(
+        "rethink.rewards.judge:judge_part", "thread", "what a model behind an endpoint says of the answer"
+    ),
     "format": BuiltIn("rethink.rewards.format:format_part", "here", "one thought, then one answer, nothing else"),
 }
 """All parts but `accuracy`, which is what the task's own checker says."""
