@@ -5,8 +5,8 @@
     .venv/bin/python benchmarks/gym_survey.py table > docs/reasoning-gym.md
 
 The easiest setting is level 0 of the task's own curriculum, or its defaults where it has none. The prompt shows one
-solved problem of the same setting, answered at once in `<answer>` (the data hold no thoughts); the model answers at once
-too, four times at temperature 1. Results are kept as JSON lines in benchmarks/results/.
+solved problem of the same setting, answered at once in `<answer>` (the data hold no thoughts); the model answers at
+once too, four times at temperature 1. Results are kept as JSON lines in benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
 GOLD, RATES = RESULTS / "reasoning_gym_gold.jsonl", RESULTS / "reasoning_gym_rates.jsonl"
-GOLD_PROBLEMS, RATE_PROBLEMS, SAMPLES = 20, 12, 4
-TASK_SECONDS = 120
-LONGEST_PROMPT, LONGEST_ANSWER = 700, 96
+GOLD_PROBLEMS, RATE_PROBLEMS, SAMPLES = 20, 8, 4
+TASK_SECONDS = 60
+LONGEST_PROMPT, LONGEST_ANSWER = 500, 64
 """Tokens; a task beyond them is not sampled, which the table says."""
 INSTRUCTION = "{question}\nPut the answer between <answer> and </answer>."
 
@@ -65,54 +65,64 @@ def tasks() -> list[str]:
 # --- gold ----------------------------------------------------------------------------------------------------------
 
 
-def gold(task: str) -> dict[str, Any]:
-    """Score gold answers at the easiest and the default setting by the task's own checker, through `GymSource`."""
+def gold() -> None:
+    """Score gold answers at the easiest and the default setting, as training would: in the reward workers."""
+    from rethink.check.measure import accuracy_alone, score_gold
+    from rethink.recipe.schema import Recipe, TaskSource
+    from rethink.rewards.rubric import build_rubric, closing
+    from rethink.tasks.mix import build_task_mix
+
+    entries = tuple(TaskSource(kind="reasoning-gym", name=task) for task in tasks())
+    recipe = accuracy_alone(Recipe(name="survey", steps=1, tasks=entries), "answer-tag")
+    with closing(build_rubric(recipe, build_task_mix(recipe))) as rubric:
+        for task in missing(GOLD):
+            row: dict[str, Any] = {"task": task, "settings": {}}
+            for setting, params in (("easiest", easiest(task)), ("default", {})):
+                problems = make_problems(task, params)
+                if isinstance(problems, str):
+                    row["settings"][setting] = {"error": problems}
+                    continue
+                known = [problem for problem in problems if problem.answer is not None]
+                failing = [
+                    {"gold": str(problem.answer)[:60], "said": outcome.failure or outcome.score}
+                    for problem, outcome in zip(known, score_gold(rubric, known), strict=True)
+                    if outcome.score is None or outcome.score < 1.0 - 1e-9
+                ]
+                row["settings"][setting] = {
+                    "n": len(problems),
+                    "without_gold": len(problems) - len(known),
+                    "failing_number": len(failing),
+                    "failing": failing[:3],
+                }
+            keep(GOLD, row)
+
+
+def make_problems(task: str, params: dict[str, Any]) -> list[Any] | str:
+    """Problems of a task, or why there are none. In a process of its own: some tasks take very long."""
+    fork = multiprocessing.get_context("fork")
+    here, there = fork.Pipe(duplex=False)
+    process = fork.Process(target=lambda: there.send(_make_problems(task, params)))
+    process.start()
+    try:
+        if here.poll(TASK_SECONDS):
+            found: list[Any] | str = here.recv()
+            return found
+        return f"making {GOLD_PROBLEMS} problems takes longer than {TASK_SECONDS} s"
+    finally:
+        process.kill()
+        process.join()
+
+
+def _make_problems(task: str, params: dict[str, Any]) -> list[Any] | str:
     from rethink.errors import TaskError
     from rethink.recipe.schema import TaskSource
     from rethink.tasks.gym import GymSource
 
-    found: dict[str, Any] = {"task": task, "settings": {}}
-    for name, params in (("easiest", easiest(task)), ("default", {})):
-        started, right, failing = time.perf_counter(), 0, []
-        try:
-            source = GymSource(task, TaskSource(kind="reasoning-gym", name=task, params=params), 0)
-            problems = [source.train_problem(i, 0, lambda key: True) for i in range(GOLD_PROBLEMS)]
-        except TaskError as error:
-            found["settings"][name] = {"error": str(error)[:300]}
-            continue
-        for problem in problems:
-            try:
-                said: Any = None if problem.answer is None else source.score(problem, problem.answer)
-            except Exception as error:
-                said = f"{type(error).__name__}: {error}"[:200]
-            right += said == 1.0
-            if said != 1.0:
-                failing.append({"gold": str(problem.answer)[:100], "said": said})
-        empty = [s for p in problems if (s := _try(source, p, "")) is not None and s > 0]
-        found["settings"][name] = {
-            "right": right,
-            "n": len(problems),
-            "failing": failing[:3],
-            "empty_earns": max(empty, default=0.0),
-            "seconds": round(time.perf_counter() - started, 2),
-        }
-    return found
-
-
-def limited(task: str) -> dict[str, Any]:
-    """`gold` in a process of its own, since some tasks take very long to make a problem."""
-    fork = multiprocessing.get_context("fork")
-    here, there = fork.Pipe(duplex=False)
-    process = fork.Process(target=lambda: there.send(gold(task)))
-    process.start()
     try:
-        if here.poll(TASK_SECONDS):
-            found: dict[str, Any] = here.recv()
-            return found
-        return {"task": task, "error": f"making {2 * GOLD_PROBLEMS} problems takes longer than {TASK_SECONDS} s"}
-    finally:
-        process.kill()
-        process.join()
+        source = GymSource(task, TaskSource(kind="reasoning-gym", name=task, params=params), 0)
+        return [source.train_problem(i, 0, lambda key: True) for i in range(GOLD_PROBLEMS)]
+    except TaskError as error:
+        return str(error)[:200]
 
 
 def _try(source: Any, problem: Any, answer: str) -> float | None:
@@ -143,6 +153,8 @@ class Sampler:
 
     def rate(self, task: str) -> dict[str, Any]:
         """Pass rates of one task at its easiest setting."""
+        if "error" in read(GOLD)[task]["settings"]["easiest"]:
+            return {"task": task, "skipped": "its problems take too long to make"}
         from rethink.model.chat import PromptRenderer
         from rethink.recipe.schema import Example, PromptSection, TaskSource
         from rethink.rewards.extract import extract_answer
@@ -197,6 +209,17 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
     return {row["task"]: row for row in map(json.loads, lines)}
 
 
+def question_length(task: str) -> int:
+    """Characters of the first question: short ones are sampled first. Slow tasks come last."""
+    from rethink.recipe.schema import TaskSource
+    from rethink.tasks.gym import GymSource
+
+    if "error" in read(GOLD)[task]["settings"]["easiest"]:
+        return 1 << 30
+    source = GymSource(task, TaskSource(kind="reasoning-gym", name=task, params=easiest(task)), 0)
+    return len(source.train_problem(0, 0, lambda key: True).question)
+
+
 def missing(path: Path) -> Iterator[str]:
     """Tasks that have no result yet."""
     RESULTS.mkdir(exist_ok=True)
@@ -211,17 +234,88 @@ def keep(path: Path, row: dict[str, Any]) -> None:
     print(json.dumps(row, ensure_ascii=False)[:300], file=sys.stderr)
 
 
+def unfit(row: dict[str, Any]) -> str:
+    """Why a task cannot be trained on as it is; empty where it can."""
+    reasons: dict[str, list[str]] = {}
+    for setting, found in row["settings"].items():
+        if "error" in found:
+            why = found["error"]
+        elif found["without_gold"]:
+            why = "no gold answer, so nothing shows that its checker accepts a right one"
+        elif found["failing_number"]:
+            first = found["failing"][0]
+            why = f"{found['failing_number']} of {found['n']} gold answers fail: {first['gold']!r} gets {first['said']}"
+        else:
+            continue
+        reasons.setdefault(why, []).append(setting)
+    return "; ".join(f"{why} ({' and '.join(settings)})" for why, settings in reasons.items())
+
+
+def table() -> str:
+    """The page docs/reasoning-gym.md, from the recorded results."""
+    import reasoning_gym
+
+    gold_rows, rates = read(GOLD), read(RATES)
+    bad = {task: reason for task in tasks() if (reason := unfit(gold_rows[task]))}
+    lines = [
+        HEAD.format(
+            version=reasoning_gym.__version__,
+            tasks=len(tasks()),
+            fit=len(tasks()) - len(bad),
+            gold=GOLD_PROBLEMS,
+            problems=RATE_PROBLEMS,
+            samples=SAMPLES,
+        )
+    ]
+    lines += ["| task | why it is unfit |", "| --- | --- |", *(f"| `{task}` | {bad[task]} |" for task in bad)]
+    lines += [
+        "",
+        "## How often the embedded model is right",
+        "",
+        RATES_HEAD.format(prompt=LONGEST_PROMPT, answer=LONGEST_ANSWER, problems=RATE_PROBLEMS, samples=SAMPLES),
+    ]
+    lines += ["| task | right | prompts solved sometimes | mean score |", "| --- | --- | --- | --- |"]
+    measured = [row for row in rates.values() if "rate" in row]
+    for row in sorted(measured, key=lambda row: (-row["rate"], -row["sometimes"], row["task"])):
+        lines.append(f"| `{row['task']}` | {row['rate']:.2f} | {row['sometimes']:.2f} | {row['mean_score']:.2f} |")
+    skipped = sorted((row["task"], row["skipped"]) for row in rates.values() if "skipped" in row)
+    lines += ["", "Not sampled: " + (", ".join(f"`{task}` ({why})" for task, why in skipped) or "none") + "."]
+    waiting = [task for task in tasks() if task not in rates]
+    if waiting:
+        lines += ["", "Not measured yet: " + ", ".join(f"`{task}`" for task in waiting) + "."]
+    return "\n".join(lines)
+
+
+HEAD = """\
+# Tasks of reasoning-gym
+
+Generated by `benchmarks/gym_survey.py table` from `benchmarks/results/`; reasoning-gym {version} has {tasks} tasks
+beside `composite`, which mixes others.
+
+## Gold answers
+
+`benchmarks/gym_survey.py gold` scores {gold} gold answers of each task at the easiest setting (level 0 of its
+curriculum) and {gold} at the defaults, in the reward workers, by the task's own checker. Where a task has many right
+answers and no gold one, the solution in its metadata is scored. {fit} tasks give full marks to all; the others:
+"""
+RATES_HEAD = """\
+SmolLM2-135M-Instruct at the easiest setting, {problems} problems, {samples} answers each at temperature 1
+(`benchmarks/gym_survey.py rates`). The prompt shows one solved problem and the model answers at once, without a
+thought. `prompts solved sometimes` is the share with some right and some wrong answers: what GRPO learns from. A task
+with few of these, and with a rate near 0, is out of this model's reach as it stands. A rate of so few samples is a
+rough guide.
+Tasks with prompts over {prompt} or answers over {answer} tokens are not sampled.
+"""
+
+
 def main() -> None:
     warnings.filterwarnings("ignore")
     what = sys.argv[1] if len(sys.argv) == 2 else ""
     if what == "gold":
-        import reasoning_gym.factory  # noqa: F401 - once, before the processes fork
-
-        for task in missing(GOLD):
-            keep(GOLD, limited(task))
+        gold()
     elif what == "rates":
         sampler = Sampler()
-        for task in missing(RATES):
+        for task in sorted(missing(RATES), key=question_length):
             try:
                 row = sampler.rate(task)
             except Exception as error:

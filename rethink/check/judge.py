@@ -23,6 +23,10 @@ SLOW_WARNING, SLOW_PROBLEM = 0.2, 1.0
 """Seconds of rewards in a step, as a share of the step's other seconds."""
 FAILED_WARNING = 0.02
 """Share of a part's outcomes that failed."""
+FEW_GROUPS = 4
+"""Groups below which nothing is concluded from their number."""
+HARD = 0.15
+"""Where nothing was right: upper end of the interval at which there were enough samples to call the task too hard."""
 EASY = 0.95
 """Share of right answers above which there is nothing left to learn."""
 DAYS = 7
@@ -168,7 +172,8 @@ def _signal(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
             f"{hint} Show the form in prompt.examples and prompt.instruction, or change reward.answer.",
         )
     if solved == 0:
-        report.problem(
+        say = report.problem if found["solved_interval"][1] <= HARD else report.warn
+        say(
             "signal",
             "too-hard",
             f"none of {n} completions is right (95 % interval up to {found['solved_interval'][1]:.1%}): there "
@@ -191,7 +196,7 @@ def _signal(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
             if below >= above
             else "mostly because everything is right: make the task harder, or use a curriculum"
         )
-        say = report.problem if silent > SILENT_PROBLEM else report.warn
+        say = report.problem if silent > SILENT_PROBLEM and found["prompts"] >= FEW_GROUPS else report.warn
         say(
             "signal",
             "no-signal",

@@ -15,7 +15,7 @@ from rethink.check.battery import CHEATS, Cheat, completion_of, gold_turn, setti
 from rethink.check.report import Report
 from rethink.errors import TaskError
 from rethink.eval.statistics import wilson_interval
-from rethink.model.chat import PromptRenderer
+from rethink.model.chat import ANSWER, END_ANSWER, PromptRenderer
 from rethink.recipe.schema import Recipe, RewardPart
 from rethink.rewards.extract import AnswerRule, extract_answer
 from rethink.rewards.rubric import Rubric, build_rubric, closing
@@ -61,11 +61,9 @@ def accuracy_alone(recipe: Recipe, rule: AnswerRule) -> Recipe:
 
 def check_gold(report: Report, recipe: Recipe, mix: TaskMix, problems: Sequence[Problem]) -> None:
     """Section `gold`: what the task's own checker, in the reward workers, says of the gold answers."""
-    prompt = Prompt("", ())
     known = [problem for problem in problems if problem.answer is not None]
-    items = [[(problem, prompt, completion_of(str(problem.answer), prompt, _no_tokens))] for problem in known]
-    with closing(build_rubric(accuracy_alone(recipe, "text"), mix)) as rubric:
-        outcomes = [group[0][0][ACCURACY] for group in score(rubric, items)]
+    with closing(build_rubric(accuracy_alone(recipe, "answer-tag"), mix)) as rubric:
+        outcomes = score_gold(rubric, known)
     right, unread, failing = 0, len(problems) - len(known), []
     for problem, outcome in zip(known, outcomes, strict=True):
         if outcome == RewardOutcome(None):
@@ -91,8 +89,15 @@ def check_gold(report: Report, recipe: Recipe, mix: TaskMix, problems: Sequence[
     )
 
 
-def _no_tokens(text: str) -> list[int]:
-    return []
+def score_gold(rubric: Rubric, problems: Sequence[Problem]) -> list[RewardOutcome]:
+    """What the accuracy part of an `answer-tag` rubric says of each problem's gold answer."""
+    prompt = Prompt("", ())
+
+    def gold(problem: Problem) -> Completion:
+        return completion_of(f"{ANSWER}{problem.answer}{END_ANSWER}", prompt, lambda text: [])
+
+    scored = score(rubric, [[(problem, prompt, gold(problem))] for problem in problems])
+    return [group[0][0][ACCURACY] for group in scored]
 
 
 def check_prompts(
