@@ -14,9 +14,17 @@ from rethink.recipe.schema import ModelShape, Recipe, TaskSource
 
 BUILT_IN_PARTS = (
     "accuracy",
+    "cosine",
     "format",
-    "language",
+    "format-soft",
+    "gym",
     "judge",
+    "language",
+    "math",
+    "number",
+    "overlong",
+    "repetition",
+    "steps",
 )
 """Reward parts that need no `function`; `rethink/rewards/builtin.py` makes them."""
 RESERVED_PARTS = ("mean", "std", "failed", "abstained")

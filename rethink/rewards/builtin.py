@@ -34,7 +34,7 @@ class PartContext:
 
     answer: AnswerRule = "answer-tag"
     """Where the answer of a completion is found."""
-    checkers: Mapping[str, Mapping[str, Any]] | None = None
+    judges: Mapping[str, Mapping[str, Any]] | None = None
     """How answers are checked, by task name: see `rethink.tasks.judging`."""
 
 
@@ -50,11 +50,19 @@ class BuiltIn:
 
 
 BUILT_IN: Mapping[str, BuiltIn] = {
+    "math": BuiltIn("rethink.rewards.mathematics:math_part", "worker", "the answer equals the gold, as mathematics"),
+    "number": BuiltIn("rethink.rewards.mathematics:number_part", "here", "the answer is the gold number"),
+    "gym": BuiltIn("rethink.rewards.mathematics:gym_part", "worker", "what a task of reasoning-gym says"),
     "language": BuiltIn("rethink.rewards.language:language_part", "here", "share of the thought's words in a language"),
     "judge": BuiltIn(
         "rethink.rewards.judge:judge_part", "thread", "what a model behind an endpoint says of the answer"
     ),
     "format": BuiltIn("rethink.rewards.format:format_part", "here", "one thought, then one answer, nothing else"),
+    "format-soft": BuiltIn("rethink.rewards.format:soft_format_part", "here", "a quarter for each tag"),
+    "steps": BuiltIn("rethink.rewards.format:steps_part", "here", "marks of steps"),
+    "repetition": BuiltIn("rethink.rewards.shaping:repetition_part", "here", "penalty for repeated n-grams"),
+    "overlong": BuiltIn("rethink.rewards.shaping:overlong_part", "here", "penalty near and beyond a length"),
+    "cosine": BuiltIn("rethink.rewards.shaping:cosine_part", "worker", "short right answers, long wrong ones"),
 }
 """All parts but `accuracy`, which is what the task's own checker says."""
 
@@ -75,7 +83,11 @@ def make_part(name: str, params: Mapping[str, Any], context: PartContext, field:
         raise RecipeError(f"{field} is `{name}`, which is not built in; {nearest(name, BUILT_IN)}")
     module, _, function = BUILT_IN[name].factory.partition(":")
     factory: Callable[..., PartFunction] = getattr(importlib.import_module(module), function)
-    return factory(context, **check_options(factory, name, params, field))
+    options = check_options(factory, name, params, field)
+    try:
+        return factory(context, **options)
+    except ValueError as error:
+        raise RecipeError(f"{field}.params: {error} (for the part `{name}`)") from error
 
 
 def check_options(factory: Callable[..., Any], name: str, params: Mapping[str, Any], field: str) -> dict[str, Any]:

@@ -194,6 +194,8 @@ class RewardPool:
             _settle(job, failed("invalid", f"the problem cannot be sent to a worker ({error})"))
 
     def _hear(self, worker: Worker) -> None:
+        if worker.connection.fileno() < 0:
+            return  # forgotten by an event of the same round
         try:
             data = worker.connection.recv(1 << 16, socket.MSG_DONTWAIT)
         except BlockingIOError:
