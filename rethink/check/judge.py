@@ -23,6 +23,8 @@ SLOW_WARNING, SLOW_PROBLEM = 0.2, 1.0
 """Seconds of rewards in a step, as a share of the step's other seconds."""
 FAILED_WARNING = 0.02
 """Share of a part's outcomes that failed."""
+RIGHTNESS = ("accuracy", "math", "number", "gym")
+"""Built-in parts that say whether the answer is right."""
 FEW_GROUPS = 4
 """Groups below which nothing is concluded from their number."""
 HARD = 0.15
@@ -286,4 +288,4 @@ def _cost(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
 
 def _accuracy_parts(recipe: Recipe) -> list[str]:
     """Names of the parts that say whether the answer is right."""
-    return [p.name for p in recipe.reward.parts if (p.builtin or p.name) == "accuracy" and p.function is None]
+    return [p.name for p in recipe.reward.parts if (p.builtin or p.name) in RIGHTNESS and p.function is None]
