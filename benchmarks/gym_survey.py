@@ -157,7 +157,6 @@ class Sampler:
             return {"task": task, "skipped": "its problems take too long to make"}
         from rethink.model.chat import PromptRenderer
         from rethink.recipe.schema import Example, PromptSection, TaskSource
-        from rethink.rewards.extract import extract_answer
         from rethink.tasks.gym import GymSource
         from rethink.types import GenerationRequest, SamplingParams
 
@@ -187,7 +186,8 @@ class Sampler:
         requests = [GenerationRequest(p.token_ids, tuple(range(SAMPLES)), params) for p in prompts]
         groups = self.engine.generate(requests)
         scores = [
-            [_try(source, problem, extract_answer(c.text, "<answer>", "answer-tag") or "") or 0.0 for c in group]
+            # An engine leaves the stop string out of the text.
+            [_try(source, problem, c.text.partition("</answer>")[0].strip()) or 0.0 for c in group]
             for problem, group in zip(problems, groups, strict=True)
         ]
         solved = [[s >= 1.0 - 1e-9 for s in group] for group in scores]

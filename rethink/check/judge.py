@@ -232,7 +232,7 @@ def _length(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
             "length",
             "truncated",
             f"{truncated:.0%} of the completions were cut at rollout.max_new_tokens={limit} and cannot give an answer "
-            "any more. Raise the limit, show a shorter example, or add a stop string.",
+            "any more. Raise the limit, or show a shorter example.",
         )
 
 
