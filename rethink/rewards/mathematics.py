@@ -19,7 +19,7 @@ _SINGLE_CHOICE = re.compile(r"\(?[A-J]\)?\.?")
 
 
 def bare_gold(gold: str) -> str | None:
-    r"""The answer in a gold that is written out: in its last box, after `####`, after "answer is"; else as it stands."""
+    r"""The answer in a gold that is written out: the last box, what follows `####` or "answer is"; else all of it."""
     if "\\boxed" in gold or "\\fbox" in gold:
         found = boxed_list(gold)
         return None if found is None else found[1]
@@ -27,7 +27,7 @@ def bare_gold(gold: str) -> str | None:
 
 
 def math_part(context: PartContext, *, answer: AnswerRule = "auto") -> PartFunction:
-    """The part `math`: 1 where the answer, found by the rule `answer`, equals the gold; None where that cannot be read."""
+    """The part `math`: 1 where the answer, found by the rule `answer`, equals the gold; None where none can be read."""
 
     def score(problem: Problem, prompt: Prompt, completion: Completion) -> float | None:
         gold = None if problem.answer is None else bare_gold(problem.answer)

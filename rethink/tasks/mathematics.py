@@ -37,7 +37,7 @@ ROUNDED_DIGITS = 6
 # A number raised to a number raised to something, an exponent of five digits, a factorial of four, or sixty digits in
 # a row: evaluating it could outlast the universe.
 _TOWER = re.compile(r"(?:\^|\*\*)[\s{(]*-?\d+[\s})]*(?:\^|\*\*)[\s{(]*-?\d")
-_EXPLOSIVE = re.compile(r"(?:\^|\*\*)[\s{(]*-?\d{5}|\d{4,}\s*!|!\s*!|\)\s*!|\}\s*!|\\cdots|\\[ld]?dots|\d{60}")
+_EXPLOSIVE = re.compile(r"(?:\^|\*\*)[\s{(]*-?\d{5}|\d{4,}\s*!|!\s*!|\([^()A-Za-z]*\)\s*!|\{[^{}A-Za-z]*\}\s*!|\d{60}")
 _BASED = re.compile(r"([0-9A-Fa-f]+(?:\.[0-9A-Fa-f]+)?)\s*_\s*(?:\{\s*(\w+)\s*\}|(\d+))")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*[A-Za-z]")
 _CHOICE = re.compile(r"\(\s*([A-Z])\s*\)(?:\s*[^\s=+*/^(-].*)?|([A-Z])\s*[).:](?:\s+.*)?", re.DOTALL)
@@ -46,6 +46,7 @@ _NAME = re.compile(r"[\\|(]?[\\A-Za-z][\\A-Za-z0-9_{}()|:, ]{0,30}")
 _DECIMAL = re.compile(r"[-+]?\d*\.(\d+)")
 _TEXT = re.compile(r"[A-Za-z0-9 .,'&-]*[A-Za-z]{3}[A-Za-z0-9 .,'&-]*")
 _FUNCTION = re.compile(r"(?<![\\A-Za-z])(sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp|pi|infty)(?![A-Za-z])")
+_COMMAND = re.compile(r"\\[A-Za-z]+|\b(?:mod|log|ln|sin|cos|tan|sqrt|i|e)\b")
 _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?\s*(?:[ap]\.?m\.?)?", re.IGNORECASE)
 
@@ -129,6 +130,10 @@ def _numbers(said: str, right: str) -> bool | None:
     if None not in (names := {_assignment(right)[0], _assignment(said)[0]}) and len(names) == 2:
         return None
     gold, gold_percent, gold_unit = _quantity(right)
+    if gold is not None and "=" in said and _assignment(said)[0] is None and not re.search(r"[<>!]", said):
+        left, _, said = said.rpartition("=")
+        if re.search(r"[A-Za-z]", _COMMAND.sub("", left)):
+            return False  # 2x + z = 5 is an equation, not the number 5; 2 + 3 = 5 is a way to it
     ours, our_percent, our_unit = _quantity(said)
     if gold is None or ours is None:
         return None
@@ -234,7 +239,7 @@ def explosive(text: str) -> bool:
 
 def _symbolic(said: str, right: str) -> float | None:
     right, gold_unit = split_unit(right)
-    gold = _parse(right)
+    gold = None if explosive(right) else _parse(right)
     if gold is None:
         # A gold that is words and numbers (June 20) is compared as text, which was done; others cannot be read.
         return 0.0 if _TEXT.fullmatch(right) else None
