@@ -40,6 +40,7 @@ def test_every_sentence_is_its_own_language_and_no_other(language: str) -> None:
         ("so", "en", 1, 1),
         ("also", "en", 1, 1),  # could be German: benefit of the doubt
         ("hello", "zh", 0, 1),
+        ("So rearrange: the sum is ten. So rearrange again.", "en", 9, 9),  # two odd words change nothing
         ("The sum of x_1 and foo2 is `print(total)` here", "en", 6, 6),
         ("Here ```python\nfür jeden = 3\n``` we stop now", "en", 4, 4),
         ("Here ```python\nan unclosed block", "en", 1, 1),
