@@ -27,7 +27,7 @@ GOLD_PROBLEMS = 100
 """Problems whose gold answers are scored and whose prompts are measured."""
 CHEATED_PROBLEMS = 12
 """Problems that the cheats are tried on."""
-LISTED = 5
+LISTED, LISTED_GOLD = 5, 50
 """Examples that a section lists."""
 MOST_GROUP = 16
 """Completions of a prompt that are sampled at most."""
@@ -80,7 +80,7 @@ def check_gold(report: Report, recipe: Recipe, mix: TaskMix, problems: Sequence[
             "problems": len(problems),
             "full_marks": right,
             "unreadable": unread,
-            "failing": failing[:LISTED],
+            "failing": failing[:LISTED_GOLD],
             "failing_number": len(failing),
             "different_questions": len({problem.question for problem in problems}),
             "commonest_answer": commonest,

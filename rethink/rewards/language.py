@@ -47,6 +47,17 @@ SCRIPTS = {
     "ja": JAPANESE,
 }
 """The languages that can be a target, and what each is written in."""
+NAMES = {
+    "english": "en",
+    "spanish": "es",
+    "french": "fr",
+    "german": "de",
+    "russian": "ru",
+    "arabic": "ar",
+    "chinese": "zh",
+    "japanese": "ja",
+}
+"""English names of them, as data sets write them."""
 ONE_LETTER = {"en": "aI", "es": "aeouyAEOUY", "fr": "aàyAÀY"}
 """Words of one letter, by language."""
 RIVALS = {
@@ -148,14 +159,26 @@ def language_share(text: str, language: str) -> LanguageShare:
 
 
 def language_part(
-    context: PartContext, *, language: Literal["en", "es", "fr", "de", "ru", "ar", "zh", "ja"] = "en"
+    context: PartContext, *, language: Literal["auto", "en", "es", "fr", "de", "ru", "ar", "zh", "ja"] = "auto"
 ) -> PartFunction:
-    """The part `language`: the share of the thought's words in `language`; abstains where the thought has no words."""
+    """The part `language`: the share of the thought's words in a language; abstains where the thought has no words.
+
+    `auto` takes the language that the problem's `language` names (`zh`, `zh-CN`, `Chinese`), and English where it names
+    none of ours.
+    """
 
     def score(problem: Problem, prompt: Prompt, completion: Completion) -> float | None:
-        return language_share(thought_of(prompt.prefill + completion.text), language).share
+        target = language_of(problem) if language == "auto" else language
+        return language_share(thought_of(prompt.prefill + completion.text), target).share
 
     return score
+
+
+def language_of(problem: Problem) -> str:
+    """The language that a problem's metadata name; English where they name none that is supported."""
+    named = str(problem.metadata.get("language", "en")).strip().lower().replace("_", "-")
+    code = NAMES.get(named, named.partition("-")[0])
+    return code if code in SCRIPTS else "en"
 
 
 def thought_of(turn: str) -> str:

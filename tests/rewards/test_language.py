@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from rethink.errors import RecipeError
 from rethink.rewards.builtin import PartContext, make_part
-from rethink.rewards.language import SCRIPTS, language_share, thought_of
+from rethink.rewards.language import SCRIPTS, language_of, language_share, thought_of
+from rethink.types import Problem
 from tests.paths import SHARED_DATA
 from tests.rewards.language_mixtures import SENTENCES, mean_errors
 
@@ -126,6 +127,14 @@ def test_recorded_texts(name: str, key: str, language: str, least: float) -> Non
 )
 def test_the_thought_is_what_is_read(turn: str, thought: str) -> None:
     assert thought_of(turn) == thought
+
+
+@pytest.mark.parametrize(
+    ("named", "code"),
+    [({}, "en"), ({"language": "zh-CN"}, "zh"), ({"language": "Japanese"}, "ja"), ({"language": 3}, "en")],
+)
+def test_the_problem_may_name_its_language(named: dict[str, object], code: str) -> None:
+    assert language_of(Problem("p/0", "p", "?", "1", named)) == code
 
 
 def test_its_options_are_checked() -> None:
