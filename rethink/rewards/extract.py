@@ -36,7 +36,7 @@ _FORMULA = re.compile(
     r"\$\$([^$]{1,600})\$\$|(?<!\\)\$((?:\\\$|[^$\n]){1,600})(?<!\\)\$|\\\(([^$\n]{1,600}?)\\\)|\\\[([^$]{1,600}?)\\\]"
 )
 _SENTENCE_END = re.compile(r"(?<!\d)\.(?=\s|$)|(?<=\d)\.(?=\s+[A-Z]|\s*$)|\n")
-_SPECIAL = re.compile(r"<\|[a-z_]{1,20}\|>")
+_SPECIAL = re.compile(r"<\|[a-z_]{1,20}\|>|</s>")
 _PROSE = re.compile(r"\b[^\W\d_]{3,}\s+[^\W\d_]{2,}|[\u3040-\u30ff\u4e00-\u9fff]{2}")
 _WORD = re.compile(r"\b[^\W\d_]{3,}")
 _JOINED = re.compile(r"\s*(?:,|,?\s*(?:and|or))\s*")
@@ -196,3 +196,8 @@ def choice_letter(text: str) -> str | None:
         return first.group(1)
     letters = _CHOICE_ANY.findall(spoken)
     return letters[-1] if letters else None
+
+
+def names_several_choices(text: str) -> bool:
+    """Whether a text names more than one letter, and not one first with a mark (`B. Because A …`)."""
+    return len(set(_CHOICE_ANY.findall(text))) > 1 and _CHOICE_FIRST.match(text) is None

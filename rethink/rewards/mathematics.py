@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rethink.rewards.builtin import PartContext
-from rethink.rewards.extract import AnswerRule, choice_letter, extract_answer, find_answer
+from rethink.rewards.extract import AnswerRule, choice_letter, extract_answer, find_answer, names_several_choices
 from rethink.rewards.outcome import PartFunction
 from rethink.tasks.answers import boxed_list
 from rethink.tasks.checkers import exact_number
@@ -15,6 +15,8 @@ from rethink.tasks.judging import GymJudge, make_judge
 from rethink.tasks.mathematics import math_equal
 from rethink.types import Completion, Problem, Prompt
 
+SHORT = 40
+"""Characters of an answer that could be a choice."""
 _SINGLE_CHOICE = re.compile(r"\(?[A-J]\)?\.?")
 
 
@@ -34,15 +36,18 @@ def math_part(context: PartContext, *, answer: AnswerRule = "auto") -> PartFunct
         if not gold:
             return None
         said = extract_answer(completion.text, prompt.prefill, answer)
-        if answer == "auto" and _SINGLE_CHOICE.fullmatch(gold.strip()) and not (said and _is_choice(said)):
-            said = choice_letter(prompt.prefill + completion.text)
+        if answer == "auto" and _SINGLE_CHOICE.fullmatch(gold.strip()):
+            said = _choice(said, prompt.prefill + completion.text)
         return math_equal(said or "", gold)
 
     return _warm(score, lambda: math_equal("x+1", "1+x"))
 
 
-def _is_choice(text: str) -> bool:
-    return choice_letter(text) is not None and len(text.strip()) < 40
+def _choice(said: str | None, turn: str) -> str | None:
+    """The letter that is chosen; None where the answer names several."""
+    if said is None or (choice_letter(said) is None and len(said) < SHORT):
+        return choice_letter(turn)
+    return said if names_several_choices(said) else choice_letter(said)
 
 
 def number_part(context: PartContext, *, answer: AnswerRule = "auto") -> PartFunction:

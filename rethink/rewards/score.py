@@ -49,7 +49,8 @@ class Keys:
 class Scored:
     """What came of one row."""
 
-    id: str
+    id: Any
+    """The row's `id`, or its number."""
     score: float | None
     parts: Mapping[str, RewardOutcome]
     expected: Any
@@ -110,7 +111,7 @@ def score_rows(
         outcomes, score = results[i]
         expected = _look(row, keys.expect) if keys.expect is not None else None
         agrees = None if keys.expect is None else agreement(score, expected, row.get("tol"))
-        yield Scored(items[i][0].id, score, outcomes, expected, agrees)
+        yield Scored(row.get("id", i + 1), score, outcomes, expected, agrees)
 
 
 def agreement(score: float | None, expected: Any, tolerance: Any = None) -> bool:

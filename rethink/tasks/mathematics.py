@@ -25,6 +25,7 @@ from rethink.tasks.latex_text import (
     split_percent,
     split_unit,
     without_degrees,
+    without_words,
 )
 
 MAX_ANSWER = 600
@@ -48,7 +49,8 @@ _TEXT = re.compile(r"[A-Za-z0-9 .,'&-]*[A-Za-z]{3}[A-Za-z0-9 .,'&-]*")
 _FUNCTION = re.compile(r"(?<![\\A-Za-z])(sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp|pi|infty)(?![A-Za-z])")
 _COMMAND = re.compile(r"\\[A-Za-z]+|\b(?:mod|log|ln|sin|cos|tan|sqrt|i|e)\b")
 _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
-_CLOCK = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?\s*(?:[ap]\.?m\.?)?", re.IGNORECASE)
+_CLOCK = re.compile(r"(\d{1,2}:\d{2}(?::\d{2})?)\s*([ap]\.?m\.?)?", re.IGNORECASE)
+_SHORT_DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
 
 
 def math_equal(answer: str, gold: str | None) -> float | None:
@@ -86,7 +88,11 @@ def depth(text: str) -> int:
 
 
 def _squeezed(text: str) -> str:
-    return re.sub(r"\s+", "", without_degrees(text))
+    # A space between digits parts two numbers, or thousands.
+    text = re.sub(
+        r"(?<![\d.])(\d{1,3}(?: \d{3})+)(?!\d| \d)", lambda m: m.group().replace(" ", ""), without_degrees(text)
+    )
+    return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
 
 
 # --- rules: (answer, gold) -> verdict, or None where the rule does not apply -----------------------------------------
@@ -160,6 +166,9 @@ def _quantity(text: str) -> tuple[Number | None, bool, str | None]:
     while len(text) > 2 and text[0] == "(" and text[-1] == ")" and "," not in text and depth(text) == 1:
         text = text[1:-1].strip()
     value = read_rational(text)
+    if value is None and unit is None:
+        text = without_words(text)
+        value = read_rational(text)
     return (None if value is None else (text, value)), percent, unit
 
 
@@ -187,8 +196,10 @@ def _words(said: str, right: str) -> bool | None:
         return gold_choice == our_choice
     if right.replace(" ", "").isalpha() and _WORDS.fullmatch(right) and len(right) > 2:
         return _plain_words(said) == _plain_words(right)
-    if _CLOCK.fullmatch(right):
-        return _squeezed(said).casefold() == _squeezed(right).casefold() if _CLOCK.fullmatch(said) else None
+    gold, ours = _CLOCK.fullmatch(right), _CLOCK.fullmatch(said)
+    if gold and ours:
+        halves = [found.group(2).replace(".", "").lower() if found.group(2) else None for found in (gold, ours)]
+        return gold.group(1) == ours.group(1) and (None in halves or halves[0] == halves[1])
     return None
 
 
@@ -210,6 +221,19 @@ def _brackets(said: str, right: str) -> bool | None:
     if ours is None or gold is None or ours == gold:
         return None
     return False
+
+
+def _ordered(said: str, right: str) -> tuple[str, str]:
+    """Where one side is a tuple and the other a bare list, the list is taken for a tuple, in its order."""
+    if _enclosing(said) == "()" and _is_list(right):
+        return said, f"({right})"
+    if _enclosing(right) == "()" and _is_list(said):
+        return f"({said})", right
+    return said, right
+
+
+def _is_list(text: str) -> bool:
+    return "," in text and not any(char in text for char in "()[]=<>") and "\\{" not in text
 
 
 def _after_membership(text: str) -> str:
@@ -238,6 +262,7 @@ def explosive(text: str) -> bool:
 
 
 def _symbolic(said: str, right: str) -> float | None:
+    said, right = _ordered(said, right)
     right, gold_unit = split_unit(right)
     gold = None if explosive(right) else _parse(right)
     if gold is None:
@@ -250,7 +275,16 @@ def _symbolic(said: str, right: str) -> float | None:
     return float(found is not None and _verify(gold, found))
 
 
+def _exact(found: re.Match[str]) -> str:
+    """A short decimal as a fraction: it stands for itself, not for something that it is rounded from."""
+    whole, places = found.groups()
+    if len((whole + places).lstrip("0")) >= ROUNDED_DIGITS:
+        return found.group()
+    return rf"(\frac{{{int(whole + places)}}}{{{10 ** len(places)}}})"
+
+
 def _for_library(text: str) -> str:
+    text = _SHORT_DECIMAL.sub(_exact, text)
     text = mixed_to_sum(without_degrees(text)).replace("$", "")
     text = re.sub(r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
     text = _FUNCTION.sub(r"\\\1", text).replace("\\varnothing", "\\emptyset")

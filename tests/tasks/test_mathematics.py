@@ -62,6 +62,16 @@ expressions      | (x+1)^2 | x^2+2x+1
 expressions      | 1 \pm \sqrt{19} | 1 + \sqrt{19}, 1 - \sqrt{19}
 powers           | 2^{2010} | 2^{2010}
 powers           | 1000000 | 10^6
+repeating        | 0.\overline{3} | \frac13
+repeating        | \frac{11}{30} | 0.3\overline{6}
+angles           | \frac{\sqrt{6}+\sqrt{2}}{4} | \cos 15^\circ
+things           | \frac{2}{3} | 2/3 of the cake
+things           | 12 | 12 (twelve)
+clocks           | 12:30 \text{ p.m.} | 12:30 pm
+vectors          | \langle 1,2\rangle | (1,2)
+decimals         | \frac{1+i}{2} | 0.5+0.5i
+vulgar           | 1½ | 1.5
+scientific       | 1e6 | 1000000
 """
 DIFFERENT = r"""
 units            | 5 \text{ cm} | 5 m
@@ -99,6 +109,11 @@ words            | \text{Yes} | Yes and No
 nothing          | 5 |
 nothing          | 1 | \frac{1}{0}
 nothing          | 5 | nan
+spaces           | 42 | 4 2
+spaces           | 100 | 1 00
+order            | 1,2,3 | (3,2,1)
+clocks           | 12:30 pm | 12:30 am
+repeating        | 0.\overline{3} | 0.3
 """
 
 
