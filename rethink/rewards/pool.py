@@ -43,6 +43,9 @@ LONG_SHARE = 0.125
 """Share of the limit after which a worker that computes gives its place up, unless honest ones here need longer."""
 RENICE = 5
 """Niceness of a worker that has given its place up."""
+PAUSED = 1.0
+"""Seconds without a look at the clock after which the run was stopped (SIGSTOP, a paused machine), its workers too most
+likely: that time is nobody's."""
 JOBS_EACH = 5000
 """Jobs after which a worker is replaced: libraries keep caches."""
 
@@ -112,6 +115,7 @@ class RewardPool:
         self._setup = {"rubric": rubric, "worker_parts": list(worker_parts), "memory_bytes": memory_bytes}
         self._seconds = seconds
         self._places = places or len(os.sched_getaffinity(0))
+        self._looked = time.monotonic()
         self._longest = 0.0  # seconds that the slowest honest call took
         self._pending: deque[Job] = deque()
         self._workers: dict[int, Worker] = {}
@@ -194,8 +198,9 @@ class RewardPool:
         worker.processor = _processor_seconds(worker.pid)[0]
         try:
             message = encode({"part": job.part, "items": [item_to_plain(*item) for item in job.items]})
-            worker.connection.settimeout(START_SECONDS)
+            worker.connection.settimeout(START_SECONDS)  # it is idle, so it reads at once
             worker.connection.sendall(message)
+            worker.connection.setblocking(False)
         except OSError:
             return  # it died; the warden says how
         except (TypeError, ValueError) as error:  # metadata that is no JSON
@@ -203,10 +208,10 @@ class RewardPool:
             _settle(job, failed("invalid", f"the problem cannot be sent to a worker ({error})"))
 
     def _hear(self, worker: Worker) -> None:
-        if worker.connection.fileno() < 0:
-            return  # forgotten by an event of the same round
+        if worker.connection.fileno() < 0 or worker.connection not in self._selector.get_map():
+            return  # forgotten since the selector named it
         try:
-            data = worker.connection.recv(1 << 16, socket.MSG_DONTWAIT)
+            data = worker.connection.recv(1 << 16)
         except BlockingIOError:
             return
         except OSError:
@@ -246,14 +251,11 @@ class RewardPool:
 
     def _drain(self, worker: Worker) -> None:
         """An answer that was sent before the end counts."""
-        while worker.job is not None and worker.connection in self._selector.get_map():
-            before = worker.job
+        while worker.job is not None and worker.connection in self._selector.get_map() and _readable(worker.connection):
             self._hear(worker)
-            if worker.job is before and not _readable(worker.connection):
-                return
 
     def _forget(self, worker: Worker, how: str) -> None:
-        if worker.connection in self._selector.get_map():
+        if worker.connection.fileno() >= 0 and worker.connection in self._selector.get_map():
             self._selector.unregister(worker.connection)
         worker.connection.close()
         with self._lock:
@@ -269,7 +271,10 @@ class RewardPool:
 
     def _look_at_the_clock(self) -> None:
         now = time.monotonic()
+        gap, self._looked = now - self._looked, now
         for worker in list(self._workers.values()):
+            if gap > PAUSED:
+                worker.started = min(now, worker.started + gap)
             if worker.dying is not None:
                 continue
             taken = now - worker.started
@@ -336,6 +341,7 @@ class RewardPool:
     def _start_worker(self) -> None:
         ours, theirs = socket.socketpair()
         self._numbers += 1
+        ours.setblocking(False)
         worker = Worker(self._numbers, ours, time.monotonic())
         with self._lock:
             self._workers[worker.number] = worker
@@ -401,7 +407,7 @@ def _how_it_ended(code: int) -> str:
 
 def _readable(connection: socket.socket) -> bool:
     try:
-        return bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        return bool(connection.recv(1, socket.MSG_PEEK))
     except OSError:
         return False
 

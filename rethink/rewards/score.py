@@ -93,7 +93,7 @@ def score_rows(
     if unknown:
         hint = nearest(unknown[0], names)
         raise UsageError(f"--option names the reward `{unknown[0]}`, which --reward does not; {hint}")
-    items = [_item(row, number, keys) for number, row in enumerate(rows, 1)]
+    items = [row_item(row, number, keys) for number, row in enumerate(rows, 1)]
     # Rows with options of their own are scored by rubrics of their own: one for each different set.
     own = [json.dumps(row.get("params"), sort_keys=True) if isinstance(row.get("params"), dict) else "" for row in rows]
     results: dict[int, tuple[dict[str, RewardOutcome], float | None]] = {}
@@ -256,7 +256,12 @@ def _first(row: Mapping[str, Any], keys: Sequence[str]) -> Any:
     return next((value for key in keys if (value := _look(row, key)) is not None), None)
 
 
-def _item(row: Mapping[str, Any], number: int, keys: Keys) -> tuple[Problem, Prompt, Completion]:
+def row_item(row: Mapping[str, Any], number: int, keys: Keys) -> tuple[Problem, Prompt, Completion]:
+    """A row as what parts score.
+
+    Raises:
+        UsageError: it holds no completion where one is looked for.
+    """
     said = _text(_look(row, keys.completion) if keys.completion else _first(row, COMPLETION_KEYS))
     ids, length = _first(row, IDS_KEYS), _first(row, LENGTH_KEYS)
     if said is None and ids is None and length is None:

@@ -70,7 +70,10 @@ class Warden:
         self._sweep()
 
     def _command(self) -> bool:
-        data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 1)
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 1)
+        except ConnectionResetError:  # it closed with something of ours unread
+            return False
         if not data:
             return False
         command = json.loads(data)
