@@ -253,13 +253,13 @@ def unfit(row: dict[str, Any]) -> str:
 
 def table() -> str:
     """The page docs/reasoning-gym.md, from the recorded results."""
-    import reasoning_gym
+    from importlib import metadata
 
     gold_rows, rates = read(GOLD), read(RATES)
     bad = {task: reason for task in tasks() if (reason := unfit(gold_rows[task]))}
     lines = [
         HEAD.format(
-            version=reasoning_gym.__version__,
+            version=metadata.version("reasoning-gym"),
             tasks=len(tasks()),
             fit=len(tasks()) - len(bad),
             gold=GOLD_PROBLEMS,
@@ -303,7 +303,7 @@ SmolLM2-135M-Instruct at the easiest setting, {problems} problems, {samples} ans
 (`benchmarks/gym_survey.py rates`). The prompt shows one solved problem and the model answers at once, without a
 thought. `prompts solved sometimes` is the share with some right and some wrong answers: what GRPO learns from. A task
 with few of these, and with a rate near 0, is out of this model's reach as it stands. A rate of so few samples is a
-rough guide.
+rough guide, and 0.50 on a yes-or-no task (`ransom_note`, `syllogism`) is what guessing gives.
 Tasks with prompts over {prompt} or answers over {answer} tokens are not sampled.
 """
 
