@@ -197,7 +197,6 @@ def assemble(
         export=lambda path: save_hf_folder(path, model.hf_tensors(), checkpoint.hf_config, checkpoint.tokenizer),
     )
     restore(run)
-    rubric.start()  # its workers load while the first completions are sampled
     run.trackers = open_trackers(
         recipe.trackers,
         folder,
@@ -206,6 +205,7 @@ def assemble(
         resumed_step=run.state.step,
         note=progress.note,
     )
+    rubric.start()  # its workers load while the first completions are sampled
     return run
 
 
