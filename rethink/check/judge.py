@@ -21,6 +21,8 @@ GUESS_WARNING, GUESS_PROBLEM = 0.34, 0.7
 """Mean accuracy of a guess that needs no thought."""
 SLOW_WARNING, SLOW_PROBLEM = 0.2, 1.0
 """Seconds of rewards in a step, as a share of the step's other seconds."""
+LEAST_SECONDS = 0.1
+"""Seconds of rewards in a step that nobody minds."""
 FAILED_WARNING = 0.02
 """Share of a part's outcomes that failed."""
 RIGHTNESS = ("accuracy", "math", "number", "gym")
@@ -272,7 +274,7 @@ def _cost(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
             "smaller micro-batches and fewer sequences at once, which is slower.",
         )
     step, rewards = found["seconds_per_step"], found["reward_seconds_per_step"]
-    if step and rewards > SLOW_WARNING * step:
+    if step and rewards > max(SLOW_WARNING * step, LEAST_SECONDS):
         say = report.problem if rewards > SLOW_PROBLEM * step else report.warn
         say(
             "cost",

@@ -43,7 +43,7 @@ def breaks(problem, text):
     raise KeyError("no such rule")
 
 def slow(problem, text):
-    time.sleep(0.02)
+    time.sleep(0.04)
     return float("1" in text)
 '''
 
