@@ -19,6 +19,8 @@ BUILT_IN_PARTS = (
     "format",
     "format-soft",
     "gym",
+    "judge",
+    "language",
     "math",
     "number",
     "overlong",

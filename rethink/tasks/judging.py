@@ -81,7 +81,14 @@ class GymJudge(Judge):
             self._entries[place] = self._datasets[key][index]
             if len(self._entries) > REMEMBERED:
                 self._entries.popitem(last=False)
-        return float(self._datasets[key].score_answer(answer, self._entries[place]))
+        entry = self._entries[place]
+        same = str(entry["question"]) == problem.question
+        if not same or (entry["answer"] is not None and str(entry["answer"]) != problem.answer):
+            raise TaskError(
+                f"`{task}` makes another problem {index} in each process, so its answers cannot be "
+                "judged: take another task, or try PYTHONHASHSEED=0"
+            )
+        return float(self._datasets[key].score_answer(answer, entry))
 
     def _load(self) -> None:
         import reasoning_gym  # noqa: F401
