@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import rethink
-from rethink.cli import doctor, report, sample, train
+from rethink.cli import compare, doctor, eval, report, sample, train
 from rethink.errors import RethinkError
 
 EXAMPLES = """\
@@ -22,6 +22,8 @@ examples:
   rethink train my.yaml rollout.group_size=16 --dry-run check a recipe before running it
   rethink train my.yaml --resume                        go on where the run stopped
   rethink sample --model runs/quickstart/model "1 + 2 =?"
+  rethink eval --model runs/quickstart/model --bench gsm8k --limit 100
+  rethink compare evals/before evals/after              where two evaluations differ
   rethink report runs/quickstart --open
 """
 
@@ -39,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"rethink {rethink.__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for verb in (train, sample, report, doctor):
+    for verb in (train, sample, eval, compare, report, doctor):
         verb.add_parser(verbs)
     return parser
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from statistics import NormalDist
 
 import numpy as np
@@ -113,7 +114,7 @@ def mean_g_pass_at_k(n: int, correct: int, k: int) -> float:
 def _at_least(n: int, correct: int, k: int, needed: int) -> float:
     """Probability that k of n samples, drawn without replacement, hold at least `needed` of the right ones."""
     ways = sum(math.comb(correct, right) * math.comb(n - correct, k - right) for right in range(needed, k + 1))
-    return ways / math.comb(n, k)
+    return float(ways / math.comb(n, k))
 
 
 def majority(answers: Sequence[str | None], equal: Callable[[str, str], bool]) -> int | None:
@@ -210,8 +211,8 @@ _CELLS = 4_000_000
 def _mcnemar(differences: NDArray[np.float64]) -> float:
     wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
     trials = wins + losses
-    tail = sum(math.comb(trials, i) for i in range(min(wins, losses) + 1)) / 2**trials
-    return min(1.0, 2 * tail)
+    tail = sum(math.comb(trials, i) for i in range(min(wins, losses) + 1))
+    return min(1.0, float(Fraction(2 * tail, 2**trials)))
 
 
 def _sign_flip(differences: NDArray[np.float64], draws: int, seed: int) -> float:

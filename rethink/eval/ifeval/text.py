@@ -45,9 +45,7 @@ def count_sentences(text: str) -> int:
 def capital_words(text: str) -> int:
     """Tokens (Penn Treebank rules, sentence by sentence) that are written in capital letters throughout."""
     words = _word_tokenizer()
-    return sum(
-        word.isupper() for sentence in _sentence_splitter().tokenize(text) for word in words.tokenize(sentence)
-    )
+    return sum(word.isupper() for sentence in _sentence_splitter().tokenize(text) for word in words.tokenize(sentence))
 
 
 def detect_language(text: str) -> str | None:
