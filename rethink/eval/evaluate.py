@@ -225,8 +225,8 @@ def _check_same(folder: Path, known: Mapping[str, Any], plan: Plan) -> None:
         if known.get(key) != identity[key]:
             raise RunFolderError(
                 f"`{folder}` holds {plan.benchmark.name} with {key} {known.get(key)!r}, and {identity[key]!r} is asked "
-                "for now; samples of both cannot be counted together. Give another --out, or the same values (k and "
-                "--limit may change)"
+                "for now; samples of both cannot be counted together. Give another --out, or the same values (k may "
+                "change, and --limit too where every prompt leaves room for the tokens; --max-new-tokens sets these)"
             )
 
 
