@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import rethink
-from rethink.cli import compare, doctor, eval, report, sample, train
+from rethink.cli import compare, doctor, eval, report, sample, score, train
 from rethink.errors import RethinkError
 
 EXAMPLES = """\
@@ -24,6 +24,7 @@ examples:
   rethink sample --model runs/quickstart/model "1 + 2 =?"
   rethink eval --model runs/quickstart/model --bench gsm8k --limit 100
   rethink compare evals/before evals/after              where two evaluations differ
+  rethink score --reward math --data answers.jsonl --out scored.jsonl
   rethink report runs/quickstart --open
 """
 
@@ -41,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"rethink {rethink.__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for verb in (train, sample, eval, compare, report, doctor):
+    for verb in (train, sample, score, eval, compare, report, doctor):
         verb.add_parser(verbs)
     return parser
 

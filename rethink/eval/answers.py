@@ -30,7 +30,6 @@ _BARE_YES_NO = re.compile(r"[\s*_“\"]{0,4}(不是|否|是)")
 _TEXT_COMMAND = re.compile(r"\\text(?:bf|rm|it)?\{|\\mathrm\{|\}")
 _LINE = re.compile(r"(?i)(?<!\w)answer[*_]{0,2}\s{0,4}[::：][*_]{0,2}[ \t]{0,4}([^\n]+)")
 _PHRASES = ("answer is", "答案是", "答案为", "答案：", "答案:")
-_FENCE = "```"
 
 
 def spoken(turn: str) -> str | None:
@@ -99,21 +98,6 @@ def yes_no_answer(turn: str) -> str | None:
         return "是" if found[-1] == "是" else "否"
     box = last_boxed(said)
     return box.strip() if box is not None and box.strip() in ("是", "否") else None
-
-
-def code_answer(turn: str) -> str | None:
-    """The last fenced block of code; a reply without any fence is code as a whole."""
-    said = spoken(turn)
-    if said is None:
-        return None
-    parts = said.split(_FENCE)
-    if len(parts) < 2:
-        return said or None
-    # Blocks are the odd parts; one that a truncation left open counts only where no other is there.
-    blocks = parts[1::2] if len(parts) % 2 else (parts[1:-1:2] or parts[1::2])
-    first, _, rest = blocks[-1].partition("\n")
-    code = rest if len(first.split()) <= 1 else blocks[-1]
-    return code.strip("\n") or None
 
 
 def _after_phrase(said: str) -> str | None:

@@ -10,7 +10,8 @@ from rethink.eval.answers import boxed_answer, letter_answer, line_answer, spoke
 from rethink.eval.benchmark import Grader, Verdict
 from rethink.eval.ifeval.instructions import judge as judge_instructions
 from rethink.eval.ifeval.text import check_packages
-from rethink.tasks.checkers import exact_number, math_equal
+from rethink.eval.workers import worker_score
+from rethink.tasks.checkers import exact_number
 from rethink.types import Problem
 
 _PLAIN_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d{1,60})(?:\.\d{1,60})?(?:/\d{1,60})?")
@@ -19,14 +20,18 @@ _PLAIN_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d{1,60})(?:\.\d{1,60})?
 def math_score(answer: str, gold: str | None) -> float | None:
     """1 where the answer equals the gold mathematically, None where the gold cannot be read.
 
-    The one place that decides how mathematics is compared. Raises `TimeoutError` as `math_equal` does.
+    The one place that decides how mathematics is compared. Raises what `worker_score` does.
     """
     if gold is not None and _PLAIN_NUMBER.fullmatch(gold.strip()):
         if exact_number(answer, gold) == 1.0:
             return 1.0
         if _PLAIN_NUMBER.fullmatch(answer.strip()):
             return 0.0
-    return math_equal(answer, gold)
+    return None if gold is None else worker_score("math", {"answer": "text"}, _asked(gold), answer)
+
+
+def _asked(gold: str) -> Problem:
+    return Problem("", "", "", gold)
 
 
 def math_equivalent(answer: str, other: str) -> bool:

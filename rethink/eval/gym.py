@@ -7,6 +7,7 @@ from functools import cache
 
 from rethink.eval.answers import boxed_answer
 from rethink.eval.benchmark import Benchmark, Grader, Row, SchemaError, Values, Verdict
+from rethink.eval.workers import worker_score
 from rethink.recipe.schema import TaskSource
 from rethink.tasks.gym import GymSource
 from rethink.types import Problem
@@ -49,7 +50,8 @@ def _source(task: str) -> GymSource:
 
 def _judge(problem: Problem, turn: str) -> Verdict:
     answer = boxed_answer(turn)
-    return Verdict(answer, 0.0 if answer is None else _source(problem.task).score(problem, answer))
+    # The scorers of some tasks evaluate what the model wrote.
+    return Verdict(answer, 0.0 if answer is None else worker_score("gym", {"task": problem.task}, problem, answer))
 
 
 def _equal(answer: str, other: str) -> bool:

@@ -119,7 +119,7 @@ def read_mbpp(row: Values) -> Row:
     if not tests:
         raise SchemaError("`test_list` is empty")
     question = f"{_text(row, 'prompt', 'text', 'question')}\nYour code should pass these tests:\n\n" + "\n".join(tests)
-    return Row(question, None, _id(row), {"tests": tests, "imports": imports})
+    return Row(question, None, _id(row), {"test_list": tests, "test_imports": imports})
 
 
 def read_livecodebench(row: Values) -> Row | None:
@@ -139,7 +139,7 @@ def read_livecodebench(row: Values) -> Row | None:
         how = f"Use this starter code and write the solution to it:\n```python\n{starter}\n```"
     else:
         how = "Read the inputs from standard input and write the answer to standard output."
-    metadata = {"tests": tests, "function": function, "starter_code": starter}
+    metadata = {"tests": tests, "func_name": function, "starter_code": starter}
     return Row(f"{asked}\n\n{how}", None, _id(row), metadata, str(row.get("difficulty", "")))
 
 

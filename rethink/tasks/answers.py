@@ -56,6 +56,49 @@ def last_boxed(text: str) -> str | None:
     return None
 
 
+_BETWEEN_BOXES = re.compile(
+    r"(?:[\s,;.$~]|\\\\|\\[,;:! ()\[\]]|\\q?quad|\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b){1,60}"
+)
+MAX_BOXES = 12
+"""Boxes in a row that are read as one list."""
+
+
+def boxed_list(text: str) -> tuple[int, str] | None:
+    r"""Where the last box begins and what it holds; None without one.
+
+    Boxes with nothing but "and", commas and space between them are one list: `\\boxed{1} and \\boxed{2}` -> `1, 2`.
+    """
+    found: list[str] = []
+    end, first = len(text), -1
+    while len(found) < MAX_BOXES:
+        place = _last_box(text, end)
+        if place is None:
+            break
+        start, stop, content = place
+        if found and not _BETWEEN_BOXES.fullmatch(text, stop, end):
+            break
+        found.insert(0, content)
+        first = max(first, start)
+        end = start
+    return (first, ", ".join(found)) if found else None
+
+
+def _last_box(text: str, end: int) -> tuple[int, int, str] | None:
+    """(start, end, content) of the last whole box before `end`."""
+    limit = end
+    while limit > 0:
+        start = max(text.rfind(box, 0, limit) for box in _BOXES)
+        if start < 0:
+            return None
+        after = start + (6 if text.startswith(_BOXES[0], start) else 5)
+        content = _braced(text, after, end)
+        if content is not None:
+            stop = text.index(content, after) + len(content)
+            return start, stop + (text[stop : stop + 1] == "}"), content
+        limit = start
+    return None
+
+
 def _braced(text: str, start: int, end: int) -> str | None:
     while start < end and text[start].isspace():
         start += 1

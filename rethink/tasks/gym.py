@@ -37,6 +37,7 @@ class GymSource:
     """
 
     separate = False
+    judge: Mapping[str, Any] = {"kind": "reasoning-gym"}
 
     def __init__(self, name: str, source: TaskSource, seed: int):
         self.name = name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -69,6 +70,12 @@ def _import(module_name: str, reference: str, field: str, error: type[UsageError
             f"{field} names {reference!r}; importing {module_name} raised {type(failed).__name__}: {failed}"
             f"{where_raised(failed)}; mend the module so that `python -c 'import {module_name}'` works"
         ) from failed
+
+
+def where_defined(function: Callable[..., Any]) -> str:
+    """` (file.py:12)`, where a function begins; empty where that is not known."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f" ({os.path.basename(code.co_filename)}:{code.co_firstlineno})" if code is not None else ""
 
 
 def where_raised(failed: BaseException) -> str:

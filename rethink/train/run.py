@@ -81,6 +81,7 @@ def train(
             train_until_done(run, stop_requested)
         finally:
             run.trackers.close()
+            run.sources.rubric.close()
         finished = run.state.step >= recipe.steps
         summary = summarise(run, earlier + time.perf_counter() - started, finished)
         folder.write_summary(summary)
@@ -154,6 +155,7 @@ def assemble(
     mix = build_task_mix(recipe)
     held_out = mix.held_out(recipe.evaluation.problems) if recipe.evaluation.problems else []
     mix.gold_check((held_out or mix.train_batch(0, GOLD_CHECKS, 0))[:GOLD_CHECKS])
+    rubric = build_rubric(recipe, mix)
     progress.phase("model")
     model = build_model(
         checkpoint,
@@ -188,13 +190,14 @@ def assemble(
         model=model,
         reference=model.clone() if recipe.algorithm.beta > 0 else None,
         optimizer=optimizer,
-        sources=Sources(mix, renderer, engine, build_rubric(recipe, mix), stops),
+        sources=Sources(mix, renderer, engine, rubric, stops),
         held_out=held_out,
         progress=progress,
         micro_batch_tokens=int(choices["micro_batch_tokens"]),
         export=lambda path: save_hf_folder(path, model.hf_tensors(), checkpoint.hf_config, checkpoint.tokenizer),
     )
     restore(run)
+    rubric.start()  # its workers load while the first completions are sampled
     run.trackers = open_trackers(
         recipe.trackers,
         folder,

@@ -167,7 +167,7 @@ def test_a_grader_that_raises_is_data(loader: Any, evaluate: Evaluate, tmp_path:
     def slow(*_: Any) -> float:
         raise TimeoutError
 
-    monkeypatch.setattr("rethink.eval.graders.math_equal", slow)
+    monkeypatch.setattr("rethink.eval.graders.worker_score", slow)
     load, _ = loader(lambda *_: "\\boxed{x}")
     evaluate(load)
     samples = SampleStore(tmp_path / "out" / "samples" / "gsm8k").read()

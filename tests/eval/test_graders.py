@@ -93,25 +93,9 @@ def test_line_answer(turn: str, expected: str | None) -> None:
     assert answers.line_answer(turn) == expected
 
 
-@pytest.mark.parametrize(
-    ("turn", "expected"),
-    [
-        ("Text\n```python\nx = 1\n```\nmore", "x = 1"),
-        ("```\na\n```\n```py\nb\n```", "b"),
-        ("```python\ncut = 1", "cut = 1"),
-        ("```python\nwhole = 1\n```\nand\n```python\ncut = ", "whole = 1"),
-        ("def f(): pass", "def f(): pass"),
-        ("<think>```python\nx\n```", None),
-    ],
-)
-def test_code_answer(turn: str, expected: str | None) -> None:
-    assert answers.code_answer(turn) == expected
-
-
 @given(st.text(alphabet="\\boxed{}<think>/answr: ABC答案是$*_\n1", max_size=200))
 def test_finding_never_raises(turn: str) -> None:
-    for find in (answers.boxed_answer, answers.letter_answer, answers.yes_no_answer, answers.line_answer,
-                 answers.code_answer):  # fmt: skip
+    for find in (answers.boxed_answer, answers.letter_answer, answers.yes_no_answer, answers.line_answer):  # fmt: skip
         find(turn)
 
 
@@ -124,7 +108,6 @@ def test_finding_is_linear(unit: str) -> None:
         answers.letter_answer(text)
         answers.line_answer(text)
         answers.yes_no_answer(text)
-        answers.code_answer(text)
         mixing_share("a question", text)
         return time.process_time() - start
 
