@@ -30,7 +30,7 @@ RESERVED_PARTS = ("mean", "std", "failed", "abstained")
 """Names that the metrics `reward/<name>` already use."""
 
 _PART_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_FUNCTION = re.compile(r"([A-Za-z_]\w*(\.[A-Za-z_]\w*)*|[^:]+\.py):[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
 def check_recipe(recipe: Recipe) -> None:

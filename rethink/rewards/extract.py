@@ -25,16 +25,20 @@ AnswerRule = Literal["auto", "answer-tag", "boxed", "hash", "last-number", "text
 SEARCHED = 20_000
 """Characters at the end of a completion in which `auto` searches."""
 
+WHOLE = 600
+"""Characters up to which a text without words is an answer as a whole."""
+
 _CUE = re.compile(
-    r"(?:\b(?:answer|réponse|respuesta|Antwort|答案)\s*(?:\*\*)?\s*(?:is|=|:|：|are|est|es|ist|是|为)\s*:?|^\s*A:)(?:\*\*)?\s*",
+    r"(?:\b(?:answer|réponse|respuesta|Antwort|答案)[\s*]{0,8}(?:is|=|:|：|are|est|es|ist|是|为)[\s*]{0,8}:?|^A:)[\s*]{0,8}",
     re.IGNORECASE | re.MULTILINE,
 )
 _FORMULA = re.compile(
-    r"\$\$([^$]{1,2000})\$\$|(?<!\\)\$((?:\\\$|[^$\n]){1,2000})(?<!\\)\$|\\\(([^$\n]{1,2000}?)\\\)|\\\[([^$]{1,2000}?)\\\]"
+    r"\$\$([^$]{1,600})\$\$|(?<!\\)\$((?:\\\$|[^$\n]){1,600})(?<!\\)\$|\\\(([^$\n]{1,600}?)\\\)|\\\[([^$]{1,600}?)\\\]"
 )
 _SENTENCE_END = re.compile(r"(?<!\d)\.(?=\s|$)|(?<=\d)\.(?=\s+[A-Z]|\s*$)|\n")
-_SPECIAL = re.compile(r"<\|[a-z_]{1,20}\|>")
-_PROSE = re.compile(r"[^\W\d_]{3,}\s+[^\W\d_]{2,}|[\u3040-\u30ff\u4e00-\u9fff]{2}")
+_SPECIAL = re.compile(r"<\|[a-z_]{1,20}\|>|</s>")
+_PROSE = re.compile(r"\b[^\W\d_]{3,}\s+[^\W\d_]{2,}|[\u3040-\u30ff\u4e00-\u9fff]{2}")
+_WORD = re.compile(r"\b[^\W\d_]{3,}")
 _JOINED = re.compile(r"\s*(?:,|,?\s*(?:and|or))\s*")
 
 
@@ -84,16 +88,26 @@ def find_answer(turn: str) -> Found:
     tagged = _tagged(spoken)
     if tagged is not None:
         inner = boxed_list(tagged)
-        return Found(tagged if inner is None else inner[1], "answer-tag")
+        return Found(tagged if inner is None else inner[1].strip(), "answer-tag")
     spoken = _SPECIAL.split(spoken)[0] if _SPECIAL.split(spoken)[0].strip() else spoken
+    # The last of the marks wins: what is said last is the answer.
     marked = [found for found in (_box(spoken), _hash(spoken), _cue(spoken)) if found is not None]
     if marked:
         _, rule, answer = max(marked)
         return Found(answer, rule)
-    if not _PROSE.search(_without_commands(spoken)) and len(spoken.strip()) <= 600:
+    if len(spoken.strip()) <= WHOLE and not _has_prose(spoken):
         return Found(spoken.strip() or None, "text")
-    answer, rule = _last_value(spoken)
-    return Found(answer, rule)
+    value, how = _last_value(spoken)
+    return Found(value, how)
+
+
+def _has_prose(text: str) -> bool:
+    """Whether there are words beside the mathematics: two in a row, or one beside a formula in dollar signs."""
+    plain = _without_commands(text)
+    if _PROSE.search(plain):
+        return True
+    rest, formulas = _FORMULA.subn(" ", text)
+    return formulas > 0 and _WORD.search(_without_commands(rest)) is not None
 
 
 def _last_value(text: str) -> tuple[str | None, str]:
@@ -122,7 +136,7 @@ def _tagged(text: str) -> str | None:
 
 def _box(text: str) -> tuple[int, str, str] | None:
     found = boxed_list(text)
-    return None if found is None else (found[0], "boxed", found[1])
+    return None if found is None else (found[0], "boxed", found[1].strip())
 
 
 def _hash(text: str) -> tuple[int, str, str] | None:
@@ -159,7 +173,6 @@ def _run_of_formulas(text: str, end: int) -> int:
     return end
 
 
-CHOICES = "ABCDEFGHIJ"
 _CHOICE_CUE = re.compile(r"(?:answer|choice|option|correct)\W{0,3}(?:is|are|:)?\W{0,6}([A-J])(?![\w'])", re.IGNORECASE)
 _CHOICE_ALONE = re.compile(r"[\s(*\[\"]*([A-Ja-j])[\s).:*\]\"]*")
 _CHOICE_FIRST = re.compile(r"\W{0,4}([A-J])[.):](?:\s|$)")
@@ -167,8 +180,9 @@ _CHOICE_ANY = re.compile(r"(?<![\w'])([B-J]|A(?!\s+[a-z]))(?![\w'])")
 
 
 def choice_letter(text: str) -> str | None:
-    """The letter that answers a question of choice: alone, first with a mark (`B. Because …`), after "answer is", or
-    the last letter that stands by itself.
+    """The letter that answers a question of choice.
+
+    Where it stands alone; after "answer is"; first, with a mark (`B. Because …`); else the last one by itself.
     """
     spoken = text.rpartition(END_THINK)[2][-SEARCHED:]
     alone = _CHOICE_ALONE.fullmatch(spoken)
@@ -182,3 +196,8 @@ def choice_letter(text: str) -> str | None:
         return first.group(1)
     letters = _CHOICE_ANY.findall(spoken)
     return letters[-1] if letters else None
+
+
+def names_several_choices(text: str) -> bool:
+    """Whether a text names more than one letter, and not one first with a mark (`B. Because A …`)."""
+    return len(set(_CHOICE_ANY.findall(text))) > 1 and _CHOICE_FIRST.match(text) is None

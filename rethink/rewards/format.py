@@ -1,4 +1,4 @@
-"""Format rewards: the paper's (DeepSeek-R1, arXiv 2501.12948, 2.2.2), a soft one for small models, and two that others use.
+"""Format rewards: the paper's (DeepSeek-R1, arXiv 2501.12948, 2.2.2), a soft one for small models, two more in use.
 
 The paper asks for `<think> … </think> <answer> … </answer>` and does not say more. Our rule: each of the four tags
 exactly once, in this order, with nothing but white space before, between and after the two pairs. What they enclose may

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rethink.rewards.builtin import PartContext
-from rethink.rewards.extract import AnswerRule, choice_letter, extract_answer, find_answer
+from rethink.rewards.extract import AnswerRule, choice_letter, extract_answer, find_answer, names_several_choices
 from rethink.rewards.outcome import PartFunction
 from rethink.tasks.answers import boxed_list
 from rethink.tasks.checkers import exact_number
@@ -15,11 +15,13 @@ from rethink.tasks.judging import GymJudge, make_judge
 from rethink.tasks.mathematics import math_equal
 from rethink.types import Completion, Problem, Prompt
 
+SHORT = 40
+"""Characters of an answer that could be a choice."""
 _SINGLE_CHOICE = re.compile(r"\(?[A-J]\)?\.?")
 
 
 def bare_gold(gold: str) -> str | None:
-    r"""The answer in a gold that is written out: in its last box, after `####`, after "answer is"; else as it stands."""
+    r"""The answer in a gold that is written out: the last box, what follows `####` or "answer is"; else all of it."""
     if "\\boxed" in gold or "\\fbox" in gold:
         found = boxed_list(gold)
         return None if found is None else found[1]
@@ -27,22 +29,25 @@ def bare_gold(gold: str) -> str | None:
 
 
 def math_part(context: PartContext, *, answer: AnswerRule = "auto") -> PartFunction:
-    """The part `math`: 1 where the answer, found by the rule `answer`, equals the gold; None where that cannot be read."""
+    """The part `math`: 1 where the answer, found by the rule `answer`, equals the gold; None where none can be read."""
 
     def score(problem: Problem, prompt: Prompt, completion: Completion) -> float | None:
         gold = None if problem.answer is None else bare_gold(problem.answer)
         if not gold:
             return None
         said = extract_answer(completion.text, prompt.prefill, answer)
-        if answer == "auto" and _SINGLE_CHOICE.fullmatch(gold.strip()) and not (said and _is_choice(said)):
-            said = choice_letter(prompt.prefill + completion.text)
+        if answer == "auto" and _SINGLE_CHOICE.fullmatch(gold.strip()):
+            said = _choice(said, prompt.prefill + completion.text)
         return math_equal(said or "", gold)
 
     return _warm(score, lambda: math_equal("x+1", "1+x"))
 
 
-def _is_choice(text: str) -> bool:
-    return choice_letter(text) is not None and len(text.strip()) < 40
+def _choice(said: str | None, turn: str) -> str | None:
+    """The letter that is chosen; None where the answer names several."""
+    if said is None or (choice_letter(said) is None and len(said) < SHORT):
+        return choice_letter(turn)
+    return said if names_several_choices(said) else choice_letter(said)
 
 
 def number_part(context: PartContext, *, answer: AnswerRule = "auto") -> PartFunction:

@@ -46,6 +46,9 @@ RENICE = 5
 JOBS_EACH = 5000
 """Jobs after which a worker is replaced: libraries keep caches."""
 
+TRIES = 3
+"""Workers that may end before they have begun a job; the next one counts as its fault."""
+
 Outcomes = list[RewardOutcome]
 
 
@@ -56,6 +59,7 @@ class Job:
     part: int
     items: Sequence[Item]
     future: Future[Outcomes]
+    tries: int = 0
 
 
 @dataclass(slots=True)
@@ -72,6 +76,10 @@ class Worker:
     processor: float = 0.0
     """Processor seconds when its job was sent."""
     stuck: bool = False
+    begun: bool = False
+    """Whether it has its job: one that ended before did not end by it."""
+    leaving: bool = False
+    """It gets no further jobs."""
     dying: str | None = None
     """Why it was killed."""
     done: int = 0
@@ -167,8 +175,8 @@ class RewardPool:
         """Send pending jobs to idle workers, and start workers where places are free."""
         with self._lock:
             free = self._places - sum(w.job is not None and not w.stuck for w in self._workers.values())
-            idle = [w for w in self._workers.values() if w.ready and w.job is None and w.dying is None]
-            starting = sum(not w.ready and w.dying is None for w in self._workers.values())
+            idle = [w for w in self._workers.values() if w.ready and w.job is None and not w.leaving]
+            starting = sum(not w.ready and not w.leaving for w in self._workers.values())
             batch = [self._pending.popleft() for _ in range(min(free, len(idle), len(self._pending)))]
             wanted = min(free - len(batch), max(len(self._pending), self._places - len(idle))) - starting
             room = MOST_WORKERS - len(self._workers)
@@ -181,7 +189,8 @@ class RewardPool:
                 self._retire(worker)
 
     def _send(self, worker: Worker, job: Job) -> None:
-        worker.job, worker.stuck, worker.started = job, False, time.monotonic()
+        worker.job, worker.stuck, worker.begun, worker.started = job, False, False, time.monotonic()
+        job.tries += 1
         worker.processor = _processor_seconds(worker.pid)[0]
         try:
             message = encode({"part": job.part, "items": [item_to_plain(*item) for item in job.items]})
@@ -202,15 +211,19 @@ class RewardPool:
             data = b""
         if not data:
             self._selector.unregister(worker.connection)
+            worker.leaving = True
             return  # the warden says how it ended
         for frame in worker.frames.feed(data):
             if "ready" in frame:
                 worker.ready = True
+            elif "begun" in frame:
+                worker.begun = True
             elif worker.job is not None:
                 job, worker.job, worker.stuck = worker.job, None, False
                 worker.done += 1
                 self._longest = max(self._longest, (time.monotonic() - worker.started) / len(job.items))
                 job.future.set_result([RewardOutcome(*outcome) for outcome in frame["outcomes"]])
+                worker.leaving = frame["leaving"]
                 if worker.done >= JOBS_EACH:
                     self._retire(worker)
 
@@ -243,7 +256,9 @@ class RewardPool:
         worker.connection.close()
         with self._lock:
             self._workers.pop(worker.number, None)
-        if worker.job is not None:
+        if worker.job is not None and not worker.begun and worker.dying is None and worker.job.tries < TRIES:
+            self._pending.appendleft(worker.job)
+        elif worker.job is not None:
             outcome = failed(TIMEOUT, worker.dying) if worker.dying else failed(CRASH, how)
             _settle(worker.job, outcome)
         elif not worker.ready and worker.dying is None and self._pending:
@@ -258,14 +273,14 @@ class RewardPool:
             taken = now - worker.started
             if worker.job is None:
                 if not worker.ready and taken > START_SECONDS:
-                    worker.dying = f"a worker was not ready after {START_SECONDS:g} s"
+                    worker.leaving, worker.dying = True, f"a worker was not ready after {START_SECONDS:g} s"
                     self._kill(worker)
                 continue
             limit = self._seconds * len(worker.job.items)
             if taken > limit:
                 used = _processor_seconds(worker.pid)[0] - worker.processor
                 worker.dying = f"longer than {limit:g} s ({used:.1f} s of processor time)"
-                worker.stuck = True
+                worker.stuck = worker.leaving = True
                 self._kill(worker)
             elif not worker.stuck:
                 worker.stuck = self._gives_place_up(worker, taken, limit)
@@ -333,7 +348,7 @@ class RewardPool:
             self._control.send(json.dumps({"do": "kill", "id": worker.number}).encode())
 
     def _retire(self, worker: Worker) -> None:
-        worker.dying = "it was no longer needed"
+        worker.leaving = True
         with contextlib.suppress(OSError):
             worker.connection.shutdown(socket.SHUT_WR)
 

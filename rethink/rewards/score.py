@@ -22,7 +22,7 @@ from rethink.rewards.builtin import BUILT_IN, nearest
 from rethink.rewards.parts import build_part
 from rethink.rewards.rubric import Limits, Rubric, closing
 from rethink.store.rollout_files import read_rows
-from rethink.types import Completion, Problem, Prompt, RewardOutcome
+from rethink.types import Completion, FinishReason, Problem, Prompt, RewardOutcome
 
 GOLD_KEYS = ("gold", "answer", "target", "solution", "expected_answer", "ground_truth")
 COMPLETION_KEYS = ("completion", "response", "pred", "prediction", "output", "generation", "text")
@@ -49,7 +49,8 @@ class Keys:
 class Scored:
     """What came of one row."""
 
-    id: str
+    id: Any
+    """The row's `id`, or its number."""
     score: float | None
     parts: Mapping[str, RewardOutcome]
     expected: Any
@@ -90,9 +91,8 @@ def score_rows(
     specs = [_part(name, options.get(name, {})) for name in names]
     unknown = sorted(set(options) - set(names))
     if unknown:
-        raise UsageError(
-            f"--option names the reward `{unknown[0]}`, which --reward does not; {nearest(unknown[0], names)}"
-        )
+        hint = nearest(unknown[0], names)
+        raise UsageError(f"--option names the reward `{unknown[0]}`, which --reward does not; {hint}")
     items = [_item(row, number, keys) for number, row in enumerate(rows, 1)]
     # Rows with options of their own are scored by rubrics of their own: one for each different set.
     own = [json.dumps(row.get("params"), sort_keys=True) if isinstance(row.get("params"), dict) else "" for row in rows]
@@ -111,7 +111,7 @@ def score_rows(
         outcomes, score = results[i]
         expected = _look(row, keys.expect) if keys.expect is not None else None
         agrees = None if keys.expect is None else agreement(score, expected, row.get("tol"))
-        yield Scored(items[i][0].id, score, outcomes, expected, agrees)
+        yield Scored(row.get("id", i + 1), score, outcomes, expected, agrees)
 
 
 def agreement(score: float | None, expected: Any, tolerance: Any = None) -> bool:
@@ -171,8 +171,8 @@ def _part(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
     if name in DATASETS:
         return part | {"builtin": "gym", "params": {"task": name} | dict(params)}
     raise UsageError(
-        f"there is no reward `{name}`; {_hint(name, DATASETS)}built in are {', '.join(sorted(BUILT_IN))}; a task of reasoning-gym goes by its name, a "
-        "function of yours as package.module:function or path/to/file.py:function"
+        f"there is no reward `{name}`; {_hint(name, DATASETS)}built in are {', '.join(sorted(BUILT_IN))}; a task of "
+        "reasoning-gym goes by its name, a function of yours as package.module:function or path/to/file.py:function"
     )
 
 
@@ -273,7 +273,7 @@ def _item(row: Mapping[str, Any], number: int, keys: Keys) -> tuple[Problem, Pro
     question = _text(_first(row, QUESTION_KEYS)) or ""
     problem = Problem(name, "rows", question, _gold(gold), json.loads(json.dumps(metadata, default=str)))
     nothing = np.zeros(0, np.float32)
-    reason = "length" if row.get("finish_reason") == "length" else "stop"
+    reason: FinishReason = "length" if row.get("finish_reason") == "length" else "stop"
     return problem, Prompt("", (), str(row.get("prefill") or "")), Completion(tokens, text, nothing, nothing, reason)
 
 

@@ -31,10 +31,13 @@ def serve(connection: socket.socket, setup: Mapping[str, Any]) -> None:
     parts: dict[int, Part] = {}
     connection.sendall(encode({"ready": True}))
     while (job := receive(connection)) is not None:
+        connection.sendall(encode({"begun": True}))
         outcomes = _outcomes(parts, setup, job)
-        connection.sendall(encode({"outcomes": [outcome_to_plain(outcome) for outcome in outcomes]}))
-        if any((outcome.failure or "").startswith(OUT_OF_MEMORY) for outcome in outcomes):
-            return  # what is left of this process is not to be trusted; another takes its place
+        # What is left of a process that ran out of memory is not to be trusted; another takes its place.
+        leaving = any((outcome.failure or "").startswith(OUT_OF_MEMORY) for outcome in outcomes)
+        connection.sendall(encode({"outcomes": [outcome_to_plain(o) for o in outcomes], "leaving": leaving}))
+        if leaving:
+            return
 
 
 def _outcomes(parts: dict[int, Part], setup: Mapping[str, Any], job: Mapping[str, Any]) -> list[RewardOutcome]:

@@ -24,7 +24,7 @@ def read_gold(value: object, how: GoldFormat) -> str | None:
     text = str(value)
     if how == "gsm8k" or (how == "auto" and "####" in text):
         _, mark, tail = text.rpartition("####")
-        answer = _DIGIT_COMMA.sub("", tail.strip()) if mark else ""
+        answer = _DIGIT_COMMA.sub("", tail.strip(" \t\r\n:#")) if mark else ""
     elif how == "boxed" or (how == "auto" and any(box in text for box in _BOXES)):
         answer = (last_boxed(text) or "").strip()
     else:
@@ -95,7 +95,7 @@ def _last_box(text: str, end: int) -> tuple[int, int, str] | None:
         if content is not None:
             stop = text.index(content, after) + len(content)
             return start, stop + (text[stop : stop + 1] == "}"), content
-        limit = start
+        end = limit = start  # a box that does not close: what stands before it is searched, and nothing twice
     return None
 
 

@@ -35,6 +35,8 @@ _SYMBOLS = {
     "°": r"^\circ ",
 }
 # Two backslashes end a row of a matrix: the second one begins no command.
+# "1½" is a mixed number; normalised at once it would be 11/2.
+_AFTER_WHOLE = re.compile(r"(?<=\d)(?=[\u00bc-\u00be\u2150-\u215e])")
 _ROOT = re.compile(r"√\s*\(?(\d+(?:\.\d+)?|[A-Za-z])\)?")
 _SPACES = re.compile(
     r"(?<!\\)\\[,;:! ]|(?<!\\)\\(?:quad|qquad|thinspace|displaystyle|limits|hspace\{[^{}]*\})(?![A-Za-z])|~"
@@ -48,6 +50,8 @@ _STYLES = re.compile(
     r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|operatorname|mbox|hbox|bm|rm)\s*\{([^{}]*)\}"
 )
 _DEGREES = re.compile(r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![A-Za-z]))|\\degree(?![A-Za-z])")
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+_IN_DEGREES = re.compile(r"(\d+)\s*" + _DEGREES.pattern)
 _AND = re.compile(r"\s*,?\s*\b(?:and|or|und|et)\b\s*", re.IGNORECASE)
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _PERCENT = re.compile(r"\s*(?:\\?%|\b(?:percent(?:age)?|pct)\b)\s*$", re.IGNORECASE)
@@ -60,6 +64,8 @@ _UNIT = re.compile(
 _MIXED = re.compile(r"(-?)(\d+)\s*\\frac\s*(?:\{\s*(\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))")
 _PLAIN_MIXED = re.compile(r"(-?)(\d+)\s+(\d+)\s*/\s*(\d+)")
 _FRAC = re.compile(r"([-+]?)\s*\\frac\s*(?:\{\s*([-+]?\d+)\s*\}|(\d))\s*(?:\{\s*([-+]?\d+)\s*\}|(\d))")
+_REPEATING = re.compile(r"(-?)(\d*)\.(\d*)\\overline\s*\{\s*(\d+)\s*\}")
+_SCIENTIFIC = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d{1,2}")
 _SLASH = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+))\s*/\s*(\d+\.?\d*|\.\d+)")
 
 
@@ -68,13 +74,15 @@ def one_spelling(text: str) -> str:
     text = _SUPERSCRIPT.sub(lambda m: f"^{{{m.group().translate(_SUPERSCRIPTS)}}}", text)
     for symbol, latex in _SYMBOLS.items():
         text = text.replace(symbol, latex)
+    text = _AFTER_WHOLE.sub(" ", text)
     text = _ROOT.sub(r"\\sqrt{\1}", text)
     text = unicodedata.normalize("NFKC", text).replace("⁄", "/")
     text = without_delimiters(text)
     text = _THIN.sub("", text)
     text = _FRACTIONS.sub(r"\\frac", _BRACKETS.sub("", text))
     text = _SPACES.sub(" ", text)
-    text = _CURRENCY.sub("", text).strip()
+    text = text.replace("\\langle", "(").replace("\\rangle", ")").replace("\\log_e ", "\\ln ")
+    text = _CURRENCY.sub("", text).strip(' \n\t`"')
     text = text.rstrip(" .;,:") if not text.endswith("\\.") else text
     for _ in range(3):  # styles within styles
         text, changed = _STYLES.subn(_unstyled, text)
@@ -116,7 +124,9 @@ def _outside_brackets(text: str) -> str:
 
 
 def without_degrees(text: str) -> str:
-    """Without degree signs and the word; an angle is its number of degrees."""
+    """Without degree signs and the word: an angle is its number of degrees, but in a sine and the like its value."""
+    if _TRIGONOMETRIC.search(text):
+        text = _IN_DEGREES.sub(r"(\\frac{\1\\pi}{180})", text)
     return re.sub(r"(?<=[\d} ])\s*degrees?\b", "", _DEGREES.sub("", text)).strip()
 
 
@@ -124,6 +134,16 @@ def split_percent(text: str) -> tuple[str, bool]:
     """The text without a percent sign or word at its end, and whether there was one."""
     found = _PERCENT.search(text)
     return (text[: found.start()].strip(), True) if found and found.start() > 0 else (text, False)
+
+
+_THINGS = re.compile(r"(.*[\d}])\s+(?!is\b|or\b|not\b|and\b|to\b)([A-Za-z]{2,}(?:[ -][A-Za-z]+)*)")
+_ASIDE = re.compile(r"(.*[\d}])\s*\([A-Za-z][A-Za-z -]*\)")
+
+
+def without_words(text: str) -> str:
+    """A number without what is said of it: `12 (twelve)`, `2/3 of the cake`."""
+    found = _ASIDE.fullmatch(text) or _THINGS.fullmatch(text)
+    return found.group(1).strip() if found else text
 
 
 def split_unit(text: str) -> tuple[str, str | None]:
@@ -201,6 +221,14 @@ def read_rational(text: str) -> Fraction | None:
     try:
         if _NUMBER.fullmatch(text):
             return Fraction(text.rstrip("."))
+        if _SCIENTIFIC.fullmatch(text):
+            return Fraction(text)
+        found = _REPEATING.fullmatch(text)
+        if found:
+            sign, whole, fixed, period = found.groups()
+            nines = (10 ** len(period) - 1) * 10 ** len(fixed)
+            repeated = Fraction(int(whole + fixed + period) - int(f"0{whole}{fixed}"), nines)
+            return -repeated if sign else repeated
         mixed = _MIXED.fullmatch(text) or _PLAIN_MIXED.fullmatch(text)
         if mixed:
             sign, whole, top, bottom = [value for value in mixed.groups() if value is not None]

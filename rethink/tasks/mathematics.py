@@ -25,6 +25,7 @@ from rethink.tasks.latex_text import (
     split_percent,
     split_unit,
     without_degrees,
+    without_words,
 )
 
 MAX_ANSWER = 600
@@ -37,7 +38,7 @@ ROUNDED_DIGITS = 6
 # A number raised to a number raised to something, an exponent of five digits, a factorial of four, or sixty digits in
 # a row: evaluating it could outlast the universe.
 _TOWER = re.compile(r"(?:\^|\*\*)[\s{(]*-?\d+[\s})]*(?:\^|\*\*)[\s{(]*-?\d")
-_EXPLOSIVE = re.compile(r"(?:\^|\*\*)[\s{(]*-?\d{5}|\d{4,}\s*!|!\s*!|\)\s*!|\}\s*!|\\cdots|\\[ld]?dots|\d{60}")
+_EXPLOSIVE = re.compile(r"(?:\^|\*\*)[\s{(]*-?\d{5}|\d{4,}\s*!|!\s*!|\([^()A-Za-z]*\)\s*!|\{[^{}A-Za-z]*\}\s*!|\d{60}")
 _BASED = re.compile(r"([0-9A-Fa-f]+(?:\.[0-9A-Fa-f]+)?)\s*_\s*(?:\{\s*(\w+)\s*\}|(\d+))")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*[A-Za-z]")
 _CHOICE = re.compile(r"\(\s*([A-Z])\s*\)(?:\s*[^\s=+*/^(-].*)?|([A-Z])\s*[).:](?:\s+.*)?", re.DOTALL)
@@ -46,8 +47,10 @@ _NAME = re.compile(r"[\\|(]?[\\A-Za-z][\\A-Za-z0-9_{}()|:, ]{0,30}")
 _DECIMAL = re.compile(r"[-+]?\d*\.(\d+)")
 _TEXT = re.compile(r"[A-Za-z0-9 .,'&-]*[A-Za-z]{3}[A-Za-z0-9 .,'&-]*")
 _FUNCTION = re.compile(r"(?<![\\A-Za-z])(sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp|pi|infty)(?![A-Za-z])")
+_COMMAND = re.compile(r"\\[A-Za-z]+|\b(?:mod|log|ln|sin|cos|tan|sqrt|i|e)\b")
 _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
-_CLOCK = re.compile(r"\d{1,2}:\d{2}(?::\d{2})?\s*(?:[ap]\.?m\.?)?", re.IGNORECASE)
+_CLOCK = re.compile(r"(\d{1,2}:\d{2}(?::\d{2})?)\s*([ap]\.?m\.?)?", re.IGNORECASE)
+_SHORT_DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
 
 
 def math_equal(answer: str, gold: str | None) -> float | None:
@@ -85,7 +88,11 @@ def depth(text: str) -> int:
 
 
 def _squeezed(text: str) -> str:
-    return re.sub(r"\s+", "", without_degrees(text))
+    # A space between digits parts two numbers, or thousands.
+    text = re.sub(
+        r"(?<![\d.])(\d{1,3}(?: \d{3})+)(?!\d| \d)", lambda m: m.group().replace(" ", ""), without_degrees(text)
+    )
+    return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
 
 
 # --- rules: (answer, gold) -> verdict, or None where the rule does not apply -----------------------------------------
@@ -129,6 +136,10 @@ def _numbers(said: str, right: str) -> bool | None:
     if None not in (names := {_assignment(right)[0], _assignment(said)[0]}) and len(names) == 2:
         return None
     gold, gold_percent, gold_unit = _quantity(right)
+    if gold is not None and "=" in said and _assignment(said)[0] is None and not re.search(r"[<>!]", said):
+        left, _, said = said.rpartition("=")
+        if re.search(r"[A-Za-z]", _COMMAND.sub("", left)):
+            return False  # 2x + z = 5 is an equation, not the number 5; 2 + 3 = 5 is a way to it
     ours, our_percent, our_unit = _quantity(said)
     if gold is None or ours is None:
         return None
@@ -155,6 +166,9 @@ def _quantity(text: str) -> tuple[Number | None, bool, str | None]:
     while len(text) > 2 and text[0] == "(" and text[-1] == ")" and "," not in text and depth(text) == 1:
         text = text[1:-1].strip()
     value = read_rational(text)
+    if value is None and unit is None:
+        text = without_words(text)
+        value = read_rational(text)
     return (None if value is None else (text, value)), percent, unit
 
 
@@ -182,8 +196,10 @@ def _words(said: str, right: str) -> bool | None:
         return gold_choice == our_choice
     if right.replace(" ", "").isalpha() and _WORDS.fullmatch(right) and len(right) > 2:
         return _plain_words(said) == _plain_words(right)
-    if _CLOCK.fullmatch(right):
-        return _squeezed(said).casefold() == _squeezed(right).casefold() if _CLOCK.fullmatch(said) else None
+    gold, ours = _CLOCK.fullmatch(right), _CLOCK.fullmatch(said)
+    if gold and ours:
+        halves = [found.group(2).replace(".", "").lower() if found.group(2) else None for found in (gold, ours)]
+        return gold.group(1) == ours.group(1) and (None in halves or halves[0] == halves[1])
     return None
 
 
@@ -205,6 +221,19 @@ def _brackets(said: str, right: str) -> bool | None:
     if ours is None or gold is None or ours == gold:
         return None
     return False
+
+
+def _ordered(said: str, right: str) -> tuple[str, str]:
+    """Where one side is a tuple and the other a bare list, the list is taken for a tuple, in its order."""
+    if _enclosing(said) == "()" and _is_list(right):
+        return said, f"({right})"
+    if _enclosing(right) == "()" and _is_list(said):
+        return f"({said})", right
+    return said, right
+
+
+def _is_list(text: str) -> bool:
+    return "," in text and not any(char in text for char in "()[]=<>") and "\\{" not in text
 
 
 def _after_membership(text: str) -> str:
@@ -233,8 +262,9 @@ def explosive(text: str) -> bool:
 
 
 def _symbolic(said: str, right: str) -> float | None:
+    said, right = _ordered(said, right)
     right, gold_unit = split_unit(right)
-    gold = _parse(right)
+    gold = None if explosive(right) else _parse(right)
     if gold is None:
         # A gold that is words and numbers (June 20) is compared as text, which was done; others cannot be read.
         return 0.0 if _TEXT.fullmatch(right) else None
@@ -245,7 +275,16 @@ def _symbolic(said: str, right: str) -> float | None:
     return float(found is not None and _verify(gold, found))
 
 
+def _exact(found: re.Match[str]) -> str:
+    """A short decimal as a fraction: it stands for itself, not for something that it is rounded from."""
+    whole, places = found.groups()
+    if len((whole + places).lstrip("0")) >= ROUNDED_DIGITS:
+        return found.group()
+    return rf"(\frac{{{int(whole + places)}}}{{{10 ** len(places)}}})"
+
+
 def _for_library(text: str) -> str:
+    text = _SHORT_DECIMAL.sub(_exact, text)
     text = mixed_to_sum(without_degrees(text)).replace("$", "")
     text = re.sub(r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
     text = _FUNCTION.sub(r"\\\1", text).replace("\\varnothing", "\\emptyset")
