@@ -23,6 +23,8 @@ EXAMPLES = """\
   rethink eval --model embedded --bench chain_sum --prompting all        a reasoning-gym task, asked in five ways
   rethink eval --model teacher --endpoint http://127.0.0.1:8000/v1 --bench ifeval
 """
+WIDTH = 140
+"""Columns of the table where the output is no terminal."""
 LINES_EVERY = 20.0
 """Seconds between progress lines where the output is no terminal."""
 
@@ -250,7 +252,10 @@ def show(request: Request, measured: Sequence[Measured], published: bool) -> Non
                 f"{result.tokens_per_s:.0f}",
             )
             protocol.setdefault(f"{result.benchmark}: {how(result.row() | dict(result.details))}")
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    console.print(table)
     print("\n".join(protocol))
     for path in write_tables(request, measured, published):
         print(f"\n{path.read_text(encoding='utf-8')}" if several else f"table    {path}")

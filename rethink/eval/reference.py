@@ -9,12 +9,12 @@ _HEAD = f"""\
 # Benchmarks
 
 Made by `make docs` from `rethink/eval/registry.py`. Sampling is the paper's everywhere (arXiv 2501.12948: temperature
-{PAPER_TEMPERATURE:g}, top-p {PAPER_TOP_P:g}, at most {PAPER_MAX_TOKENS:,} tokens, or what the model's context leaves); k
-is the paper's where it names one (AIME, GPQA, MATH-500, LiveCodeBench) and else 1. Every value can be overridden; see
+{PAPER_TEMPERATURE:g}, top-p {PAPER_TOP_P:g}, at most {PAPER_MAX_TOKENS:,} tokens, or what the model's context leaves).
+k is the paper's where it names one (AIME, GPQA, MATH-500, LiveCodeBench) and else 1. Every value can be overridden; see
 [evaluation.md](evaluation.md).
 
-Beside these: any reasoning-gym task by its name (`chain_sum`), scored by the task itself, and any JSONL file of yours by
-its path, with keys `question` and `answer`, compared as mathematics.
+Beside these: any reasoning-gym task by its name (`chain_sum`), scored by the task itself, and any JSONL file of yours
+by its path, with keys `question` and `answer`, compared as mathematics.
 
 `--data BENCH=PATH` reads a local JSONL file instead of the hub: rows with the hub's own columns, or with `question`,
 `answer` (and `choices`, `test_list` … where the benchmark needs them). Data sets that give no commit here are read at
