@@ -106,6 +106,8 @@ class EndpointBackend:
             "seed": seed,
             "n": 1,
         }
+        if params.stop_strings:
+            common["stop"] = list(params.stop_strings)
         if question.messages:
             messages: Any = question.messages
             answer = self._client.chat.completions.create(messages=messages, **common)

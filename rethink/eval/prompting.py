@@ -82,6 +82,11 @@ def prompt_section(benchmark: Benchmark, mode: Mode) -> PromptSection:
     )
 
 
+def stop_strings(mode: Mode) -> tuple[str, ...]:
+    """What ends a completion beside the model's own end: base models, asked by the R1 template, go on for the user."""
+    return ("\nUser:",) if mode == "r1" else ()
+
+
 def default_prompt(benchmark: Benchmark) -> str:
     """The benchmark's own user turn, with its worked examples where it has any."""
     if "{examples}" not in benchmark.prompt:

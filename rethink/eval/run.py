@@ -19,7 +19,7 @@ from rethink.eval.benchmark import (
     Verdict,
 )
 from rethink.eval.mixing import mixing_share
-from rethink.eval.prompting import Mode, prompt_section
+from rethink.eval.prompting import Mode, prompt_section, stop_strings
 from rethink.eval.samples import Sample, SampleStore
 from rethink.tasks.source import draw
 from rethink.types import Problem, SamplingParams
@@ -100,6 +100,7 @@ def make_plan(
         temperature=PAPER_TEMPERATURE if overrides.temperature is None else overrides.temperature,
         top_p=PAPER_TOP_P if overrides.top_p is None else overrides.top_p,
         max_new_tokens=limit,
+        stop_strings=stop_strings(mode),
     )
     k = benchmark.k if overrides.k is None else overrides.k
     return Plan(benchmark, mode, source, tuple(problems), questions, k, overrides.seed, params, limited_by)

@@ -146,6 +146,10 @@ def test_few_shot_goes_as_turns_and_the_r1_template_as_text(serve: Any, evaluate
     (text, *_) = [body["prompt"] for path, body, _ in server.asked if path == "/v1/completions"]
     assert text.startswith("A conversation between User and Assistant.")
     assert "User: What is" in text
+    assert {tuple(body.get("stop", ())) for path, body, _ in server.asked if path == "/v1/completions"} == {
+        ("\nUser:",)
+    }
+    assert all("stop" not in body for path, body, _ in server.asked if path.endswith("/chat/completions"))
 
 
 def test_an_endpoint_that_dies_half_way_resumes(serve: Any, evaluate: Any, tmp_path: Path) -> None:

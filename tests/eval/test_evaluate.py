@@ -233,6 +233,7 @@ def test_a_base_model_is_told_what_works(
     with pytest.raises(ModelError, match=r"no chat template.*--prompting r1"):
         evaluate(load)
     (measured,) = evaluate(load, prompting="r1")
+    assert measured.plans[0].params.stop_strings == ("\nUser:",)  # a base model would go on for the user
     assert measured.results[0].pass_1 == 0.25
 
 
