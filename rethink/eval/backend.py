@@ -169,7 +169,7 @@ def load_engine_backend(model: str, dtype: str | None = None) -> EngineBackend:
 
     from rethink.model.build import build_model
     from rethink.rollout.build import build_engine
-    from rethink.rollout.kv_pool import default_budget
+    from rethink.rollout.pages import default_budget
 
     torch.set_num_threads(usable_threads())
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rethink.kernels.attention import Segment, TreeLayout, tree_layout
 
+
 @dataclass(frozen=True, slots=True)
 class PackedGroup:
     """A prompt and its completions, as ids."""

@@ -17,11 +17,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rethink.errors import RecipeError
-from rethink.model.cache import cache_root
 from rethink.rewards.builtin import PartContext
 from rethink.rewards.endpoint import Endpoint, EndpointClient
 from rethink.rewards.extract import extract_answer
 from rethink.rewards.outcome import INVALID, PartFailed, PartFunction
+from rethink.store.cache import cache_root
 from rethink.types import Completion, Problem, Prompt
 
 TEMPLATE = """\

@@ -12,8 +12,8 @@ from itertools import accumulate
 from rethink.errors import TaskError
 from rethink.recipe.schema import Recipe, TaskSource
 from rethink.tasks.gym import GymSource
-from rethink.tasks.rows import RowSource, hub_source, jsonl_source, python_source
 from rethink.tasks.judging import JudgeSpec
+from rethink.tasks.rows import RowSource, hub_source, jsonl_source, python_source
 from rethink.tasks.source import KeepsKey, Source, draw
 from rethink.tasks.split import Split, split_of
 from rethink.types import Problem

@@ -111,6 +111,7 @@ def test_an_engine_that_breaks_leaves_a_run_that_goes_on(run: Run, recipe_file: 
 def test_an_unexpected_error_of_an_engine_says_what_to_do(run: Run, tmp_path: Path) -> None:
     class Broken:
         context = 256
+        exact_logprobs = False
 
         def generate(self, *_: object) -> list[Any]:
             raise MemoryError("no more")
