@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import rethink
-from rethink.cli import doctor, report, sample, train
+from rethink.cli import doctor, profile, report, sample, train
 from rethink.errors import RethinkError
 
 EXAMPLES = """\
@@ -23,6 +23,7 @@ examples:
   rethink train my.yaml --resume                        go on where the run stopped
   rethink sample --model runs/quickstart/model "1 + 2 =?"
   rethink report runs/quickstart --open
+  rethink profile my.yaml                               where a step's time and memory go
 """
 
 INTERRUPTED = 130
@@ -39,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"rethink {rethink.__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for verb in (train, sample, report, doctor):
+    for verb in (train, sample, report, profile, doctor):
         verb.add_parser(verbs)
     return parser
 

@@ -14,6 +14,7 @@ import torch
 
 from rethink.algorithms.advantages import group_advantages, no_signal_groups
 from rethink.errors import EngineFailure, RethinkError
+from rethink.kernels.trace import span, traced
 from rethink.model.chat import PromptRenderer
 from rethink.recipe.schema import Recipe
 from rethink.rewards.rubric import Rubric
@@ -78,12 +79,13 @@ def collect(recipe: Recipe, sources: Sources, folder: RunFolder, index: int, ste
     completions = run_engine(sources.engine, requests)
     generated = time.perf_counter()
     rollouts = []
-    for problem, prompt, samples in zip(problems, prompts, completions, strict=True):
-        for completion in samples:
-            outcomes, reward = sources.rubric.score(problem, prompt, completion)
-            rollouts.append(Rollout(problem, prompt, completion, outcomes, reward))
-    sources.rubric.check_failures(rollouts)
-    rollouts = _with_advantages(recipe, rollouts)
+    with span("rewards"):
+        for problem, prompt, samples in zip(problems, prompts, completions, strict=True):
+            for completion in samples:
+                outcomes, reward = sources.rubric.score(problem, prompt, completion)
+                rollouts.append(Rollout(problem, prompt, completion, outcomes, reward))
+        sources.rubric.check_failures(rollouts)
+        rollouts = _with_advantages(recipe, rollouts)
     scored = time.perf_counter()
     folder.write_rollouts(index, rollouts, {"step": step + 1})
     return _batch(recipe, index, rollouts, generated - started, scored - generated)
@@ -97,6 +99,7 @@ def sampling_params(recipe: Recipe, sources: Sources, step: int) -> SamplingPara
     )
 
 
+@traced("rollout")
 def run_engine(engine: RolloutEngine, requests: Sequence[GenerationRequest]):  # type: ignore[no-untyped-def]
     """Generate; whatever breaks inside an engine becomes an EngineFailure that says what was asked of it."""
     try:
