@@ -63,7 +63,7 @@ def phases_table(found: Profile) -> Table:
     from rich.table import Table
 
     title = f"A step of {found.recipe}: {found.step_s:.2f} s (mean of {found.steps})"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("phase", no_wrap=True)
     for name in ("calls", "seconds", "share", "MiB at end", "MiB peak"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -83,9 +83,9 @@ def operations_table(found: Profile) -> Table:
     from rich.table import Table
 
     title = f"Its operations, traced: {found.traced_step_s:.2f} s"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name in ("phase", "operation"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, no_wrap=True)
     for name in ("calls", "seconds", "share", "GFLOP/s", "of rate"):
         table.add_column(name, justify="right", no_wrap=True)
     last = None
@@ -104,8 +104,9 @@ def _notes(found: Profile) -> list[str]:
     kernels = found.kernels + (f" ({found.kernels_reason})" if found.kernels_reason else "")
     lines = [
         "",
-        f"kernels {kernels}, {found.dtype}, {found.threads} threads; matrix products reach {found.product_gflops:,.0f} "
-        f"GFLOP/s here; {found.tokens_sampled:,.0f} tokens sampled a step; peak memory {found.peak_rss_mb / 1024:.2f} GiB.",
+        f"kernels {kernels}, {found.dtype}, {found.threads} threads; matrix products reach "
+        f"{found.product_gflops:,.0f} GFLOP/s here; {found.tokens_sampled:,.0f} tokens sampled a step; peak memory "
+        f"{found.peak_rss_mb / 1024:.2f} GiB.",
         "A phase's seconds are without those of the phases below it that have a row of their own. Operations are from "
         f"{found.traced_steps} further step(s) under a tracer, which takes time itself.",
     ]
@@ -114,7 +115,8 @@ def _notes(found: Profile) -> list[str]:
     else:
         t = found.training
         lines.append(
-            f"Training: {t.gflop:,.0f} GFLOP that a step needs ({t.input_tokens:,.0f} tokens in, {t.target_tokens:,.0f} "
-            f"trained on) in {t.seconds:.2f} s with the optimizer: {t.gflops:,.0f} GFLOP/s, {100 * t.share:.0f} % of the rate."
+            f"Training: {t.gflop:,.0f} GFLOP that a step needs ({t.input_tokens:,.0f} tokens in, "
+            f"{t.target_tokens:,.0f} trained on) in {t.seconds:.2f} s with the optimizer: {t.gflops:,.0f} GFLOP/s, "
+            f"{100 * t.share:.0f} % of the rate."
         )
     return lines

@@ -16,9 +16,19 @@ from rethink.model.decoder import Decoder
 from rethink.model.packing import PackedBatch, PackedGroup, pack
 
 SHAPE = DecoderConfig(
-    architecture="llama", vocab_size=4096, hidden_size=384, intermediate_size=1024, num_layers=2, num_heads=6,
-    num_kv_heads=2, head_dim=64, rms_norm_eps=1e-5, rope_theta=1e4, max_position_embeddings=256, tie_word_embeddings=True,
-)  # fmt: skip
+    architecture="llama",
+    vocab_size=4096,
+    hidden_size=384,
+    intermediate_size=1024,
+    num_layers=2,
+    num_heads=6,
+    num_kv_heads=2,
+    head_dim=64,
+    rms_norm_eps=1e-5,
+    rope_theta=1e4,
+    max_position_embeddings=256,
+    tie_word_embeddings=True,
+)
 SECONDS = 0.7
 """Beside the first, untimed pass of either kind."""
 

@@ -81,7 +81,7 @@ def test_a_missing_model_says_what_to_install(
         (
             ("reference", "there is no C++ compiler (on Debian and Ubuntu: apt-get install g++)"),
             None,
-            "apt-get install g++); native ones cannot be measured here",
+            "apt-get install g++)); native ones cannot be measured here",
         ),
     ],
 )
