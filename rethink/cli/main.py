@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import rethink
-from rethink.cli import doctor, profile, report, sample, train
+from rethink.cli import check, compare, doctor, eval, profile, report, sample, score, train
 from rethink.errors import RethinkError
 
 EXAMPLES = """\
@@ -20,8 +20,12 @@ examples:
   rethink doctor                                        what this machine can do
   rethink train quickstart                              train the embedded model on a small task
   rethink train my.yaml rollout.group_size=16 --dry-run check a recipe before running it
+  rethink check my.yaml                                 whether it can work, in a minute or two
   rethink train my.yaml --resume                        go on where the run stopped
   rethink sample --model runs/quickstart/model "1 + 2 =?"
+  rethink eval --model runs/quickstart/model --bench gsm8k --limit 100
+  rethink compare evals/before evals/after              where two evaluations differ
+  rethink score --reward math --data answers.jsonl --out scored.jsonl
   rethink report runs/quickstart --open
   rethink profile my.yaml                               where a step's time and memory go
 """
@@ -40,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"rethink {rethink.__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for verb in (train, sample, report, profile, doctor):
+    for verb in (train, check, sample, score, eval, compare, report, profile, doctor):
         verb.add_parser(verbs)
     return parser
 

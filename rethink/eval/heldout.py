@@ -82,11 +82,19 @@ def evaluate(
     """
     prompts = [renderer.render(problem) for problem in problems]
     requests = [GenerationRequest(p.token_ids, (s,), params) for p, s in zip(prompts, seeds, strict=True)]
-    completions = [samples[0] for samples in engine.generate(requests, on_finish)]
+    scoring = rubric.scoring(problems, prompts, 1)
+
+    def finished(request: int, sample: int, completion: Completion) -> None:
+        scoring.add(request, sample, completion)
+        if on_finish is not None:
+            on_finish(request, sample, completion)
+
+    completions = engine.generate(requests, finished)
     rollouts = []
-    for problem, prompt, completion in zip(problems, prompts, completions, strict=True):
-        outcomes, reward = rubric.score(problem, prompt, completion)
-        rollouts.append(Rollout(problem, prompt, completion, outcomes, reward))
+    for problem, prompt, samples, scored in zip(
+        problems, prompts, completions, scoring.results(completions), strict=True
+    ):
+        rollouts.append(Rollout(problem, prompt, samples[0], *scored[0]))
     right = [v for r in rollouts if (v := _right(r)) is not None]
     low, high = wilson_interval(sum(right), len(right)) if right else (0.0, 1.0)
     return Evaluation(

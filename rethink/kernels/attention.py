@@ -4,8 +4,8 @@ A packed row holds segments depth first: what several sequences share stands onc
 token sees its own segment up to itself, and all of its ancestors; so a segment's keys are seen by itself, causally, and
 by all rows from its end to the end of its descendants: one range.
 
-In plain torch: softmax over the union of two key sets splits into one softmax each, merged by their log-sum-exp; and the
-backward pass of each part needs nothing but the merged output and the merged log-sum-exp. Natively
+In plain torch: softmax over the union of two key sets splits into one softmax each, merged by their log-sum-exp; and
+the backward pass of each part needs nothing but the merged output and the merged log-sum-exp. Natively
 (`native/attention.cpp`): a block of sixteen keys at a time, in the order of their positions.
 
 Axes: T packed tokens, H query heads, K key/value heads, D head size, B batch, S queries, U keys.

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rethink.errors import ModelError
-from rethink.store.cache import cache_root, cached_folder
 from rethink.model.config import DecoderConfig
 from rethink.model.embedded import SHA256, embedded_gguf
 from rethink.model.export import save_hf_folder
@@ -24,6 +23,7 @@ from rethink.model.hf_config import expected_shapes, parse_hf_config, to_hf_conf
 from rethink.model.hub import download, is_hub_id
 from rethink.model.safetensors_folder import FolderTensors
 from rethink.model.tokenizer import Tokenizer
+from rethink.store.cache import cache_root, cached_folder
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -21,6 +21,7 @@ from torch import Tensor
 from rethink.kernels.attention import Segment, TreeLayout, tree_layout
 from rethink.kernels.trace import traced
 
+
 @dataclass(frozen=True, slots=True)
 class PackedGroup:
     """A prompt and its completions, as ids."""

@@ -68,11 +68,14 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
                        "rollouts that it scored.", "Each part rises; format usually first.",
                        "One part rises while another falls: the policy trades one for the other; change their weights "
                        "and read some completions.", "rethink.rewards"),
-            MetricInfo("reward/failed", "share", "Share of rollouts for which a reward part failed (exception, "
-                       "time-out, "
-                       "not finite).", "0.", "Read the causes in the column `reward_parts` of the rollouts and mend "
-                       "the "
-                       "reward; above `reward.max_failure_share` the run stops.", "rethink.rewards"),
+            MetricInfo("reward/failed", "share", "Share of the outcomes of all reward parts that are failures.", "0.",
+                       "Read the causes in the column `reward_parts` of the rollouts and mend the reward; above "
+                       "`reward.max_failure_share` the run stops.", "rethink.rewards"),
+            MetricInfo("failure/<cause>", "outcomes", "Failures of reward parts in the batch by cause: `timeout`, "
+                       "`crash`, `out_of_memory`, `invalid` (no number was returned) or `exception`; only causes that "
+                       "occurred.", "Not there.", "`timeout`: raise `reward.seconds` or mend the checker; "
+                       "`out_of_memory`: raise `reward.memory_gb`; the others: read an example in the rollouts.",
+                       "rethink.rewards"),
             MetricInfo("reward/abstained", "share", "Share of rollouts for which a reward part abstained, e.g. since "
                        "the "
                        "gold answer cannot be read.", "Near 0.", "Check the gold answers and `answer_format` of the "
@@ -201,7 +204,8 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
             MetricInfo("time/rollout", "s", "Generating the rollouts.", "The largest phase.",
                        "See `rollout/tokens_per_s`; the longest completion decides, so look at `rollout/length_max`.",
                        _TRAIN),
-            MetricInfo("time/reward", "s", "Scoring the rollouts.", "A small share of the step.",
+            MetricInfo("time/reward", "s", "Waiting for rewards after the last rollout has ended; most are computed "
+                       "while rollouts are sampled.", "Near 0.",
                        "A slow checker: look for time-outs in `reward_parts`.", _TRAIN),
             MetricInfo("time/train", "s", "Forward and backward passes.", "Grows with the tokens of the batch.",
                        "Larger `optimizer.micro_batch_tokens` may help where memory allows.", _TRAIN),
@@ -226,11 +230,15 @@ GLOSSARY: dict[str, MetricInfo] = {info.name: info for _, _, infos in SECTIONS f
 
 
 def describe(name: str) -> MetricInfo:
-    """The entry of a metric; `reward/anything` is described as a reward part. Raises `KeyError` for an unknown name."""
+    """The entry of a metric; `reward/anything` and `failure/anything` have a common one.
+
+    Raises `KeyError` for an unknown name.
+    """
     if name in GLOSSARY:
         return GLOSSARY[name]
-    if name.startswith("reward/") and len(name) > len("reward/"):
-        return replace(GLOSSARY["reward/<part>"], name=name)
+    for prefix, entry in (("reward/", "reward/<part>"), ("failure/", "failure/<cause>")):
+        if name.startswith(prefix) and len(name) > len(prefix):
+            return replace(GLOSSARY[entry], name=name)
     raise KeyError(name)
 
 

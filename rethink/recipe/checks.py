@@ -12,13 +12,27 @@ from collections.abc import Iterator
 from rethink.errors import RecipeError
 from rethink.recipe.schema import ModelShape, PromptSection, Recipe, TaskSource
 
-BUILT_IN_PARTS = ("accuracy", "format")
-"""Reward parts that need no `function`."""
+BUILT_IN_PARTS = (
+    "accuracy",
+    "code",
+    "cosine",
+    "format",
+    "format-soft",
+    "gym",
+    "judge",
+    "language",
+    "math",
+    "number",
+    "overlong",
+    "repetition",
+    "steps",
+)
+"""Reward parts that need no `function`; `rethink/rewards/builtin.py` makes them."""
 RESERVED_PARTS = ("mean", "std", "failed", "abstained")
 """Names that the metrics `reward/<name>` already use."""
 
 _PART_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_FUNCTION = re.compile(r"([A-Za-z_]\w*(\.[A-Za-z_]\w*)*|[^:]+\.py):[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -135,13 +149,16 @@ def _rewards(recipe: Recipe) -> Iterator[str]:
                 f"{key}.name` is `{part.name}`; a name begins with a letter, holds letters, digits, `_` and `-`, and "
                 f"is none of {_listed(RESERVED_PARTS)}, which are metrics. Choose another."
             )
-        elif part.function is None and part.name not in BUILT_IN_PARTS:
-            near = difflib.get_close_matches(part.name, BUILT_IN_PARTS, n=1)
+        elif part.function is None and (part.builtin or part.name) not in BUILT_IN_PARTS:
+            field, name = ("builtin", part.builtin) if part.builtin else ("name", part.name)
+            near = difflib.get_close_matches(name, BUILT_IN_PARTS, n=1)
             hint = f"Did you mean `{near[0]}`? " if near else ""
             yield (
-                f"{key}.name` is `{part.name}`, which is not built in. {hint}Use {_listed(BUILT_IN_PARTS, 'or')}, or "
+                f"{key}.{field}` is `{name}`, which is not built in. {hint}Use {_listed(BUILT_IN_PARTS, 'or')}, or "
                 f"name your function with {key}.function=module:function`."
             )
+        if part.function is not None and part.builtin is not None:
+            yield f"{key}` names both `function` and `builtin`; a part is one of them. Remove the other."
         if part.function is not None and not _FUNCTION.fullmatch(part.function):
             yield f"{key}.function` is `{part.function}`; write it as `module:function`, such as `my_rewards:brevity`."
 

@@ -21,6 +21,9 @@ FREE = (
     "evaluation.every",
     "checkpoint",
     "trackers",
+    "reward.seconds",
+    "reward.memory_gb",
+    "reward.workers",
     "model.shape",
     "model.trust_remote_code",
 )

@@ -190,7 +190,9 @@ class RewardPart(Section):
     """One named, weighted part of the reward."""
 
     name: str
-    """`accuracy`, `format`, or a name of your own together with `function`."""
+    """What the metrics call it: the name of a built-in part, or a name of your own with `builtin` or `function`."""
+    builtin: str | None = None
+    """The built-in part it is, where `name` is another: two `repetition` parts with different options, say."""
     weight: float = 1.0
     """Factor in the sum; 0 records the score without using it."""
     function: str | None = None
@@ -204,8 +206,14 @@ class RewardSection(Section):
 
     parts: tuple[RewardPart, ...] = (RewardPart(name="accuracy"), RewardPart(name="format"))
     """The rubric. The default is the paper's: accuracy and format of equal weight."""
-    answer: Literal["answer-tag", "boxed", "last-number", "text"] = "answer-tag"
-    """Where the answer of a completion is found."""
+    answer: Literal["auto", "answer-tag", "boxed", "hash", "last-number", "text"] = "answer-tag"
+    """Where the answer of a completion is found; `docs/rewards.md` says what each rule does."""
+    seconds: float = Field(default=5.0, gt=0)
+    """Time that a checker may take on one completion before it is killed."""
+    memory_gb: float = Field(default=1.0, gt=0)
+    """Memory (GiB) that a reward worker may use."""
+    workers: int | None = Field(default=None, gt=0)
+    """Reward workers that compute at once; None: the cores. Stuck ones do not count."""
     max_failure_share: float = Field(default=0.5, ge=0, le=1)
     """Stop the run when more than this share of a batch's rewards failed (abstentions do not count)."""
 

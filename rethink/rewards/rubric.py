@@ -1,60 +1,108 @@
-"""The reward of a rollout: a weighted sum of named parts, each a rule. No part is a model; each outcome is recorded.
+"""The reward of a rollout: a weighted sum of named parts; each outcome is recorded.
 
 DeepSeek-R1 (arXiv 2501.12948, 2.2.2): accuracy and format, of equal weight.
+
+    completion ─► Scoring.add ─► each part: here, in a worker, or in a thread ─► Scoring.results, in order
+
+Completions are added as they finish, so that checking overlaps generation.
 """
 
 from __future__ import annotations
 
-import math
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
 
-from rethink.errors import RecipeError, RewardFailure
-from rethink.model.chat import parse_completion
-from rethink.recipe.schema import Recipe, RewardPart
-from rethink.rewards.extract import AnswerRule, extract_answer
+from rethink.errors import RewardFailure
+from rethink.recipe.schema import Recipe
+from rethink.rewards.outcome import SHOWN
+from rethink.rewards.parts import Item, Part, RubricSpec, build_part, score_items
+from rethink.rewards.pool import Outcomes, RewardPool
 from rethink.tasks.mix import TaskMix
-from rethink.tasks.plugins import load_function
 from rethink.types import Completion, Problem, Prompt, RewardOutcome, Rollout
 
-PartFunction = Callable[[Problem, Prompt, Completion], float | None]
-"""A score, or None to abstain. May raise: that is a failure of the part, recorded and counted."""
-
-SHOWN = 300
-"""Characters of an example in an error."""
+THREADS = 16
+"""Calls of `thread` parts at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One part, ready to score."""
+@dataclass(slots=True)
+class Limits:
+    """What a call of a part may take."""
 
-    name: str
-    weight: float
-    function: PartFunction
+    seconds: float = 5.0
+    memory_bytes: int = 1 << 30
+    places: int | None = None
+    """Workers that compute at once; None: the cores this process may use."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rubric:
-    """Scores completions."""
+    """Scores completions. Workers are started when the first part needs them, or by `start`."""
 
+    spec: RubricSpec
     parts: tuple[Part, ...]
     max_failure_share: float
+    limits: Limits = field(default_factory=Limits)
+    _pool: RewardPool | None = None
+    _threads: ThreadPoolExecutor | None = None
+
+    def start(self) -> None:
+        """Start the workers, where a part needs them: they load while the run does something else."""
+        needed = [i for i, part in enumerate(self.parts) if part.place == "worker"]
+        if needed and self._pool is None:
+            limits = self.limits
+            self._pool = RewardPool(
+                self.spec, needed, seconds=limits.seconds, memory_bytes=limits.memory_bytes, places=limits.places
+            )
+
+    def close(self) -> None:
+        """End the workers and threads."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._threads = None
+
+    def scoring(self, problems: Sequence[Problem], prompts: Sequence[Prompt], group_size: int) -> Scoring:
+        """Begin to score the completions of some prompts, `group_size` of each."""
+        return Scoring(self, problems, prompts, group_size)
 
     def score(
         self, problem: Problem, prompt: Prompt, completion: Completion
     ) -> tuple[dict[str, RewardOutcome], float | None]:
-        """Outcome of every part, and the reward: the weighted sum of the scores.
+        """Outcome of every part on one completion, and the reward: see `total`."""
+        scoring = self.scoring([problem], [prompt], 1)
+        scoring.add(0, 0, completion)
+        return scoring.results()[0][0]
 
-        A part that abstains or fails adds nothing. The reward is None where no part with a weight gave a score.
+    def total(self, outcomes: dict[str, RewardOutcome]) -> float | None:
+        """The weighted sum of the scores.
+
+        A part that abstains or fails adds nothing. None where no part with a weight gave a score.
         """
-        outcomes = {part.name: _outcome(part, problem, prompt, completion) for part in self.parts}
         terms = [
             part.weight * score
             for part in self.parts
             if part.weight != 0 and (score := outcomes[part.name].score) is not None
         ]
-        return outcomes, sum(terms) if terms else None
+        return sum(terms) if terms else None
+
+    def submit(self, index: int, items: Sequence[Item]) -> Future[Outcomes] | Outcomes:
+        """Have a part score completions of one prompt, where it belongs."""
+        part = self.parts[index]
+        if part.place == "worker":
+            self.start()
+            assert self._pool is not None
+            return self._pool.submit(index, items)
+        if part.place == "thread":
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="rewards")
+            return self._threads.submit(score_items, part, items)
+        return score_items(part, items)
 
     def check_failures(self, rollouts: Sequence[Rollout]) -> None:
         """Stop a run whose rewards do not work.
@@ -75,18 +123,68 @@ class Rubric:
                 )
 
 
-def _outcome(part: Part, problem: Problem, prompt: Prompt, completion: Completion) -> RewardOutcome:
+class Scoring:
+    """Completions that are being scored: `add` each as it ends, then ask for the `results`."""
+
+    def __init__(self, rubric: Rubric, problems: Sequence[Problem], prompts: Sequence[Prompt], group_size: int):
+        self._rubric = rubric
+        self._items: list[list[Item | None]] = [[None] * group_size for _ in prompts]
+        self._of = list(zip(problems, prompts, strict=True))
+        self._said: dict[tuple[int, int, int | None], Future[Outcomes] | Outcomes] = {}
+
+    def add(self, request: int, sample: int, completion: Completion) -> None:
+        """A completion has ended; usable as an engine's `on_finish`."""
+        if self._items[request][sample] is not None:
+            return
+        item = (*self._of[request], completion)
+        group = self._items[request]
+        group[sample] = item
+        whole = [item for item in group if item is not None]
+        for index, part in enumerate(self._rubric.parts):
+            if part.batch is None:
+                self._said[index, request, sample] = self._rubric.submit(index, [item])
+            elif len(whole) == len(group):
+                self._said[index, request, None] = self._rubric.submit(index, whole)
+
+    def results(
+        self, completions: Sequence[Sequence[Completion]] | None = None
+    ) -> list[list[tuple[dict[str, RewardOutcome], float | None]]]:
+        """Outcomes and reward of every completion, by request and sample; waits for those that are not there yet.
+
+        Args:
+            completions: what the engine returned; those that it had not announced are added now.
+        """
+        for request, samples in enumerate(completions or ()):
+            for sample, completion in enumerate(samples):
+                self.add(request, sample, completion)
+        return [
+            [self._result(request, sample) for sample in range(len(group))] for request, group in enumerate(self._items)
+        ]
+
+    def _result(self, request: int, sample: int) -> tuple[dict[str, RewardOutcome], float | None]:
+        outcomes = {}
+        for index, part in enumerate(self._rubric.parts):
+            alone = part.batch is None
+            said = self._said[index, request, sample if alone else None]
+            found = said.result() if isinstance(said, Future) else said
+            outcomes[part.name] = found[0 if alone else sample]
+        return outcomes, self._rubric.total(outcomes)
+
+
+@contextlib.contextmanager
+def closing(rubric: Rubric) -> Iterator[Rubric]:
+    """The rubric with its workers started; they end with the block, however it ends."""
     try:
-        value = part.function(problem, prompt, completion)
-        if value is None:
-            return RewardOutcome(None)
-        score = float(value)
-    except TimeoutError as error:
-        return RewardOutcome(None, f"timeout: {error}"[:SHOWN])
-    # A checker may end anyhow on hostile text (also by RecursionError or MemoryError); Ctrl-C is not an Exception.
-    except Exception as error:
-        return RewardOutcome(None, f"exception: {type(error).__name__}: {error}"[:SHOWN])
-    return RewardOutcome(score) if math.isfinite(score) else RewardOutcome(None, f"not finite: {score}")
+        rubric.start()
+        yield rubric
+    finally:
+        rubric.close()
+
+
+def rubric_spec(recipe: Recipe, mix: TaskMix) -> dict[str, Any]:
+    """The rubric of a recipe as plain values."""
+    parts = [part.model_dump(mode="json") for part in recipe.reward.parts]
+    return {"answer": recipe.reward.answer, "judges": mix.judges(), "parts": parts}
 
 
 def build_rubric(recipe: Recipe, mix: TaskMix) -> Rubric:
@@ -97,52 +195,9 @@ def build_rubric(recipe: Recipe, mix: TaskMix) -> Rubric:
         mix: whose checkers judge accuracy.
 
     Raises:
-        RecipeError: a part's function cannot be found, or a built-in part is given options.
+        RecipeError: a part's function cannot be found or called, or a built-in part is given options it does not take.
     """
-    parts = [
-        Part(part.name, part.weight, _function(part, f"reward.parts.{i}", recipe.reward.answer, mix))
-        for i, part in enumerate(recipe.reward.parts)
-    ]
-    return Rubric(tuple(parts), recipe.reward.max_failure_share)
-
-
-def _function(part: RewardPart, field: str, rule: AnswerRule, mix: TaskMix) -> PartFunction:
-    if part.function is not None:
-        return _own(part, field)
-    built_in: Mapping[str, PartFunction] = {"accuracy": accuracy(mix, rule), "format": format_reward}
-    if part.params:
-        raise RecipeError(
-            f"{field}.params: the part `{part.name}` takes no options, but {sorted(part.params)} are given"
-        )
-    return built_in[part.name]  # the recipe was refused if there is no such part
-
-
-def _own(part: RewardPart, field: str) -> PartFunction:
-    function = load_function(str(part.function), f"{field}.function", RecipeError)
-
-    def score(problem: Problem, prompt: Prompt, completion: Completion) -> float | None:
-        value: float | None = function(problem, prompt.prefill + completion.text, **part.params)
-        return value
-
-    return score
-
-
-def accuracy(mix: TaskMix, rule: AnswerRule) -> PartFunction:
-    """What the task's checker says of the answer; 0 for a completion that gives none."""
-
-    def score(problem: Problem, prompt: Prompt, completion: Completion) -> float | None:
-        answer = extract_answer(completion.text, prompt.prefill, rule)
-        # A problem whose gold cannot be read abstains whatever the completion says, so it is asked with a dummy.
-        if answer is None:
-            return None if problem.answer is None and mix.score(problem, "0") is None else 0.0
-        return mix.score(problem, answer)
-
-    return score
-
-
-def format_reward(problem: Problem, prompt: Prompt, completion: Completion) -> float:
-    """1 for one `<think>…</think>` and then one `<answer>…</answer>`, each tag once, with only white space around them.
-
-    A completion that was cut at the token limit cannot be well formed unless it had just ended.
-    """
-    return float(parse_completion(completion.text, prompt.prefill).well_formed)
+    spec, section = rubric_spec(recipe, mix), recipe.reward
+    parts = tuple(build_part(spec, index) for index in range(len(section.parts)))
+    limits = Limits(section.seconds, int(section.memory_gb * 2**30), section.workers)
+    return Rubric(spec, parts, section.max_failure_share, limits)

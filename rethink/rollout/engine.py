@@ -17,6 +17,8 @@ class RolloutEngine(Protocol):
 
     context: int
     """Longest sequence (prompt and completion) it takes."""
+    exact_logprobs: bool
+    """Whether the log-probabilities it reports equal the trainer's to the bit, so that no second pass is needed."""
 
     def generate(
         self, requests: Sequence[GenerationRequest], on_finish: OnFinish | None = None

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from rethink.kernels.elementwise import rms_norm, swiglu_inference
@@ -38,7 +37,7 @@ def hidden_rows(
     caches: Sequence[PagedCache],
     wanted: Tensor | None = None,
 ) -> Tensor:
-    """Final hidden states [T, E] of the rows (or of those at the indices `wanted`); their keys and values are cached."""
+    """Final hidden states [T, E] of the rows, or of those at the indices `wanted`; keys and values go to the cache."""
     epsilon = model.config.rms_norm_eps
     cos, sin = model.rope(positions_T)
     x = embed(tokens_T, model.embedding, model.accurate)

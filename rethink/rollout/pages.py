@@ -1,8 +1,8 @@
 """Memory for keys and values of a generation: a budget of pages, who holds them, and prompts that begin alike.
 
-A prompt's whole pages are shared by its samples, and with every prompt that begins with the same tokens. The page in which
-a prompt ends is copied for each sample, since each goes on in it differently. A sample reserves the pages that its longest
-completion would need before it starts, so that no sample is ever put off half-way.
+A prompt's whole pages are shared by its samples, and with every prompt that begins with the same tokens. The page in
+which a prompt ends is copied for each sample, since each goes on in it differently. A sample reserves the pages that
+its longest completion would need before it starts, so that no sample is ever put off half-way.
 """
 
 from __future__ import annotations

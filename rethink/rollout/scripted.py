@@ -58,6 +58,7 @@ class ScriptedEngine:
         self._encode = encode
         self._end_token = end_token
         self.context = context
+        self.exact_logprobs = False
         self.requests: list[GenerationRequest] = []
         """Everything that was asked, in order."""
         self.updates = 0

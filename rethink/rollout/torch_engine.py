@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rethink.kernels.native import ops
 from rethink.kernels.paged import PAGE, PagedCache, cache_rows, copy_page, new_cache
 from rethink.kernels.trace import traced
 from rethink.model.decoder import Decoder
@@ -79,6 +80,7 @@ class TorchEngine:
         self.context = model.config.max_position_embeddings
         if model.config.sliding_window is not None:
             self.context = min(self.context, model.config.sliding_window)
+        self.exact_logprobs = has_exact_kernels(model)
         self._decode = decode
         self._budget = kv_budget_bytes
         self._max_concurrent = max_concurrent
@@ -99,6 +101,11 @@ class TorchEngine:
         with torch.inference_mode():
             plan = plan_pool(requests, self.model.config, self.model.dtype, self._budget, self._max_concurrent)
             return _Generation(self, PackedWeights(self.model), requests, plan, on_finish).run()
+
+
+def has_exact_kernels(model: Decoder) -> bool:
+    """Whether every operation has a native kernel whose rows do not depend on each other."""
+    return ops.has_products(model.embedding) and model.config.head_dim % PAGE == 0
 
 
 def _new_caches(model: Decoder, pages: int) -> list[PagedCache]:

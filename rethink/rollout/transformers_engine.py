@@ -54,6 +54,7 @@ class TransformersEngine:
     ):
         self.model = model
         self.context = model.context
+        self.exact_logprobs = False
         self._decode = decode
         self._max_concurrent = max_concurrent or DEFAULT_CONCURRENT
 

@@ -1,4 +1,4 @@
-"""The cache of what was made once (converted models, compiled kernels): each entry is a folder that is either whole or not there."""
+"""The cache of what is made once (converted models, compiled kernels): a folder each, either whole or not there."""
 
 from __future__ import annotations
 

@@ -169,6 +169,14 @@ def count_rows(path: Path) -> int:
         return int(pq.read_metadata(path).num_rows)
 
 
+def column_names(path: Path) -> list[str]:
+    """Names of the columns, from the file's footer alone."""
+    import pyarrow.parquet as pq
+
+    with _reading(path):
+        return list(pq.read_schema(path).names)
+
+
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write dictionaries as a Parquet file, atomically. Values that are mappings become JSON text.
 

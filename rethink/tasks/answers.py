@@ -24,7 +24,7 @@ def read_gold(value: object, how: GoldFormat) -> str | None:
     text = str(value)
     if how == "gsm8k" or (how == "auto" and "####" in text):
         _, mark, tail = text.rpartition("####")
-        answer = _DIGIT_COMMA.sub("", tail.strip()) if mark else ""
+        answer = _DIGIT_COMMA.sub("", tail.strip(" \t\r\n:#")) if mark else ""
     elif how == "boxed" or (how == "auto" and any(box in text for box in _BOXES)):
         answer = (last_boxed(text) or "").strip()
     else:
@@ -40,8 +40,12 @@ def last_boxed(text: str) -> str | None:
     """
     # Boxes are tried from the last backwards; each scan ends where the next box tried before it began.
     end = len(text)
+    places = dict.fromkeys(_BOXES, end)
     while end > 0:
-        start = max(text.rfind(box, 0, end) for box in _BOXES)
+        for box, place in places.items():
+            if place >= end:  # a spelling that stands further ahead is not looked for again
+                places[box] = text.rfind(box, 0, end)
+        start = max(places.values())
         if start < 0:
             return None
         after = start + (6 if text.startswith(_BOXES[0], start) else 5)
@@ -49,6 +53,49 @@ def last_boxed(text: str) -> str | None:
         if content is not None:
             return content
         end = start
+    return None
+
+
+_BETWEEN_BOXES = re.compile(
+    r"(?:[\s,;.$~]|\\\\|\\[,;:! ()\[\]]|\\q?quad|\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b){1,60}"
+)
+MAX_BOXES = 12
+"""Boxes in a row that are read as one list."""
+
+
+def boxed_list(text: str) -> tuple[int, str] | None:
+    r"""Where the last box begins and what it holds; None without one.
+
+    Boxes with nothing but "and", commas and space between them are one list: `\\boxed{1} and \\boxed{2}` -> `1, 2`.
+    """
+    found: list[str] = []
+    end, first = len(text), -1
+    while len(found) < MAX_BOXES:
+        place = _last_box(text, end)
+        if place is None:
+            break
+        start, stop, content = place
+        if found and not _BETWEEN_BOXES.fullmatch(text, stop, end):
+            break
+        found.insert(0, content)
+        first = max(first, start)
+        end = start
+    return (first, ", ".join(found)) if found else None
+
+
+def _last_box(text: str, end: int) -> tuple[int, int, str] | None:
+    """(start, end, content) of the last whole box before `end`."""
+    limit = end
+    while limit > 0:
+        start = max(text.rfind(box, 0, limit) for box in _BOXES)
+        if start < 0:
+            return None
+        after = start + (6 if text.startswith(_BOXES[0], start) else 5)
+        content = _braced(text, after, end)
+        if content is not None:
+            stop = text.index(content, after) + len(content)
+            return start, stop + (text[stop : stop + 1] == "}"), content
+        end = limit = start  # a box that does not close: what stands before it is searched, and nothing twice
     return None
 
 

@@ -18,6 +18,12 @@ INDICES = 2**31 - 1
 """Problems are drawn from so many; a task that has fewer says so by an IndexError."""
 REMEMBERED = 4096
 """Problems whose entries are kept for their checker; older ones are made again."""
+SOLUTIONS = {
+    "graph_color": "possible_answer",
+    "propositional_logic": "example_answer",
+    "rubiks_cube": "example_correct_answer",
+}
+"""Tasks with many right answers and no gold one: the metadata's key of one that is right."""
 ATTEMPTS = 2000
 """Draws without a usable question after which a task's domain counts as exhausted."""
 
@@ -37,6 +43,7 @@ class GymSource:
     """
 
     separate = False
+    judge: Mapping[str, Any] = {"kind": "reasoning-gym"}
 
     def __init__(self, name: str, source: TaskSource, seed: int):
         self.name = name
@@ -108,6 +115,9 @@ class GymSource:
 
     def _problem(self, name: str, stage: int, index: int, entry: Mapping[str, Any]) -> Problem:
         answer = entry["answer"]
+        if answer is None and self._task in SOLUTIONS:
+            known = entry["metadata"][SOLUTIONS[self._task]]
+            answer = known if isinstance(known, str) else json.dumps(known)
         metadata = {"task": self._task, "stage": stage, "index": index, "params": self._stages[stage][0]}
         return Problem(name, self.name, str(entry["question"]), None if answer is None else str(answer), metadata)
 

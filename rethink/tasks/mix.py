@@ -12,6 +12,7 @@ from itertools import accumulate
 from rethink.errors import TaskError
 from rethink.recipe.schema import Recipe, TaskSource
 from rethink.tasks.gym import GymSource
+from rethink.tasks.judging import JudgeSpec
 from rethink.tasks.rows import RowSource, hub_source, jsonl_source, python_source
 from rethink.tasks.source import KeepsKey, Source, draw
 from rethink.tasks.split import Split, split_of
@@ -99,6 +100,10 @@ class TaskMix:
     def score(self, problem: Problem, answer: str) -> float | None:
         """What the checker of the problem's source says of an answer; None where it cannot judge. May raise."""
         return self._by_name[problem.task].score(problem, answer)
+
+    def judges(self) -> dict[str, JudgeSpec]:
+        """How each source's answers are judged, by its name: for processes without the problems."""
+        return {source.name: source.judge for source in self._sources}
 
     def gold_check(self, problems: Sequence[Problem]) -> None:
         """Refuse to train where the checker does not give a gold answer full marks.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -14,23 +16,26 @@ from rethink.errors import UsageError
 
 
 def load_function(reference: str, field: str, error: type[UsageError]) -> Callable[..., Any]:
-    """Import the function that `module:function` names; modules of the current directory are found too.
+    """Import the function that `module:function` or `path/to/file.py:function` names.
+
+    Modules of the current directory are found too; a path is relative to it.
 
     Args:
-        reference: `package.module:function`.
+        reference: `package.module:function`, or a file and a function.
         field: the recipe's field, for messages.
         error: class of the errors raised.
 
     Raises:
         UsageError: of the class `error`: not of that form, no such module, the module fails, or no such function.
     """
-    module_name, colon, name = reference.partition(":")
+    module_name, colon, name = reference.rpartition(":")
     if not colon or not module_name or not name:
         raise error(
-            f"{field} is {reference!r}, which does not name a function; write it as package.module:function, "
-            "for example my_project.tasks:load"
+            f"{field} is {reference!r}, which does not name a function; write it as package.module:function or "
+            "path/to/file.py:function, for example my_project.tasks:load"
         )
-    module = _import(module_name, reference, field, error)
+    load = _import_file if module_name.endswith(".py") else _import
+    module = load(module_name, reference, field, error)
     found = module
     for attribute in name.split("."):
         if not hasattr(found, attribute):
@@ -69,6 +74,36 @@ def _import(module_name: str, reference: str, field: str, error: type[UsageError
             f"{field} names {reference!r}; importing {module_name} raised {type(failed).__name__}: {failed}"
             f"{where_raised(failed)}; mend the module so that `python -c 'import {module_name}'` works"
         ) from failed
+
+
+def _import_file(path: str, reference: str, field: str, error: type[UsageError]) -> Any:
+    """The module of a file, under a name of its own: loaded once, whatever else is called like it."""
+    where = os.path.realpath(path)
+    name = f"rethink_file_{hashlib.blake2b(where.encode(), digest_size=8).hexdigest()}"
+    if name in sys.modules:
+        return sys.modules[name]
+    if not os.path.isfile(where):
+        raise error(f"{field} names {reference!r}, but there is no file {path!r} in {os.getcwd()}; correct the path")
+    spec = importlib.util.spec_from_file_location(name, where)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as failed:
+        del sys.modules[name]
+        raise error(
+            f"{field} names {reference!r}; loading {path} raised {type(failed).__name__}: {failed}"
+            f"{where_raised(failed)}; mend the file so that `python {path}` works"
+        ) from failed
+    return module
+
+
+def where_defined(function: Callable[..., Any]) -> str:
+    """` (file.py:12)`, where a function begins; empty where that is not known."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f" ({os.path.basename(code.co_filename)}:{code.co_firstlineno})" if code is not None else ""
 
 
 def where_raised(failed: BaseException) -> str:

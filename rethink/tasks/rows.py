@@ -14,7 +14,8 @@ from typing import Any
 from rethink.errors import TaskError
 from rethink.recipe.schema import TaskSource
 from rethink.tasks.answers import read_gold
-from rethink.tasks.checkers import Checker, choose_checker
+from rethink.tasks.checkers import choose_checker
+from rethink.tasks.judging import JudgeSpec, make_judge
 from rethink.tasks.plugins import load_function, where_raised
 from rethink.tasks.source import KeepsKey, draw
 from rethink.tasks.split import question_key
@@ -41,10 +42,14 @@ class RowSource:
         held_out: rows of a separate held-out file or split.
         checker: compares an answer with the gold.
         seed: of the run: decides the order of training.
+        judge: what `checker` is, as plain values.
     """
 
-    def __init__(self, name: str, train: list[Row], held_out: list[Row] | None, checker: Scorer, seed: int):
+    def __init__(
+        self, name: str, train: list[Row], held_out: list[Row] | None, checker: Scorer, seed: int, judge: JudgeSpec
+    ):
         self.name = name
+        self.judge = judge
         self.separate = held_out is not None
         self._rows = train
         self._held_out = held_out
@@ -161,13 +166,12 @@ def _source(
     for rows, what in ((train, source.name), (held_out, f"{source.name} ({source.held_out})")):
         if rows is not None and not rows:
             raise TaskError(f"`{what}` holds no problems; give a file or split with at least one")
-    if own is None or source.checker not in ("auto", "task"):
-        checker: Checker = choose_checker(source, [row.answer for row in train])
-
-        def own(problem: Problem, answer: str) -> float | None:
-            return checker(answer, problem.answer)
-
-    return RowSource(name, train, held_out, own, seed)
+    if own is not None and source.checker in ("auto", "task"):
+        judge: JudgeSpec = {"kind": "python", "function": source.name, "params": dict(source.params)}
+        return RowSource(name, train, held_out, own, seed, judge)
+    kind = choose_checker(source, [row.answer for row in train])
+    judge = {"kind": kind}
+    return RowSource(name, train, held_out, make_judge(judge), seed, judge)
 
 
 def _read_jsonl(path: Path, source: TaskSource) -> list[Row]:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from rethink.tasks.judging import JudgeSpec
 from rethink.types import Problem
 
 KeepsKey = Callable[[int], bool]
@@ -19,6 +20,9 @@ class Source(Protocol):
     """Unique within the run; `Problem.task`."""
     separate: bool
     """Whether held-out problems come from a file or split of their own."""
+
+    judge: JudgeSpec
+    """What judges its answers, as plain values."""
 
     def separate_keys(self) -> tuple[set[int], set[int]]:
         """Question keys of the training and of the held-out file, where `separate`."""

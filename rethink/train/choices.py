@@ -8,6 +8,7 @@ import torch
 
 from rethink.errors import RecipeError, RunFolderError
 from rethink.kernels.machine import choose_dtype, free_memory, measure_gemm, tune_allocator, usable_threads
+from rethink.kernels.native import library as kernels
 from rethink.model.config import DecoderConfig
 from rethink.recipe.schema import Recipe
 from rethink.rollout.pages import default_budget
@@ -36,6 +37,7 @@ def make_choices(recipe: Recipe, config: DecoderConfig | None) -> dict[str, Any]
         "threads": threads,
         "device": device,
         "dtype": dtype,
+        "kernels": kernels.status().level,
         "kv_budget_bytes": int(budget * 2**30) if budget else default_budget(device),
         "micro_batch_tokens": recipe.optimizer.micro_batch_tokens or _micro_batch(config, dtype, free_memory(device)),
     }

@@ -18,7 +18,7 @@ from rethink.kernels.trace import span, traced
 from rethink.model.chat import PromptRenderer
 from rethink.recipe.schema import Recipe
 from rethink.rewards.rubric import Rubric
-from rethink.rollout.engine import RolloutEngine
+from rethink.rollout.engine import OnFinish, RolloutEngine
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.mix import TaskMix
 from rethink.types import GenerationRequest, Rollout, SamplingParams
@@ -76,13 +76,15 @@ def collect(recipe: Recipe, sources: Sources, folder: RunFolder, index: int, ste
         GenerationRequest(prompt.token_ids, tuple(sample_seed(recipe.seed, index, p, g) for g in group), params)
         for p, prompt in enumerate(prompts)
     ]
-    completions = run_engine(sources.engine, requests)
+    scoring = sources.rubric.scoring(problems, prompts, len(group))
+    completions = run_engine(sources.engine, requests, scoring.add)  # rewards begin as rollouts finish
     generated = time.perf_counter()
     rollouts = []
     with span("rewards"):
-        for problem, prompt, samples in zip(problems, prompts, completions, strict=True):
-            for completion in samples:
-                outcomes, reward = sources.rubric.score(problem, prompt, completion)
+        for problem, prompt, samples, scored_ones in zip(
+            problems, prompts, completions, scoring.results(completions), strict=True
+        ):
+            for completion, (outcomes, reward) in zip(samples, scored_ones, strict=True):
                 rollouts.append(Rollout(problem, prompt, completion, outcomes, reward))
         sources.rubric.check_failures(rollouts)
         rollouts = _with_advantages(recipe, rollouts)
@@ -100,10 +102,10 @@ def sampling_params(recipe: Recipe, sources: Sources, step: int) -> SamplingPara
 
 
 @traced("rollout")
-def run_engine(engine: RolloutEngine, requests: Sequence[GenerationRequest]):  # type: ignore[no-untyped-def]
+def run_engine(engine: RolloutEngine, requests: Sequence[GenerationRequest], on_finish: OnFinish):  # type: ignore[no-untyped-def]
     """Generate; whatever breaks inside an engine becomes an EngineFailure that says what was asked of it."""
     try:
-        return engine.generate(requests)
+        return engine.generate(requests, on_finish)
     except (RethinkError, KeyboardInterrupt):
         raise
     except Exception as error:

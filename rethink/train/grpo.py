@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from rethink.eval.heldout import evaluate
@@ -97,13 +98,12 @@ def one_step(run: GRPO) -> dict[str, float]:
     row |= batch_metrics(run.batch, recipe, sampled_now=position == 0)
 
     # Old log-probabilities: the policy's own before its first update on this batch. With one update a batch the
-    # current ones are the old ones, and no extra pass is needed.
+    # current ones are the old ones; and an engine whose numbers are the trainer's to the bit has them already.
     run.progress.phase("train")
     return_free_memory()
     started = time.perf_counter()
     if recipe.steps_per_batch > 1 and position == 0:
-        by_id = compute_logprobs(run.model, run.batch.groups, recipe.rollout.temperature, run.micro_batch_tokens)
-        run.old_logprobs = [by_id[id(r)] for r in run.batch.rollouts]
+        run.old_logprobs = old_logprobs(run, run.batch)
     old = None
     if run.old_logprobs is not None:
         old = {id(r): logprobs for r, logprobs in zip(run.batch.rollouts, run.old_logprobs, strict=True)}
@@ -130,6 +130,14 @@ def one_step(run: GRPO) -> dict[str, float]:
     state.step += 1
     state.tokens_trained += stats.input_tokens
     return row | {"tokens/total": state.tokens_total, "tokens/trained": state.tokens_trained}
+
+
+def old_logprobs(run: GRPO, batch: RolloutBatch) -> list[Tensor]:
+    """Log-probabilities of the batch's rollouts under the policy that sampled them, which is still the current one."""
+    if run.sources.engine.exact_logprobs:
+        return [torch.from_numpy(r.completion.logprobs).to(run.model.device) for r in batch.rollouts]
+    by_id = compute_logprobs(run.model, batch.groups, run.recipe.rollout.temperature, run.micro_batch_tokens)
+    return [by_id[id(r)] for r in batch.rollouts]
 
 
 def mini_batch(recipe: Recipe, batch_index: int, position: int) -> list[int]:

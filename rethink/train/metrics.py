@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 
 from rethink.eval.heldout import RIGHT
 from rethink.observe.reflection import reflection_rate
@@ -49,6 +50,8 @@ def _parts(rollouts: list[Rollout], names: list[str]) -> dict[str, float]:
                 row["rollout/accuracy"] = statistics.fmean(score >= RIGHT for score in scores)
             if name == "format":
                 row["rollout/format"] = statistics.fmean(scores)
+    causes = Counter(o.failure.partition(":")[0].replace(" ", "_") for o in outcomes if o.failure is not None)
+    row |= {f"failure/{cause}": count for cause, count in sorted(causes.items())}
     row["reward/failed"] = statistics.fmean(o.failure is not None for o in outcomes)
     row["reward/abstained"] = statistics.fmean(o.score is None and o.failure is None for o in outcomes)
     return row

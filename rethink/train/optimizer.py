@@ -17,7 +17,8 @@ class MasterAdamW:
     """AdamW (arXiv 1711.05101) whose state is fp32 whatever the model computes in.
 
     Gradients of every backward pass are added to fp32 buffers at once, so that accumulation over micro-batches loses
-    nothing: by the kernels themselves, which find the buffer on the weight (`main_grad`), or by a hook. Models in fp32 or fp64 are their own masters.
+    nothing: by the kernels themselves, which find the buffer on the weight (`main_grad`), or by a hook. Models in fp32
+    or fp64 are their own masters.
     Weight decay applies to matrices, not to norms and biases.
     """
 

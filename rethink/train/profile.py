@@ -110,7 +110,10 @@ def profile_recipe(recipe: Recipe, steps: int = 2, note: Callable[[str], None] =
             )
         with folder.lock():
             run = assemble(recipe, checkpoint, folder, make_progress("none"), None)
-            return _measured(run, timed, note)
+            try:
+                return _measured(run, timed, note)
+            finally:
+                run.sources.rubric.close()
 
 
 def _without_extras(recipe: Recipe, steps: int) -> Recipe:

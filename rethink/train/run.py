@@ -15,6 +15,7 @@ from typing import Any
 
 from rethink.errors import ModelError, RunFolderError, UsageError
 from rethink.kernels.machine import peak_rss_mb
+from rethink.kernels.native import library as kernels
 from rethink.model.build import build_model
 from rethink.model.chat import PromptRenderer
 from rethink.model.export import save_hf_folder
@@ -89,6 +90,7 @@ def train(
             train_until_done(run, stop_requested)
         finally:
             run.trackers.close()
+            run.sources.rubric.close()
         finished = run.state.step >= recipe.steps
         summary = summarise(run, earlier + time.perf_counter() - started, finished)
         folder.write_summary(summary)
@@ -167,6 +169,7 @@ def assemble(
             "`auto`, which takes transformers (correct, but slower), or choose a model of the Llama, Qwen or Mistral "
             "family"
         )
+    rubric = build_rubric(recipe, mix)
     progress.phase("model")
     model = build_model(
         checkpoint,
@@ -190,6 +193,7 @@ def assemble(
             max_concurrent=recipe.rollout.max_concurrent,
         )
     check_against_context(recipe, engine.context)
+    note_kernels(recipe, folder, engine, progress)
     stops = tuple(sorted(checkpoint.tokenizer.end_of_turn_ids))
     renderer = PromptRenderer(checkpoint.tokenizer, recipe.prompt, engine.context - recipe.longest_completion)
     check_prompts(recipe, mix, renderer, held_out)
@@ -200,7 +204,7 @@ def assemble(
         model=model,
         reference=model.clone() if recipe.algorithm.beta > 0 else None,
         optimizer=optimizer,
-        sources=Sources(mix, renderer, engine, build_rubric(recipe, mix), stops),
+        sources=Sources(mix, renderer, engine, rubric, stops),
         held_out=held_out,
         progress=progress,
         micro_batch_tokens=int(choices["micro_batch_tokens"]),
@@ -215,6 +219,7 @@ def assemble(
         resumed_step=run.state.step,
         note=progress.note,
     )
+    rubric.start()  # its workers load while the first completions are sampled
     return run
 
 
@@ -228,6 +233,21 @@ def check_prompts(recipe: Recipe, mix: TaskMix, renderer: PromptRenderer, held_o
         renderer.render(problem)
     for problem in mix.long_rows(renderer.surely_fits):
         renderer.render(problem)
+
+
+def note_kernels(recipe: Recipe, folder: RunFolder, engine: RolloutEngine, progress: Progress) -> None:
+    """Say where the choice of kernels costs a pass, or makes a resumed run's last bits differ."""
+    begun, now = folder.choices.get("kernels"), kernels.status().level
+    if begun not in (None, now):
+        progress.note(
+            f"This run began with the {begun} kernels and goes on with the {now} ones: it will not be bit-identical to "
+            "an uninterrupted run."
+        )
+    if recipe.steps_per_batch > 1 and not engine.exact_logprobs:
+        progress.note(
+            "The engine's log-probabilities may differ from the trainer's in the last bits, so the old ones are "
+            "computed by another pass over each batch."
+        )
 
 
 def restore(run: GRPO) -> None:

@@ -127,7 +127,17 @@ def test_backward_in_blocks_of_queries_is_the_same(device: str, monkeypatch: pyt
 
 def nested() -> tuple[TreeLayout, Tensor]:
     """What three prompts share, what two of them share further, their rests and completions; and who sees whom."""
-    ends = [(19, 0, None), (5, 19, 0), (3, 24, 1), (9, 27, 2), (17, 27, 2), (1, 24, 1), (6, 25, 5), (8, 19, 0), (2, 27, 7)]
+    ends = [
+        (19, 0, None),
+        (5, 19, 0),
+        (3, 24, 1),
+        (9, 27, 2),
+        (17, 27, 2),
+        (1, 24, 1),
+        (6, 25, 5),
+        (8, 19, 0),
+        (2, 27, 7),
+    ]
     segments: list[Segment] = []
     start = 0
     for size, position, parent in ends:

@@ -1,4 +1,4 @@
-"""Native kernels against their torch references in fp64, and the promise that a row's values depend on the row alone."""
+"""Native kernels against their torch references in fp64, and the promise that a row depends on itself alone."""
 
 import os
 import subprocess
@@ -66,7 +66,10 @@ def test_products_of_any_shape(rows: int, inputs: int, outputs: int, seed: int) 
     forward, backward = ops.pack_weight(unaligned(w), True), ops.pack_weight(w.t().contiguous(), False)
     assert torch.equal(forward, backward)
     out = torch.empty(rows, outputs)
-    assert worst(ops.product(unaligned(x), forward, outputs, out, ops.OUT_FP32, residual=residual), exact + residual) < 1e-5
+    assert (
+        worst(ops.product(unaligned(x), forward, outputs, out, ops.OUT_FP32, residual=residual), exact + residual)
+        < 1e-5
+    )
     assert worst(ops.product(x.t().contiguous(), forward, outputs, out, ops.OUT_FP32, transposed=True), exact) < 1e-5
     assert worst(ops.product(x.float(), forward, outputs, out.fill_(1), ops.OUT_ADD), exact + 1) < 1e-5
     low = torch.empty(rows, outputs, dtype=torch.bfloat16)
@@ -282,7 +285,9 @@ def test_without_a_compiler_the_references_serve_and_one_line_says_so(tmp_path: 
 @needs_native
 def test_a_compiler_that_fails_is_named(tmp_path: Path) -> None:
     fake = tmp_path / "g++"
-    fake.write_text("#!/bin/sh\n[ \"$1\" = --version ] && echo broken 1.0 && exit 0\necho 'x.cpp:1: error: no' >&2; exit 1\n")
+    fake.write_text(
+        "#!/bin/sh\n[ \"$1\" = --version ] && echo broken 1.0 && exit 0\necho 'x.cpp:1: error: no' >&2; exit 1\n"
+    )
     fake.chmod(0o755)
     done = run_python(SAY, CXX=str(fake), RETHINK_CACHE=str(tmp_path / "cache"))
     assert done.stdout.startswith(f"reference | they could not be built or loaded with {fake}: x.cpp:1: error: no")
@@ -305,7 +310,9 @@ def test_fp32_kernels_for_avx2_pass_too() -> None:
 @needs_native
 def test_kernels_stay_within_their_memory(tmp_path: Path) -> None:
     """The same tests over a build with AddressSanitizer; its runtime must be loaded before anything else."""
-    sanitizer = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout.strip()
+    sanitizer = subprocess.run(
+        ["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     if not Path(sanitizer).is_absolute():
         pytest.skip("the compiler has no AddressSanitizer runtime")
     compiler = tmp_path / "asan-g++"

@@ -30,7 +30,9 @@ def rows_of(runs: list[tuple[int, int]], tables: list[list[int]]) -> CacheRows:
     starts = (lengths.cumsum() - lengths).astype(np.int32)
     width = max(len(t) for t in tables)
     filled = np.array([t + [0] * (width - len(t)) for t in tables], dtype=np.int32)
-    return cache_rows(starts, lengths, np.array([p for _, p in runs], dtype=np.int32), np.arange(len(runs), dtype=np.int32), filled)
+    return cache_rows(
+        starts, lengths, np.array([p for _, p in runs], dtype=np.int32), np.arange(len(runs), dtype=np.int32), filled
+    )
 
 
 def softmax_over(q_HD: Tensor, k_UKD: Tensor, v_UKD: Tensor) -> Tensor:
@@ -77,7 +79,9 @@ def test_pieces_of_any_length_equal_a_softmax_for_each_row(
         for i, part in zip(going, parts, strict=True):
             for t in range(part.start, part.stop):
                 wanted = softmax_over(q[i][t].double(), k[i][: t + 1].double(), v[i][: t + 1].double())
-                torch.testing.assert_close(out[at].double(), wanted, rtol=0, atol=tolerance * float(wanted.abs().max() + 1))
+                torch.testing.assert_close(
+                    out[at].double(), wanted, rtol=0, atol=tolerance * float(wanted.abs().max() + 1)
+                )
                 at += 1
             done[i] = part.stop
 
@@ -94,7 +98,9 @@ def test_a_copied_page_goes_on_by_itself(dtype: torch.dtype) -> None:
     second = attend_cached(q[8:], k[8:], v[8:], cache, rows_of([(1, 7)], [[2]]))
     other = [torch.cat((x[:7], x[8:])).double() for x in (k, v)]
     tolerance = 1e-12 if dtype == torch.float64 else 2e-2
-    torch.testing.assert_close(first[0].double(), softmax_over(q[7].double(), k[:8].double(), v[:8].double()), rtol=0, atol=tolerance)
+    torch.testing.assert_close(
+        first[0].double(), softmax_over(q[7].double(), k[:8].double(), v[:8].double()), rtol=0, atol=tolerance
+    )
     torch.testing.assert_close(second[0].double(), softmax_over(q[8].double(), *other), rtol=0, atol=tolerance)
 
 
@@ -107,4 +113,6 @@ def test_packed_product_equals_the_plain_one(dtype: torch.dtype, with_bias: bool
     for rows in (1, 3, 64, 130):
         x = torch.randn(rows, 48).to(dtype)
         wanted = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
-        torch.testing.assert_close(packed(x).double(), wanted, rtol=2**-8 if dtype == torch.bfloat16 else 1e-5, atol=1e-4)
+        torch.testing.assert_close(
+            packed(x).double(), wanted, rtol=2**-8 if dtype == torch.bfloat16 else 1e-5, atol=1e-4
+        )

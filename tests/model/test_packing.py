@@ -39,7 +39,9 @@ def test_what_prompts_begin_with_alike_stands_once() -> None:
     prompts = [[1, 2, 3, 4], [1, 2, 5], [1, 2], [9], [1, 2, 3, 4]]
     groups = [PackedGroup(ids, [[50 + i, 60 + i, 7]]) for i, ids in enumerate(prompts)]
     batch = pack(groups)
-    assert sorted(batch.tokens_T.tolist()) == sorted([1, 2, 3, 4, 5, 9, *(t for i in range(5) for t in (50 + i, 60 + i))])
+    assert sorted(batch.tokens_T.tolist()) == sorted(
+        [1, 2, 3, 4, 5, 9, *(t for i in range(5) for t in (50 + i, 60 + i))]
+    )
     # Whatever the order in the row: every target is predicted behind its own whole sequence.
     place = 0
     for group in groups:

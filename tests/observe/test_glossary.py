@@ -30,13 +30,14 @@ def test_every_logged_metric_is_described(name: str) -> None:
 def test_no_name_is_there_twice() -> None:
     names = [info.name for _, _, infos in glossary.SECTIONS for info in infos]
     assert len(names) == len(set(names))
-    assert set(names) - {"reward/<part>"} == set(LOGGED)
+    assert set(names) - {"reward/<part>", "failure/<cause>"} == set(LOGGED)
 
 
 def test_reward_parts_and_unknown_names() -> None:
     assert glossary.describe("reward/accuracy").unit == "score"
     assert glossary.describe("reward/accuracy").name == "reward/accuracy"
-    for name in ("reward/", "policy/nonsense", ""):
+    assert glossary.describe("failure/timeout").unit == "outcomes"
+    for name in ("reward/", "failure/", "policy/nonsense", ""):
         with pytest.raises(KeyError):
             glossary.describe(name)
 

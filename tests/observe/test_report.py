@@ -172,7 +172,7 @@ def test_charts_hold_the_metrics_of_every_step(finished: RunFolder) -> None:
     charted = {name for panel in drawn for name in panel.metrics}
     left_out = {"step", "batch", "tokens/trained", "tokens/total", "rollout/tokens", "rollout/reflection", "time/step",
                 "policy/ratio_mean", "policy/ratio_max", "eval/accuracy_low", "eval/accuracy_high", "eval/truncated",
-                "eval/n", "reward/<part>"}  # fmt: skip
+                "eval/n", "reward/<part>", "failure/<cause>"}  # fmt: skip
     assert {info.name for _, _, infos in SECTIONS for info in infos} - charted == left_out
 
 

@@ -43,7 +43,9 @@ def requests(dice: random.Random) -> list[GenerationRequest]:
     start = [dice.randrange(211) for _ in range(70)]
     made = []
     for i in range(14):
-        prompt = start[: dice.choice([0, 5, 16, 37, 64, 70])] + [dice.randrange(211) for _ in range(dice.randrange(1, 40))]
+        prompt = start[: dice.choice([0, 5, 16, 37, 64, 70])] + [
+            dice.randrange(211) for _ in range(dice.randrange(1, 40))
+        ]
         params = SamplingParams(temperature=dice.choice([0.7, 1.0, 1.3]), max_new_tokens=dice.randrange(1, 90))
         made.append(GenerationRequest(tuple(prompt), tuple(range(100 * i, 100 * i + dice.randrange(1, 12))), params))
     return made

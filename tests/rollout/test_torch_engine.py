@@ -284,7 +284,9 @@ def test_passes_cover_all_prompts_in_order(sizes: list[tuple[int, int]], limit: 
     for index, cached, ids in prompts:
         pieces = [c for chunks in passes for c in chunks if c.index == index]
         assert [t for c in pieces for t in c.token_ids] == ids[cached:]
-        assert [c.start for c in pieces] == [cached + sum(len(p.token_ids) for p in pieces[:i]) for i in range(len(pieces))]
+        assert [c.start for c in pieces] == [
+            cached + sum(len(p.token_ids) for p in pieces[:i]) for i in range(len(pieces))
+        ]
         assert [c.last for c in pieces] == [False] * (len(pieces) - 1) + [True]
         assert len(pieces) == 1 or len(ids) - cached > limit  # what fits a pass is not cut
         assert all(len([c for c in chunks if c.index == index]) <= 1 for chunks in passes)
@@ -295,7 +297,9 @@ def test_prompts_that_begin_alike_share_what_they_can(exact: Decoder, options: d
     """Shared pages change no token; a prompt that is another's beginning, or the same again, still gets its logits."""
     start = prompt_of(48)
     prompts = [start, start[:32], start[:33], (*start, 1, 2), start, (*start[:40], *prompt_of(30, 3)), start[:31]]
-    requests = [GenerationRequest(p, (7 * i, 7 * i + 1), SamplingParams(max_new_tokens=19)) for i, p in enumerate(prompts)]
+    requests = [
+        GenerationRequest(p, (7 * i, 7 * i + 1), SamplingParams(max_new_tokens=19)) for i, p in enumerate(prompts)
+    ]
     alone = [tokens_of(engine_of(exact).generate([r]))[0] for r in requests]
     assert tokens_of(engine_of(exact, **options).generate(requests)) == alone
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rethink.tasks.answers import last_boxed, last_number, read_gold
-from rethink.tasks.checkers import exact_number, math_equal, read_number
+from rethink.tasks.checkers import exact_number, read_number
+from rethink.tasks.mathematics import math_equal
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from rethink.recipe.loading import load_recipe
 from rethink.rollout.scripted import Scripted, ScriptedEngine
 from rethink.store.run_folder import RunFolder
 from rethink.train.grpo import mini_batch
+from rethink.types import GenerationRequest
 
 Run = Callable[..., dict[str, Any]]
 
@@ -109,6 +111,7 @@ def test_an_engine_that_breaks_leaves_a_run_that_goes_on(run: Run, recipe_file: 
 def test_an_unexpected_error_of_an_engine_says_what_to_do(run: Run, tmp_path: Path) -> None:
     class Broken:
         context = 256
+        exact_logprobs = False
 
         def generate(self, *_: object) -> list[Any]:
             raise MemoryError("no more")
@@ -141,3 +144,39 @@ def test_a_run_that_diverges_stops_with_its_last_checkpoint_sound(run: Run, tmp_
 def test_a_prompt_longer_than_the_context_is_found_at_start(run: Run, tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"prompt of problem .* tokens"):
         run(tmp_path / "out", f"prompt.instruction={'long ' * 300}{{question}}")
+
+
+def test_rewards_begin_while_rollouts_go_on_and_failures_are_counted(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first completion has been scored when the last one is made; a checker that breaks is named."""
+    seen = tmp_path / "seen"
+    (tmp_path / "rewards_that_break.py").write_text(
+        f"def first(problem, text):\n    open({str(seen)!r}, 'a').write('x')\n    return len(text)\n"
+        "def broken(problem, text):\n    return 1 / 0\n"
+    )
+    waited: list[bool] = []
+
+    def script(request: GenerationRequest, sample: int) -> str:
+        waited.append(True)
+        if len(waited) == 12:  # the last of the batch: wait for the reward of an earlier one
+            until = time.monotonic() + 60
+            while not seen.exists() and time.monotonic() < until:
+                time.sleep(0.01)
+            assert seen.exists()
+        return f"text {sample}"
+
+    parts = "[{name: first, function: 'rewards_that_break:first'}, {name: bad, function: 'rewards_that_break:broken'}]"
+    out = tmp_path / "out"
+    run(
+        out,
+        "steps=1",
+        "optimizer={}",
+        "algorithm={}",
+        "evaluation={problems: 0}",
+        f"reward={{parts: {parts}, max_failure_share: 1}}",
+        engine=lambda model, checkpoint: ScriptedEngine(script, checkpoint.tokenizer.encode),
+    )
+    row = RunFolder.open(out).metrics()[-1]
+    assert row["failure/exception"] == 12
+    assert row["reward/failed"] == 0.5

@@ -29,6 +29,7 @@ struct Job {
     void* out;
     long ld_out;
     int kind;
+    bool past_caches;  // a large result goes straight to memory: it would push out what is read again sooner
 };
 
 template <int R> inline void multiply(const uint32_t* __restrict a, const __m512i* __restrict b, long pairs, __m512 (&c)[R][2]) {
@@ -49,28 +50,42 @@ template <int R> inline void multiply(const uint32_t* __restrict a, const __m512
     }
 }
 
+inline __m512 finished(__m512 x, const Job& job, long row, long first, __mmask16 mask, __m512 bias) {
+    if (job.bias) x = _mm512_add_ps(x, bias);
+    if (job.residual) x = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, job.residual + row * job.ld_residual + first), x);
+    return x;
+}
+
+inline __m512 bias_of(const Job& job, long first, __mmask16 mask) {
+    if (!job.bias) return _mm512_setzero_ps();
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, job.bias + first)), 16));
+}
+
 template <int R> void tile(const uint32_t* a, const __m512i* b, const Job& job, long row, long col) {
     __m512 c[R][2];
     multiply<R>(a, b, (job.k + 1) / 2, c);
-    for (int half = 0; half < 2; half++) {
-        long first = col + 16 * half, left = job.n - first;
-        if (left <= 0) break;
-        __mmask16 mask = left >= 16 ? 0xffff : (__mmask16)((1u << left) - 1);
-        __m512 bias = _mm512_setzero_ps();
-        if (job.bias) {
-            __m256i raw = _mm256_maskz_loadu_epi16(mask, job.bias + first);
-            bias = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16));
-        }
+    if (job.kind == OUT_BF16 && job.n - col >= NR) {  // whole lines of 32 entries
+        const __m512 low = bias_of(job, col, 0xffff), high = bias_of(job, col + 16, 0xffff);
+#pragma GCC unroll 12
         for (int r = 0; r < R; r++) {
-            __m512 x = c[r][half];
-            if (job.bias) x = _mm512_add_ps(x, bias);
-            if (job.residual)
-                x = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, job.residual + (row + r) * job.ld_residual + first), x);
+            __m512 x = finished(c[r][0], job, row + r, col, 0xffff, low), y = finished(c[r][1], job, row + r, col + 16, 0xffff, high);
+            __m512i line = (__m512i)_mm512_cvtne2ps_pbh(y, x);
+            bf16* to = (bf16*)job.out + (row + r) * job.ld_out + col;
+            if (job.past_caches) _mm512_stream_si512((__m512i*)to, line);
+            else _mm512_storeu_si512(to, line);
+        }
+        return;
+    }
+    for (int half = 0; half < 2; half++) {
+        const long first = col + 16 * half, left = job.n - first;
+        if (left <= 0) break;
+        const __mmask16 mask = left >= 16 ? 0xffff : (__mmask16)((1u << left) - 1);
+        const __m512 bias = bias_of(job, first, mask);
+#pragma GCC unroll 12
+        for (int r = 0; r < R; r++) {
+            __m512 x = finished(c[r][half], job, row + r, first, mask, bias);
             if (job.kind == OUT_BF16) {
-                __m256bh y = _mm512_cvtneps_pbh(x);
-                __m256i z;
-                __builtin_memcpy(&z, &y, 32);
-                _mm256_mask_storeu_epi16((bf16*)job.out + (row + r) * job.ld_out + first, mask, z);
+                _mm256_mask_storeu_epi16((bf16*)job.out + (row + r) * job.ld_out + first, mask, (__m256i)_mm512_cvtneps_pbh(x));
             } else {
                 float* to = (float*)job.out + (row + r) * job.ld_out + first;
                 if (job.kind == OUT_F32_ADD) x = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), x);
@@ -209,37 +224,50 @@ RT_API void rt_pack_b(const void* source, long n, long k, long ld, int transpose
 RT_API int rt_gemm(int a_layout, const void* a, long ld_a, long m, long k, const bf16* packed_b, long n, const bf16* bias,
                    const float* residual, long ld_residual, int kind, void* out, long ld_out) try {
     if (m <= 0 || n <= 0) return 0;
-    static thread_local Buffer memory;
-    const long panels = (n + NR - 1) / NR, all_pairs = (k + 1) / 2;
+    const long panels = (n + NR - 1) / NR, all_pairs = (k + 1) / 2, threads = omp_get_max_threads();
     const long k_block = k > LONGEST_K && kind != OUT_BF16 ? K_BLOCK : k;
     const long tiles = (m + MR - 1) / MR, pairs_block = (k_block + 1) / 2;
-    uint32_t* pack = memory.get<uint32_t>((size_t)m * pairs_block);
-    long per_block = BLOCK_BYTES / (MR * pairs_block * 4);
-    if (per_block < 2) per_block = 2;
-    const long blocks = (tiles + per_block - 1) / per_block;
     // Rows are spread evenly over the tiles: a short last tile would keep few sums in flight.
     auto start = [&](long t) { return t * m / tiles; };
+    long blocks = (tiles * MR * pairs_block * 4 + BLOCK_BYTES - 1) / BLOCK_BYTES;
+    const bool by_rows = tiles >= 2 * threads && blocks > 1;  // many rows: each thread packs and multiplies blocks of its own
+    if (by_rows) blocks = (blocks + threads - 1) / threads * threads;
+    if (blocks > tiles) blocks = tiles;
+    auto first_tile = [&](long block) { return block * tiles / blocks; };
+    const bool past_caches = kind == OUT_BF16 && n % NR == 0 && ld_out % NR == 0 && (uintptr_t)out % 64 == 0 && m * n > (4 << 20);
+    static thread_local Buffer shared;
+    uint32_t* whole = by_rows ? nullptr : shared.get<uint32_t>((size_t)m * pairs_block);
+    bool failed = false;
     for (long k0 = 0; k0 < k; k0 += k_block) {
-        Job job{m, n, k - k0 < k_block ? k - k0 : k_block, bias, residual, ld_residual, out, ld_out, kind};
+        Job job{m, n, k - k0 < k_block ? k - k0 : k_block, bias, residual, ld_residual, out, ld_out, kind, past_caches};
         if (k0) { job.kind = OUT_F32_ADD; job.residual = nullptr; job.bias = nullptr; }
         const long pairs = (job.k + 1) / 2;
+        auto panel = [&](long p) { return (const __m512i*)(packed_b) + (p * all_pairs + k0 / 2) * 2; };
+        auto pack = [&](long t, uint32_t* to) { pack_a(a_layout, a, ld_a, start(t), (int)(start(t + 1) - start(t)), k0, job.k, to); };
+        auto multiply_tile = [&](long t, const uint32_t* from, long p) {
+            TILES[start(t + 1) - start(t)](from, panel(p), job, start(t), p * NR);
+        };
 #pragma omp parallel
-        {
+        if (by_rows) {
+            static thread_local Buffer own;
 #pragma omp for schedule(static)
-            for (long t = 0; t < tiles; t++)
-                pack_a(a_layout, a, ld_a, start(t), (int)(start(t + 1) - start(t)), k0, job.k, pack + start(t) * pairs);
+            for (long block = 0; block < blocks; block++) try {
+                const long from = first_tile(block), to = first_tile(block + 1);
+                uint32_t* packed = own.get<uint32_t>((size_t)(start(to) - start(from)) * pairs);
+                for (long t = from; t < to; t++) pack(t, packed + (start(t) - start(from)) * pairs);
+                for (long p = 0; p < panels; p++)
+                    for (long t = from; t < to; t++) multiply_tile(t, packed + (start(t) - start(from)) * pairs, p);
+            } catch (const std::bad_alloc&) { failed = true; }
+        } else {
 #pragma omp for schedule(static)
-            for (long task = 0; task < blocks * panels; task++) {
-                long block = task / panels, p = task % panels;
-                const __m512i* b = (const __m512i*)(packed_b) + (p * all_pairs + k0 / 2) * 2;
-                long last = (block + 1) * per_block < tiles ? (block + 1) * per_block : tiles;
-                for (long t = block * per_block; t < last; t++) {
-                    int rows = (int)(start(t + 1) - start(t));
-                    TILES[rows](pack + start(t) * pairs, b, job, start(t), p * NR);
-                }
-            }
+            for (long t = 0; t < tiles; t++) pack(t, whole + start(t) * pairs);
+#pragma omp for schedule(static)
+            for (long task = 0; task < blocks * panels; task++)
+                for (long t = first_tile(task / panels); t < first_tile(task / panels + 1); t++)
+                    multiply_tile(t, whole + start(t) * pairs, task % panels);
         }
     }
+    if (failed) return 1;
     return 0;
 } catch (const std::bad_alloc&) { return 1; }
 

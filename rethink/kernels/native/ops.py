@@ -206,8 +206,8 @@ def gather_blocks(x_TKD: Tensor, source: Tensor, dots: Tensor | None, sums: Tens
 
 
 def attention_backward(
-    q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad: Tensor, runs: Runs, segments: Tensor, source: Tensor,
-    grads: tuple[Tensor, Tensor, Tensor],
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad: Tensor, runs: Runs, segments: Tensor,
+    source: Tensor, grads: tuple[Tensor, Tensor, Tensor],
 ) -> None:  # fmt: skip
     """Gradients of q, k, v into `grads`, whose rows may lie apart."""
     shape = shape_of(q, k.shape[1])
@@ -218,7 +218,9 @@ def attention_backward(
           _pointer(lse), _pointer(grad), *spread)  # fmt: skip
 
 
-def cache_write(k_TKD: Tensor, v_TKD: Tensor, pages_T: Tensor, places_T: Tensor, k_pages: Tensor, v_pages: Tensor) -> None:
+def cache_write(
+    k_TKD: Tensor, v_TKD: Tensor, pages_T: Tensor, places_T: Tensor, k_pages: Tensor, v_pages: Tensor
+) -> None:
     """Keys and values into their places of a paged cache."""
     shape = shape_of(k_TKD, k_TKD.shape[1])
     _call("rt_cache_write", _is_bf16(k_TKD), ctypes.byref(shape), _long(k_TKD.shape[0]), _pointer(k_TKD),

@@ -1,0 +1,1 @@
+"""`rethink check`: whether a recipe can work, before hours are spent on it."""

@@ -1,0 +1,204 @@
+"""A check from recipe to report.
+
+recipe ─► tasks ─► gold answers ─► model ─► prompts ─► cheats ─► a few groups ─► cost ─► findings
+
+What cannot be loaded is a finding, and the check goes on with what does not need it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from rethink.check import measure
+from rethink.check.judge import judge
+from rethink.check.report import Report
+from rethink.errors import UsageError
+from rethink.kernels.machine import free_memory, measure_gemm
+from rethink.model.build import build_model
+from rethink.model.chat import PromptRenderer
+from rethink.model.loading import Checkpoint, load_checkpoint
+from rethink.recipe.checks import check_against_context
+from rethink.recipe.estimate import GIB, MachineRates, estimate, shape_of
+from rethink.recipe.identity import recipe_hash
+from rethink.recipe.schema import Recipe
+from rethink.rewards.rubric import Rubric, build_rubric, closing
+from rethink.rollout.build import build_engine
+from rethink.rollout.engine import RolloutEngine
+from rethink.tasks.mix import TaskMix, build_task_mix
+from rethink.train.choices import apply_choices, make_choices
+from rethink.train.collect import Sources
+from rethink.types import Problem
+
+PROMPTS = 16
+"""Prompts that are sampled at most."""
+SECONDS = 45.0
+"""No further prompts are sampled after so long."""
+
+T = TypeVar("T")
+Note = Callable[[str], None]
+EngineFactory = Callable[[Any, Checkpoint], RolloutEngine]
+
+
+def check(
+    recipe: Recipe,
+    *,
+    prompts: int = PROMPTS,
+    note: Note = lambda _: None,
+    engine_factory: EngineFactory | None = None,
+) -> Report:
+    """Examine a recipe; nothing is trained and nothing written.
+
+    Args:
+        prompts: prompts of which a group is sampled at most; 0 samples nothing and loads no weights.
+        note: told what is being done.
+        engine_factory: replaces the built-in choice of engine, e.g. by a `ScriptedEngine` in tests.
+
+    Raises:
+        RunFailure: an engine broke.
+    """
+    started = time.perf_counter()
+    report = Report(recipe.name, recipe_hash(recipe))
+    note("tasks and gold answers")
+    mix = _attempt(report, "tasks", lambda: build_task_mix(recipe))
+    problems = _problems(report, recipe, mix) if mix else []
+    if mix and problems:
+        _attempt(report, "gold", lambda: measure.check_gold(report, recipe, mix, problems))
+    rubric = _attempt(report, "reward", lambda: build_rubric(recipe, mix)) if mix else None
+    checkpoint = _attempt(report, "model", lambda: _load(recipe))
+    if mix and problems and checkpoint is not None:
+        with contextlib.nullcontext() if rubric is None else closing(rubric):
+            _with_model(report, recipe, mix, rubric, checkpoint, problems, prompts, note, engine_factory)
+    judge(report, recipe)
+    report.seconds = time.perf_counter() - started
+    return report
+
+
+def _attempt(report: Report, what: str, make: Callable[[], T]) -> T | None:
+    """What `make` gives; where it cannot, that is a finding."""
+    try:
+        return make()
+    except UsageError as error:
+        report.problem(what, f"{what}-refused", str(error))
+        return None
+
+
+def _load(recipe: Recipe) -> Checkpoint:
+    model = recipe.model
+    return load_checkpoint(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+
+
+def _problems(report: Report, recipe: Recipe, mix: TaskMix) -> list[Problem]:
+    """Problems of the beginning, and held-out ones, which are those of a curriculum's end."""
+
+    def draw() -> list[Problem]:
+        found = mix.train_batch(0, measure.GOLD_PROBLEMS, 0)
+        return found + (mix.held_out(measure.GOLD_PROBLEMS // 2) if recipe.evaluation.problems else [])
+
+    return _attempt(report, "tasks", draw) or []
+
+
+def _with_model(
+    report: Report,
+    recipe: Recipe,
+    mix: TaskMix,
+    rubric: Rubric | None,
+    checkpoint: Checkpoint,
+    problems: Sequence[Problem],
+    prompts: int,
+    note: Note,
+    engine_factory: EngineFactory | None,
+) -> None:
+    """What needs the tokenizer, and then what needs the weights."""
+    context = _context(report, recipe, checkpoint)
+    if context is None:
+        return
+    room = context - max(recipe.max_new_tokens_at(0), recipe.max_new_tokens_at(recipe.steps - 1))
+    render = _attempt(report, "prompts", lambda: PromptRenderer(checkpoint.tokenizer, recipe.prompt, room))
+    if render is None:
+        return
+    note("prompts and cheating completions")
+    asked = measure.check_prompts(report, recipe, render, problems, context)
+    if rubric is not None:
+        measure.check_examples(report, recipe, rubric, checkpoint.tokenizer.encode)
+        measure.check_cheats(report, recipe, rubric, asked, checkpoint.tokenizer.encode)
+    choices = make_choices(recipe, checkpoint.config)
+    apply_choices(choices)
+    trained = [pair for pair in asked if "/train/" in pair[0].id][:prompts]
+    if rubric is not None and trained:
+        note(f"up to {len(trained)} groups of {min(recipe.rollout.group_size, measure.MOST_GROUP)} completions")
+        engine = _engine(recipe, checkpoint, choices, engine_factory)
+        stops = tuple(sorted(checkpoint.tokenizer.end_of_turn_ids))
+        sources = Sources(mix, render, engine, rubric, stops)
+        groups, seconds = measure.sample_groups(recipe, sources, trained, SECONDS)
+        measure.check_samples(report, recipe, rubric, groups, seconds, mix)
+    _cost(report, recipe, checkpoint, choices)
+
+
+def _context(report: Report, recipe: Recipe, checkpoint: Checkpoint) -> int | None:
+    """The model's context; None where the recipe's limits leave a prompt no room in it."""
+    if checkpoint.config is None:
+        return int(checkpoint.hf_config.get("max_position_embeddings", 0)) or 2**31
+    context = checkpoint.config.max_position_embeddings
+
+    def fits() -> int:
+        check_against_context(recipe, context)
+        return context
+
+    return _attempt(report, "prompts", fits)
+
+
+def _engine(
+    recipe: Recipe, checkpoint: Checkpoint, choices: dict[str, Any], engine_factory: EngineFactory | None
+) -> RolloutEngine:
+    model = build_model(
+        checkpoint,
+        choices["dtype"],
+        choices["device"],
+        trust_remote_code=recipe.model.trust_remote_code,
+        force_transformers=recipe.rollout.engine == "transformers",
+    )
+    if engine_factory is not None:
+        return engine_factory(model, checkpoint)
+    return build_engine(
+        model,
+        checkpoint.tokenizer,
+        kv_budget_bytes=choices["kv_budget_bytes"],
+        max_concurrent=recipe.rollout.max_concurrent,
+    )
+
+
+def _cost(report: Report, recipe: Recipe, checkpoint: Checkpoint, choices: dict[str, Any]) -> None:
+    """Section `cost`: predicted seconds and memory of a step, against the machine."""
+    if checkpoint.config is None:
+        return  # a model that only transformers knows has no shape that could be counted
+    prompt = report.sections["prompts"]["mean"]
+    length = report.sections.get("length")
+    rewards = report.sections.get("rewards")
+    rates = MachineRates.from_matrix_products(measure_gemm(device=choices["device"])[choices["dtype"]] * 1e9)
+    expected = estimate(
+        recipe,
+        shape_of(checkpoint.config),
+        rates,
+        prompt_tokens=round(prompt) or None,
+        completion_tokens=max(1, round(length["mean"])) if length else None,
+    )
+    first = expected.phases[0]
+    completions = recipe.rollout.prompts_per_batch * recipe.rollout.group_size / recipe.steps_per_batch
+    report.section(
+        "cost",
+        {
+            "device": choices["device"],
+            "dtype": choices["dtype"],
+            "threads": choices["threads"],
+            "completion_tokens": first.completion_tokens,
+            "seconds_per_step": first.seconds_per_step,
+            "reward_seconds_per_step": rewards["seconds_each"] * completions if rewards else 0.0,
+            "hours": None if expected.total_seconds is None else expected.total_seconds / 3600,
+            "memory_least_gb": expected.memory.least / GIB,
+            "memory_most_gb": expected.memory.most / GIB,
+            "memory_available_gb": free_memory(choices["device"]) / GIB,
+        },
+    )

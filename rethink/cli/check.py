@@ -1,0 +1,138 @@
+"""`rethink check`: whether a recipe can work, before hours are spent on it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rethink.cli.arguments import Verbs, print_json, verb, whole
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rethink.check.report import Report
+
+EXAMPLES = """\
+  rethink check quickstart                            a table of what was measured, and what is wrong
+  rethink check my.yaml rollout.group_size=16         other values, as for `rethink train`
+  rethink check my.yaml --prompts 0                   gold answers, prompts and cheats alone: no sampling
+  rethink check my.yaml --json                        one JSON object
+
+exit codes: 0 nothing wrong (there may be warnings); 1 a problem was found; 2 the recipe itself is refused
+"""
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb `check`."""
+    parser = verb(verbs, "check", "tell in a minute or two whether a recipe can work", EXAMPLES, run)
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a recipe that ships")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", default=[], help="replace values of the recipe")
+    parser.add_argument(
+        "--prompts", type=whole(0), default=16, metavar="N", help="groups to sample at most (default: 16); 0: none"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check and print; 1 where a problem was found."""
+    from rethink.recipe.loading import load_recipe
+
+    recipe = load_recipe(args.recipe, args.overrides)
+
+    from rethink.check.run import check
+    from rethink.kernels.machine import tune_allocator
+
+    tune_allocator()
+
+    def note(text: str) -> None:
+        if not args.json:
+            print(f"checking {text} …", file=sys.stderr)
+
+    report = check(recipe, prompts=args.prompts, note=note)
+    if args.json:
+        print_json(report.to_dict())
+    else:
+        from rich.console import Console
+
+        show(report, Console())
+    return 0 if report.ok else 1
+
+
+def show(report: Report, console: Console) -> None:
+    """The table of numbers, the cheats, and the findings."""
+    from rich.table import Table
+
+    marks = {f.section: f.level for f in reversed(report.findings)}
+    table = Table(title=f"{report.recipe}: {report.seconds:.0f} s", title_justify="left")
+    table.add_column("")
+    table.add_column("measured")
+    table.add_column("", justify="right")
+    for name, values in report.sections.items():
+        for i, line in enumerate(_lines(name, values)):
+            table.add_row(name if i == 0 else "", line, marks.get(name, "ok") if i == 0 else "")
+    console.print(table)
+    if report.sections.get("cheats", {}).get("rows"):
+        console.print(_cheats(report.sections["cheats"]))
+    for finding in report.findings:
+        console.print(f"\n{finding.level}: {finding.section}: {finding.message}", markup=False, highlight=False)
+    problems = sum(finding.level == "problem" for finding in report.findings)
+    warnings = len(report.findings) - problems
+    console.print(f"\n{problems} problems, {warnings} warnings.", highlight=False)
+
+
+def _cheats(values: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    rows = [values["right_answer"], *values["rows"]]
+    table = Table(title=f"what completions earn ({values['problems']} problems)", title_justify="left")
+    table.add_column("completion")
+    table.add_column("reward", justify="right")
+    for part in rows[0]["parts"]:
+        table.add_column(part, justify="right")
+    for row in rows:
+        table.add_row(row["name"], f"{row['reward']:.2f}", *(f"{value:.2f}" for value in row["parts"].values()))
+    return table
+
+
+def _lines(section: str, v: dict[str, Any]) -> list[str]:
+    """A section's numbers in words."""
+    if section == "gold":
+        return [f"{v['full_marks']} of {v['problems']} gold answers get full marks, {v['unreadable']} cannot be read"]
+    if section == "prompts":
+        return [
+            f"{v['mean']:.0f} tokens on average, {v['longest']} at most, beside {v['max_new_tokens']} new ones in a "
+            f"context of {v['context']}; {v['over']} of {v['problems']} do not fit"
+        ]
+    if section == "examples":
+        return [f"{v['examples']} in the prompt, {len(v['without_answer'])} without an answer where one is looked for"]
+    if section == "cheats":
+        return [f"{len(v['rows'])} kinds tried on {v['problems']} problems (table below)"]
+    if section == "signal":
+        return _signal(v)
+    if section == "length":
+        return [
+            f"{v['mean']:.0f} tokens on average; {v['truncated']:.0%} cut at {v['limit_sampled']}; "
+            f"{v['tokens_per_second'] or 0:.0f} tokens/s"
+        ]
+    if section == "rewards":
+        failures = ", ".join(f"{part} {f['share']:.0%}" for part, f in v["failures"].items()) or "none"
+        return [f"{v['seconds_each'] * 1e3:.2f} ms a completion; failures: {failures}"]
+    hours = f", {v['hours']:.1f} hours in all" if v["hours"] is not None else ""
+    return [
+        f"about {v['seconds_per_step'] or 0:.1f} s a step ({v['dtype']} on {v['device']}, completions of "
+        f"{v['completion_tokens']} tokens), of rewards {v['reward_seconds_per_step']:.1f} s{hours}",
+        f"{v['memory_least_gb']:.1f} to {v['memory_most_gb']:.1f} GiB; free: {v['memory_available_gb']:.1f} GiB",
+    ]
+
+
+def _signal(v: dict[str, Any]) -> list[str]:
+    low, high = v["solved_interval"]
+    return [
+        f"{v['prompts']} groups of {v['group_size']}: {v['solved'] or 0:.1%} right ({low:.1%} – {high:.1%}), "
+        f"{v['answered']:.0%} give an answer",
+        f"prompts solved never {v['prompts_solved_never']:.0%}, sometimes {v['prompts_solved_sometimes']:.0%}, always "
+        f"{v['prompts_solved_always']:.0%}",
+        f"groups without signal {v['no_signal']:.0%} (below {v['no_signal_below']:.0%}, above "
+        f"{v['no_signal_above']:.0%})",
+    ]

@@ -1,0 +1,195 @@
+"""What answers the questions of an evaluation: the embedded engine here, an endpoint in `endpoint.py`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rethink.errors import ModelError, TaskError
+from rethink.model.chat import PromptRenderer
+from rethink.model.tokenizer import Tokenizer
+from rethink.recipe.schema import PromptSection
+from rethink.rollout.engine import RolloutEngine
+from rethink.types import Completion, FinishReason, GenerationRequest, Problem, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A problem as it is put to the model."""
+
+    text: str
+    """The rendered prompt; for an endpoint that renders by itself, its messages as JSON."""
+    token_ids: tuple[int, ...] = ()
+    """Empty where the backend keeps its tokens to itself."""
+    prefill: str = ""
+    """What the assistant's turn begins with."""
+    messages: tuple[Mapping[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One completion."""
+
+    text: str
+    tokens: int
+    finish_reason: FinishReason
+    seconds: float
+    token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One question and the seeds of the completions that are wanted of it."""
+
+    question: Question
+    seeds: tuple[int, ...]
+
+
+OnReply = Callable[[int, int, Reply], None]
+"""(which of the wanted, which of its seeds, reply), called in the main thread as each completion ends."""
+
+
+class Backend(Protocol):
+    """Puts questions to a model."""
+
+    model: str
+    """As the user named it."""
+    context: int | None
+    """Longest sequence; None where it is not known."""
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the samples, for the record: backend, dtype, address."""
+        ...
+
+    def question(self, section: PromptSection, problem: Problem) -> Question:
+        """The problem as this model is asked.
+
+        Raises:
+            UsageError: the prompt cannot be rendered, or leaves no room for a completion.
+        """
+        ...
+
+    def answer(self, wanted: Sequence[Wanted], params: SamplingParams, on_reply: OnReply) -> None:
+        """Draw every completion that is wanted.
+
+        Raises:
+            UsageError: the backend refuses the request.
+            EngineFailure: it broke; replies that came before were handed over.
+        """
+        ...
+
+
+class EngineBackend:
+    """A rollout engine in this process.
+
+    Args:
+        model: as the user named it.
+        engine: samples completions.
+        tokenizer: of the model.
+        dtype: compute type, for the record.
+        weights: what tells these weights from others under the same name, for the record.
+    """
+
+    def __init__(self, model: str, engine: RolloutEngine, tokenizer: Tokenizer, dtype: str, weights: str = ""):
+        self.model = model
+        self.context: int | None = engine.context
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._dtype = dtype
+        self._weights = weights
+        self._renderers: dict[int, tuple[PromptSection, PromptRenderer]] = {}
+
+    def describe(self) -> dict[str, Any]:
+        """See `Backend`."""
+        return {"backend": "embedded", "model": self.model, "dtype": self._dtype, "weights": self._weights}
+
+    def question(self, section: PromptSection, problem: Problem) -> Question:
+        """See `Backend`."""
+        try:
+            prompt = self._renderer(section).render(problem)
+        except TaskError as error:
+            raise TaskError(
+                f"{error}. For an evaluation: leave the problem out of the data (--data), or take fewer problems "
+                "(--limit)"
+            ) from error
+        return Question(prompt.text, prompt.token_ids, prompt.prefill)
+
+    def answer(self, wanted: Sequence[Wanted], params: SamplingParams, on_reply: OnReply) -> None:
+        """See `Backend`."""
+        stops = tuple(sorted({*params.stop_token_ids, *self._tokenizer.end_of_turn_ids}))
+        params = SamplingParams(
+            temperature=params.temperature,
+            top_p=params.top_p,
+            top_k=params.top_k,
+            max_new_tokens=params.max_new_tokens,
+            stop_strings=params.stop_strings,
+            stop_token_ids=stops,
+        )
+        requests = [GenerationRequest(item.question.token_ids, item.seeds, params) for item in wanted]
+
+        def finished(request: int, sample: int, completion: Completion) -> None:
+            ids = tuple(int(i) for i in completion.token_ids)
+            reply = Reply(completion.text, len(ids), completion.finish_reason, completion.seconds, ids)
+            on_reply(request, sample, reply)
+
+        self._engine.generate(requests, finished)
+
+    def _renderer(self, section: PromptSection) -> PromptRenderer:
+        if id(section) not in self._renderers:
+            if section.template == "chat" and self._tokenizer.chat_template is None:
+                raise ModelError(
+                    f"the model {self.model} has no chat template (it is probably a base model), so it cannot be asked "
+                    "by turns; use --prompting r1, which asks by the R1-Zero template, or an instruction-tuned model"
+                )
+            assert self.context is not None
+            # The section is kept beside its renderer, so that its id stays its own.
+            self._renderers[id(section)] = (section, PromptRenderer(self._tokenizer, section, self.context))
+        return self._renderers[id(section)][1]
+
+
+def load_engine_backend(model: str, dtype: str | None = None) -> EngineBackend:
+    """Load a model into the embedded engine (or the slower one on `transformers`, for other architectures).
+
+    Args:
+        model: `embedded`, a hub id, a folder or a GGUF file.
+        dtype: `bfloat16` or `float32`; None: the faster one here, measured.
+
+    Raises:
+        ModelError: it cannot be found or read.
+    """
+    from rethink.kernels.machine import choose_dtype, measure_gemm, tune_allocator, usable_threads
+    from rethink.model.loading import load_checkpoint
+
+    tune_allocator()
+    checkpoint = load_checkpoint(model)
+    import torch
+
+    from rethink.model.build import build_model
+    from rethink.rollout.build import build_engine
+    from rethink.rollout.pages import default_budget
+
+    torch.set_num_threads(usable_threads())
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = dtype or choose_dtype(measure_gemm(device=device))
+    built = build_model(checkpoint, dtype, device)
+    engine = build_engine(built, checkpoint.tokenizer, kv_budget_bytes=default_budget(device))
+    return EngineBackend(model, engine, checkpoint.tokenizer, dtype, fingerprint(checkpoint.folder))
+
+
+_PROBE_BYTES = 1 << 20
+
+
+def fingerprint(folder: Path) -> str:
+    """Tells the weights in a folder from others: name, size, first and last MiB of each file of weights."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_PROBE_BYTES))
+            file.seek(max(size - _PROBE_BYTES, 0))
+            digest.update(file.read(_PROBE_BYTES))
+    return digest.hexdigest()

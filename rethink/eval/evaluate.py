@@ -1,0 +1,279 @@
+"""`rethink eval`: models × ways to ask × benchmarks, into one folder.
+
+One model asked one way fills the folder itself; several models, or several ways, get a folder each below it:
+
+    DIR/evaluation.json   what was evaluated, so that running the same again goes on
+    DIR/results.json      one key a benchmark
+    DIR/details.json      the same benchmarks with everything else that is known
+    DIR/samples/BENCH/    every completion with its verdict (Parquet)
+    DIR/model-card.md     a section for a model card
+    DIR/tables/           the paper's tables: Markdown, LaTeX, CSV, HTML
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rethink.errors import RunFolderError, UsageError
+from rethink.eval.backend import Backend
+from rethink.eval.benchmark import Benchmark
+from rethink.eval.card import card_section
+from rethink.eval.data import load_problems, source_name
+from rethink.eval.prompting import Mode, prompt_section
+from rethink.eval.results import BenchmarkResult, summarise
+from rethink.eval.run import Overrides, Plan, make_plan, run_plan
+from rethink.eval.samples import SampleStore
+from rethink.store.atomic import clean_leftovers, storage_errors, write_json, write_text
+from rethink.types import Problem
+
+FORMAT = 1
+RECORD = "evaluation.json"
+_CHANGES = ("temperature", "top_p", "max_new_tokens", "seed", "prompt", "prompting", "benchmark")
+OnProgress = Callable[[str, str, str, int, int], None]
+"""(model, mode, benchmark, completions there are, completions wanted)."""
+Load = Callable[[str, str | None], Backend]
+"""(model, recorded dtype or None) -> backend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asks for."""
+
+    models: tuple[str, ...]
+    benchmarks: tuple[Benchmark, ...]
+    modes: tuple[Mode, ...]
+    data: Mapping[str, Path]
+    """Local files in place of the hub's, by benchmark."""
+    limit: int | None
+    overrides: Overrides
+    out: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One model asked one way."""
+
+    model: str
+    mode: Mode
+    folder: Path
+    results: tuple[BenchmarkResult, ...]
+    plans: tuple[Plan, ...]
+
+
+def check_request(request: Request) -> dict[str, list[Problem]]:
+    """Everything that can be refused before a model is loaded; returns the problems of each benchmark.
+
+    Raises:
+        UsageError: a benchmark cannot be judged or asked as wanted, data is missing or has the wrong schema, or
+            `--data` names a benchmark that is not evaluated.
+    """
+    names = [benchmark.name for benchmark in request.benchmarks]
+    if len(set(names)) < len(names):
+        raise UsageError(f"--bench names a benchmark twice: {', '.join(names)}; name each once")
+    strange = sorted(set(request.data) - set(names))
+    if strange:
+        raise UsageError(
+            f"--data gives a file for {', '.join(strange)}, which --bench does not name; it names {', '.join(names)}"
+        )
+    for benchmark in request.benchmarks:
+        if benchmark.grader.check is not None:
+            benchmark.grader.check()
+        if not _askable(benchmark, request.modes):
+            prompt_section(benchmark, request.modes[0])  # raises, with the reason
+    return {b.name: load_problems(b, request.data.get(b.name), request.limit) for b in request.benchmarks}
+
+
+def _askable(benchmark: Benchmark, modes: Sequence[Mode]) -> list[Mode]:
+    """The modes among these that the benchmark has: a comparison leaves out the others."""
+    found = []
+    for mode in modes:
+        try:
+            prompt_section(benchmark, mode)
+        except UsageError:
+            continue
+        found.append(mode)
+    return found
+
+
+def evaluate_all(request: Request, load: Load, on_progress: OnProgress | None = None) -> list[Measured]:
+    """Evaluate every model every way, one after another, and write what came of it.
+
+    Raises:
+        UsageError: see `check_request`, `make_plan`; or the folder holds something else.
+        RunFailure: generation broke; what was drawn is kept, and the same request goes on.
+    """
+    problems = check_request(request)
+    measured = []
+    for model in request.models:
+        folders = {mode: folder_of(request, model, mode) for mode in request.modes}
+        recorded = [_record(folder) for folder in folders.values() if (folder / RECORD).is_file()]
+        backend = load(model, next((str(r["backend"]["dtype"]) for r in recorded if "dtype" in r["backend"]), None))
+        for mode, folder in folders.items():
+            with _locked(folder):
+                measured.append(_evaluate(request, backend, mode, folder, problems, on_progress))
+        del backend  # before the next model is loaded
+    return measured
+
+
+def folder_of(request: Request, model: str, mode: Mode) -> Path:
+    """Where one model asked one way is kept."""
+    folder = request.out
+    if len(request.models) > 1:
+        folder = folder / _slugs(request.models)[model]
+    return folder / mode if len(request.modes) > 1 else folder
+
+
+def _evaluate(
+    request: Request,
+    backend: Backend,
+    mode: Mode,
+    folder: Path,
+    problems: Mapping[str, list[Problem]],
+    on_progress: OnProgress | None,
+) -> Measured:
+    record = _record(folder) if (folder / RECORD).is_file() else _new_record(backend)
+    _check_backend(folder, record, backend)
+    plans = []
+    for benchmark in request.benchmarks:
+        if mode not in _askable(benchmark, request.modes):
+            continue
+        known = record["benchmarks"].get(benchmark.name)
+        plan = make_plan(
+            benchmark,
+            mode,
+            problems[benchmark.name],
+            source_name(benchmark, request.data.get(benchmark.name)),
+            backend,
+            request.overrides,
+            None if known is None else int(known["max_new_tokens"]),
+        )
+        if known is not None:
+            _check_same(folder, known, plan)
+        plans.append(plan)
+    for plan in plans:
+        record["benchmarks"][plan.benchmark.name] = plan.identity() | {"data": plan.source}
+    with storage_errors(folder):
+        write_json(folder / RECORD, record)
+    results = []
+    for plan in plans:
+        name = plan.benchmark.name
+        clean_leftovers(folder / "samples" / name)
+        store = SampleStore(folder / "samples" / name)
+
+        def seen(done: int, total: int, name: str = name) -> None:
+            if on_progress is not None:
+                on_progress(backend.model, mode, name, done, total)
+
+        samples = run_plan(plan, backend, store, seen)
+        drawn = store.read()
+        results.append(summarise(plan, samples, store.seconds(), sum(sample.tokens for sample in drawn)))
+        # After each benchmark, so that an evaluation of many that is stopped shows what it has.
+        _write(folder, backend, results)
+    return Measured(backend.model, mode, folder, tuple(results), tuple(plans))
+
+
+def _write(folder: Path, backend: Backend, results: Sequence[BenchmarkResult]) -> None:
+    """Merge into what earlier requests left for other benchmarks."""
+    rows = _json(folder / "results.json") | {result.benchmark: result.row() for result in results}
+    details = _json(folder / "details.json") | {
+        result.benchmark: result.row() | dict(result.details) for result in results
+    }
+    write_json(folder / "results.json", rows)
+    write_json(folder / "details.json", details)
+    write_text(folder / "model-card.md", card_section(backend.model, details))
+
+
+# --- the record ------------------------------------------------------------------------------------------------------
+
+
+def _new_record(backend: Backend) -> dict[str, Any]:
+    return {"format": FORMAT, "backend": backend.describe(), "benchmarks": {}}
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    record = _json(folder / RECORD)
+    if not isinstance(record.get("backend"), dict) or not isinstance(record.get("benchmarks"), dict):
+        raise RunFolderError(f"`{folder / RECORD}` is not the record of an evaluation; give another --out")
+    if record.get("format", 0) > FORMAT:
+        raise RunFolderError(f"`{folder}` was written by a later version of Rethink; update it, or give another --out")
+    return record
+
+
+def _check_backend(folder: Path, record: Mapping[str, Any], backend: Backend) -> None:
+    if record["backend"] != backend.describe():
+        raise RunFolderError(
+            f"`{folder}` holds the evaluation of {_said(record['backend'])}, not of {_said(backend.describe())}; give "
+            "another --out, or the same model"
+        )
+
+
+def _said(description: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in description.items())
+
+
+def _check_same(folder: Path, known: Mapping[str, Any], plan: Plan) -> None:
+    identity = plan.identity()
+    for key in _CHANGES:
+        if known.get(key) != identity[key]:
+            raise RunFolderError(
+                f"`{folder}` holds {plan.benchmark.name} with {key} {known.get(key)!r}, and {identity[key]!r} is asked "
+                "for now; samples of both cannot be counted together. Give another --out, or the same values (k may "
+                "change, and --limit too where every prompt leaves room for the tokens; --max-new-tokens sets these)"
+            )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"`{path}` cannot be read ({error}); remove it, or give another --out") from error
+    if not isinstance(value, dict):
+        raise RunFolderError(f"`{path}` is not an object; remove it, or give another --out")
+    return value
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Be the one process that writes to a folder. A killed process's lock is gone with it."""
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / ".rethink.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunFolderError(
+                f"another process is evaluating into `{folder}`; wait for it, or give another --out"
+            ) from error
+        clean_leftovers(folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _slugs(models: Sequence[str]) -> dict[str, str]:
+    """A folder's name for each model: the end of its path, numbered where two are called alike."""
+    slugs: dict[str, str] = {}
+    for model in models:
+        slug = slug_of(model)
+        taken = set(slugs.values())
+        slugs[model] = next(
+            name for name in (slug, *(f"{slug}-{i}" for i in range(2, len(models) + 2))) if name not in taken
+        )
+    return slugs
+
+
+def slug_of(model: str) -> str:
+    """The last part of a model's name or path, as a folder's name."""
+    last = model.rstrip("/").rpartition("/")[2].removesuffix(".gguf")
+    return re.sub(r"[^\w.-]+", "-", last).strip(".-") or "model"

@@ -1,0 +1,163 @@
+"""Graders: one a kind of answer. A verdict's answer is what was found; its score what that is worth."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Callable
+
+from rethink.eval.answers import boxed_answer, letter_answer, line_answer, spoken, yes_no_answer
+from rethink.eval.benchmark import Grader, Verdict
+from rethink.eval.ifeval.instructions import judge as judge_instructions
+from rethink.eval.ifeval.text import check_packages
+from rethink.eval.workers import worker_score
+from rethink.tasks.checkers import exact_number
+from rethink.types import Problem
+
+_PLAIN_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d{1,60})(?:\.\d{1,60})?(?:/\d{1,60})?")
+
+
+def math_score(answer: str, gold: str | None) -> float | None:
+    """1 where the answer equals the gold mathematically, None where the gold cannot be read.
+
+    The one place that decides how mathematics is compared. Raises what `worker_score` does.
+    """
+    if gold is not None and _PLAIN_NUMBER.fullmatch(gold.strip()):
+        if exact_number(answer, gold) == 1.0:
+            return 1.0
+        if _PLAIN_NUMBER.fullmatch(answer.strip()):
+            return 0.0
+    return None if gold is None else worker_score("math", {"answer": "text"}, _asked(gold), answer)
+
+
+def _asked(gold: str) -> Problem:
+    return Problem("", "", "", gold)
+
+
+def math_equivalent(answer: str, other: str) -> bool:
+    """Whether two answers are the same mathematically; a comparison that fails says no."""
+    if answer == other:
+        return True
+    try:
+        return math_score(answer, other) == 1.0
+    except Exception:  # what cannot be compared in time is not equal
+        return False
+
+
+def _graded(
+    find: Callable[[str], str | None], score: Callable[[str, str | None], float | None]
+) -> Callable[[Problem, str], Verdict]:
+    def judge(problem: Problem, turn: str) -> Verdict:
+        answer = find(turn)
+        if problem.answer is None:
+            return Verdict(answer, None)
+        # No answer is wrong, but only where the gold can be read: the gold is asked with itself.
+        return Verdict(answer, score(answer, problem.answer) if answer is not None else _readable(score, problem))
+
+    return judge
+
+
+def _readable(score: Callable[[str, str | None], float | None], problem: Problem) -> float | None:
+    return None if score(problem.answer or "", problem.answer) is None else 0.0
+
+
+def _same(answer: str, gold: str | None) -> float:
+    return float(answer == gold)
+
+
+def _equal_texts(answer: str, other: str) -> bool:
+    return answer == other
+
+
+MATH = Grader("math: the last box, compared mathematically", _graded(boxed_answer, math_score), math_equivalent)
+CHOICE = Grader("choice: the letter", _graded(letter_answer, _same), _equal_texts)
+YES_NO = Grader("yes or no (是/否)", _graded(yes_no_answer, _same), _equal_texts)
+
+
+# --- reading comprehension and short answers -----------------------------------------------------------------------
+
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_SPLIT = re.compile(r"[ \-]")
+
+
+def normal_tokens(text: str) -> list[str]:
+    """DROP's normal form: lower case, no articles, no punctuation except in numbers, numbers as floats."""
+    tokens = []
+    for piece in _SPLIT.split(text):
+        word = piece.lower()
+        if not _is_number(word):
+            word = "".join(char for char in word if char not in string.punctuation)
+        word = str(float(word)) if _is_number(word) else word
+        tokens.append(" ".join(_ARTICLES.sub(" ", word).split()))
+    return [token for token in tokens if token.strip()]
+
+
+def drop_scores(answer: str, golds: list[str]) -> tuple[float, float]:
+    """(exact match, F1) of DROP (Dua et al., 2019, arXiv 1903.00161), each the best over the accepted answers.
+
+    Bags of normalised tokens; where the gold holds numbers, one of them must be in the answer. An answer is one span.
+    """
+    found = normal_tokens(answer)
+    exact, f1 = 0.0, 0.0
+    for gold in golds:
+        wanted = normal_tokens(gold)
+        exact = max(exact, float(" ".join(found) == " ".join(wanted)))
+        f1 = max(f1, _bag_f1(set(found), set(wanted)))
+    return exact, round(f1, 2)
+
+
+def _bag_f1(found: set[str], wanted: set[str]) -> float:
+    numbers = {token for token in wanted if _is_number(token)}
+    if numbers and not numbers & {token for token in found if _is_number(token)}:
+        return 0.0
+    common = len(found & wanted)
+    precision = common / len(found) if found else 1.0
+    recall = common / len(wanted) if wanted else 1.0
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return len(word) <= 100
+
+
+def _judge_drop(problem: Problem, turn: str) -> Verdict:
+    answer = line_answer(turn)
+    exact, f1 = drop_scores(answer, problem.metadata["answers"]) if answer is not None else (0.0, 0.0)
+    return Verdict(answer, f1, {"exact": exact})
+
+
+def _same_tokens(answer: str, other: str) -> bool:
+    return normal_tokens(answer) == normal_tokens(other)
+
+
+def _judge_short(problem: Problem, turn: str) -> Verdict:
+    answer = line_answer(turn)
+    if answer is None:
+        return Verdict(None, 0.0)
+    found, wanted = normal_tokens(answer), normal_tokens(problem.answer or "")
+    places = range(len(found) - len(wanted) + 1)
+    # The gold may stand within a sentence, but not within a list of guesses.
+    short = len(found) <= len(wanted) + 12
+    right = bool(wanted) and short and any(found[i : i + len(wanted)] == wanted for i in places)
+    return Verdict(answer, float(right))
+
+
+DROP = Grader("DROP: F1 over tokens (exact match in the details)", _judge_drop, _same_tokens)
+SHORT = Grader("short answer: the gold's words occur in it", _judge_short, _same_tokens)
+
+
+# --- instructions ----------------------------------------------------------------------------------------------------
+
+
+def _judge_ifeval(problem: Problem, turn: str) -> Verdict:
+    response = spoken(turn)
+    kinds, arguments = problem.metadata["instructions"], problem.metadata["arguments"]
+    strict, loose = judge_instructions(kinds, arguments, response or "")
+    return Verdict(response, float(all(strict)), {"strict": strict, "loose": loose})
+
+
+IFEVAL = Grader("IFEval: every instruction followed, strict", _judge_ifeval, None, check_packages)

@@ -1,0 +1,265 @@
+"""One benchmark, one model, one way to ask: draw what is missing, judge it, keep it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rethink.errors import TaskError, UsageError
+from rethink.eval.backend import Backend, Question, Reply, Wanted
+from rethink.eval.benchmark import (
+    PAPER_MAX_TOKENS,
+    PAPER_TEMPERATURE,
+    PAPER_TOP_P,
+    Benchmark,
+    Verdict,
+)
+from rethink.eval.mixing import mixing_share
+from rethink.eval.prompting import Mode, prompt_section, stop_strings
+from rethink.eval.samples import Sample, SampleStore
+from rethink.tasks.source import draw
+from rethink.types import Problem, SamplingParams
+
+CHUNK = 4096
+"""Completions asked of the engine at once: bounds memory, and is large enough that its end costs little."""
+OnSample = Callable[[int, int], None]
+"""(completions there are, completions wanted)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What the user asks for instead of the benchmark's own values; None keeps those."""
+
+    k: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_new_tokens: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that is decided before the first token: what is asked, how often, and how it is sampled."""
+
+    benchmark: Benchmark
+    mode: Mode
+    source: str
+    problems: tuple[Problem, ...]
+    questions: tuple[Question, ...]
+    k: int
+    seed: int
+    params: SamplingParams
+    limited_by: str
+    """What set the token limit: `paper`, `context` or `asked`."""
+
+    def identity(self) -> dict[str, Any]:
+        """What samples must share to be counted together; k and the number of problems may grow."""
+        section = prompt_section(self.benchmark, self.mode)
+        return {
+            "benchmark": self.benchmark.name,
+            "prompting": self.mode,
+            "prompt": section.instruction,
+            "temperature": self.params.temperature,
+            "top_p": self.params.top_p,
+            "max_new_tokens": self.params.max_new_tokens,
+            "seed": self.seed,
+        }
+
+
+def make_plan(
+    benchmark: Benchmark,
+    mode: Mode,
+    problems: Sequence[Problem],
+    source: str,
+    backend: Backend,
+    overrides: Overrides,
+    recorded_limit: int | None = None,
+) -> Plan:
+    """Render every prompt and settle the sampling, before anything is generated.
+
+    Args:
+        benchmark: what is measured.
+        mode: how it is asked.
+        problems: of the benchmark.
+        source: where they come from, for the record.
+        backend: who answers.
+        overrides: of the user.
+        recorded_limit: token limit of an earlier, unfinished evaluation: kept where the user names none and it fits.
+
+    Raises:
+        UsageError: a prompt cannot be rendered or the limit does not fit the model's context.
+    """
+    section = prompt_section(benchmark, mode)
+    questions = tuple(backend.question(section, problem) for problem in problems)
+    limit, limited_by = _token_limit(benchmark, problems, questions, backend.context, overrides, recorded_limit)
+    params = SamplingParams(
+        temperature=PAPER_TEMPERATURE if overrides.temperature is None else overrides.temperature,
+        top_p=PAPER_TOP_P if overrides.top_p is None else overrides.top_p,
+        max_new_tokens=limit,
+        stop_strings=stop_strings(mode),
+    )
+    k = benchmark.k if overrides.k is None else overrides.k
+    return Plan(benchmark, mode, source, tuple(problems), questions, k, overrides.seed, params, limited_by)
+
+
+def _token_limit(
+    benchmark: Benchmark,
+    problems: Sequence[Problem],
+    questions: Sequence[Question],
+    context: int | None,
+    overrides: Overrides,
+    recorded: int | None,
+) -> tuple[int, str]:
+    longest = max(range(len(questions)), key=lambda i: len(questions[i].token_ids))
+    room = None if context is None else context - len(questions[longest].token_ids)
+    asked = overrides.max_new_tokens
+    if asked is not None:
+        if room is not None and asked > room:
+            raise UsageError(
+                f"--max-new-tokens {asked} does not fit: the model's context is {context} tokens, and the longest "
+                f"prompt of {benchmark.name} (problem {problems[longest].id}) takes "
+                f"{len(questions[longest].token_ids)} of them; give at most {room}"
+            )
+        return asked, "asked"
+    limit = PAPER_MAX_TOKENS if room is None else min(PAPER_MAX_TOKENS, room)
+    if recorded is not None and recorded <= limit:
+        return recorded, "paper" if recorded == PAPER_MAX_TOKENS else "context"
+    return limit, "paper" if limit == PAPER_MAX_TOKENS else "context"
+
+
+def run_plan(plan: Plan, backend: Backend, store: SampleStore, on_sample: OnSample | None = None) -> list[Sample]:
+    """Draw and judge every completion of a plan that the store does not have yet.
+
+    What ends is kept at once (within `FLUSH_SECONDS`), so a kill loses little and running the same again goes on.
+
+    Returns:
+        The plan's samples: problem by problem, each in the order of its samples.
+
+    Raises:
+        UsageError: the store's samples answer other prompts (the data has changed).
+        EngineFailure: the backend broke.
+    """
+    there = _usable(plan, store)
+    total = len(plan.problems) * plan.k
+    judge = _Judge(plan, store, there, on_sample, total)
+    missing = [
+        (number, [sample for sample in range(plan.k) if (problem.id, sample) not in there])
+        for number, problem in enumerate(plan.problems)
+    ]
+    if on_sample is not None:
+        on_sample(judge.done, total)
+    try:
+        for chunk in _chunks([(number, samples) for number, samples in missing if samples]):
+            wanted = [
+                Wanted(plan.questions[number], tuple(_seed(plan, number, sample) for sample in samples))
+                for number, samples in chunk
+            ]
+            judge.begin(chunk)
+            backend.answer(wanted, plan.params, judge)
+    finally:
+        store.flush()
+    return [there[problem.id, sample] for problem in plan.problems for sample in range(plan.k)]
+
+
+class _Judge:
+    """Takes replies as they come, judges them and keeps them; its own time is not the model's."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: SampleStore,
+        there: dict[tuple[str, int], Sample],
+        on_sample: OnSample | None,
+        total: int,
+    ):
+        self._plan, self._store, self._there = plan, store, there
+        self._on_sample, self._total = on_sample, total
+        self._chunk: Sequence[tuple[int, list[int]]] = ()
+        self._since = 0.0
+        wanted = {problem.id for problem in plan.problems}
+        self.done = sum(1 for name, sample in there if name in wanted and sample < plan.k)
+
+    def begin(self, chunk: Sequence[tuple[int, list[int]]]) -> None:
+        self._chunk, self._since = chunk, time.perf_counter()
+
+    def __call__(self, request: int, place: int, reply: Reply) -> None:
+        seconds = time.perf_counter() - self._since
+        number, samples = self._chunk[request]
+        sample = _judged(self._plan, number, samples[place], reply)
+        self._there[sample.problem_id, sample.sample] = sample
+        self._store.add(sample, seconds)
+        self.done += 1
+        if self._on_sample is not None:
+            self._on_sample(self.done, self._total)
+        self._since = time.perf_counter()
+
+
+def _judged(plan: Plan, number: int, which: int, reply: Reply) -> Sample:
+    problem, question = plan.problems[number], plan.questions[number]
+    failure = None
+    try:
+        verdict = plan.benchmark.grader.judge(problem, question.prefill + reply.text)
+    except Exception as error:  # completions are hostile input: what cannot be judged is wrong, and says why
+        failure = "timeout" if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"[:500]
+        verdict = Verdict(None, 0.0)
+    return Sample(
+        problem_id=problem.id,
+        sample=which,
+        seed=_seed(plan, number, which),
+        group=str(problem.metadata.get("group", "")),
+        question=problem.question,
+        gold=problem.answer,
+        prompt=question.text,
+        prompt_hash=_hash(question),
+        prefill=question.prefill,
+        text=reply.text,
+        token_ids=list(reply.token_ids),
+        tokens=reply.tokens,
+        finish_reason=reply.finish_reason,
+        answer=verdict.answer,
+        score=verdict.score,
+        failure=failure,
+        detail=json.dumps(dict(verdict.detail)),
+        mixing=mixing_share(problem.question, reply.text),
+        seconds=reply.seconds,
+    )
+
+
+def _usable(plan: Plan, store: SampleStore) -> dict[tuple[str, int], Sample]:
+    """What the store has, by problem and sample; the first where one was written twice."""
+    hashes = {problem.id: _hash(question) for problem, question in zip(plan.problems, plan.questions, strict=True)}
+    there: dict[tuple[str, int], Sample] = {}
+    for sample in store.read():
+        if hashes.get(sample.problem_id, sample.prompt_hash) != sample.prompt_hash:
+            raise TaskError(
+                f"the samples that are kept for problem {sample.problem_id} of {plan.benchmark.name} answer another "
+                "prompt: the data or the model's chat template has changed since. Give another --out to evaluate the "
+                "new data"
+            )
+        there.setdefault((sample.problem_id, sample.sample), sample)
+    return there
+
+
+def _hash(question: Question) -> str:
+    return hashlib.blake2b(question.text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _seed(plan: Plan, number: int, sample: int) -> int:
+    """The same whatever else is drawn with it, so that a resumed evaluation draws what an unbroken one would have."""
+    return draw("eval", plan.seed, plan.benchmark.name, plan.problems[number].id, sample) >> 32
+
+
+def _chunks(missing: Sequence[tuple[int, list[int]]]) -> list[list[tuple[int, list[int]]]]:
+    chunks: list[list[tuple[int, list[int]]]] = []
+    size = CHUNK
+    for item in missing:
+        if size + len(item[1]) > CHUNK:
+            chunks.append([])
+            size = 0
+        chunks[-1].append(item)
+        size += len(item[1])
+    return chunks

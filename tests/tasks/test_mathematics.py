@@ -1,0 +1,186 @@
+"""Mathematical answers: what is the same, what is not, and what never ends."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rethink.tasks.latex_text import one_spelling, read_rational
+from rethink.tasks.mathematics import MAX_ANSWER, math_equal
+
+SAME = r"""
+units            | 5 \text{ cm} | 5
+units            | 5\text{ cm} | $5\,\mathrm{cm}$
+units            | 3 \text{ feet} | 3 ft
+units            | 15\mbox{ cm}^2 | 15\text{ cm}^2
+units            | 14 \text{ square units} | 14
+units            | 5 | 5 cm
+units            | 2220 \text{ students} | 2220
+currency         | \$18.90 | 18.9
+degrees          | 90^\circ | 90
+degrees          | 90 | 90^{\circ}
+degrees          | 90 | 90 degrees
+thousands        | 1,234 | 1234
+thousands        | 10080 | 10{,}080
+thousands        | 11,\! 111,\! 111,\! 100 | 11111111100
+percent          | 28\% | 28
+percent          | 28\% | 0.28
+percent          | 0.28 | 28%
+percent          | 10\% | 10 percent
+sets             | \{1,2\} | \{2,1\}
+sets             | 1,2 | 2, 1
+sets             | 2,3,5 | 2, 3 and 5
+sets             | -1, \frac{3}{2} | x=-1 \text{ or } x=\frac32
+tuples           | (1,2) | (1, 2)
+intervals        | (-\infty,3] | (-∞, 3]
+intervals        | [-2,7] | x \in [-2,7]
+intervals        | 0 < x < 1 | (0,1)
+matrices         | \begin{pmatrix} 1 \\ 2 \end{pmatrix} | \begin{bmatrix}1\\2\end{bmatrix}
+matrices         | \begin{pmatrix} -1 & 0 \\ 0 & -1 \end{pmatrix} | \begin{pmatrix}-1&0\\0&-1\end{pmatrix}
+bases            | 52_8 | 52_{8}
+bases            | 52_8 | $52_{\text{eight}}$
+mixed numbers    | 1\frac{4}{5} | \frac95
+mixed numbers    | 1.8 | 1 4/5
+mixed numbers    | 137 \frac{1}{2} | 137.5
+assignment       | x=5 | 5
+assignment       | 5 | x = 5
+assignment       | y=2x+3 | y = 3+2x
+way to it        | 7 | 3 + 4 = 7
+choice           | \text{(C)} | C
+choice           | B | B) 12
+words            | \text{Evelyn} | evelyn
+words            | \text{ellipse} | \text{an ellipse}
+symbols          | 3\sqrt{13} | 3√13
+symbols          | \frac{\pi}{2} | π/2
+symbols          | x^2+y^2 | y² + x²
+functions        | \cos x | cos(x)
+rounding         | \frac{1}{3} | 0.333333
+expressions      | (x+1)^2 | x^2+2x+1
+expressions      | 1 \pm \sqrt{19} | 1 + \sqrt{19}, 1 - \sqrt{19}
+powers           | 2^{2010} | 2^{2010}
+powers           | 1000000 | 10^6
+repeating        | 0.\overline{3} | \frac13
+repeating        | \frac{11}{30} | 0.3\overline{6}
+angles           | \frac{\sqrt{6}+\sqrt{2}}{4} | \cos 15^\circ
+things           | \frac{2}{3} | 2/3 of the cake
+things           | 12 | 12 (twelve)
+clocks           | 12:30 \text{ p.m.} | 12:30 pm
+vectors          | \langle 1,2\rangle | (1,2)
+decimals         | \frac{1+i}{2} | 0.5+0.5i
+vulgar           | 1½ | 1.5
+scientific       | 1e6 | 1000000
+"""
+DIFFERENT = r"""
+units            | 5 \text{ cm} | 5 m
+units            | 5 \text{ hours} | 5 minutes
+tuples           | (1,2) | (2,1)
+tuples and sets  | (1,2) | \{1,2\}
+tuples and sets  | \{1,2\} | (1,2)
+intervals        | [0,1) | (0,1)
+intervals        | [0,1] | (0,1)
+intervals        | (0,1)\cup(2,3) | (0,1)\cup(2,3]
+bases            | 52_8 | 52
+bases            | 52_8 | 42
+bases            | 52_8 | 52_7
+bases            | 42 | 52_8
+percent          | 28\% | 2800
+mixed numbers    | 1\frac{4}{5} | \frac45
+mixed numbers    | 1\frac{4}{5} | \frac{14}{5}
+assignment       | x=5 | y=5
+assignment       | 1 | 2x + z = 1
+cut formulas     | 1 - \frac{1}{\mathrm{e}} | 1 + \frac{1}{\mathrm{e}}
+cut formulas     | 2 | 2 - \frac{1}{\text{x}}
+letters          | \text{east} | seat
+choice           | B | A, B, C, D
+several          | 5 | 4 \text{ or } 5
+several          | 5 | 4, 5, 6
+rounding         | \frac{1}{3} | 0.33
+rounding         | 0 | 0.0000001
+big numbers      | 7425000 | 7425001
+big numbers      | 1000000007 | 1000000008
+signs            | \pm 6 | 6
+signs            | \infty | -\infty
+signs            | \sqrt{2} | -\sqrt{2}
+powers           | 2^{2010} | 2^{2011}
+words            | \text{Yes} | Yes and No
+nothing          | 5 |
+nothing          | 1 | \frac{1}{0}
+nothing          | 5 | nan
+spaces           | 42 | 4 2
+spaces           | 100 | 1 00
+order            | 1,2,3 | (3,2,1)
+clocks           | 12:30 pm | 12:30 am
+repeating        | 0.\overline{3} | 0.3
+"""
+
+
+def cases(table: str) -> list[tuple[str, str]]:
+    found = []
+    for line in table.strip().splitlines():
+        _, gold, answer = (cell.strip() for cell in line.split("|", 2))
+        found.append((gold, answer))
+    return found
+
+
+@pytest.mark.parametrize(("gold", "answer"), cases(SAME))
+def test_the_same(gold: str, answer: str) -> None:
+    assert math_equal(answer, gold) == 1
+
+
+@pytest.mark.parametrize(("gold", "answer"), cases(DIFFERENT))
+def test_different(gold: str, answer: str) -> None:
+    assert math_equal(answer, gold) == 0
+
+
+@pytest.mark.parametrize(
+    "gold", [None, "", " ", "$$", "x" * (MAX_ANSWER + 1), "(" * 99 + ")" * 99, "9**9**9**9", r"\frac{"]
+)
+def test_a_gold_that_cannot_be_read_abstains(gold: str | None) -> None:
+    assert math_equal("7", gold) is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "9**9**9**9",
+        "9^9^9^9",
+        "9^{9^{9^{9}}}",
+        "{9^9}^{9^9}",
+        "2^{99999999}",
+        "99999999!",
+        "9!!!!!!!!",
+        "(" * 1_000_000,
+        "(" * 300 + "1" + ")" * 300,
+        "7" * 1_000_000,
+        "1" + "0" * 500,
+        r"\frac{" * 100,
+        r"\sqrt{" * 90 + "4" + "}" * 90,
+        "\\" * 599,
+        "$" * 599,
+        " " * 1_000_000 + "7x",
+        r"\text{" * 99,
+        "^" * 599,
+        ",".join("1" * 300),
+        "0" * 599,
+    ],
+)
+def test_hostile_answers_return_at_once_and_are_wrong(answer: str) -> None:
+    began = time.monotonic()
+    assert math_equal(answer, "7") == 0
+    assert time.monotonic() - began < 5  # a single one may take what a worker allows
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.sampled_from([*r"0123456789.,/-+%$^_{}()[]\ ", r"\frac", r"\text", "cm", "="]), max_size=40))
+def test_spelling_never_raises(pieces: list[str]) -> None:
+    read_rational(one_spelling("".join(pieces)))
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(-(10**12), 10**12), st.integers(-(10**12), 10**12))
+def test_integers_are_compared_exactly(a: int, b: int) -> None:
+    assert math_equal(str(a), str(b)) == float(a == b)
+    assert math_equal(f"{a:,}", str(a)) == 1
