@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rethink.kernels.native import ops
+from rethink.kernels.trace import traced
 
 ROWS_IN_CACHE = 256
 """Rows handled at once where several passes touch them: small enough to stay in a core's cache between passes."""
@@ -136,6 +137,7 @@ def swiglu(gate_up_T2I: Tensor) -> Tensor:
     return result
 
 
+@traced("SwiGLU")
 def swiglu_inference(gate_up_T2I: Tensor) -> Tensor:
     """silu(gate) * up without a graph."""
     if ops.usable(gate_up_T2I) and gate_up_T2I.is_contiguous():

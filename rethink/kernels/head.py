@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rethink.kernels.linear import main_grad
 from rethink.kernels.native import ops
+from rethink.kernels.trace import traced
 
 CHUNK_ROWS = 512
 """Rows whose logits exist at once: fp32 where the native product makes them, else in the compute dtype."""
@@ -25,6 +26,7 @@ TokenObjective = Callable[[Tensor, slice], Tensor]
 """(log-probabilities of a chunk, which targets they are) -> scalar loss of the chunk, differentiable."""
 
 
+@traced("head")
 def token_logprobs(
     hidden_CE: Tensor, weight_VE: Tensor, targets_C: Tensor, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from rethink.kernels.attention import BLOCK
 from rethink.kernels.native import ops
+from rethink.kernels.trace import traced
 
 PAGE = BLOCK
 """Positions in a page."""
@@ -77,6 +78,7 @@ def copy_page(cache: PagedCache, source: int, target: int) -> None:
     cache.v[target].copy_(cache.v[source])
 
 
+@traced("attention")
 def attend_cached(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, cache: PagedCache, rows: CacheRows) -> Tensor:
     """Write the rows' keys and values, then attend: each row to all positions of its sequence up to its own. [T,H,D]"""
     if cache.native:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from rethink.kernels.attention import Segment, TreeLayout, tree_layout
+from rethink.kernels.trace import traced
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,7 @@ def _prompt_tree(groups: Sequence[PackedGroup]) -> _Node:
     return root
 
 
+@traced("packing")
 def pack(groups: Sequence[PackedGroup], device: torch.device | str = "cpu") -> PackedBatch:
     """Lay groups out in one row, depth first over the tree of their prompts.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rethink.errors import EngineFailure, UsageError
 from rethink.kernels.sampling import sample, uniforms
+from rethink.kernels.trace import traced
 from rethink.rollout.stopping import text_of
 from rethink.types import Completion, FinishReason, GenerationRequest, SamplingParams
 
@@ -52,6 +53,7 @@ def check_requests(requests: Sequence[GenerationRequest], context: int) -> None:
             )
 
 
+@traced("sampling")
 def draw_tokens(logits_BV: Tensor, samples: Sequence[RunningSample]) -> None:
     """Draw the next token of each sample, by its own parameters, and record it.
 

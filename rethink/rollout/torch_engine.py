@@ -23,6 +23,7 @@ from torch import Tensor
 
 from rethink.kernels.native import ops
 from rethink.kernels.paged import PAGE, PagedCache, cache_rows, copy_page, new_cache
+from rethink.kernels.trace import traced
 from rethink.model.decoder import Decoder
 from rethink.rollout.engine import OnFinish
 from rethink.rollout.forward import Chunk, PackedWeights, hidden_rows, prefill_chunks
@@ -194,6 +195,7 @@ class _Generation:
             for chunk, row in zip(ended, logits, strict=True):
                 chosen[chunk.index][0].first_logits_V = row
 
+    @traced("prefill")
     def _prefill_pass(self, chunks: Sequence[Chunk], tables: np.ndarray) -> Tensor:
         """First logits of the prompts that end in this pass, in order."""
         lengths = np.array([len(c.token_ids) for c in chunks], dtype=np.int32)
@@ -245,6 +247,7 @@ class _Generation:
 
     # Decoding
 
+    @traced("decode")
     def _step(self) -> None:
         """One token for every running sequence."""
         if not self.batch:

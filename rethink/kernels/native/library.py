@@ -16,6 +16,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,19 +61,38 @@ class Status:
     """Why nothing better is used; empty where the processor's best is."""
 
 
+_chosen: str | None = None
+"""One of `CHOICES` instead of what the environment says, while `using` holds."""
+
+
 def native() -> Native | None:
     """The library, compiled if need be; None where the references are used."""
-    return _load()[0]
+    return _load(_chosen)[0]
 
 
 def status() -> Status:
     """What is used. Compiles if need be."""
-    return _load()[1]
+    return _load(_chosen)[1]
+
+
+@contextmanager
+def using(choice: str) -> Iterator[None]:
+    """Another choice than the environment's, for comparisons within a process.
+
+    What keeps packed weights, a cache or a graph must be made and used within: it belongs to the kernels it began with.
+    """
+    global _chosen
+    before, _chosen = _chosen, choice
+    try:
+        yield
+    finally:
+        _chosen = before
 
 
 @functools.cache
-def _load() -> tuple[Native | None, Status]:
-    chosen = os.environ.get(VARIABLE, "auto").strip().lower() or "auto"
+def _load(choice: str | None) -> tuple[Native | None, Status]:
+    """By choice; None: the environment's."""
+    chosen = choice or os.environ.get(VARIABLE, "auto").strip().lower() or "auto"
     if chosen not in CHOICES:
         raise UsageError(f"{VARIABLE}={chosen} is unknown; allowed: {', '.join(CHOICES)}")
     if chosen == "reference":

@@ -6,13 +6,13 @@ Axes: T rows, I and O widths, H query heads, K key/value heads, D head size, C h
 from __future__ import annotations
 
 import ctypes
-import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rethink.kernels.native.library import Native, native
+from rethink.kernels.trace import span
 
 OUT_BF16, OUT_FP32, OUT_ADD = 0, 1, 2
 
@@ -41,16 +41,17 @@ def _is_bf16(x: Tensor) -> ctypes.c_int:
 _long, _float, _int = ctypes.c_int64, ctypes.c_float, ctypes.c_int
 
 
-@functools.cache
 def _function(name: str) -> Any:
     found: Native | None = native()
     assert found is not None, "callers ask `usable` first"
     return getattr(found.functions, name)
 
 
-def _call(name: str, *arguments: Any) -> None:
-    """A native function returns 0, or 1 where memory ran out."""
-    if _function(name)(*arguments):
+def _call(name: str, *arguments: Any, sizes: tuple[int, ...] = ()) -> None:
+    """A native function returns 0, or 1 where memory ran out. `sizes` are for `rethink profile`."""
+    with span(name, *sizes):
+        failed = _function(name)(*arguments)
+    if failed:
         raise MemoryError(f"{name} could not get memory")
 
 
@@ -63,10 +64,11 @@ def pack_weight(weight: Tensor, transposed: bool, out: Tensor | None = None) -> 
     size = -(-outputs // 32) * -(-inputs // 2) * 64
     if out is None:
         out = torch.empty(size, dtype=torch.bfloat16)
-    _function("rt_pack_b")(
-        _pointer(weight), _long(outputs), _long(inputs), _long(weight.stride(0)), _int(transposed),
-        _int(weight.dtype == torch.float32), _pointer(out),
-    )  # fmt: skip
+    with span("rt_pack_b", outputs, inputs):
+        _function("rt_pack_b")(
+            _pointer(weight), _long(outputs), _long(inputs), _long(weight.stride(0)), _int(transposed),
+            _int(weight.dtype == torch.float32), _pointer(out),
+        )  # fmt: skip
     return out[:size]
 
 
@@ -80,7 +82,7 @@ def product(
     _call(
         "rt_gemm", _int(layout), _pointer(a), _long(a.stride(0)), _long(rows), _long(inputs), _pointer(packed),
         _long(outputs), _pointer(bias), _pointer(residual), _long(0 if residual is None else residual.stride(0)),
-        _int(kind), _pointer(out), _long(out.stride(0)),
+        _int(kind), _pointer(out), _long(out.stride(0)), sizes=(rows, inputs, outputs),
     )  # fmt: skip
     return out
 
