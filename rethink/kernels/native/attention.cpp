@@ -17,6 +17,7 @@
 namespace {
 
 constexpr int BLOCK = 16, ROWS = 8;
+constexpr int AHEAD = 12;        // blocks that are asked for before they are read
 constexpr int BACK_BLOCKS = 32;  // blocks of queries whose weights exist at once in the backward pass
 
 #ifdef RT_BF16
@@ -243,10 +244,18 @@ void forward(const Shape& s, const Runs& runs, const T* q, long ld_q, const T* k
                 for (int r = 0; r < n; r++) top[r] = splat(-INFINITY);
                 auto k_at = [&](long b) { return k_blocks + table[b] * page + head * block_size; };
                 auto v_at = [&](long b) { return v_blocks + table[b] * page + head * block_size; };
-                if (part == 0)
-                    for (long b = 0; b < number; b++) prefetch(k_at(b), size);
+                // The values and the keys some blocks on are asked for now, and the first keys of the task after this.
+                if (part == 0 && queries <= ROWS && task + 1 < tasks) {
+                    const Piece next = pieces.at[(task + 1) / s.kv_heads];
+                    const int32_t* pages = runs.tables + (long)next.table * runs.table_width;
+                    const long last = (next.position + next.length - 1) / BLOCK;
+                    for (long b = 0; b <= last && b < AHEAD; b++) prefetch(k_blocks + pages[b] * page + (task + 1) % s.kv_heads * block_size, size);
+                }
                 dot_rows(n, rows + (long)from * size, size, k_at, number, size, [&](long b, int r, v16 x) {
-                    if (r == 0 && part == 0) prefetch(v_at(b), size);
+                    if (r == 0 && part == 0) {
+                        prefetch(v_at(b), size);
+                        if (b + AHEAD < number) prefetch(k_at(b + AHEAD), size);
+                    }
                     int limit = piece.position + (from + r) / fold - (int)b * BLOCK;  // last visible lane
                     x = x * splat(scale);
                     if (limit < BLOCK - 1) x = LANES > (v16i{} + limit) ? splat(-INFINITY) : x;
