@@ -147,6 +147,7 @@ def language_share(text: str, language: str) -> LanguageShare:
         KeyError: a language that is not supported.
     """
     script = SCRIPTS[language]
+    text = text.encode("utf-8", "replace").decode()  # lone surrogates: the libraries take none
     pieces = list(_pieces(_prose(text), ONE_LETTER.get(language, "")))
     own = [piece for piece in pieces if piece.script == script]
     counts = {id(piece): _count(piece) for piece in pieces}

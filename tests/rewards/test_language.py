@@ -141,3 +141,10 @@ def test_its_options_are_checked() -> None:
     make_part("language", {"language": "ja"}, PartContext(), "reward.parts.0")
     with pytest.raises(RecipeError, match=r"reward\.parts\.0\.params\.language.*'en'"):
         make_part("language", {"language": "klingon"}, PartContext(), "reward.parts.0")
+
+
+@pytest.mark.parametrize("language", ["en", "zh", "ja", "ru"])
+def test_lone_surrogates_are_no_words(language: str) -> None:
+    """A byte-level tokenizer's broken piece may decode to one; the libraries refuse it."""
+    text = "\ud800 The answer is seven. 答案是七。 こたえは七です。 Ответ семь. \udfff"
+    assert language_share(text, language) == language_share(text.strip("\ud800\udfff "), language)
