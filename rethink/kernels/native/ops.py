@@ -6,6 +6,7 @@ Axes: T rows, I and O widths, H query heads, K key/value heads, D head size, C h
 from __future__ import annotations
 
 import ctypes
+import threading
 from typing import Any
 
 import torch
@@ -87,14 +88,14 @@ def product(
     return out
 
 
-_SCRATCH: dict[str, Tensor] = {}
+_KEPT = threading.local()
 
 
 def scratch(size: int) -> Tensor:
-    """Memory for one packed matrix at a time (bf16 entries), kept between calls: packing would else fault its pages."""
-    kept = _SCRATCH.get("packed")
+    """Memory for one packed matrix at a time (bf16 entries), kept by each thread: fresh pages would be faulted in."""
+    kept: Tensor | None = getattr(_KEPT, "packed", None)
     if kept is None or kept.numel() < size:
-        kept = _SCRATCH["packed"] = torch.empty(size, dtype=torch.bfloat16)
+        kept = _KEPT.packed = torch.empty(size, dtype=torch.bfloat16)
     return kept
 
 
@@ -102,11 +103,6 @@ def pack_now(matrix: Tensor, transposed: bool) -> Tensor:
     """`pack_weight` into scratch memory: valid until the next call."""
     outputs, inputs = matrix.shape if transposed else matrix.shape[::-1]
     return pack_weight(matrix, transposed, scratch(-(-outputs // 32) * -(-inputs // 2) * 64))
-
-
-def release_scratch() -> None:
-    """Give the scratch memory back."""
-    _SCRATCH.clear()
 
 
 # --- element-wise --------------------------------------------------------------------------------------------------
