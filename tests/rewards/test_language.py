@@ -146,5 +146,5 @@ def test_its_options_are_checked() -> None:
 @pytest.mark.parametrize("language", ["en", "zh", "ja", "ru"])
 def test_lone_surrogates_are_no_words(language: str) -> None:
     """A byte-level tokenizer's broken piece may decode to one; the libraries refuse it."""
-    text = "\ud800 The answer is seven. 答案是七。 こたえは七です。 Ответ семь. \udfff"
-    assert language_share(text, language) == language_share(text.strip("\ud800\udfff "), language)
+    text = "The answer is seven. 答案是七。 こたえは七です。 Ответ семь."
+    assert language_share(f"\ud800 {text} \udfff", language) == language_share(text, language)
