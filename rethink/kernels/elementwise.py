@@ -52,7 +52,7 @@ class _RMSNorm(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight)
         if x.dim() == 2 and ops.usable(grads[0]) and ops.usable(x) and x.is_contiguous():
             up = grads[0].contiguous()
-            return ops.rms_norm_backward(x, weight, scale, up, None, grad_weight), grad_weight, None, None
+            return ops.rms_norm_backward(x, weight, scale, up, grad_weight), grad_weight, None, None
         grad_x, scale = torch.empty_like(x), scale.reshape(*x.shape[:-1], 1)
         for part in _row_blocks(x.shape[0]):
             unit = x[part] * scale[part]

@@ -22,10 +22,10 @@ template <class T> void rms_norm(const float* x, const float* weight, float epsi
     }
 }
 
-// grad_x = residual (if any) + the norm's gradient; grad_weight is added to.
+// The weight's gradient is added to.
 template <class T>
-void rms_norm_backward(const float* x, const float* weight, const float* scale, const T* grad, const float* residual, long rows, long width,
-                       float* grad_x, float* grad_weight) {
+void rms_norm_backward(const float* x, const float* weight, const float* scale, const T* grad, long rows, long width, float* grad_x,
+                       float* grad_weight) {
     static thread_local Buffer memory;
     const int threads = omp_get_max_threads();
     float* partial = memory.get<float>((size_t)threads * width);
@@ -55,12 +55,10 @@ void rms_norm_backward(const float* x, const float* weight, const float* scale, 
             for (i = 0; i + 16 <= width; i += 16) {
                 v16 unit = load16(row + i) * factor;
                 v16 out = (load_any(up + i) * load16(weight + i) - unit * splat(mean)) * factor;
-                if (residual) out += load16(residual + t * width + i);
                 store16(grad_x + t * width + i, out);
             }
             for (; i < width; i++) {
-                float out = (value(up[i]) * weight[i] - row[i] * scale[t] * mean) * scale[t];
-                grad_x[t * width + i] = residual ? out + residual[t * width + i] : out;
+                grad_x[t * width + i] = (value(up[i]) * weight[i] - row[i] * scale[t] * mean) * scale[t];
             }
         }
     }
@@ -145,10 +143,10 @@ RT_API int rt_rms_norm(int is_bf16, const float* x, const float* weight, float e
     return 0;
 }
 
-RT_API int rt_rms_norm_backward(int is_bf16, const float* x, const float* weight, const float* scale, In grad, const float* residual, int64_t rows,
-                                int64_t width, float* grad_x, float* grad_weight) try {
-    if (is_bf16) rms_norm_backward(x, weight, scale, (const bf16*)grad, residual, rows, width, grad_x, grad_weight);
-    else rms_norm_backward(x, weight, scale, (const float*)grad, residual, rows, width, grad_x, grad_weight);
+RT_API int rt_rms_norm_backward(int is_bf16, const float* x, const float* weight, const float* scale, In grad, int64_t rows, int64_t width,
+                                float* grad_x, float* grad_weight) try {
+    if (is_bf16) rms_norm_backward(x, weight, scale, (const bf16*)grad, rows, width, grad_x, grad_weight);
+    else rms_norm_backward(x, weight, scale, (const float*)grad, rows, width, grad_x, grad_weight);
     return 0;
 } catch (const std::bad_alloc&) { return 1; }
 

@@ -118,12 +118,12 @@ def rms_norm(x_TE: Tensor, weight_E: Tensor, epsilon: float, dtype: torch.dtype)
 
 
 def rms_norm_backward(
-    x_TE: Tensor, weight_E: Tensor, scale_T: Tensor, grad_TE: Tensor, residual_TE: Tensor | None, grad_weight_E: Tensor
+    x_TE: Tensor, weight_E: Tensor, scale_T: Tensor, grad_TE: Tensor, grad_weight_E: Tensor
 ) -> Tensor:
-    """Gradient of x, plus `residual`; the weight's is added to `grad_weight`."""
+    """Gradient of x; the weight's is added to `grad_weight`."""
     grad_x = torch.empty_like(x_TE)
     _call("rt_rms_norm_backward", _is_bf16(grad_TE), _pointer(x_TE), _pointer(weight_E), _pointer(scale_T),
-          _pointer(grad_TE), _pointer(residual_TE), _long(x_TE.shape[0]), _long(x_TE.shape[1]), _pointer(grad_x),
+          _pointer(grad_TE), _long(x_TE.shape[0]), _long(x_TE.shape[1]), _pointer(grad_x),
           _pointer(grad_weight_E))  # fmt: skip
     return grad_x
 
