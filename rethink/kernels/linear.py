@@ -90,6 +90,11 @@ class PackedLinear:
         elif weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available():
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS_HINT)
 
+    @property
+    def native(self) -> tuple[Tensor, Tensor | None] | None:
+        """The weight in the native layout, and the bias; None where the native product does not serve it."""
+        return (self._packed, self._bias) if self._native and self._packed is not None else None
+
     def __call__(self, x_TI: Tensor, residual_TO: Tensor | None = None) -> Tensor:
         """[T, I] -> [T, O]."""
         if self._native and self._packed is not None:

@@ -24,6 +24,11 @@ def span(name: str, *sizes: int) -> AbstractContextManager[object]:
     return _NOTHING if _watcher is None else _watcher(name, sizes)
 
 
+def watched() -> bool:
+    """Whether a profile is being taken: what is one call then goes step by step, so that each step shows."""
+    return _watcher is not None
+
+
 def traced(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Each call of the function is a span."""
 

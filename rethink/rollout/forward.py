@@ -12,8 +12,10 @@ from torch import Tensor
 
 from rethink.kernels.elementwise import rms_norm, swiglu_inference
 from rethink.kernels.embedding import embed
+from rethink.kernels.layers import LayerStack, LayerWeights, StackShape, layer_stack
 from rethink.kernels.linear import PackedLinear
 from rethink.kernels.paged import CacheRows, PagedCache, attend_cached
+from rethink.kernels.trace import watched
 from rethink.model.decoder import Decoder
 
 
@@ -26,6 +28,23 @@ class PackedWeights:
             for w in model.layers
         ]
         self.head = PackedLinear(model.head)
+        self._stack: tuple[Sequence[PagedCache], LayerStack] | None = None
+
+    def stack(self, model: Decoder, caches: Sequence[PagedCache]) -> LayerStack | None:
+        """All layers as one native call over these caches; None where there is none."""
+        if self._stack is None or self._stack[0] is not caches:
+            c = model.config
+            shape = StackShape(c.num_heads, c.num_kv_heads, c.head_dim, c.hidden_size, c.intermediate_size,
+                               c.rms_norm_eps)  # fmt: skip
+            weights = [
+                LayerWeights(w.input_norm, qkv, w.q_norm, w.k_norm, output, w.post_norm, gate_up, down, cache)
+                for w, (qkv, output, gate_up, down), cache in zip(model.layers, self.layers, caches, strict=True)
+            ]
+            stack = layer_stack(shape, weights)
+            if stack is None:
+                return None
+            self._stack = caches, stack
+        return self._stack[1]
 
 
 def hidden_rows(
@@ -41,6 +60,10 @@ def hidden_rows(
     epsilon = model.config.rms_norm_eps
     cos, sin = model.rope(positions_T)
     x = embed(tokens_T, model.embedding, model.accurate)
+    stack = None if watched() else packed.stack(model, caches)
+    if stack is not None:
+        stack(x, cos, sin, rows)
+        return rms_norm(x if wanted is None else x[wanted], model.final_norm, epsilon, model.dtype)
     for layer, (qkv, output, gate_up, down), cache in zip(model.layers, packed.layers, caches, strict=True):
         h = rms_norm(x, layer.input_norm, epsilon, model.dtype)
         q, k, v = model.project_qkv(layer, qkv(h), cos, sin)

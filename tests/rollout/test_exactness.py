@@ -1,5 +1,6 @@
 """Engine and trainer agree to the last bit: the log-probabilities that sampling reported are those of the policy."""
 
+import contextlib
 import random
 from typing import Any
 
@@ -8,8 +9,10 @@ import pytest
 import torch
 import transformers
 
+from rethink.kernels.layers import LayerStack
 from rethink.kernels.native import ops
 from rethink.kernels.native.library import status
+from rethink.kernels.trace import watching
 from rethink.model.decoder import Decoder
 from rethink.model.hf_config import parse_hf_config
 from rethink.model.packing import PackedGroup, pack
@@ -74,6 +77,26 @@ def test_log_probabilities_are_equal_to_the_bit(family: str, overrides: dict[str
             np.testing.assert_array_equal(trainer, engine)
             tokens += len(engine)
     assert tokens > 3500
+
+
+@pytest.mark.parametrize(("family", "overrides"), SHAPES, ids=[name for name, _ in SHAPES])
+def test_layers_in_one_call_are_the_calls_one_by_one(
+    family: str, overrides: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, asked = make(family, overrides), requests(random.Random(5))
+    calls: list[str] = []
+    whole = LayerStack.__call__
+    monkeypatch.setattr(LayerStack, "__call__", lambda *a: (calls.append("stack"), whole(*a))[1])
+    together = TorchEngine(model, lambda _: "").generate(asked)
+    assert calls, "the stack is not used"
+    calls.clear()
+    with watching(lambda name, _: (calls.append(name), contextlib.nullcontext())[1]):
+        apart = TorchEngine(model, lambda _: "").generate(asked)
+    assert "rt_gemm" in calls
+    assert "stack" not in calls
+    for a, b in zip((c for r in together for c in r), (c for r in apart for c in r), strict=True):
+        np.testing.assert_array_equal(a.token_ids, b.token_ids)
+        np.testing.assert_array_equal(a.logprobs, b.logprobs)
 
 
 def test_samples_are_the_same_in_any_company() -> None:

@@ -9,6 +9,7 @@
 // Two layouts of a block of 16 vectors of size D, so that sixteen sums advance at once:
 //   dot: [D/2][16][2] bf16 or [D][16] fp32     for scores   (a row's product with each of the sixteen)
 //   sum: [8][D][2] bf16 or [16][D] fp32        for outputs  (a weighted sum of the sixteen)
+#include "attention.h"
 #include "common.h"
 
 #include <cmath>
@@ -166,20 +167,6 @@ template <class T> inline void clear_dot(T* block, int place, int size) {
 }
 
 }  // namespace
-
-struct Shape {  // of attention: shared with Python, see native/attention.py
-    int64_t heads, kv_heads, size;
-    float scale;
-};
-
-// Where queries stand. A run is consecutive rows at consecutive positions of one sequence; its keys are the blocks of a
-// table row.
-struct Runs {
-    int64_t number;
-    const int32_t *row, *length, *position, *table;
-    const int32_t* tables;
-    int64_t table_width;
-};
 
 namespace {
 

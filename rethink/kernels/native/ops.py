@@ -157,13 +157,13 @@ def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor, direction: int) -> Ten
 
 
 class Shape(ctypes.Structure):
-    """As in attention.cpp."""
+    """As in attention.h."""
 
     _fields_ = (("heads", _long), ("kv_heads", _long), ("size", _long), ("scale", _float))
 
 
 class Runs(ctypes.Structure):
-    """As in attention.cpp: consecutive rows of one sequence, and the blocks of its keys."""
+    """As in attention.h: consecutive rows of one sequence, and the blocks of its keys."""
 
     _fields_ = (
         ("number", _long), ("row", ctypes.c_void_p), ("length", ctypes.c_void_p), ("position", ctypes.c_void_p),
@@ -222,6 +222,46 @@ def cache_write(
     _call("rt_cache_write", _is_bf16(k_TKD), ctypes.byref(shape), _long(k_TKD.shape[0]), _pointer(k_TKD),
           _long(k_TKD.stride(0)), _pointer(v_TKD), _long(v_TKD.stride(0)), _pointer(pages_T), _pointer(places_T),
           _pointer(k_pages), _pointer(v_pages))  # fmt: skip
+
+
+# --- whole layers --------------------------------------------------------------------------------------------------
+
+
+class LayerPointers(ctypes.Structure):
+    """As in layers.cpp: a layer's weights and pages. The tensors must outlive it."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_void_p)
+        for name in ("input_norm", "qkv", "qkv_bias", "q_norm", "k_norm", "output", "post_norm", "gate_up", "down",
+                     "k_pages", "v_pages")
+    )  # fmt: skip
+
+
+class Widths(ctypes.Structure):
+    """As in layers.cpp."""
+
+    _fields_ = (("layers", _long), ("hidden", _long), ("intermediate", _long), ("epsilon", _float))
+
+
+class _Rows(ctypes.Structure):
+    _fields_ = (
+        ("number", _long), ("x", ctypes.c_void_p), ("cos", ctypes.c_void_p), ("sin", ctypes.c_void_p),
+        ("page", ctypes.c_void_p), ("place", ctypes.c_void_p),
+    )  # fmt: skip
+
+
+def layer_pointers(**tensors: Tensor | None) -> LayerPointers:
+    """A layer's tensors by field name; None where the family has none."""
+    return LayerPointers(**{name: None if x is None else x.data_ptr() for name, x in tensors.items()})
+
+
+def layers(
+    x_TE: Tensor, shape: Shape, widths: Widths, pointers: ctypes.Array[LayerPointers], runs: Runs, cos_TD: Tensor,
+    sin_TD: Tensor, page_T: Tensor, place_T: Tensor,
+) -> None:  # fmt: skip
+    """All layers over a paged cache; the residual stream (fp32) is overwritten."""
+    rows = _Rows(len(x_TE), *(x.data_ptr() for x in (x_TE, cos_TD, sin_TD, page_T, place_T)))
+    _call("rt_layers", *(ctypes.byref(x) for x in (shape, widths, runs, rows)), pointers)
 
 
 # --- head ----------------------------------------------------------------------------------------------------------
