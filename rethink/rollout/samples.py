@@ -71,8 +71,8 @@ def draw_tokens(logits_BV: Tensor, samples: Sequence[RunningSample]) -> None:
         if not bool(torch.isfinite(drawn[1]).all()):
             raise EngineFailure(
                 "the model's probabilities are not finite (NaN or infinity), so nothing can be sampled: its "
-                "weights are broken, or a product overflowed; lower optimizer.learning_rate, or use "
-                "model.dtype=float32, and go back to the last checkpoint with --resume"
+                "weights are broken, or a product overflowed. In training, start anew with a lower "
+                "optimizer.learning_rate or with model.dtype=float32; what was saved is untouched"
             )
         for i, token, logprob, sampled in zip(members, *(t.tolist() for t in drawn), strict=True):
             samples[i].tokens.append(token)

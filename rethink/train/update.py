@@ -145,7 +145,8 @@ def accumulate_gradients(
     total_tokens = sum(len(r.completion.token_ids) for r in everyone)
     denominator = None
     if algorithm.aggregation == "fixed":
-        denominator = algorithm.fixed_denominator or float(recipe.max_new_tokens_at(step))
+        sampled_at = step - step % recipe.steps_per_batch  # a batch's mini-batches share the limit it was sampled with
+        denominator = algorithm.fixed_denominator or float(recipe.max_new_tokens_at(sampled_at))
     stats = UpdateStats()
     kept = [group for group, left_out in zip(groups, skip, strict=True) if not left_out]
     for micro in micro_batches(kept, limit, model.device):
@@ -185,8 +186,9 @@ def accumulate_gradients(
         value = float(loss.detach())
         if not math.isfinite(value):
             raise NumericsError(
-                f"the loss of step {step + 1} is {value}, so no update was made; the last checkpoint is sound. "
-                "Lower optimizer.learning_rate, or use model.dtype=float32, and go on with --resume or start anew"
+                f"the loss of step {step + 1} is {value}, so no update was made; what was saved is untouched. Start "
+                "anew with another --out and a lower optimizer.learning_rate, or with model.dtype=float32: these "
+                "values are part of what a run is, and a resumed run keeps them"
             )
         with span("backward"):
             loss.backward()

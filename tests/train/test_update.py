@@ -122,6 +122,17 @@ def test_groups_without_signal_may_be_left_out(checkpoint: Checkpoint, aggregati
     close(whole, shorter)
 
 
+def test_a_batch_keeps_the_token_limit_it_was_sampled_with(checkpoint: Checkpoint) -> None:
+    assert checkpoint.config is not None
+    limits = "rollout.max_new_tokens={0: 12, 1: 24}"
+    chosen, made = recipe("algorithm.aggregation=fixed", "algorithm.mini_batches=2", limits), groups()
+    model = Decoder(checkpoint.config, checkpoint.tensors, torch.float64, "cpu")
+    MasterAdamW(model, chosen.optimizer)
+    losses = [accumulate_gradients(chosen, model, None, made, None, s, 99, [False] * 4).loss for s in (0, 1, 2)]
+    assert losses[0] == pytest.approx(losses[1])
+    assert losses[2] == pytest.approx(losses[0] / 2)
+
+
 def test_the_limit_is_kept_and_nothing_is_lost() -> None:
     made = groups()
     for limit in LIMITS:
