@@ -16,10 +16,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+RECORD = HERE / "results" / "measurements.jsonl"
+"""What was measured when, on which machine and commit: one line a run of a benchmark with `--record`."""
 Measurement = dict[str, Any]
 """What one run gave: the JSON object on its last line."""
 
@@ -30,6 +33,7 @@ def parser(description: str | None, runs: int = 3) -> argparse.ArgumentParser:
     options.add_argument("--runs", type=int, default=runs, help=f"measurements of each side (default: {runs})")
     options.add_argument("--peer-python", metavar="PATH", help="python of the peer's environment; without it only ours")
     options.add_argument("--json", action="store_true", help="end with one JSON line")
+    options.add_argument("--record", action="store_true", help=f"append that line, dated, to {RECORD.name}")
     return options
 
 
@@ -118,17 +122,19 @@ def machine() -> dict[str, Any]:
 
 
 def finish(
-    name: str, series: Series, key: str, *, unit: str, higher_is_better: bool, as_json: bool, also: Sequence[str] = ()
-) -> None:
-    """Print the medians of `key` and of the keys in `also`; with `as_json`, end with the one line for programs.
+    name: str, series: Series, key: str, options: argparse.Namespace, *, unit: str, higher_is_better: bool,
+    also: Sequence[str] = (),
+) -> None:  # fmt: skip
+    """Print the medians of `key` and of the keys in `also`; with `--json`, end with the one line for programs.
 
     Args:
         name: of the benchmark.
         series: what was measured.
         key: the quantity that is compared.
+        options: as parsed: `json` ends with a line `{"name", "ours", "peer", "ratio", "runs", "machine"}`, `record`
+            keeps it.
         unit: of that quantity, for people.
         higher_is_better: whether more of it is better; the ratio is always "times as good".
-        as_json: end with a line `{"name", "ours", "peer", "ratio", "runs", "machine"}`.
         also: further keys worth showing, such as `peak_rss_mb`.
     """
     ours, peer = median(series.ours, key), median(series.peer, key)
@@ -136,10 +142,28 @@ def finish(
     print(f"{name}: {_text(ours)} {unit}" + ("" if peer is None else f"; peer {_text(peer)} {unit}; {_text(times)}×"))
     for other in also:
         print(f"  {other}: {_text(median(series.ours, other))}; peer {_text(median(series.peer, other))}")
-    if as_json:
-        runs = {"ours": series.ours, "peer": series.peer}
-        line = {"name": name, "ours": ours, "peer": peer, "ratio": times, "runs": runs, "machine": machine()}
+    runs = {"ours": series.ours, "peer": series.peer}
+    line = {"name": name, "ours": ours, "peer": peer, "ratio": times, "runs": runs, "machine": machine()}
+    if options.json:
         print(json.dumps(line))
+    if options.record:
+        stamp = {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "commit": commit(), "command": command()}
+        with RECORD.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**stamp, **line}) + "\n")
+
+
+def command() -> str:
+    """How this benchmark was called, without the paths of this machine."""
+    words = [Path(word).name if "/" in word else word for word in sys.argv]
+    return " ".join(words)
+
+
+def commit() -> str | None:
+    """The commit that is measured, marked where the tree differs from it."""
+    from rethink.store.environment import git_state
+
+    state = git_state(HERE.parent / "rethink")
+    return None if state is None else f"{state['commit'][:12]}{'+' if state['changed'] else ''}"
 
 
 def _text(value: float | None) -> str:

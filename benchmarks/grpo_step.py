@@ -60,6 +60,7 @@ def measure(a) -> None:
         "step_s": [row["time/step"] for row in rows[1:]],
         "rollout_s": [row["time/rollout"] for row in rows[1:]],
         "train_s": [row["time/train"] for row in rows[1:]],
+        "reward_share": [row["time/reward"] / row["time/step"] for row in rows[1:]],
         "completion_tokens": [row["rollout/tokens"] for row in rows],
         "s_per_1000_tokens": [1000 * row["time/step"] / row["rollout/tokens"] for row in rows[1:]],
         "accuracy": [row["rollout/accuracy"] for row in rows],
@@ -104,8 +105,8 @@ def main() -> None:
             (lambda: peer_measurement(common.run_json(peer))) if a.peer_python else None,
         )
     common.finish(
-        "grpo_step", series, "step_s", unit="s", higher_is_better=False, as_json=a.json,
-        also=["s_per_1000_tokens", "completion_tokens", "rollout_s", "train_s", "peak_rss_mb"],
+        "grpo_step", series, "step_s", a, unit="s", higher_is_better=False,
+        also=["s_per_1000_tokens", "completion_tokens", "rollout_s", "train_s", "reward_share", "peak_rss_mb"],
     )  # fmt: skip
 
 

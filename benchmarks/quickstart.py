@@ -33,7 +33,7 @@ def main() -> None:
     a = parser.parse_args()
     series = common.Series(ours=[one(seed) for seed in range(a.runs)])
     common.finish(
-        "quickstart", series, "accuracy", unit="held-out accuracy", higher_is_better=True, as_json=a.json,
+        "quickstart", series, "accuracy", a, unit="held-out accuracy", higher_is_better=True,
         also=["accuracy_before", "wall_s", "peak_rss_mb"],
     )  # fmt: skip
 

@@ -60,9 +60,7 @@ def main() -> None:
             lambda: common.run_json([sys.executable, __file__, "--measure", *job]),
             (lambda: common.run_json(peer)) if a.peer_python else None,
         )
-    common.finish(
-        "rollout", series, "tokens_per_s", unit="tokens/s", higher_is_better=True, as_json=a.json, also=["peak_rss_mb"]
-    )
+    common.finish("rollout", series, "tokens_per_s", a, unit="tokens/s", higher_is_better=True, also=["peak_rss_mb"])
 
 
 if __name__ == "__main__":

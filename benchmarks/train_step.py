@@ -88,7 +88,7 @@ def main() -> None:
         "groups", "group_size", "prompt_tokens", "new_tokens", "micro_batch_tokens")]  # fmt: skip
     series = common.alternate(a.runs, lambda: common.run_json([sys.executable, __file__, "--measure", *job]), None)
     common.finish(
-        "train_step", series, "share", unit="of the rate of matrix products", higher_is_better=True, as_json=a.json,
+        "train_step", series, "share", a, unit="of the rate of matrix products", higher_is_better=True,
         also=["step_s", "gflops", "gemm_gflops", "input_tokens", "peak_rss_mb"],
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,9 +44,18 @@ def test_a_run_without_a_result_is_an_error(code: str) -> None:
         common.run_json([sys.executable, "-c", code])
 
 
-def test_finish_ends_with_one_json_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_finish_ends_with_one_json_line_and_records_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "RECORD", tmp_path / "measurements.jsonl")
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bench.py", "--peer-python", "/elsewhere/bin/python"])
     series = common.Series(ours=[{"s": 2.0}], peer=[{"s": 8.0}])
-    common.finish("step", series, "s", unit="s", higher_is_better=False, as_json=True)
+    options = common.parser("").parse_args(["--json", "--record"])
+    common.finish("step", series, "s", options, unit="s", higher_is_better=False)
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (last["name"], last["ours"], last["peer"], last["ratio"]) == ("step", 2.0, 8.0, 4.0)
     assert set(last) == {"name", "ours", "peer", "ratio", "runs", "machine"}
+    kept = json.loads((tmp_path / "measurements.jsonl").read_text())
+    assert kept["command"] == "bench.py --peer-python python"
+    assert {key: kept[key] for key in last} == last
+    assert set(kept) == {*last, "date", "commit", "command"}
