@@ -42,11 +42,18 @@ class ApiError(Exception):
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         if self.status == 429:
             kind = "rate_limit_error"
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        return {
+            "error": {"message": _clean(self.message), "type": kind, "param": _clean(self.param), "code": self.code}
+        }
 
     def response(self) -> JSONResponse:
         """The whole answer."""
         return JSONResponse(self.body(), self.status, self.headers)
+
+
+def _clean(text: str | None) -> str | None:
+    """Halves of surrogate pairs, which a client may send and no answer can hold, become question marks."""
+    return None if text is None else text.encode("utf-8", "replace").decode()
 
 
 def wrong(message: str, param: str | None = None, code: str | None = "invalid_value") -> ApiError:

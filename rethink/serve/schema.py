@@ -38,9 +38,19 @@ def _one_message(message: str) -> WrapValidator:
     return WrapValidator(check)
 
 
-StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+def _encodable(text: str) -> str:
+    """JSON can spell half of a surrogate pair, which is no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PydanticCustomError("invalid", "half of a surrogate pair is no text") from error
+    return text
+
+
+AnyText = Annotated[str, AfterValidator(_encodable)]
+Text = Annotated[AnyText, StringConstraints(min_length=1)]
+StopString = Annotated[AnyText, StringConstraints(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-Text = Annotated[str, StringConstraints(min_length=1)]
 
 
 class _Strict(BaseModel):
@@ -87,7 +97,7 @@ class TextPart(BaseModel):
 
     model_config = ConfigDict(strict=True)
     type: Literal["text"]
-    text: str
+    text: AnyText
 
 
 class Message(BaseModel):
@@ -96,7 +106,7 @@ class Message(BaseModel):
     model_config = ConfigDict(strict=True)
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[
-        str | list[TextPart] | None,
+        AnyText | list[TextPart] | None,
         _one_message('give a text, or an array of {"type": "text", "text": …}; other parts are not supported'),
     ] = None
     tool_calls: Annotated[list[Any] | None, _neutral([])] = None
