@@ -98,6 +98,7 @@ class EngineThread:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start the thread, whose events go to the loop."""
+        assert self._thread is None, "the engine's thread serves one event loop at a time"
         self._loop, self._stopping = loop, False
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
         self._thread.start()
