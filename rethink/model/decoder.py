@@ -1,6 +1,6 @@
 """The decoder: Llama, Qwen2/2.5, Qwen3 and Mistral are one family (RMSNorm, RoPE, GQA, SwiGLU).
 
-It computes packed rows (see `packing.py`) for training and prefill; `rollout/torch_engine.py` decodes with the same
+It computes packed rows (see `packing.py`) for training and prefill; `rollout/decoding.py` decodes with the same
 weights. The residual stream is fp32 whatever the compute dtype; norms keep fp32 weights.
 
 Axes: T packed tokens, C target tokens, E hidden size, H query heads, K key/value heads, D head size, L layers.
