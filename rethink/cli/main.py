@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import rethink
-from rethink.cli import check, compare, doctor, eval, profile, report, sample, score, train
+from rethink.cli import check, compare, doctor, eval, export, profile, report, sample, score, train
 from rethink.errors import RethinkError
 
 EXAMPLES = """\
@@ -25,6 +25,7 @@ examples:
   rethink sample --model runs/quickstart/model "1 + 2 =?"
   rethink eval --model runs/quickstart/model --bench gsm8k --limit 100
   rethink compare evals/before evals/after              where two evaluations differ
+  rethink export runs/quickstart --to gguf --out quickstart.gguf
   rethink score --reward math --data answers.jsonl --out scored.jsonl
   rethink report runs/quickstart --open
   rethink profile my.yaml                               where a step's time and memory go
@@ -44,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"rethink {rethink.__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for verb in (train, check, sample, score, eval, compare, report, profile, doctor):
+    for verb in (train, check, sample, score, eval, compare, export, report, profile, doctor):
         verb.add_parser(verbs)
     return parser
 

@@ -180,6 +180,7 @@ def test_another_kind_of_tokenizer_is_refused() -> None:
         Tokenizer(backend, {}).to_gguf_fields(2, "it")
 
 
+@pytest.mark.slow
 def test_the_embedded_tokenizer_gets_the_fields_that_its_file_has(embedded: Checkpoint) -> None:
     from rethink.model.embedded import embedded_gguf
     from rethink.model.gguf import GgufModel
