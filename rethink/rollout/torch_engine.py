@@ -237,6 +237,7 @@ class _Generation:
                 index=index,
                 seed=request.seeds[index],
                 params=request.params,
+                on_token=request.on_token,
                 started=now,
             )
             self.batch.append(sequence)
