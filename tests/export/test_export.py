@@ -203,6 +203,7 @@ def card_of(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def test_the_card_of_a_run_says_what_it_was(run: RunFolder, tmp_path: Path) -> None:
+    assert load_checkpoint(str(run.path)).folder == run.model_path
     done = export_model(str(run.path), tmp_path / "out", target="hf")
     front, body = card_of(done.path)
     assert front["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
