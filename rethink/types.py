@@ -5,7 +5,7 @@ Problem ─► Prompt ─► Completion (engine) ─► RewardOutcome per part �
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -59,6 +59,10 @@ class SamplingParams:
         return self.temperature > 0 and (self.top_p < 1.0 or self.top_k > 0)
 
 
+OnToken = Callable[[int, int], None]
+"""(sample index, token id), called as each token is drawn. What it raises ends the whole generation."""
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One prompt to be continued once per seed. The seeds decide the samples: same seed, same draw."""
@@ -66,6 +70,8 @@ class GenerationRequest:
     prompt_ids: tuple[int, ...]
     seeds: tuple[int, ...]
     params: SamplingParams
+    on_token: OnToken | None = field(default=None, compare=False, repr=False)
+    """For answers that are shown while they are drawn. Engines that draw whole completions at once do not call it."""
 
     @property
     def n(self) -> int:

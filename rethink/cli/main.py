@@ -12,7 +12,20 @@ import sys
 from collections.abc import Sequence
 
 import rethink
-from rethink.cli import check, compare, doctor, eval, profile, report, sample, score, serve, train
+from rethink.cli import (
+    chat,
+    check,
+    compare,
+    doctor,
+    eval,
+    export,
+    profile,
+    report,
+    sample,
+    score,
+    serve,
+    train,
+)
 from rethink.errors import RethinkError
 
 EXAMPLES = """\
@@ -23,8 +36,10 @@ examples:
   rethink check my.yaml                                 whether it can work, in a minute or two
   rethink train my.yaml --resume                        go on where the run stopped
   rethink sample --model runs/quickstart/model "1 + 2 =?"
+  rethink chat --model runs/quickstart                  talk with what came out
   rethink eval --model runs/quickstart/model --bench gsm8k --limit 100
   rethink compare evals/before evals/after              where two evaluations differ
+  rethink export runs/quickstart --to gguf --out quickstart.gguf
   rethink score --reward math --data answers.jsonl --out scored.jsonl
   rethink report runs/quickstart --open
   rethink serve --model runs/quickstart/model           an OpenAI-compatible server of it
@@ -45,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"rethink {rethink.__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for verb in (train, check, sample, score, eval, compare, report, serve, profile, doctor):
+    for verb in (train, check, sample, chat, serve, score, eval, compare, export, report, profile, doctor):
         verb.add_parser(verbs)
     return parser
 

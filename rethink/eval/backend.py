@@ -102,6 +102,16 @@ class EngineBackend:
         self._weights = weights
         self._renderers: dict[int, tuple[PromptSection, PromptRenderer]] = {}
 
+    @property
+    def engine(self) -> RolloutEngine:
+        """What samples."""
+        return self._engine
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of the model."""
+        return self._tokenizer
+
     def describe(self) -> dict[str, Any]:
         """See `Backend`."""
         return {"backend": "embedded", "model": self.model, "dtype": self._dtype, "weights": self._weights}

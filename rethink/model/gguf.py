@@ -41,8 +41,12 @@ _IN_LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_GGUF_TOP_LEVEL = {theirs.removesuffix(".weight"): ours for ours, theirs in _TOP_LEVEL.items()}
+_GGUF_IN_LAYER = {theirs: ours for ours, theirs in _IN_LAYER.items()}
 _LAYER_NAME = re.compile(r"blk\.(\d{1,4})\.(\w+)\.(weight|bias)")
-_ROPE_FACTORS = "rope_freqs.weight"
+ROPE_FACTORS = "rope_freqs.weight"
+PERMUTED = ("llama", "mistral")
+"""Architectures whose query and key rows are in another order in a file."""
 
 
 class GgufModel(Mapping[str, "Tensor"]):
@@ -60,7 +64,7 @@ class GgufModel(Mapping[str, "Tensor"]):
         self.fields: dict[str, Any] = _fields(reader, path)
         stored = {tensor.name: tensor for tensor in reader.tensors}
         _check_types(stored.values(), path)
-        factors = _dequantise(stored.pop(_ROPE_FACTORS), path) if _ROPE_FACTORS in stored else None
+        factors = _dequantise(stored.pop(ROPE_FACTORS), path) if ROPE_FACTORS in stored else None
         embedding = stored.get("token_embd.weight")
         if embedding is None:
             raise ModelError(f"{path} holds no token embedding, so it is no language model; give another file")
@@ -114,7 +118,7 @@ class GgufModel(Mapping[str, "Tensor"]):
 
     def _undo_permutation(self, name: str, tensor: Tensor) -> Tensor:
         """Rows [H·(D/2)·2] in the file's order back to [H·2·(D/2)]."""
-        if self.config.architecture not in ("llama", "mistral"):
+        if self.config.architecture not in PERMUTED:
             return tensor
         heads = {"q_proj.weight": self.config.num_heads, "k_proj.weight": self.config.num_kv_heads}
         for suffix, count in heads.items():
@@ -192,3 +196,12 @@ def _hugging_face_name(name: str, path: Path) -> str:
             "have, so it would be computed wrongly; use the model's Hugging Face folder or hub id"
         )
     return f"model.layers.{int(match[1])}.{_IN_LAYER[match[2]]}.{match[3]}"
+
+
+def gguf_name(name: str) -> str:
+    """What a GGUF file calls a tensor of this family; the inverse of how its names are read."""
+    stem, kind = name.rsplit(".", 1)
+    if not stem.startswith("model.layers."):
+        return _GGUF_TOP_LEVEL[stem]
+    layer, inner = stem.removeprefix("model.layers.").split(".", 1)
+    return f"blk.{layer}.{_GGUF_IN_LAYER[inner]}.{kind}"

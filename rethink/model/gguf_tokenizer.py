@@ -119,12 +119,15 @@ def _byte_level(fields: Mapping[str, Any], tokens: Sequence[str], types: Sequenc
     pairs = [_pair(line, source) for line in merges]
     vocabulary = {token: i for i, token in enumerate(tokens) if types[i] != UNUSED}
     backend = Backend(models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=pre.whole_words_first))
-    cuts = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.patterns]
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [*cuts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
+    backend.pre_tokenizer = cutter(pre)
     backend.decoder = decoders.ByteLevel()
     return backend
+
+
+def cutter(pre: PreTokenizer) -> pre_tokenizers.PreTokenizer:
+    """Cuts text as `pre` says, and spells each piece in the letters that stand for bytes."""
+    cuts = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.patterns]
+    return pre_tokenizers.Sequence([*cuts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
 def _pre_tokenizer(fields: Mapping[str, Any], source: str) -> PreTokenizer:

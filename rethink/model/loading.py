@@ -24,6 +24,7 @@ from rethink.model.hub import download, is_hub_id
 from rethink.model.safetensors_folder import FolderTensors
 from rethink.model.tokenizer import Tokenizer
 from rethink.store.cache import cache_root, cached_folder
+from rethink.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +64,8 @@ def load_checkpoint(
     """Find a model and read its headers.
 
     Args:
-        path: `embedded`, a local Hugging Face folder, a GGUF file, or a hub id `organisation/name`.
+        path: `embedded`, a local Hugging Face folder, a run's folder (its `model/`), a GGUF file, or a hub id
+            `organisation/name`.
         revision: branch, tag or commit of a hub id.
         trust_remote_code: whether a hub repository's Python files are fetched as well (they are not run here).
         cache_dir: where converted GGUF files are kept; None: `$RETHINK_CACHE` or `~/.cache/rethink`.
@@ -93,7 +95,7 @@ def _resolve(path: str, revision: str | None, trust_remote_code: bool, root: Pat
         return _embedded_folder(root)
     local = Path(path).expanduser()
     if local.is_dir():
-        return local
+        return _model_of_run(local) if RunFolder.exists(local) else local
     if local.is_file():
         if local.suffix != ".gguf":
             raise ModelError(
@@ -108,6 +110,17 @@ def _resolve(path: str, revision: str | None, trust_remote_code: bool, root: Pat
         f"there is no model {path!r}: it is neither `embedded`, nor a folder or GGUF file that exists, nor a hub id "
         f"(organisation/name){hint}"
     )
+
+
+def _model_of_run(path: Path) -> Path:
+    """The exported model of a run."""
+    folder = RunFolder.open(path).model_path
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"the run {path} has no exported model yet: it is written when the run has finished; go on with --resume, "
+            f"or give {path / 'best'} where that is there"
+        )
+    return folder
 
 
 def _embedded_folder(root: Path) -> Path:

@@ -99,6 +99,20 @@ class Tokenizer:
         backend, config, generation = build_backend(fields, source)
         return cls(backend, config, generation)
 
+    def to_gguf_fields(self, vocab_size: int, source: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """The `tokenizer.*` key/value pairs of a GGUF file, and notes on what they cannot hold.
+
+        Args:
+            vocab_size: rows of the model's embedding; ids without a token are filled up as unused.
+            source: the model, for messages.
+
+        Raises:
+            ModelError: a GGUF file cannot express this tokenizer, so that text would be cut otherwise.
+        """
+        from rethink.model.gguf_vocabulary import fields_of
+
+        return fields_of(self, self._backend, self._config, vocab_size, source)
+
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`. Special tokens written in it are recognised; none is added."""
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
@@ -121,6 +135,11 @@ class Tokenizer:
     def special_ids(self) -> frozenset[int]:
         """Ids of all special tokens."""
         return frozenset(self._special)
+
+    @property
+    def added_ids(self) -> frozenset[int]:
+        """Ids of the tokens that are recognised in text before any cutting, special or not."""
+        return frozenset(self._backend.get_added_tokens_decoder())
 
     def token_to_id(self, token: str) -> int | None:
         """Id of a token by its spelling in the vocabulary; None where there is none."""

@@ -226,6 +226,7 @@ class Decoding:
                 index=index,
                 seed=request.seeds[index],
                 params=request.params,
+                on_token=request.on_token,
                 started=now,
             )
             self.batch.append(sequence)

@@ -17,7 +17,7 @@ from rethink.errors import EngineFailure, UsageError
 from rethink.kernels.sampling import sample, uniforms
 from rethink.kernels.trace import traced
 from rethink.rollout.stopping import text_of
-from rethink.types import Completion, FinishReason, GenerationRequest, SamplingParams
+from rethink.types import Completion, FinishReason, GenerationRequest, OnToken, SamplingParams
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,6 +28,7 @@ class RunningSample:
     """Which of its request's samples."""
     seed: int
     params: SamplingParams
+    on_token: OnToken | None = None
     started: float = 0.0
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -55,7 +56,7 @@ def check_requests(requests: Sequence[GenerationRequest], context: int) -> None:
 
 @traced("sampling")
 def draw_tokens(logits_BV: Tensor, samples: Sequence[RunningSample]) -> None:
-    """Draw the next token of each sample, by its own parameters, and record it.
+    """Draw the next token of each sample, by its own parameters, record it and tell who wants to know.
 
     Raises:
         EngineFailure: the probabilities are not finite.
@@ -78,6 +79,9 @@ def draw_tokens(logits_BV: Tensor, samples: Sequence[RunningSample]) -> None:
             samples[i].tokens.append(token)
             samples[i].logprobs.append(logprob)
             samples[i].sampled_logprobs.append(sampled)
+    for running in samples:
+        if running.on_token is not None:
+            running.on_token(running.index, running.tokens[-1])
 
 
 def completion_of(running: RunningSample, reason: FinishReason, decode: Callable[[Sequence[int]], str]) -> Completion:

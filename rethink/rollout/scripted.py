@@ -97,6 +97,9 @@ class ScriptedEngine:
             ids.append(self._end_token)
         if len(ids) > request.params.max_new_tokens:
             ids, reason = ids[: request.params.max_new_tokens], "length"
+        if request.on_token is not None:
+            for token in ids:
+                request.on_token(sample, token)
         logprobs = np.full(len(ids), line.logprob, np.float32)
         return Completion(np.asarray(ids, np.int32), line.text, logprobs, logprobs, reason, line.seconds)
 

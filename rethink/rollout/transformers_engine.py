@@ -87,7 +87,14 @@ def _waves(requests: Sequence[GenerationRequest], limit: int) -> Iterator[list[_
         samples = by_length.setdefault(len(request.prompt_ids), [])
         for j, seed in enumerate(request.seeds):
             samples.append(
-                _Sequence(request=i, prompt_ids=request.prompt_ids, index=j, seed=seed, params=request.params)
+                _Sequence(
+                    request=i,
+                    prompt_ids=request.prompt_ids,
+                    index=j,
+                    seed=seed,
+                    params=request.params,
+                    on_token=request.on_token,
+                )
             )
     for samples in by_length.values():
         for first in range(0, len(samples), limit):

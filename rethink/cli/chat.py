@@ -1,0 +1,82 @@
+"""`rethink chat`: talk with a model in the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from rethink.cli.arguments import Verbs, real, verb, whole
+
+if TYPE_CHECKING:
+    from rethink.chat.backend import ChatBackend
+
+EXAMPLES = """\
+  rethink chat                                              with the embedded model
+  rethink chat --model runs/quickstart --system "Think first, in <think> and </think>."
+  rethink chat --model model-q8_0.gguf --temperature 0
+  rethink chat --model teacher --endpoint http://127.0.0.1:8000/v1
+  echo "What is 3 + 4?" | rethink chat --json               one message a line, one JSON object an answer
+
+In the conversation, /help lists the commands. Ctrl-C stops an answer, Ctrl-D leaves.
+"""
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb `chat`."""
+    parser = verb(verbs, "chat", "talk with a model in the terminal", EXAMPLES, run)
+    parser.add_argument(
+        "--model",
+        default="embedded",
+        metavar="M",
+        help="embedded, a hub id, a run's folder, a folder or a GGUF file; with --endpoint a name there",
+    )
+    parser.add_argument(
+        "--endpoint",
+        metavar="URL",
+        help="talk with the model at an OpenAI-compatible endpoint; its key: RETHINK_API_KEY or OPENAI_API_KEY",
+    )
+    parser.add_argument("--system", help="system message")
+    parser.add_argument("--temperature", type=real(0), default=0.6, metavar="T", help="0 is greedy (default: 0.6)")
+    parser.add_argument(
+        "--top-p", type=real(0, 1, open_low=True), default=0.95, metavar="P", help="nucleus (default: 0.95)"
+    )
+    parser.add_argument("--top-k", type=whole(0), default=0, metavar="K", help="0 keeps every token (default: 0)")
+    parser.add_argument(
+        "--max-new-tokens", type=whole(1), default=2048, metavar="N", help="limit of an answer (default: 2048)"
+    )
+    parser.add_argument("--seed", type=whole(0), default=0, help="same seed, same answers (default: 0)")
+    parser.add_argument("--json", action="store_true", help="read lines, print one JSON object an answer")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Talk."""
+    from rethink.chat.backend import Settings
+    from rethink.chat.loop import read_lines, talk, waiting
+    from rethink.chat.screen import JsonScreen, PlainScreen, Screen, TerminalScreen
+    from rethink.chat.session import Session
+
+    settings = Settings(args.temperature, args.top_p, args.top_k, args.max_new_tokens, args.seed)
+    with waiting(f"loading {args.model} …"):
+        backend = open_backend(args.model, args.endpoint)
+    by_hand = sys.stdin.isatty() and sys.stdout.isatty() and not args.json
+    screen: Screen = JsonScreen() if args.json else TerminalScreen() if by_hand else PlainScreen()
+    session = Session(backend, screen, settings, args.system)
+    if by_hand:
+        context = "" if backend.context is None else f", context {backend.context:,} tokens"
+        talk(session, f"{backend.name}{context}. /help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves.")
+    else:
+        read_lines(session, sys.stdin)
+    return 0
+
+
+def open_backend(model: str, endpoint: str | None) -> ChatBackend:
+    """Who answers: a model loaded here, or one behind an endpoint."""
+    if endpoint is not None:
+        from rethink.chat.endpoint import EndpointChat
+
+        return EndpointChat(model, endpoint)
+    from rethink.chat.backend import EngineChat
+    from rethink.eval.backend import load_engine_backend
+
+    return EngineChat(load_engine_backend(model))

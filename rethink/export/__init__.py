@@ -1,0 +1,1 @@
+"""Models for others: a Hugging Face folder with its card, or a GGUF file."""
