@@ -16,6 +16,9 @@ import sys
 import time
 from pathlib import Path
 
+BATCH = 10
+"""Prompts that `transformers` continues at once."""
+
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -40,14 +43,16 @@ def ours(checkpoint, prompts: list[tuple[int, ...]], stops: tuple[int, ...], new
     return [[int(token) for token in completions[0].token_ids] for completions in done]
 
 
-def theirs(model, prompt: tuple[int, ...], stops: tuple[int, ...], new_tokens: int) -> list[int]:
-    """Greedy completion of `transformers`, of one prompt: no padding is in play."""
+def theirs(model, prompts: list[tuple[int, ...]], stops: tuple[int, ...], new_tokens: int) -> list[list[int]]:
+    """Greedy completions of `transformers`, of a few prompts at once: the shorter ones are padded in front."""
     import torch
 
-    ids = torch.tensor([prompt])
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[stops[0]] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     out = model.generate(
         ids,
-        attention_mask=torch.ones_like(ids),
+        attention_mask=mask,
         do_sample=False,
         num_beams=1,
         repetition_penalty=1.0,
@@ -55,7 +60,9 @@ def theirs(model, prompt: tuple[int, ...], stops: tuple[int, ...], new_tokens: i
         eos_token_id=list(stops),
         pad_token_id=stops[0],
     )
-    return [int(token) for token in out[0, len(prompt) :]]
+    rows = [[int(token) for token in row[longest:]] for row in out]
+    ends = [next((i + 1 for i, token in enumerate(row) if token in stops), len(row)) for row in rows]
+    return [row[:end] for row, end in zip(rows, ends, strict=True)]
 
 
 def gap(model, prefix: list[int], a: int, b: int) -> float:
@@ -92,7 +99,10 @@ def main() -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=torch.float32).eval()
     equal, differences = 0, []
     for number, (prompt, found) in enumerate(zip(prompts, mine, strict=True)):
-        wanted = theirs(model, prompt, stops, a.new_tokens)
+        if number % BATCH == 0:
+            print(f"{number} of {len(prompts)} compared, {equal} equal", file=sys.stderr, flush=True)
+            batch = theirs(model, prompts[number : number + BATCH], stops, a.new_tokens)
+        wanted = batch[number % BATCH]
         place = next((i for i, (x, y) in enumerate(zip(found, wanted, strict=False)) if x != y), None)
         if place is None:
             # One is never a proper beginning of the other: both end at a stop token or at the same limit.
@@ -102,8 +112,6 @@ def main() -> None:
             apart = gap(model, [*prompt, *wanted[:place]], found[place], wanted[place])
             differences.append({"prompt": number, "token": place, "gap": apart, "tie": apart <= a.tie})
             print(f"prompt {number} parts at token {place}: {apart:.2e} nats", file=sys.stderr, flush=True)
-        if number % 10 == 9:
-            print(f"{number + 1} of {len(prompts)} compared, {equal} equal", file=sys.stderr, flush=True)
     wrong = sum(not difference["tie"] for difference in differences)
     print(f"{a.model}: {equal} of {len(prompts)} equal, {len(differences) - wrong} part at a tie, {wrong} do not")
     if a.json:

@@ -69,7 +69,9 @@ def _equal_texts(answer: str, other: str) -> bool:
     return answer == other
 
 
-MATH = Grader("math: the last box, compared mathematically", _graded(boxed_answer, math_score), math_equivalent)
+MATH = Grader(
+    "math: the last box, compared mathematically", _graded(boxed_answer, math_score), math_equivalent, threads=True
+)
 CHOICE = Grader("choice: the letter", _graded(letter_answer, _same), _equal_texts)
 YES_NO = Grader("yes or no (是/否)", _graded(yes_no_answer, _same), _equal_texts)
 
