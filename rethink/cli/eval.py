@@ -14,13 +14,14 @@ from rethink.cli.arguments import Verbs, print_json, program, real, verb, whole
 from rethink.errors import UsageError
 
 if TYPE_CHECKING:
-    from rethink.eval.evaluate import Measured, Request
+    from rethink.eval.evaluate import Load, Measured, Request
 
 EXAMPLES = """\
   rethink eval --model embedded --bench gsm8k --data gsm8k=gsm8k_test.jsonl --limit 64 --temperature 0
   rethink eval --model Qwen/Qwen2.5-0.5B-Instruct --bench math500,aime24 --k 4 --max-new-tokens 4096
   rethink eval --model runs/a/model,runs/b/model --bench gsm8k --out evals/a-and-b --published
   rethink eval --model embedded --bench chain_sum --prompting all        a reasoning-gym task, asked in five ways
+  rethink eval --model Qwen/Qwen2.5-7B-Instruct --bench math500 --backend vllm
   rethink eval --model teacher --endpoint http://127.0.0.1:8000/v1 --bench ifeval
 """
 WIDTH = 140
@@ -73,25 +74,22 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder (default: evals/<model>); kept samples are reused"
     )
-    parser.add_argument("--endpoint", metavar="URL", help="ask the models at an OpenAI-compatible endpoint")
+    engine = parser.add_mutually_exclusive_group()
+    engine.add_argument(
+        "--backend", choices=("embedded", "vllm"), default="embedded", help="what computes here (default: embedded)"
+    )
+    engine.add_argument("--endpoint", metavar="URL", help="ask the models at an OpenAI-compatible endpoint")
     parser.add_argument("--published", action="store_true", help="add the paper's published numbers to the tables")
     parser.add_argument("--json", action="store_true", help="one JSON object: the results by model and mode")
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print."""
-    from rethink.eval.backend import Backend, load_engine_backend
     from rethink.eval.evaluate import evaluate_all
 
+    load = loader(args.backend, args.endpoint)
     request = make_request(args)
     args.out = request.out
-
-    def load(model: str, dtype: str | None) -> Backend:
-        if args.endpoint is None:
-            return load_engine_backend(model, dtype)
-        from rethink.eval.endpoint import EndpointBackend
-
-        return EndpointBackend(model, args.endpoint)
 
     with Progress() as progress:
         measured = evaluate_all(request, load, progress.seen)
@@ -101,6 +99,22 @@ def run(args: argparse.Namespace) -> int:
         return 0
     show(request, measured, args.published)
     return 0
+
+
+def loader(backend: str, endpoint: str | None) -> Load:
+    """What loads a model for the backend that is wanted. Raises `UsageError` where its package is missing."""
+    if endpoint is not None:
+        from rethink.eval.endpoint import EndpointBackend
+
+        return lambda model, _: EndpointBackend(model, endpoint)
+    from rethink.eval.backend import load_engine_backend, load_vllm_backend
+
+    if backend == "vllm":
+        from rethink.rollout.vllm_engine import check_vllm
+
+        check_vllm()  # before data is read
+        return load_vllm_backend
+    return load_engine_backend
 
 
 def make_request(args: argparse.Namespace) -> Request:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 
 from rethink.cli.arguments import Verbs, print_json, real, verb, whole
@@ -38,6 +39,9 @@ def add_parser(verbs: Verbs) -> None:
     message = parser.add_mutually_exclusive_group()
     message.add_argument("--system", help="system message")
     message.add_argument("--raw", action="store_true", help="continue the prompt as it stands, without a chat template")
+    parser.add_argument(
+        "--backend", choices=("embedded", "vllm"), default="embedded", help="what computes (default: embedded)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object per completion")
 
 
@@ -56,7 +60,14 @@ def run(args: argparse.Namespace) -> int:
         temperature=args.temperature, top_p=args.top_p, top_k=args.top_k, max_new_tokens=args.max_new_tokens
     )
     completions = sample_text(
-        args.model, prompt, system=args.system, raw=args.raw, n=args.n, params=params, seed=args.seed
+        args.model,
+        prompt,
+        system=args.system,
+        raw=args.raw,
+        n=args.n,
+        params=params,
+        seed=args.seed,
+        backend=args.backend,
     )
     for number, completion in enumerate(completions, start=1):
         if args.json:
@@ -69,11 +80,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def as_json(completion: Completion) -> dict[str, object]:
-    """A completion for programs; `logprob` is the sum over its tokens, before top-p and top-k."""
+    """A completion for programs; `logprob` is the sum over its tokens, before top-p and top-k (null: not known)."""
+    logprob = float(completion.logprobs.sum())
     return {
         "text": completion.text,
         "token_ids": completion.token_ids.tolist(),
         "tokens": len(completion.token_ids),
-        "logprob": float(completion.logprobs.sum()),
+        "logprob": None if math.isnan(logprob) else logprob,
         "finish_reason": completion.finish_reason,
     }

@@ -1,4 +1,4 @@
-"""What answers the questions of an evaluation: the embedded engine here, an endpoint in `endpoint.py`."""
+"""What answers the questions of an evaluation: an engine in this process here, an endpoint in `endpoint.py`."""
 
 from __future__ import annotations
 
@@ -81,6 +81,10 @@ class Backend(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Let go of the model, so that another fits; nothing is asked afterwards."""
+        ...
+
 
 class EngineBackend:
     """A rollout engine in this process.
@@ -91,15 +95,29 @@ class EngineBackend:
         tokenizer: of the model.
         dtype: compute type, for the record.
         weights: what tells these weights from others under the same name, for the record.
+        name: of the backend, for the record.
+        close: lets go of the engine's memory; None: that goes with the object.
     """
 
-    def __init__(self, model: str, engine: RolloutEngine, tokenizer: Tokenizer, dtype: str, weights: str = ""):
+    def __init__(
+        self,
+        model: str,
+        engine: RolloutEngine,
+        tokenizer: Tokenizer,
+        dtype: str,
+        weights: str = "",
+        *,
+        name: str = "embedded",
+        close: Callable[[], None] | None = None,
+    ):
         self.model = model
         self.context: int | None = engine.context
         self._engine = engine
         self._tokenizer = tokenizer
         self._dtype = dtype
         self._weights = weights
+        self._name = name
+        self._close = close
         self._renderers: dict[int, tuple[PromptSection, PromptRenderer]] = {}
 
     @property
@@ -114,7 +132,7 @@ class EngineBackend:
 
     def describe(self) -> dict[str, Any]:
         """See `Backend`."""
-        return {"backend": "embedded", "model": self.model, "dtype": self._dtype, "weights": self._weights}
+        return {"backend": self._name, "model": self.model, "dtype": self._dtype, "weights": self._weights}
 
     def question(self, section: PromptSection, problem: Problem) -> Question:
         """See `Backend`."""
@@ -146,6 +164,11 @@ class EngineBackend:
             on_reply(request, sample, reply)
 
         self._engine.generate(requests, finished)
+
+    def close(self) -> None:
+        """See `Backend`."""
+        if self._close is not None:
+            self._close()
 
     def _renderer(self, section: PromptSection) -> PromptRenderer:
         if id(section) not in self._renderers:
@@ -187,6 +210,31 @@ def load_engine_backend(model: str, dtype: str | None = None) -> EngineBackend:
     built = build_model(checkpoint, dtype, device)
     engine = build_engine(built, checkpoint.tokenizer, kv_budget_bytes=default_budget(device))
     return EngineBackend(model, engine, checkpoint.tokenizer, dtype, fingerprint(checkpoint.folder))
+
+
+def load_vllm_backend(model: str, dtype: str | None = None) -> EngineBackend:
+    """Load a model into vLLM, in this process (extra `vllm`).
+
+    Prompts are rendered by our code, as for the embedded engine, and go to vLLM as token ids. vLLM reads Hugging Face
+    folders: a GGUF file is converted into the cache, as it is for the embedded engine.
+
+    Args:
+        model: `embedded`, a hub id, a folder or a GGUF file.
+        dtype: `bfloat16` or `float32`; None: what vLLM chooses.
+
+    Raises:
+        UsageError: vLLM is not installed.
+        ModelError: the model cannot be found, or vLLM cannot load it.
+    """
+    from rethink.rollout.vllm_engine import check_vllm, load_vllm_engine
+
+    check_vllm()
+    from rethink.model.loading import load_checkpoint
+
+    checkpoint = load_checkpoint(model)
+    engine = load_vllm_engine(checkpoint, dtype=dtype)
+    weights = fingerprint(checkpoint.folder)
+    return EngineBackend(model, engine, checkpoint.tokenizer, engine.dtype, weights, name="vllm", close=engine.close)
 
 
 _PROBE_BYTES = 1 << 20

@@ -77,6 +77,8 @@ class Grader:
     """Whether two answers are equivalent, for cons@k; None where answers cannot be compared."""
     check: Callable[[], None] | None = None
     """Raises `UsageError` where something that judging needs is missing; called before anything is generated."""
+    threads: bool = False
+    """Whether several threads may judge at once: where the work is done by other processes."""
 
 
 @dataclass(frozen=True, slots=True)

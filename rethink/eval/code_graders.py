@@ -31,6 +31,6 @@ def _check() -> None:
     check_isolation("required")
 
 
-HUMANEVAL = Grader("code: the problem's tests pass, in a sandbox", _judge, None, _check)
-MBPP = Grader("code: the problem's assertions hold, in a sandbox", _judge, None, _check)
-LIVECODEBENCH = Grader("code: every test's output is right, in a sandbox", _judge, None, _check)
+HUMANEVAL = Grader("code: the problem's tests pass, in a sandbox", _judge, None, _check, threads=True)
+MBPP = Grader("code: the problem's assertions hold, in a sandbox", _judge, None, _check, threads=True)
+LIVECODEBENCH = Grader("code: every test's output is right, in a sandbox", _judge, None, _check, threads=True)

@@ -11,7 +11,10 @@ from typing import Any
 from rethink.errors import TaskError
 from rethink.eval.benchmark import Benchmark, HubData, SchemaError
 from rethink.eval.gym import gym_problems
+from rethink.store.jsonl import parse_line, read_jsonl
 from rethink.types import Problem
+
+ADVICE = "give --data BENCH=PATH with a JSONL file"
 
 
 def load_problems(benchmark: Benchmark, path: Path | None, limit: int | None) -> list[Problem]:
@@ -28,7 +31,7 @@ def load_problems(benchmark: Benchmark, path: Path | None, limit: int | None) ->
     path = path or benchmark.path
     if path is None and benchmark.data is None:
         return list(gym_problems(benchmark.name, limit))
-    rows = _local_rows(path) if path is not None else _hub_rows(benchmark)
+    rows = read_jsonl(path, "the data file", ADVICE) if path is not None else _hub_rows(benchmark)
     problems: list[Problem] = []
     ids: Counter[str] = Counter()
     for number, (where, values) in enumerate(rows):
@@ -65,34 +68,12 @@ def _problem(benchmark: Benchmark, number: int, where: str, values: object) -> P
             raise SchemaError(f"it is {type(values).__name__}, not an object")
         row = benchmark.read(values)
     except SchemaError as error:
-        raise TaskError(f"{where} does not have the schema of {benchmark.name}: {error}") from error
+        raise TaskError(f"{where}, does not have the schema of {benchmark.name}: {error}") from error
     if row is None:
         return None
     # Through JSON, so that what is judged now and what is read back later are the same.
     metadata = json.loads(json.dumps({**row.metadata, "group": row.group}, default=str))
     return Problem(row.id or f"{benchmark.name}/{number}", benchmark.name, row.question, row.answer, metadata)
-
-
-def _local_rows(path: Path) -> Iterator[tuple[str, object]]:
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise TaskError(
-            f"the data file `{path}` cannot be read ({error.strerror or error}); give --data BENCH=PATH with a JSONL "
-            "file"
-        ) from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield f"`{path}`, line {number},", _parsed(line, f"`{path}`, line {number},")
-
-
-def _parsed(line: bytes | str, where: str) -> object:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise TaskError(
-            f"{where} is not JSON ({error}); each line must be one JSON object: mend or remove it"
-        ) from error
 
 
 def _hub_rows(benchmark: Benchmark) -> Iterator[tuple[str, object]]:
@@ -104,7 +85,7 @@ def _hub_rows(benchmark: Benchmark) -> Iterator[tuple[str, object]]:
         for number, values in enumerate(rows):
             if isinstance(values, dict) and config is not None:
                 values = {"config": config, **values}
-            yield f"{named}, row {number},", values
+            yield f"{named}, row {number}", values
 
 
 def _table_rows(benchmark: Benchmark, data: HubData, config: str | None) -> Iterable[object]:
@@ -140,7 +121,7 @@ def _file_rows(benchmark: Benchmark, data: HubData, place: int) -> Iterator[obje
                     question, _, answer = line.rstrip("\n").rpartition("\t")
                     yield {"question": question, "answer": answer}
                 else:
-                    yield _parsed(line, f"the hub's {data.id}, {name}, line {number},")
+                    yield parse_line(line, f"the hub's {data.id}, {name}, line {number}")
 
 
 def _unreachable(benchmark: Benchmark, data: HubData, error: Exception) -> TaskError:

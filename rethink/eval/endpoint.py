@@ -97,6 +97,10 @@ class EndpointBackend:
                 # After a failure or Ctrl-C, what has not begun is not asked any more.
                 pool.shutdown(wait=False, cancel_futures=True)
 
+    def close(self) -> None:
+        """See `Backend`."""
+        self._client.close()
+
     def _one(self, question: Question, seed: int, params: SamplingParams) -> Reply:
         common: dict[str, Any] = {
             "model": self.model,

@@ -116,9 +116,12 @@ def evaluate_all(request: Request, load: Load, on_progress: OnProgress | None = 
         folders = {mode: folder_of(request, model, mode) for mode in request.modes}
         recorded = [_record(folder) for folder in folders.values() if (folder / RECORD).is_file()]
         backend = load(model, next((str(r["backend"]["dtype"]) for r in recorded if "dtype" in r["backend"]), None))
-        for mode, folder in folders.items():
-            with _locked(folder):
-                measured.append(_evaluate(request, backend, mode, folder, problems, on_progress))
+        try:
+            for mode, folder in folders.items():
+                with _locked(folder):
+                    measured.append(_evaluate(request, backend, mode, folder, problems, on_progress))
+        finally:
+            backend.close()
         del backend  # before the next model is loaded
     return measured
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Callable
 
 from rethink.eval.answers import boxed_answer, letter_answer, line_answer, spoken, yes_no_answer
 from rethink.eval.benchmark import Grader, Verdict
+from rethink.eval.drop import drop_scores, normal_tokens
 from rethink.eval.ifeval.instructions import judge as judge_instructions
 from rethink.eval.ifeval.text import check_packages
 from rethink.eval.workers import worker_score
@@ -69,59 +69,14 @@ def _equal_texts(answer: str, other: str) -> bool:
     return answer == other
 
 
-MATH = Grader("math: the last box, compared mathematically", _graded(boxed_answer, math_score), math_equivalent)
+MATH = Grader(
+    "math: the last box, compared mathematically", _graded(boxed_answer, math_score), math_equivalent, threads=True
+)
 CHOICE = Grader("choice: the letter", _graded(letter_answer, _same), _equal_texts)
 YES_NO = Grader("yes or no (是/否)", _graded(yes_no_answer, _same), _equal_texts)
 
 
 # --- reading comprehension and short answers -----------------------------------------------------------------------
-
-_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-_SPLIT = re.compile(r"[ \-]")
-
-
-def normal_tokens(text: str) -> list[str]:
-    """DROP's normal form: lower case, no articles, no punctuation except in numbers, numbers as floats."""
-    tokens = []
-    for piece in _SPLIT.split(text):
-        word = piece.lower()
-        if not _is_number(word):
-            word = "".join(char for char in word if char not in string.punctuation)
-        word = str(float(word)) if _is_number(word) else word
-        tokens.append(" ".join(_ARTICLES.sub(" ", word).split()))
-    return [token for token in tokens if token.strip()]
-
-
-def drop_scores(answer: str, golds: list[str]) -> tuple[float, float]:
-    """(exact match, F1) of DROP (Dua et al., 2019, arXiv 1903.00161), each the best over the accepted answers.
-
-    Bags of normalised tokens; where the gold holds numbers, one of them must be in the answer. An answer is one span.
-    """
-    found = normal_tokens(answer)
-    exact, f1 = 0.0, 0.0
-    for gold in golds:
-        wanted = normal_tokens(gold)
-        exact = max(exact, float(" ".join(found) == " ".join(wanted)))
-        f1 = max(f1, _bag_f1(set(found), set(wanted)))
-    return exact, round(f1, 2)
-
-
-def _bag_f1(found: set[str], wanted: set[str]) -> float:
-    numbers = {token for token in wanted if _is_number(token)}
-    if numbers and not numbers & {token for token in found if _is_number(token)}:
-        return 0.0
-    common = len(found & wanted)
-    precision = common / len(found) if found else 1.0
-    recall = common / len(wanted) if wanted else 1.0
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return len(word) <= 100
 
 
 def _judge_drop(problem: Problem, turn: str) -> Verdict:

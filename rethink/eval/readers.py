@@ -61,16 +61,52 @@ def read_gpqa(row: Values) -> Row:
 
 
 def read_drop(row: Values) -> Row:
-    """`passage`, `question`, and the accepted answers: `answers_spans.spans`, `answers`, or one `answer`."""
-    spans = row.get("answers_spans", row.get("answers", row.get("answer")))
-    if isinstance(spans, Mapping):
-        spans = spans.get("spans")
-    answers = [spans] if isinstance(spans, str) else spans
-    if not isinstance(answers, Sequence) or not answers or not all(isinstance(a, str) and a.strip() for a in answers):
-        raise SchemaError(f"`answers_spans.spans` (or `answers`) must be a list of texts, not {spans!r}")
-    unique = list(dict.fromkeys(a.strip() for a in answers))
+    """`passage`, `question`, and the accepted answers: `answers_spans.spans`, `answers`, or `answer`.
+
+    An accepted answer is a text, or a list of texts that belong together. `answer` and `validated_answers` may also be
+    objects as in DROP's own files (`number`, `date`, `spans`). The hub's `answers_spans` lists all spans of all
+    annotators, and each counts as an answer: which of them belong together is not told there.
+    """
+    given = row.get("answers_spans", row.get("answers", row.get("answer")))
+    if isinstance(given, Mapping) and "answers_spans" in row:
+        given = given.get("spans")
+    elif isinstance(given, Mapping):
+        validated = row.get("validated_answers") or []
+        if isinstance(validated, Mapping):  # a table: one list a key
+            validated = [dict(zip(validated, one, strict=True)) for one in zip(*validated.values(), strict=True)]
+        given = [spans for one in (given, *validated) if (spans := _drop_spans(one))]
+    answers = [given] if isinstance(given, str) else given
+    if not isinstance(answers, Sequence) or not answers or not all(map(_is_drop_answer, answers)):
+        raise SchemaError(
+            "`answers_spans.spans` (or `answers`) must be a list of texts, or of lists of texts that belong together, "
+            f"not {given!r:.200}"
+        )
+    plain = [answer.strip() if isinstance(answer, str) else [span.strip() for span in answer] for answer in answers]
+    unique = [answer for i, answer in enumerate(plain) if answer not in plain[:i]]
+    shown = " | ".join(answer if isinstance(answer, str) else ", ".join(answer) for answer in unique)
     question = f"{_text(row, 'passage').strip()}\n{_text(row, 'question').strip()}"
-    return Row(question, " | ".join(unique), _id(row) or _str(row.get("query_id")), {"answers": unique})
+    return Row(question, shown, _id(row) or _str(row.get("query_id")), {"answers": unique})
+
+
+def _is_drop_answer(answer: object) -> bool:
+    spans = [answer] if isinstance(answer, str) else answer
+    return isinstance(spans, list) and bool(spans) and all(isinstance(span, str) and span.strip() for span in spans)
+
+
+def _drop_spans(answer: object) -> str | list[str] | None:
+    """What an annotator's answer in DROP's own form says; None where it is empty."""
+    if not isinstance(answer, Mapping):
+        raise SchemaError(f"an answer must be an object with `number`, `date` and `spans`, not {answer!r:.80}")
+    if number := str(answer.get("number") or "").strip():
+        return number
+    spans = answer.get("spans")
+    if isinstance(spans, list) and spans:
+        return spans[0] if len(spans) == 1 else spans
+    date = answer.get("date")
+    parts = (
+        [str(date.get(part) or "").strip() for part in ("day", "month", "year")] if isinstance(date, Mapping) else []
+    )
+    return " ".join(part for part in parts if part) or None
 
 
 def read_ifeval(row: Values) -> Row:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from rethink.eval.benchmark import (
     Benchmark,
     Verdict,
 )
+from rethink.eval.judging import Judging
 from rethink.eval.mixing import mixing_share
 from rethink.eval.prompting import Mode, prompt_section, stop_strings
 from rethink.eval.samples import Sample, SampleStore
@@ -145,57 +145,33 @@ def run_plan(plan: Plan, backend: Backend, store: SampleStore, on_sample: OnSamp
     """
     there = _usable(plan, store)
     total = len(plan.problems) * plan.k
-    judge = _Judge(plan, store, there, on_sample, total)
+    done = sum((problem.id, sample) in there for problem in plan.problems for sample in range(plan.k))
+
+    def keep(sample: Sample, seconds: float) -> None:
+        nonlocal done
+        there[sample.problem_id, sample.sample] = sample
+        store.add(sample, seconds)
+        done += 1
+        if on_sample is not None:
+            on_sample(done, total)
+
     missing = [
         (number, [sample for sample in range(plan.k) if (problem.id, sample) not in there])
         for number, problem in enumerate(plan.problems)
     ]
     if on_sample is not None:
-        on_sample(judge.done, total)
+        on_sample(done, total)
     try:
-        for chunk in _chunks([(number, samples) for number, samples in missing if samples]):
-            wanted = [
-                Wanted(plan.questions[number], tuple(_seed(plan, number, sample) for sample in samples))
-                for number, samples in chunk
-            ]
-            judge.begin(chunk)
-            backend.answer(wanted, plan.params, judge)
+        with Judging(plan.benchmark.grader, lambda *given: _judged(plan, *given), keep) as judging:
+            for chunk in _chunks([(number, samples) for number, samples in missing if samples]):
+                wanted = [
+                    Wanted(plan.questions[number], tuple(_seed(plan, number, sample) for sample in samples))
+                    for number, samples in chunk
+                ]
+                backend.answer(wanted, plan.params, judging.takes(chunk))
     finally:
         store.flush()
     return [there[problem.id, sample] for problem in plan.problems for sample in range(plan.k)]
-
-
-class _Judge:
-    """Takes replies as they come, judges them and keeps them; its own time is not the model's."""
-
-    def __init__(
-        self,
-        plan: Plan,
-        store: SampleStore,
-        there: dict[tuple[str, int], Sample],
-        on_sample: OnSample | None,
-        total: int,
-    ):
-        self._plan, self._store, self._there = plan, store, there
-        self._on_sample, self._total = on_sample, total
-        self._chunk: Sequence[tuple[int, list[int]]] = ()
-        self._since = 0.0
-        wanted = {problem.id for problem in plan.problems}
-        self.done = sum(1 for name, sample in there if name in wanted and sample < plan.k)
-
-    def begin(self, chunk: Sequence[tuple[int, list[int]]]) -> None:
-        self._chunk, self._since = chunk, time.perf_counter()
-
-    def __call__(self, request: int, place: int, reply: Reply) -> None:
-        seconds = time.perf_counter() - self._since
-        number, samples = self._chunk[request]
-        sample = _judged(self._plan, number, samples[place], reply)
-        self._there[sample.problem_id, sample.sample] = sample
-        self._store.add(sample, seconds)
-        self.done += 1
-        if self._on_sample is not None:
-            self._on_sample(self.done, self._total)
-        self._since = time.perf_counter()
 
 
 def _judged(plan: Plan, number: int, which: int, reply: Reply) -> Sample:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ from rethink.rewards.parts import build_part
 from rethink.rewards.rubric import Rubric
 from rethink.types import Completion, Problem, Prompt
 
+_STARTING = Lock()
+"""Threads that judge must not each start workers of their own."""
 _NO_TOKENS = np.zeros(0, np.int32), np.zeros(0, np.float32)
 
 
 def worker_score(part: str, params: Mapping[str, Any], problem: Problem, answer: str) -> float | None:
-    """What a built-in reward part says of an answer that has been found already.
+    """What a built-in reward part says of an answer that has been found already. Safe to call from any thread.
 
     Args:
         part: name of the part.
@@ -35,7 +38,10 @@ def worker_score(part: str, params: Mapping[str, Any], problem: Problem, answer:
     """
     ids, logprobs = _NO_TOKENS
     completion = Completion(ids, answer, logprobs, logprobs, "stop")
-    outcomes, _ = _rubric(part, json.dumps(dict(params))).score(problem, Prompt("", ()), completion)
+    with _STARTING:
+        rubric = _rubric(part, json.dumps(dict(params)))
+        rubric.start()
+    outcomes, _ = rubric.score(problem, Prompt("", ()), completion)
     outcome = outcomes[part]
     if outcome.failure is not None:
         raise (TimeoutError if outcome.failure.startswith(TIMEOUT) else RuntimeError)(outcome.failure)

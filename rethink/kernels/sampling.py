@@ -100,12 +100,37 @@ def _draw(weights_BV: Tensor, uniforms_B: Tensor) -> Tensor:
 
 def _draw_truncated(weights_BV: Tensor, top_p: float, top_k: int, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
     """As `_draw` among the kept tokens; also the log of their total weight [B]."""
-    ordered, index = weights_BV.sort(dim=-1, descending=True, stable=True)
+    ordered, index, total = _most_likely(weights_BV, top_p, top_k)
     if top_k > 0:
         ordered, index = ordered[:, :top_k], index[:, :top_k]
+        total = ordered.double().sum(-1, keepdim=True)
     if top_p < 1.0:
         # A token stays while the mass before it is below top_p: the smallest set that reaches top_p.
-        share = ordered.double() / ordered.double().sum(-1, keepdim=True)
+        share = ordered.double() / total
         ordered = ordered * (share.cumsum(-1) - share < top_p)
     place = _draw(ordered, uniforms_B)
-    return index.gather(1, place[:, None])[:, 0], ordered.sum(-1).log()
+    # In fp64, so that how many candidates another row of the batch has does not show.
+    return index.gather(1, place[:, None])[:, 0], ordered.double().sum(-1).log().to(weights_BV.dtype)
+
+
+def _most_likely(weights_BV: Tensor, top_p: float, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights in descending order (equal ones by their index) and indices [B, C], and totals [B, 1] in fp64.
+
+    Only as many as top-k and top-p could keep: sorting a whole vocabulary costs several times what the model does. What
+    weighs less than (1 - top_p) / V of the total is never in the nucleus: all such tokens together are below 1 - top_p.
+    """
+    b, v = weights_BV.shape
+    total = weights_BV.sum(-1, keepdim=True, dtype=torch.float64)
+    if top_k > 0:
+        kept = weights_BV >= weights_BV.topk(min(top_k, v), sorted=False).values.amin(-1, keepdim=True)
+    else:
+        # Half of it, so that rounding cannot matter.
+        kept = weights_BV > (total * ((1.0 - top_p) / (2 * v))).to(weights_BV.dtype)
+    row, index = kept.nonzero(as_tuple=True)
+    counts = kept.sum(-1)
+    place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+    candidates = weights_BV.new_zeros(b, int(counts.max()))
+    indices = index.new_zeros(candidates.shape)
+    candidates[row, place], indices[row, place] = weights_BV[row, index], index
+    ordered, order = candidates.sort(dim=-1, descending=True, stable=True)
+    return ordered, indices.gather(1, order), total

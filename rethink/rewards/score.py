@@ -21,6 +21,7 @@ from rethink.recipe.fields import plain
 from rethink.rewards.builtin import BUILT_IN, nearest
 from rethink.rewards.parts import build_part
 from rethink.rewards.rubric import Limits, Rubric, closing
+from rethink.store.jsonl import read_jsonl
 from rethink.store.rollout_files import read_rows
 from rethink.types import Completion, FinishReason, Problem, Prompt, RewardOutcome
 
@@ -214,19 +215,9 @@ def read_data(path: Path) -> list[dict[str, Any]]:
 
 
 def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise UsageError(f"`{path}` cannot be read ({error.strerror or error})") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UsageError(f"`{path}`, line {number}, is not JSON ({error}); each line is one JSON object") from error
+    for where, row in read_jsonl(path, "the file", "correct --data"):
         if not isinstance(row, dict):
-            raise UsageError(f"`{path}`, line {number}, is a {type(row).__name__}; each line is one JSON object")
+            raise UsageError(f"{where}, is a {type(row).__name__}; each line is one JSON object")
         yield row
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from rethink.errors import TaskError
 from rethink.recipe.schema import TaskSource
+from rethink.store.jsonl import read_jsonl
 from rethink.tasks.answers import read_gold
 from rethink.tasks.checkers import choose_checker
 from rethink.tasks.judging import JudgeSpec, make_judge
@@ -175,26 +176,8 @@ def _source(
 
 
 def _read_jsonl(path: Path, source: TaskSource) -> list[Row]:
-    try:
-        # Split at line feeds only: JSON strings may hold other characters that end lines elsewhere.
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise TaskError(
-            f"the problems file `{path}` cannot be read ({error.strerror or error}); paths are relative to the folder "
-            "that the command runs in: correct tasks.name or tasks.held_out"
-        ) from error
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise TaskError(
-                f"`{path}`, line {number}, is not JSON ({error}); each line must be one JSON object: mend or remove it"
-            ) from error
-        rows.append(_row(value, source, f"`{path}`, line {number}"))
-    return rows
+    advice = "paths are relative to the folder that the command runs in: correct tasks.name or tasks.held_out"
+    return [_row(value, source, where) for where, value in read_jsonl(path, "the problems file", advice)]
 
 
 def _read_hub(source: TaskSource, split: str) -> list[Row]:

@@ -32,10 +32,19 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def test_options_reach_the_generator(calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
     words = "sample --model m --temperature 0.5 --top-p 0.9 --top-k 5 --max-new-tokens 9 --seed 3 --system s hello"
-    assert main.main(words.split()) == 0
+    assert main.main([*words.split(), "--backend", "vllm"]) == 0
     params = SamplingParams(temperature=0.5, top_p=0.9, top_k=5, max_new_tokens=9)
     assert calls == [
-        {"model": "m", "prompt": "hello", "system": "s", "raw": False, "n": 1, "params": params, "seed": 3}
+        {
+            "model": "m",
+            "prompt": "hello",
+            "system": "s",
+            "raw": False,
+            "n": 1,
+            "params": params,
+            "seed": 3,
+            "backend": "vllm",
+        }
     ]
     assert capsys.readouterr().out == "text 1\n"
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from rethink.eval.graders import drop_scores, math_equivalent
+from rethink.eval.drop import drop_scores
+from rethink.eval.graders import math_equivalent
 from rethink.eval.statistics import g_pass_at_k, majority, mean_g_pass_at_k, pass_at_k
 from tests.paths import SHARED_DATA
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from rethink.eval import answers
 from rethink.eval.benchmark import Grader
-from rethink.eval.graders import CHOICE, DROP, IFEVAL, MATH, SHORT, YES_NO, drop_scores, math_equivalent
+from rethink.eval.drop import drop_scores
+from rethink.eval.graders import CHOICE, DROP, IFEVAL, MATH, SHORT, YES_NO, math_equivalent
 from rethink.eval.mixing import mixing_share
 from rethink.types import Problem
 

@@ -196,3 +196,21 @@ def test_draw_is_the_inverse_of_the_cumulative_distribution(seed: int, number: f
     cumulative = np.concatenate(([0.0], np.cumsum(logits.double().softmax(-1).numpy())))
     token = int(tokens[0])
     assert cumulative[token] - 1e-6 <= number <= cumulative[token + 1] + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "top_k"), [(0.6, 0.95, 0), (1.0, 0.3, 0), (1.0, 1.0, 50), (0.8, 0.9, 9)]
+)
+@pytest.mark.parametrize("spread", [0.0, 0.5, 6.0])
+def test_candidates_are_enough(spread: float, temperature: float, top_p: float, top_k: int) -> None:
+    """Draws are those of the whole vocabulary in order, although only what could be kept is sorted; with many ties."""
+    rows = torch.stack([(logits_of(3000, seed, spread) * 4).round() / 4 for seed in range(8)])
+    rows[3, 17] = 40.0  # one row with a single candidate beside others with many
+    numbers = uniforms(range(8), [1] * 8)
+    tokens, *_ = sample(rows, temperature, top_p, top_k, torch.from_numpy(numbers))
+    for row, number, token in zip(rows, numbers, tokens.tolist(), strict=True):
+        cut = truncated(row, temperature, top_p, top_k)[1]
+        order = np.argsort(-cut, kind="stable")
+        # The engine sums in fp32, and rounding decides whether one token more is in the nucleus.
+        near = np.searchsorted(np.cumsum(cut[order]), [number - 5e-4, number + 5e-4])
+        assert token in order[int(near[0]) : int(near[1]) + 1]
