@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import rethink
-from rethink.cli import check, compare, doctor, eval, profile, report, sample, score, train
+from rethink.cli import check, clean, compare, doctor, eval, profile, report, sample, score, status, train
 from rethink.errors import RethinkError
 
 EXAMPLES = """\
@@ -22,6 +22,8 @@ examples:
   rethink train my.yaml rollout.group_size=16 --dry-run check a recipe before running it
   rethink check my.yaml                                 whether it can work, in a minute or two
   rethink train my.yaml --resume                        go on where the run stopped
+  rethink train r1                                      the whole pipeline of DeepSeek-R1
+  rethink status runs/r1                                how far its stages are
   rethink sample --model runs/quickstart/model "1 + 2 =?"
   rethink eval --model runs/quickstart/model --bench gsm8k --limit 100
   rethink compare evals/before evals/after              where two evaluations differ
@@ -44,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"rethink {rethink.__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for verb in (train, check, sample, score, eval, compare, report, profile, doctor):
+    for verb in (train, status, clean, check, sample, score, eval, compare, report, profile, doctor):
         verb.add_parser(verbs)
     return parser
 
