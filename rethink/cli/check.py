@@ -36,9 +36,11 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check and print; 1 where a problem was found."""
+    from rethink.recipe.kinds import of_kind
     from rethink.recipe.loading import load_recipe
+    from rethink.recipe.schema import Recipe
 
-    recipe = load_recipe(args.recipe, args.overrides)
+    recipe = of_kind(load_recipe(args.recipe, args.overrides), Recipe, "`rethink check`")
 
     from rethink.check.run import check
     from rethink.kernels.machine import tune_allocator

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rethink.cli.arguments import Verbs, print_json, program, verb
+from rethink.cli.kinds import KINDS, dry_run_of, function
 
 if TYPE_CHECKING:
     from rethink.recipe.estimate import MachineRates
@@ -23,6 +24,7 @@ EXAMPLES = """\
   rethink train my.yaml --out runs/second                   into another folder
   rethink train my.yaml --resume                            go on where the run stopped
   rethink train my.yaml steps=200 --resume                  extend a finished run
+  rethink train sft data.0.path=my.jsonl                    supervised fine-tuning: a recipe of another kind
 """
 
 SHOWN_SAMPLES = 3
@@ -43,30 +45,30 @@ def add_parser(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, or say what training would take."""
+    """Run the recipe as its kind wants (`cli/kinds.py`), or say what that would take."""
     from rethink.recipe.loading import load_recipe
 
     recipe = load_recipe(args.recipe, args.overrides)
     if args.dry_run:
-        return dry_run(recipe, as_json=args.json)
+        return dry_run_of(recipe.kind)(recipe, as_json=args.json)
+    kind = KINDS[recipe.kind]
     args.out = args.out or Path("runs") / recipe.name
 
     from rethink.kernels.machine import tune_allocator
 
     tune_allocator()
     from rethink.observe.progress import make_progress
-    from rethink.train.run import train
 
     progress = make_progress("json" if args.json else "lines" if args.plain else "auto", title=recipe.name)
     try:
-        summary = train(recipe, args.out, resume=args.resume, progress=progress)
+        summary = function(kind.run)(recipe, args.out, resume=args.resume, progress=progress)
     except BaseException:
         progress.close()  # before the error is printed: the live view would draw over it
         raise
     if args.json:
         print_json({"event": "summary", **summary, "folder": str(args.out)})
     elif summary["finished"]:
-        show(summary, args.out)
+        function(kind.show)(summary, args.out)
     if not summary["finished"]:
         raise KeyboardInterrupt  # Ctrl-C let the step end and saved it; the run is still an interrupted one
     return 0

@@ -10,7 +10,7 @@ run when it is loaded, still before anything slow.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -295,6 +295,21 @@ class CheckpointSection(Section):
 
 class Recipe(Section):
     """A whole GRPO run."""
+
+    FREE: ClassVar[tuple[str, ...]] = (
+        "name",
+        "description",
+        "steps",
+        "evaluation.every",
+        "checkpoint",
+        "trackers",
+        "reward.seconds",
+        "reward.memory_gb",
+        "reward.workers",
+        "model.shape",
+        "model.trust_remote_code",
+    )
+    """What may change on resume: see `identity.py`."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Short name; runs go to `runs/<name>` unless `--out` says otherwise."""
