@@ -29,6 +29,11 @@ class Verbs:
 KINDS: dict[str, Verbs] = {
     "grpo": Verbs("rethink.train.run:train", "rethink.cli.train:dry_run", "rethink.cli.train:show"),
     "sft": Verbs("rethink.train.sft_run:train_sft", "rethink.cli.sft:dry_run", "rethink.cli.sft:show"),
+    "reward-model": Verbs(
+        "rethink.train.reward_model_run:train_reward_model",
+        "rethink.cli.reward_model:dry_run",
+        "rethink.cli.reward_model:show",
+    ),
 }
 
 

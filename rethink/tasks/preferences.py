@@ -216,8 +216,10 @@ def _response(value: object, prompt: tuple[Message, ...] | None, where: str) -> 
 def _messages(value: object, where: str) -> tuple[Message, ...]:
     """Messages of a list, or one user's turn (or a transcript) of a text."""
     if isinstance(value, str):
-        if value.lstrip().startswith("Human:") and _TURN.match(value):
-            return _transcript(value, where)
+        if _TURN.match(value):
+            turns = _transcript(value, where)
+            # A prompt may end with "Assistant:", which the response is to follow.
+            return turns if len(turns) == 1 or turns[-1]["content"] else turns[:-1]
         if not value.strip():
             raise TaskError(f"{where} is empty")
         return ({"role": "user", "content": value},)
