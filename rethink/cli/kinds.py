@@ -29,6 +29,11 @@ class Verbs:
 KINDS: dict[str, Verbs] = {
     "grpo": Verbs("rethink.train.run:train", "rethink.cli.train:dry_run", "rethink.cli.train:show"),
     "sft": Verbs("rethink.train.sft_run:train_sft", "rethink.cli.sft:dry_run", "rethink.cli.sft:show"),
+    "reward-model": Verbs(
+        "rethink.train.reward_model_run:train_reward_model",
+        "rethink.cli.reward_model:dry_run",
+        "rethink.cli.reward_model:show",
+    ),
     "eval": Verbs("rethink.pipeline.evaluate:run_eval", None, "rethink.cli.pipeline:show_evaluation"),
     "pipeline": Verbs("rethink.pipeline.run:run_pipeline", "rethink.cli.pipeline:dry_run", "rethink.cli.pipeline:show"),
     "distill": Verbs("rethink.pipeline.run:run_pipeline", "rethink.cli.pipeline:dry_run", "rethink.cli.pipeline:show"),

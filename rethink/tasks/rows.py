@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,22 +198,32 @@ def _read_jsonl(path: Path, source: TaskSource) -> list[Row]:
 
 
 def _read_hub(source: TaskSource, split: str) -> list[Row]:
+    data = load_hub(source.name, source.config, split)
+    return [_row(value, source, f"`{source.name}` ({split}), row {number}") for number, value in enumerate(data)]
+
+
+def load_hub(name: str, config: str | None, split: str) -> Iterable[Any]:
+    """The rows of a split of a hub data set (extra `hub`).
+
+    Raises:
+        TaskError: the extra is not installed, or the data set cannot be loaded.
+    """
     try:
         import datasets
     except ImportError as error:
         raise TaskError(
-            "tasks.kind `hub` needs the package `datasets`; install the extra: pip install 'rethink[hub]'"
+            "data sets of the hub need the package `datasets`; install the extra: pip install 'rethink[hub]'"
         ) from error
     try:
         with _quiet_hub():
-            data = datasets.load_dataset(source.name, source.config, split=split)
+            rows: Iterable[Any] = datasets.load_dataset(name, config, split=split)
+            return rows
     except Exception as error:  # the library raises many types
         raise TaskError(
-            f"the data set `{source.name}` ({source.config or 'default configuration'}, split `{split}`) cannot be "
-            f"loaded ({type(error).__name__}: {error}); check tasks.name, tasks.config and tasks.split, log in where "
-            "it is private, and without the hub give a JSONL file (tasks.kind=jsonl) or a reasoning-gym task"
+            f"the data set `{name}` ({config or 'default configuration'}, split `{split}`) cannot be "
+            f"loaded ({type(error).__name__}: {error}); check its name, `config` and `split`, log in where "
+            "it is private, and without the hub give a JSONL file, or for problems a reasoning-gym task"
         ) from error
-    return [_row(value, source, f"`{source.name}` ({split}), row {number}") for number, value in enumerate(data)]
 
 
 @contextlib.contextmanager
