@@ -15,6 +15,7 @@ from rethink.cli.kinds import KINDS, dry_run_of, function
 if TYPE_CHECKING:
     from rethink.recipe.estimate import MachineRates
     from rethink.recipe.schema import ModelShape, Recipe
+    from rethink.recipe.sft import SFTRecipe
 
 EXAMPLES = """\
   rethink train quickstart                                  a recipe that ships, into runs/quickstart
@@ -104,7 +105,7 @@ def dry_run(recipe: Recipe, *, as_json: bool) -> int:
     shape, prompt_tokens = recipe.model.shape, None
     if shape is None:
         shape, prompt_tokens = _look(recipe)
-    dtype, rates = _measure(recipe)
+    dtype, rates = measure(recipe)
     expected = estimate(recipe, shape, rates, prompt_tokens=prompt_tokens)
     if as_json:
         print_json(
@@ -149,7 +150,7 @@ def _look(recipe: Recipe) -> tuple[ModelShape, int]:
     return shape, round(sum(lengths) / len(lengths))
 
 
-def _measure(recipe: Recipe) -> tuple[str, MachineRates]:
+def measure(recipe: Recipe | SFTRecipe) -> tuple[str, MachineRates]:
     """The compute type that the run would use here, and this machine's rates with it."""
     import torch
 

@@ -21,6 +21,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 _PHASES = {
     "rollout": "sampling completions",
     "reward": "scoring completions",
+    "data": "reading the data",
     "train": "updating the policy",
     "optimizer": "updating the weights",
     "evaluation": "evaluating on held-out problems",
@@ -31,6 +32,7 @@ _METRICS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("rollout/accuracy", "accuracy", percent),
     ("rollout/format", "format", percent),
     ("rollout/length_mean", "length", lambda value: f"{value:.0f} tokens"),
+    ("train/loss", "loss", lambda value: f"{value:.4f}"),
     ("time/step", "time a step", duration),
 )
 
@@ -160,9 +162,16 @@ class LiveView:
 
     def _evaluation_table(self) -> RenderableType:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        shown = self._evaluations if len(self._evaluations) <= 5 else [self._evaluations[0], *self._evaluations[-4:]]
+        if all(number(row, "eval/accuracy") is None for _, row in shown):
+            table.add_column("held-out, after step", justify="right")
+            table.add_column("loss", justify="right")
+            for step, row in shown:
+                loss = number(row, "eval/loss")
+                table.add_row(str(step), "" if loss is None else f"[bold]{loss:.4f}[/bold]")
+            return table
         for name in ("held-out, after step", "accuracy", "95 % interval", "format", "length"):
             table.add_column(name, justify="right")
-        shown = self._evaluations if len(self._evaluations) <= 5 else [self._evaluations[0], *self._evaluations[-4:]]
         for step, row in shown:
             accuracy, low, high, form, length = (
                 number(row, f"eval/{name}")

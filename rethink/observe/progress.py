@@ -262,6 +262,9 @@ def duration(seconds: float) -> str:
 
 def evaluation_text(row: Mapping[str, Any]) -> str:
     """One line about an evaluation, with its interval."""
+    loss = number(row, "eval/loss")
+    if loss is not None:
+        return f"held-out loss {loss:.4f}, {number(row, 'eval/n') or 0:.0f} documents"
     accuracy, low, high = (number(row, f"eval/accuracy{end}") for end in ("", "_low", "_high"))
     parts = [f"accuracy {percent(accuracy)}" if accuracy is not None else "no accuracy"]
     if low is not None and high is not None:
@@ -291,6 +294,8 @@ _SHOWN: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("rollout/accuracy", "accuracy", percent),
     ("rollout/format", "format", percent),
     ("rollout/length_mean", "length", _plain),
+    ("train/loss", "loss", lambda value: f"{value:.4f}"),
+    ("train/tokens", "tokens", _plain),
     ("policy/kl", "kl", lambda value: f"{value:.4f}"),
     ("time/step", "time", duration),
 )

@@ -57,6 +57,8 @@ _PLANS = (
           unit="nats", from_zero=True),
     _Plan("Gradient norm", (("optimizer/grad_norm", "before clipping"),), from_zero=True),
     _Plan("Loss", (("policy/loss", "loss"),)),
+    _Plan("Fine-tuning loss", (("train/loss", "training"), ("eval/loss", "held-out")), unit="nats per token"),
+    _Plan("Entropy at the trained tokens", (("train/entropy", "entropy"),), unit="nats per token", from_zero=True),
     _Plan("Learning rate", (("optimizer/learning_rate", "learning rate"),), smooth=False, from_zero=True),
     _Plan("Time per phase", (("time/rollout", "rollout"), ("time/reward", "reward"), ("time/train", "train"),
                              ("time/optimizer", "optimizer"), ("time/evaluation", "evaluation"),

@@ -104,6 +104,23 @@ def results(data: Data) -> str:
     return section("results", "Held-out results", table(headings, cells, class_="results") + f"<p>{text(words)}</p>")
 
 
+def first_and_last(data: Data) -> str:
+    """The held-out metrics of a run without completions, at its first evaluation and at its latest."""
+    evaluated = [row for row in data["metrics"] if any(name.startswith("eval/") for name in row)]
+    if not evaluated:
+        return section("results", "Held-out results", plain("This run has no held-out evaluation."))
+    first, last = evaluated[0], evaluated[-1]
+    rows = []
+    for name in [name for name in last if name.startswith("eval/")]:
+        info = _info(name)
+        kind = "share" if info is not None and info.unit == "share" else "number"
+        values = [finite(row.get(name)) for row in (first, last)]
+        cells = ["–" if value is None else number_text(value, kind) for value in values]
+        rows.append([f"<code>{text(name)}</code>", *cells, text(info.unit) if info else ""])
+    headings = ["metric", f"after step {first['step']}", f"after step {last['step']}", "unit"]
+    return section("results", "Held-out results", table(headings, rows, class_="results"))
+
+
 # --- charts ------------------------------------------------------------------------------------------------------
 
 
