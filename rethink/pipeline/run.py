@@ -272,4 +272,6 @@ def _failure(run: PipelineRun) -> RethinkError:
     kept = [stage.name for stage in run.stages if run.done(stage.name)]
     others = f" Done and kept: {', '.join(f'`{n}`' for n in kept)}." if kept else ""
     kind = UsageError if isinstance(error, UsageError) and not run.ran else RunFailure
-    return kind(f"the stage `{name}` failed: {error}{more}{behind}{others} Mend it and give the same command again.")
+    return kind(
+        f"the stage `{name}` failed: {str(error).rstrip('.')}.{more}{behind}{others} Mend it and give the same command again."
+    )

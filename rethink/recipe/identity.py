@@ -46,8 +46,23 @@ def resume_differences(old: AnyRecipe, new: AnyRecipe) -> list[str]:
 _ABSENT = object()
 
 
+LATER: dict[str, dict[str, Any]] = {
+    "reward.parts": {"model": None, "on": None, "from_step": 0, "until_step": None},
+    "tasks": {"reward": None},
+}
+"""Fields of list entries that came after runs had been hashed, with their defaults: there they are left out, so that a
+recipe that does not use them keeps its hash, and a run begun before them can be resumed."""
+
+
 def _identity(recipe: AnyRecipe) -> dict[str, Any]:
     data: dict[str, Any] = recipe.model_dump(mode="json")
+    if isinstance(recipe, Recipe):
+        for entry, later in [(e, LATER["reward.parts"]) for e in data["reward"]["parts"]] + [
+            (e, LATER["tasks"]) for e in data["tasks"]
+        ]:
+            for key, default in later.items():
+                if entry[key] == default:
+                    del entry[key]
     for path in type(recipe).FREE:
         *sections, last = path.split(".")
         node = data

@@ -24,7 +24,7 @@ OUTPUTS: Mapping[str, Mapping[str, str]] = {
     "grpo": {"model": "model", "best": "best", "folder": "."},
     "sft": {"model": "model", "folder": "."},
     "samples": {"train": "train.jsonl", "samples": "samples.jsonl", "folder": "."},
-    "reward-model": {"model": "model", "folder": "."},
+    "reward-model": {"model": "model", "pairs": "pairs.jsonl", "folder": "."},
     "eval": {"folder": "."},
 }
 """What a stage of a kind leaves for others: name in a reference, path in the stage's folder."""

@@ -151,6 +151,9 @@ class TaskSource(Section):
     """Configuration name of a hub data set."""
     held_out: str | None = None
     """Separate file or split for held-out problems; None: a disjoint share of this source."""
+    reward: tuple[str, ...] | None = None
+    """Names of the reward parts that score this source's problems; None: all. Other parts do not apply to them and are
+    no term of their sum. Where none that applies looks at the gold answer, rows need no `answer_key`."""
 
     def weight_at(self, step: int) -> float:
         """Weight in the mixture at a step, by the curriculum."""
@@ -199,10 +202,23 @@ class RewardPart(Section):
     """`module:function(problem, text) -> float | None` of your own."""
     params: dict[str, Any] = Field(default_factory=dict)
     """Options of the part."""
+    model: str | None = None
+    """Folder of the reward model (the part `reward-model`)."""
+    on: Literal["summary", "response"] | None = None
+    """What the reward model scores: what follows `</think>`, or the whole response. None: as it was trained."""
+    from_step: int = Field(default=0, ge=0)
+    """First step (optimizer update, from 0) whose rollouts the part scores; before, it does not apply. DeepSeek-R1 uses
+    preference rewards in the last 400 of 1,700 steps: `from_step: 1300`."""
+    until_step: int | None = Field(default=None, gt=0)
+    """First step whose rollouts it no longer scores; None: to the end."""
+
+    def holds_at(self, step: int) -> bool:
+        """Whether the part applies to rollouts sampled for `step` (0-based)."""
+        return self.from_step <= step and (self.until_step is None or step < self.until_step)
 
 
 class RewardSection(Section):
-    """The rule-based reward: a weighted sum of named parts."""
+    """The reward: a weighted sum of named parts."""
 
     parts: tuple[RewardPart, ...] = (RewardPart(name="accuracy"), RewardPart(name="format"))
     """The rubric. The default is the paper's: accuracy and format of equal weight."""
@@ -353,6 +369,10 @@ class Recipe(Section):
 
         check_recipe(self)
         return self
+
+    def reward_names(self, task: TaskSource) -> tuple[str, ...]:
+        """Names of the reward parts that apply to a source's problems, whatever the step."""
+        return task.reward if task.reward is not None else tuple(part.name for part in self.reward.parts)
 
     def max_new_tokens_at(self, step: int) -> int:
         """Token limit of the rollouts sampled for `step` (0-based)."""

@@ -131,7 +131,7 @@ def assemble(
             "`auto`, which takes transformers (correct, but slower), or choose a model of the Llama, Qwen or Mistral "
             "family"
         )
-    rubric = build_rubric(recipe, mix)
+    rubric = build_rubric(recipe, mix, dtype=choices["dtype"], device=choices["device"])
     progress.phase("model")
     model = build_model(
         checkpoint,
