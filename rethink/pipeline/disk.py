@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rethink.errors import RethinkError, StorageFailure
 from rethink.recipe.kinds import AnyRecipe
-from rethink.store.atomic import remove_folder, write_json
+from rethink.store.atomic import clean_leftovers, remove_folder, write_json
 from rethink.store.pipeline_folder import PipelineFolder, StageRecord, disk_bytes
 
 MODEL_BYTES = 4
@@ -65,10 +65,11 @@ def check_space(path: Path, recipe: AnyRecipe, stage: str) -> None:
 
 
 def drop_checkpoints(folder: PipelineFolder, record: StageRecord) -> None:
-    """Remove the recovery checkpoints of a stage that is done."""
-    path = folder.stage_path(record) / "checkpoints"
-    if path.is_dir():
-        remove_folder(path)
+    """Remove the recovery checkpoints of a stage that is done, and what a kill in the midst of that left."""
+    path = folder.stage_path(record)
+    clean_leftovers(path)
+    if (path / "checkpoints").is_dir():
+        remove_folder(path / "checkpoints")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,19 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet  # noqa: F401 (here and below: imported once, not in each child)
+
+import rethink.pipeline.run
+import rethink.train.reward_model_run
+import rethink.train.session
+import rethink.train.sft_run
 from rethink.observe.progress import make_progress
 from rethink.pipeline.run import run_pipeline
 from rethink.recipe.loading import load_recipe
 from rethink.store.pipeline_folder import PipelineFolder
 
+# It asks git and the system, again and again, and decides nothing.
+rethink.pipeline.run.environment = rethink.train.session.environment = dict
 RECIPE = load_recipe(sys.argv[1])
 BASE = Path(sys.argv[2])
 
@@ -96,7 +104,14 @@ def main():
         again, report = attempt(out)
         after = done(out)
         found.append(
-            {"moment": moment, "died": code, "again": again, "done": before, "after": after, "ran": report and report["ran"]}
+            {
+                "moment": moment,
+                "died": code,
+                "again": again,
+                "done": before,
+                "after": after,
+                "ran": report and report["ran"],
+            }
         )
     print(json.dumps({"calls": whole["calls"], "moments": found}))
 

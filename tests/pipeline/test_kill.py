@@ -26,10 +26,10 @@ threads: 1
 vars:
   base: {model}
   tasks:
-    - {{kind: reasoning-gym, name: chain_sum, params: {{min_terms: 2, max_terms: 2, min_digits: 1, max_digits: 1}}}}
+    - {{kind: jsonl, name: {problems}}}
   prompt: {{template: raw, instruction: "{{question}}"}}
   rollout: {{prompts_per_batch: 4, group_size: 3, max_new_tokens: 6, kv_budget_gb: 0.1}}
-  reward: {{parts: [{parts}]}}
+  reward: {{parts: [{{name: accuracy}}, {{name: repetition, params: {{unit: tokens, ngram_size: 1}}}}], answer: last-number}}
   optimizer: {{learning_rate: 1.0e-3, micro_batch_tokens: 256}}
 stages:
   zero:
@@ -60,8 +60,7 @@ stages:
       model: {{path: "${{tuned.model}}", dtype: float32}}
       template: plain
       "on": response
-      data: [{{path: "${{zero.folder}}", format: run}}]
-      unusable: drop
+      data: [{{path: {pairs}}}]
       steps: 2
       batch_size: 4
       evaluation: {{share: 0}}
@@ -89,24 +88,25 @@ evaluation:
   max_new_tokens: 6
   kv_budget_gb: 0.1
 """
-PARTS = "{{name: letters, function: 'rewards_for_tests.py:letters'}}, {{name: format}}".replace("{{", "{").replace(
-    "}}", "}"
-)
-REWARDS = '''\
-def letters(problem, text):
-    """Share of letters: varies from sample to sample, so groups have signal."""
-    return sum(c.isalpha() for c in text) / max(len(text), 1)
-'''
 
 
 @pytest.fixture
 def recipe(tmp_path: Path, tiny_folder: Callable[..., Path]) -> Path:
-    (tmp_path / "rewards_for_tests.py").write_text(REWARDS)
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"prompt": f"{i} + {i} =", "completion": f" {2 * i}"}) + "\n" for i in range(8)))
+    def lines(name: str, rows: list[dict[str, str]]) -> Path:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    sums = [(i, j) for i in range(8) for j in range(8)]
     path = tmp_path / "tiny.yaml"
-    parts = PARTS.replace("rewards_for_tests.py", str(tmp_path / "rewards_for_tests.py"))
-    path.write_text(RECIPE.format(model=tiny_folder("llama"), rows=rows, parts=parts))
+    path.write_text(
+        RECIPE.format(
+            model=tiny_folder("llama"),
+            problems=lines("problems.jsonl", [{"question": f"{i} + {j} =", "answer": f"{i + j}"} for i, j in sums]),
+            rows=lines("rows.jsonl", [{"prompt": f"{i} + {i} =", "completion": f" {2 * i}"} for i in range(8)]),
+            pairs=lines("pairs.jsonl", [{"prompt": f"{i}?", "chosen": f"{i}.", "rejected": "no"} for i in range(8)]),
+        )
+    )
     return path
 
 
@@ -146,7 +146,10 @@ def same_pipeline(one: Path, two: Path) -> None:
         assert a.batches() == b.batches()
         files = sorted(path.relative_to(left) for path in left.rglob("*.safetensors"))
         assert files == sorted(path.relative_to(right) for path in right.rglob("*.safetensors"))
-        for file in [*files, *(path.relative_to(left) for path in left.glob("*.jsonl") if path.name != "metrics.jsonl")]:
+        for file in [
+            *files,
+            *(path.relative_to(left) for path in left.glob("*.jsonl") if path.name != "metrics.jsonl"),
+        ]:
             assert (left / file).read_bytes().replace(bytes(one), b"") == (right / file).read_bytes().replace(
                 bytes(two), b""
             ), file
