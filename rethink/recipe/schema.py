@@ -73,7 +73,8 @@ class ModelSection(Section):
     """Which model is trained."""
 
     path: str = "embedded"
-    """`embedded` (SmolLM2-135M-Instruct), a hub id, a local Hugging Face folder, or a GGUF file."""
+    """`embedded` (SmolLM2-135M-Instruct), a hub id, a local Hugging Face folder, or a GGUF file; `tiny-random` is a toy
+    with random weights, to try a recipe out."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
