@@ -57,8 +57,6 @@ _PLANS = (
           unit="nats", from_zero=True),
     _Plan("Gradient norm", (("optimizer/grad_norm", "before clipping"),), from_zero=True),
     _Plan("Loss", (("policy/loss", "loss"),)),
-    _Plan("Fine-tuning loss", (("train/loss", "training"), ("eval/loss", "held-out")), unit="nats per token"),
-    _Plan("Entropy at the trained tokens", (("train/entropy", "entropy"),), unit="nats per token", from_zero=True),
     _Plan("Learning rate", (("optimizer/learning_rate", "learning rate"),), smooth=False, from_zero=True),
     _Plan("Time per phase", (("time/rollout", "rollout"), ("time/reward", "reward"), ("time/train", "train"),
                              ("time/optimizer", "optimizer"), ("time/evaluation", "evaluation"),
@@ -67,11 +65,19 @@ _PLANS = (
     _Plan("Memory", (("memory/peak_rss_mb", "peak of the process"),), unit="MB", smooth=False, from_zero=True),
 )  # fmt: skip
 
+_FINE_TUNING = (
+    _Plan("Fine-tuning loss", (("train/loss", "training"), ("eval/loss", "held-out")), unit="nats per token"),
+    _Plan("Entropy at the trained tokens", (("train/entropy", "entropy"),), unit="nats per token", from_zero=True),
+    _Plan("Tokens of a step", (("train/tokens", "trained"), ("train/input_tokens", "computed*")), unit="tokens",
+          from_zero=True),
+)  # fmt: skip
+
 
 def panels(data: Mapping[str, Any]) -> list[Panel]:
     """Every chart of a report, also those without values; `data` is what `report_data` gives."""
     rows: list[Mapping[str, Any]] = data["metrics"]
-    return [_reward(rows), _reward_parts(rows), *(_plain(plan, rows, data["evaluations"]) for plan in _PLANS)]
+    plans = (*_FINE_TUNING, *_PLANS) if data["recipe"].get("kind") == "sft" else _PLANS
+    return [_reward(rows), _reward_parts(rows), *(_plain(plan, rows, data["evaluations"]) for plan in plans)]
 
 
 def reflection_panels(data: Mapping[str, Any], counts: Sequence[Mapping[str, Any]]) -> list[Panel]:
