@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from rethink.pipeline.selection import Selection
     from rethink.recipe.pipeline import DistillRecipe, PipelineRecipe
 
+LARGE = 1e18
+"""Operations from which on a plan says what they are in GPU hours."""
+GPU_RATE = 4e14
 PIPELINES = ("pipeline", "distill")
 
 
@@ -73,7 +76,7 @@ def dry_run(
     from rich.console import Console
     from rich.table import Table
 
-    from rethink.observe.progress import duration
+    from rethink.recipe.estimate_text import seconds_text
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("stage", no_wrap=True)
@@ -88,16 +91,22 @@ def dry_run(
             stage.state,
             "?" if stage.tokens is None else f"{stage.tokens:,.0f}",
             "?" if stage.flops is None else f"{stage.flops:.2g}",
-            "?" if stage.seconds is None else duration(stage.seconds),
+            "?" if stage.seconds is None else seconds_text(stage.seconds).removeprefix(", about "),
             "" if stage.memory_bytes is None else size_text(stage.memory_bytes),
             "" if not stage.disk_kept_bytes else size_text(stage.disk_kept_bytes),
         )
     Console(width=max(110, Console().width)).print(table)
     print(
         f"\n{len(plan.left)} of {len(plan.stages)} stages to run: at most {plan.total('tokens'):,.0f} tokens, "
-        f"{plan.total('flops'):.3g} operations, about {duration(plan.total('seconds'))} on this machine in {dtype}; "
+        f"{plan.total('flops'):.3g} operations{seconds_text(plan.total('seconds'))} on this machine in {dtype}; "
         f"the folder takes at most {size_text(plan.disk_peak_bytes)} at a time."
     )
+    if plan.total("flops") > LARGE:
+        hours = plan.total("flops") / GPU_RATE / 3600
+        print(
+            f"On graphics processors, at {GPU_RATE:.0e} operations a second each (about 40 % of an H800's bf16 rate): "
+            f"{hours:,.0f} GPU hours, if completions reach their limit."
+        )
     print(
         "Completions are counted at their token limit. `?`: not known before the stages ahead of it have run, or its "
         "data are files that are read then."

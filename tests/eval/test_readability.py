@@ -22,7 +22,9 @@ def test_each_fault_lowers_its_own_part() -> None:
     assert looping.repetition < 0.1
     assert looping.tags == 1
     assert readability(GOOD, truncated=True).length == 0
-    long = readability("<think>" + " ".join(f"word{i}" for i in range(224)) + "</think><answer>5</answer>", truncated=False)
+    long = readability(
+        "<think>" + " ".join(f"word{i}" for i in range(224)) + "</think><answer>5</answer>", truncated=False
+    )
     assert 0.4 < long.length < 0.6
     mixed = "<think>We add the numbers. Мы складываем числа вместе и получаем пять.</think><answer>5</answer>"
     assert readability(mixed, truncated=False).mixing == pytest.approx(0.36, abs=0.1)
