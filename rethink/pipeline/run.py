@@ -273,5 +273,6 @@ def _failure(run: PipelineRun) -> RethinkError:
     others = f" Done and kept: {', '.join(f'`{n}`' for n in kept)}." if kept else ""
     kind = UsageError if isinstance(error, UsageError) and not run.ran else RunFailure
     return kind(
-        f"the stage `{name}` failed: {str(error).rstrip('.')}.{more}{behind}{others} Mend it and give the same command again."
+        f"the stage `{name}` failed: {str(error).rstrip('.')}.{more}{behind}{others} Mend it and give the same "
+        "command again."
     )

@@ -1,8 +1,8 @@
 """Runs a pipeline, kills it (SIGKILL) at chosen moments and runs it again: `kill.py RECIPE BASE MOMENT…`.
 
-Every change of a folder goes through fsync, replace or rename. A moment `12b` or `12a` kills the process before or after
-its 12th such call; `0.4t` after 0.4 of the time that the whole run took. The whole run goes to BASE/whole, each killed
-one to BASE/killed-I. This process imports everything once and forks one child for each attempt.
+Every change of a folder goes through fsync, replace or rename. A moment `12b` or `12a` kills the process before or
+after its 12th such call; `0.4t` after 0.4 of the time that the whole run took. The whole run goes to BASE/whole, each
+killed one to BASE/killed-I. This process imports everything once and forks one child for each attempt.
 
 Prints a JSON object: `calls` of the whole run, and for each moment what was done when it died (`done`, by hash with the
 number of attempts) and what the second attempt ran (`ran`).

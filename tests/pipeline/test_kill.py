@@ -29,7 +29,9 @@ vars:
     - {{kind: jsonl, name: {problems}}}
   prompt: {{template: raw, instruction: "{{question}}"}}
   rollout: {{prompts_per_batch: 4, group_size: 3, max_new_tokens: 6, kv_budget_gb: 0.1}}
-  reward: {{parts: [{{name: accuracy}}, {{name: repetition, params: {{unit: tokens, ngram_size: 1}}}}], answer: last-number}}
+  reward:
+    parts: [{{name: accuracy}}, {{name: repetition, params: {{unit: tokens, ngram_size: 1}}}}]
+    answer: last-number
   optimizer: {{learning_rate: 1.0e-3, micro_batch_tokens: 256}}
 stages:
   zero:

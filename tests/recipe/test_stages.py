@@ -111,7 +111,7 @@ def test_a_distillation_is_stages() -> None:
         (["stages.last.recipe.model.path=${tund.model}"], ["no stage `tund`", "Did you mean `${tuned.model}`?"]),
         (["stages.last.recipe.model.path=${tuned.modl}"], ["leaves no `modl`; it leaves `model`"]),
         (["stages.last.recipe.model.path=${last.model}"], ["uses its own output"]),
-        (["stages.zero.recipe.model.path=${last.model}"], ["wait for each other", "`last` ← `tuned` ← `zero` ← `last`"]),
+        (["stages.zero.recipe.model.path=${last.model}"], ["wait for each other", "`last` ← `tuned` ← `zero`"]),
         (["stages.zero.recipe.model.path=${vars.bas}"], ["`vars` has `base`", "Did you mean `${vars.base}`?"]),
         (["vars.base=${vars.both}"], ["`vars` is empty"]),
         (["stages.zero.recipe.stps=3"], ["Stage `zero`: `stps` is not a key", "Did you mean `steps`?"]),
