@@ -132,6 +132,12 @@ def assemble(
             "family"
         )
     rubric = build_rubric(recipe, mix, dtype=choices["dtype"], device=choices["device"])
+    for name, facts in rubric.models().items():
+        if facts["synthetic"]:
+            progress.note(
+                f"The reward model `{name}` was trained on pairs made by rule ({', '.join(facts['rules'])}), not on "
+                "preferences of people."
+            )
     progress.phase("model")
     model = build_model(
         checkpoint,
@@ -239,6 +245,8 @@ def summarise(run: GRPO, wall_s: float, finished: bool) -> dict[str, Any]:
         "tokens_total": run.state.tokens_total,
         "choices": run.folder.choices,
     }
+    if models := run.sources.rubric.models():
+        summary["reward_models"] = models
     evaluated = [row for row in rows if "eval/accuracy" in row]
     if evaluated:
         ends = {"before": evaluated[0]} | ({"after": evaluated[-1]} if finished else {})
