@@ -81,7 +81,7 @@ def _finished(recipe: Recipe | RewardModelRecipe, out: Path, resume: bool, progr
 
 def _model_part(policy: Recipe) -> int:
     """The index of the reward model among the reward's parts."""
-    found = [i for i, part in enumerate(policy.reward.parts) if (part.builtin or part.name) == "reward-model"]
+    found = [i for i, part in enumerate(policy.reward.parts) if part.is_reward_model]
     if len(found) != 1 or policy.reward.parts[found[0]].model is None:
         raise RecipeError(
             f"iterative GRPO trains one reward model on, and `reward.parts` of `{policy.name}` has {len(found)}; give "

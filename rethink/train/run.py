@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rethink.errors import ModelError, UsageError
+from rethink.errors import ModelError, RunFolderError, UsageError
 from rethink.kernels.machine import peak_rss_mb
 from rethink.kernels.native import library as kernels
 from rethink.model.build import build_model
@@ -28,7 +28,7 @@ from rethink.rollout.engine import RolloutEngine
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.mix import TaskMix, build_task_mix
 from rethink.train.checkpoint import read_checkpoint
-from rethink.train.choices import apply_choices, make_choices
+from rethink.train.choices import REWARD_MODELS, apply_choices, make_choices, reward_model_heads
 from rethink.train.collect import Sources
 from rethink.train.grpo import GRPO, train_until_done
 from rethink.train.optimizer import MasterAdamW
@@ -106,9 +106,16 @@ def open_folder(recipe: Recipe, checkpoint: Checkpoint, out: Path, resume: bool)
     Raises:
         RunFolderError: the folder holds a run and `resume` is not given, or holds a run of another recipe.
     """
-    return open_run(
-        recipe, out, resume=resume, steps=recipe.steps, choices=lambda: make_choices(recipe, checkpoint.config)
+    heads = reward_model_heads(recipe)
+    folder = open_run(
+        recipe, out, resume=resume, steps=recipe.steps, choices=lambda: make_choices(recipe, checkpoint.config) | heads
     )
+    if folder.choices.get(REWARD_MODELS) != heads.get(REWARD_MODELS):
+        raise RunFolderError(
+            f"a reward model is not the one that the run in `{out}` began with: its folder was written again since. "
+            "Restore it to go on with --resume, or start anew with another --out"
+        )
+    return folder
 
 
 def assemble(
