@@ -102,11 +102,12 @@ def test_a_reward_model_that_was_trained_again_is_found_on_resume(
         run(tmp_path / "new", *scenarios, "steps=8")
 
 
+@pytest.mark.slow
 def test_a_check_copes_with_prompts_without_answers(recipe_file: Path, scenarios: tuple[str, ...]) -> None:
     recipe = load_recipe(recipe_file, scenarios)
     assert isinstance(recipe, Recipe)
     report = check(recipe, prompts=2)
-    said = {finding.code: finding.text for finding in report.findings}
+    said = {finding.defect: finding.message for finding in report.findings}
     assert not {"reward-refused", "gold-unreadable", "tasks-refused"} & set(said), said
     assert report.sections["gold"]["unreadable"] == 0
     assert report.sections["rewards"]["failures"] == {}

@@ -52,6 +52,7 @@ def recipes(recipe_file: Path, tmp_path: Path) -> tuple[Recipe, RewardModelRecip
     return policy, scorer
 
 
+@pytest.mark.slow
 def test_two_rounds_with_a_tenth_of_history(
     recipes: tuple[Recipe, RewardModelRecipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

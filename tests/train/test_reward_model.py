@@ -222,11 +222,12 @@ def test_ctrl_c_finishes_the_step_and_resume_goes_on(recipe_file: Path, train: T
                 signal.raise_signal(signal.SIGINT)
 
     out = tmp_path / "out"
-    stopped = train_reward_model(load_recipe(recipe_file), out, progress=Interrupts())
+    short = ("epochs=1", "evaluation.every=null")
+    stopped = train_reward_model(load_recipe(recipe_file, short), out, progress=Interrupts())
     assert (stopped["finished"], stopped["steps"]) == (False, 2)
     assert not (out / "model").exists()
-    assert train(out, resume=True)["finished"]
-    train(tmp_path / "whole")
+    assert train(out, *short, resume=True)["finished"]
+    train(tmp_path / "whole", *short)
     assert timeless(RunFolder.open(out)) == timeless(RunFolder.open(tmp_path / "whole"))
 
 
