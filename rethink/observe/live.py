@@ -33,6 +33,8 @@ _METRICS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("rollout/format", "format", percent),
     ("rollout/length_mean", "length", lambda value: f"{value:.0f} tokens"),
     ("train/loss", "loss", lambda value: f"{value:.4f}"),
+    ("reward_model/loss", "loss", lambda value: f"{value:.4f}"),
+    ("reward_model/accuracy", "accuracy", percent),
     ("time/step", "time a step", duration),
 )
 

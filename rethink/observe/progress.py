@@ -317,7 +317,7 @@ def evaluation_text(row: Mapping[str, Any]) -> str:
             parts.append(f"{label} {form(value)}")
     count = number(row, "eval/n")
     if count is not None:
-        parts.append(f"{count:.0f} problems")
+        parts.append(f"{count:.0f} {'examples' if 'eval/ece' in row else 'problems'}")
     return ", ".join(parts)
 
 
@@ -346,6 +346,8 @@ _SHOWN: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("rollout/format", "format", percent),
     ("rollout/length_mean", "length", _plain),
     ("train/loss", "loss", lambda value: f"{value:.4f}"),
+    ("reward_model/loss", "loss", lambda value: f"{value:.4f}"),
+    ("reward_model/accuracy", "accuracy", percent),
     ("train/tokens", "tokens", _plain),
     ("policy/kl", "kl", lambda value: f"{value:.4f}"),
     ("time/step", "time", duration),

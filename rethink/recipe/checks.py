@@ -182,7 +182,7 @@ def _rewards(recipe: Recipe) -> Iterator[str]:
 
 def _reward_model(key: str, part: RewardPart) -> Iterator[str]:
     """`model` and `on` belong to reward models, and those need a model."""
-    is_one = part.function is None and (part.builtin or part.name) == "reward-model"
+    is_one = part.is_reward_model
     if is_one and part.model is None and "model" not in part.params:
         yield f"{key}.model` is missing: name the reward model's folder, such as {key}.model=runs/my-rm/model`."
     for field in ("model", "on"):

@@ -116,6 +116,8 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode) or key_node.value == "<<":
                 continue  # the parent class refuses other keys, and merges `<<` below the keys written out
+            if key_node.tag == "tag:yaml.org,2002:bool":
+                key_node.tag = "tag:yaml.org,2002:str"  # YAML 1.1 takes the key `on` for true
             key, line = key_node.value, key_node.start_mark.line + 1
             if key in seen:
                 raise RecipeError(

@@ -213,6 +213,11 @@ class RewardPart(Section):
     until_step: int | None = Field(default=None, gt=0)
     """First step whose rollouts it no longer scores; None: to the end."""
 
+    @property
+    def is_reward_model(self) -> bool:
+        """Whether it is the built-in part `reward-model`."""
+        return self.function is None and (self.builtin or self.name) == "reward-model"
+
     def holds_at(self, step: int) -> bool:
         """Whether the part applies to rollouts sampled for `step` (0-based)."""
         return self.from_step <= step and (self.until_step is None or step < self.until_step)

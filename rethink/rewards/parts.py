@@ -36,6 +36,8 @@ class Part:
     """In place of `function`: scores the completions of one prompt together."""
     warm: Callable[[], object] = lambda: None
     """Loads what the first call would load."""
+    facts: Mapping[str, Any] | None = None
+    """What a reward model was trained for; None for other parts."""
     from_step: int = 0
     until_step: int | None = None
     """The steps whose rollouts it scores: from the first on, before the second."""
@@ -72,7 +74,7 @@ def _build(spec: RubricSpec, part: Mapping[str, Any], field: str) -> Part:
     if builtin in BUILT_IN and BUILT_IN[builtin].place == "model":
         own = {key: part[key] for key in ("model", "on") if part.get(key) is not None}
         batch: Any = make_part(builtin, {**params, **own}, context, field)
-        return Part(name, weight, "model", None, batch)
+        return Part(name, weight, "model", None, batch, facts=batch.facts())
     function = make_part(builtin, params, context, field)
     warm_it = getattr(function, "warm", lambda: None)
     return Part(name, weight, BUILT_IN[builtin].place, function, None, warm_it)

@@ -11,6 +11,7 @@ The model runs in the training process, on all completions of a batch at once, p
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -63,6 +64,13 @@ class Scorer:
                 for place, value in zip(places, torch.sigmoid(scores).tolist(), strict=True):
                     outcomes[place] = RewardOutcome(value)
         return [outcome if outcome is not None else RewardOutcome(0.0) for outcome in outcomes]
+
+    def facts(self) -> dict[str, Any]:
+        """What the model was trained for, and on what kind of preferences: for the run's summary."""
+        info = asdict(self._info)
+        return {"model": self._checkpoint.source, "on": self.on} | {
+            key: info[key] for key in ("objective", "synthetic", "rules", "recipe_hash")
+        }
 
     def _batches(
         self, items: Sequence[Item], outcomes: list[RewardOutcome | None], context: int

@@ -62,6 +62,10 @@ class Rubric:
                 self.spec, needed, seconds=limits.seconds, memory_bytes=limits.memory_bytes, places=limits.places
             )
 
+    def models(self) -> dict[str, dict[str, Any]]:
+        """What the reward models among the parts were trained for, by part: see `Scorer.facts`."""
+        return {part.name: dict(part.facts) for part in self.parts if part.facts is not None}
+
     def close(self) -> None:
         """End the workers and threads."""
         if self._pool is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -10,9 +12,12 @@ from rethink.errors import RecipeError, RunFolderError
 from rethink.kernels.machine import choose_dtype, free_memory, measure_gemm, tune_allocator, usable_threads
 from rethink.kernels.native import library as kernels
 from rethink.model.config import DecoderConfig
+from rethink.model.value_head import HEAD_FILE
 from rethink.recipe.schema import ModelSection, OptimizerSection, Recipe
 from rethink.rollout.pages import default_budget
 
+REWARD_MODELS = "reward_models"
+"""Key of the choices: which value head each reward model of the recipe had at the start."""
 ACTIVATION_SHARE = 0.35
 """Share of the free memory that one micro-batch's activations may take."""
 MICRO_BATCH_TOKENS = (256, 8192)
@@ -63,6 +68,25 @@ def training_choices(recipe: Computes, config: DecoderConfig | None) -> dict[str
         "kernels": kernels.status().level,
         "micro_batch_tokens": recipe.optimizer.micro_batch_tokens or _micro_batch(config, dtype, free_memory(device)),
     }
+
+
+def reward_model_heads(recipe: Recipe) -> dict[str, Any]:
+    """`{"reward_models": {part: SHA-256 of its value head}}`, or nothing where no part is a reward model.
+
+    Raises:
+        RecipeError: one of them is not there.
+    """
+    paths = {part.name: part.model or part.params.get("model") for part in recipe.reward.parts if part.is_reward_model}
+    heads = {}
+    for name, path in paths.items():
+        try:
+            heads[name] = hashlib.sha256((Path(str(path)).expanduser() / HEAD_FILE).read_bytes()).hexdigest()
+        except OSError as error:
+            raise RecipeError(
+                f"the reward model of the part `{name}`, `{path}`, cannot be read ({error.strerror or error}): name "
+                "the folder `model` of a run of the kind `reward-model`"
+            ) from error
+    return {REWARD_MODELS: heads} if heads else {}
 
 
 def check_device(recipe: Computes) -> None:

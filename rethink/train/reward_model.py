@@ -239,9 +239,9 @@ def evaluate_now(run: RewardRun) -> dict[str, float]:
         "eval/accuracy_low": facts["accuracy_ci"][0],
         "eval/accuracy_high": facts["accuracy_ci"][1],
         "eval/n": facts["n"],
-        "reward_model/held_out_loss": facts["loss"],
-        "reward_model/held_out_margin": facts["margin_mean"],
-        "reward_model/ece": facts["ece"],
+        "eval/reward_model_loss": facts["loss"],
+        "eval/margin": facts["margin_mean"],
+        "eval/ece": facts["ece"],
     }
     run.progress.evaluation(run.state.step, row)
     return row | {"time/evaluation": time.perf_counter() - started}

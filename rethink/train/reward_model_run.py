@@ -22,6 +22,7 @@ from rethink.model.value_head import (
     save_reward_model,
 )
 from rethink.observe.progress import Progress
+from rethink.observe.report import write_report
 from rethink.observe.trackers import check_trackers, open_trackers
 from rethink.recipe.reward_model import RewardModelRecipe
 from rethink.store.atomic import write_text
@@ -85,6 +86,7 @@ def train_reward_model(
             run.trackers.close()
         finished = run.state.step >= steps
         summary = _summarise(run, checkpoint, earlier + time.perf_counter() - started, finished)
+        write_report(folder)
         if not finished:
             progress.note(
                 f"Stopped after step {run.state.step} of {steps}; everything is saved. Go on with the same command and "
@@ -186,9 +188,9 @@ def _summarise(run: RewardRun, checkpoint: Checkpoint, wall_s: float, finished: 
         summary["before"] = {
             "accuracy": first["eval/accuracy"],
             "accuracy_ci": [first["eval/accuracy_low"], first["eval/accuracy_high"]],
-            "loss": first["reward_model/held_out_loss"],
-            "ece": first["reward_model/ece"],
-            "margin_mean": first["reward_model/held_out_margin"],
+            "loss": first["eval/reward_model_loss"],
+            "ece": first["eval/ece"],
+            "margin_mean": first["eval/margin"],
             "n": first["eval/n"],
             "step": first["step"],
         }

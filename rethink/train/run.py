@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rethink.errors import ModelError, UsageError
+from rethink.errors import ModelError, RunFolderError, UsageError
 from rethink.kernels.machine import peak_rss_mb
 from rethink.kernels.native import library as kernels
 from rethink.model.build import build_model
@@ -28,7 +28,7 @@ from rethink.rollout.engine import RolloutEngine
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.mix import TaskMix, build_task_mix
 from rethink.train.checkpoint import read_checkpoint
-from rethink.train.choices import apply_choices, make_choices
+from rethink.train.choices import REWARD_MODELS, apply_choices, make_choices, reward_model_heads
 from rethink.train.collect import Sources
 from rethink.train.grpo import GRPO, train_until_done
 from rethink.train.optimizer import MasterAdamW
@@ -106,9 +106,16 @@ def open_folder(recipe: Recipe, checkpoint: Checkpoint, out: Path, resume: bool)
     Raises:
         RunFolderError: the folder holds a run and `resume` is not given, or holds a run of another recipe.
     """
-    return open_run(
-        recipe, out, resume=resume, steps=recipe.steps, choices=lambda: make_choices(recipe, checkpoint.config)
+    heads = reward_model_heads(recipe)
+    folder = open_run(
+        recipe, out, resume=resume, steps=recipe.steps, choices=lambda: make_choices(recipe, checkpoint.config) | heads
     )
+    if folder.choices.get(REWARD_MODELS) != heads.get(REWARD_MODELS):
+        raise RunFolderError(
+            f"a reward model is not the one that the run in `{out}` began with: its folder was written again since. "
+            "Restore it to go on with --resume, or start anew with another --out"
+        )
+    return folder
 
 
 def assemble(
@@ -132,6 +139,12 @@ def assemble(
             "family"
         )
     rubric = build_rubric(recipe, mix, dtype=choices["dtype"], device=choices["device"])
+    for name, facts in rubric.models().items():
+        if facts["synthetic"]:
+            progress.note(
+                f"The reward model `{name}` was trained on pairs made by rule ({', '.join(facts['rules'])}), not on "
+                "preferences of people."
+            )
     progress.phase("model")
     model = build_model(
         checkpoint,
@@ -239,6 +252,8 @@ def summarise(run: GRPO, wall_s: float, finished: bool) -> dict[str, Any]:
         "tokens_total": run.state.tokens_total,
         "choices": run.folder.choices,
     }
+    if models := run.sources.rubric.models():
+        summary["reward_models"] = models
     evaluated = [row for row in rows if "eval/accuracy" in row]
     if evaluated:
         ends = {"before": evaluated[0]} | ({"after": evaluated[-1]} if finished else {})

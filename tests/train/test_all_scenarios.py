@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
+from rethink.check.run import check
+from rethink.errors import RecipeError, RunFolderError
 from rethink.model.loading import load_checkpoint
 from rethink.model.value_head import RewardModelInfo, build_reward_model, save_reward_model
 from rethink.recipe.identity import recipe_hash, resume_differences
 from rethink.recipe.loading import load_recipe
+from rethink.recipe.schema import Recipe
 from rethink.store.run_folder import RunFolder
 
 from .compare import timeless
@@ -78,6 +81,36 @@ def test_a_run_has_each_reward_where_it_belongs_and_resumes_across_its_beginning
     last = one.read_samples("step-000008")
     assert last is not None
     assert {row["accuracy"] is None for row in last if row["task"] == "general"} <= {True}
+
+
+def test_a_reward_model_that_was_trained_again_is_found_on_resume(
+    run: Run, scenarios: tuple[str, ...], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(out, *scenarios, "steps=5", "evaluation={problems: 0}")
+    summary = RunFolder.open(out).read_summary()
+    assert summary is not None
+    assert summary["reward_models"]["helpful"]["on"] == "response"
+    checkpoint = load_checkpoint(str(tmp_path / "rm"))
+    (tmp_path / "rm" / "reward_model.json").unlink()  # a language model again, which gets another head
+    other = build_reward_model(checkpoint, "float32", "cpu", seed=1)
+    save_reward_model(tmp_path / "rm", other, checkpoint, RewardModelInfo(on="response"))
+    with pytest.raises(RunFolderError, match="not the one that the run"):
+        run(out, *scenarios, "steps=8", "evaluation={problems: 0}", resume=True)
+    (tmp_path / "rm" / "value_head.safetensors").unlink()
+    with pytest.raises(RecipeError, match="the part `helpful`"):
+        run(tmp_path / "new", *scenarios, "steps=8")
+
+
+@pytest.mark.slow
+def test_a_check_copes_with_prompts_without_answers(recipe_file: Path, scenarios: tuple[str, ...]) -> None:
+    recipe = load_recipe(recipe_file, scenarios)
+    assert isinstance(recipe, Recipe)
+    report = check(recipe, prompts=2)
+    said = {finding.defect: finding.message for finding in report.findings}
+    assert not {"reward-refused", "gold-unreadable", "tasks-refused"} & set(said), said
+    assert report.sections["gold"]["unreadable"] == 0
+    assert report.sections["rewards"]["failures"] == {}
 
 
 def test_the_new_fields_leave_the_hash_of_old_recipes_alone(recipe_file: Path, scenarios: tuple[str, ...]) -> None:

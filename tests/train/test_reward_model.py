@@ -19,7 +19,7 @@ from rethink.errors import ModelError, RunFolderError, TaskError, UsageError
 from rethink.model.loading import load_checkpoint
 from rethink.model.packing import PackedGroup
 from rethink.model.value_head import build_reward_model, load_reward_checkpoint, read_info
-from rethink.observe.progress import make_progress
+from rethink.observe.progress import Silent, make_progress
 from rethink.recipe.loading import load_recipe
 from rethink.store.run_folder import RunFolder
 from rethink.train.optimizer import MasterAdamW
@@ -213,6 +213,22 @@ def test_killed_and_resumed_is_bit_identical(
     assert timeless(one) == timeless(two)
     for name in ("model.safetensors", "value_head.safetensors", "reward_model.json"):
         assert (whole / "model" / name).read_bytes() == (killed / "model" / name).read_bytes(), name
+
+
+def test_ctrl_c_finishes_the_step_and_resume_goes_on(recipe_file: Path, train: Train, tmp_path: Path) -> None:
+    class Interrupts(Silent):
+        def step(self, row: Any) -> None:
+            if row["step"] == 2:
+                signal.raise_signal(signal.SIGINT)
+
+    out = tmp_path / "out"
+    short = ("epochs=1", "evaluation.every=null")
+    stopped = train_reward_model(load_recipe(recipe_file, short), out, progress=Interrupts())
+    assert (stopped["finished"], stopped["steps"]) == (False, 2)
+    assert not (out / "model").exists()
+    assert train(out, *short, resume=True)["finished"]
+    train(tmp_path / "whole", *short)
+    assert timeless(RunFolder.open(out)) == timeless(RunFolder.open(tmp_path / "whole"))
 
 
 def test_changed_data_is_found_on_resume(train: Train, tmp_path: Path) -> None:

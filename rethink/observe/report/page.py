@@ -76,6 +76,7 @@ def _without_rollouts(folder: RunFolder, data: Mapping[str, Any]) -> str:
         _navigation(("results", "charts", "recipe", "metrics")),
         '<main id="main">',
         sections.first_and_last(data),
+        sections.preference_data(data),
         sections.section("charts", "Training", sections.charts(drawn, "No metrics yet.")),
         sections.made_with(data, folder.recipe_yaml),
         sections.every_metric(data),
