@@ -125,7 +125,8 @@ def kill(recipe: Path, base: Path, moments: list[str]) -> int:
     assert result.returncode == 0, result.stderr
     said = json.loads(result.stdout.splitlines()[-1])
     for number, moment in enumerate(said["moments"]):
-        assert moment["died"] in ((-signal.SIGKILL, 0) if moment["moment"].endswith("t") else (-signal.SIGKILL,))
+        may = (-signal.SIGKILL, 0) if moment["moment"].endswith("t") else (-signal.SIGKILL,)
+        assert moment["died"] in may, result.stderr
         assert moment["again"] == 0, result.stderr
         for stage, attempts in moment["done"].items():
             assert stage not in moment["ran"], "a stage that was done ran again"
