@@ -44,7 +44,7 @@ contracts: $(INSTALLED)  ## import-linter: layers import only downwards
 	$(BIN)/lint-imports
 
 bench: $(INSTALLED) $(MODEL)  ## all benchmarks; ARGS="--peer-python PATH" runs a peer beside us
-	@for script in grpo_step rollout train_step quickstart; do \
+	@for script in grpo_step rollout train_step sft_step quickstart; do \
 		echo "== benchmarks/$$script.py"; $(BIN)/python benchmarks/$$script.py $(ARGS) || exit 1; \
 	done
 

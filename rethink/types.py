@@ -98,11 +98,15 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class RewardOutcome:
-    """What one reward part said of one rollout: a score, an abstention (score None, no failure), or a failure."""
+    """What one reward part said of one rollout: a score, an abstention (score None, no failure), or a failure.
+
+    A part that does not apply (to this source, or at this step) is an abstention with `applied` False.
+    """
 
     score: float | None
     failure: str | None = None
     """`timeout`, `exception: …`, `not finite`, …; None when the checker worked."""
+    applied: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -164,7 +164,7 @@ def _signal(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
     size, silent, solved = found["group_size"], found["no_signal"], found["solved"]
     n = found["prompts"] * size
     answered = found["answered"]
-    if answered < 0.05:
+    if answered is not None and answered < 0.05:
         others = {rule: share for rule, share in found["answered_by_rule"].items() if share > max(0.2, answered)}
         most = max(others, key=lambda rule: others[rule], default=None)
         hint = f" {others[most]:.0%} give one by the rule `{most}`." if most else ""

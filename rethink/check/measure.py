@@ -54,13 +54,22 @@ def score(rubric: Rubric, groups: Sequence[Sequence[Item]]) -> list[list[Scored]
 
 
 def accuracy_alone(recipe: Recipe, rule: AnswerRule) -> Recipe:
-    """The recipe with no other reward than whether the answer is right."""
+    """The recipe with no other reward than whether the answer is right; it abstains where there is no right answer."""
     reward = recipe.reward.model_copy(update={"parts": (RewardPart(name=ACCURACY),), "answer": rule})
-    return recipe.model_copy(update={"reward": reward})
+    tasks = [task.model_copy(update={"reward": None}) for task in recipe.tasks]
+    return recipe.model_copy(update={"reward": reward, "tasks": tuple(tasks)})
+
+
+def has_answer(mix: TaskMix, problem: Problem) -> bool:
+    """Whether a problem has, or should have, a right answer: general prompts have none."""
+    return problem.answer is not None or mix.needs_gold(problem)
 
 
 def check_gold(report: Report, recipe: Recipe, mix: TaskMix, problems: Sequence[Problem]) -> None:
     """Section `gold`: what the task's own checker, in the reward workers, says of the gold answers."""
+    problems = [problem for problem in problems if has_answer(mix, problem)]
+    if not problems:
+        return
     known = [problem for problem in problems if problem.answer is not None]
     with closing(build_rubric(accuracy_alone(recipe, "answer-tag"), mix)) as rubric:
         outcomes = score_gold(rubric, known)
@@ -234,7 +243,12 @@ def check_samples(
     rewards = [[reward for _, reward in group] for group in by_group]
     with closing(build_rubric(accuracy_alone(recipe, recipe.reward.answer), mix)) as accuracy:
         solved = [[_solved(outcomes[ACCURACY]) for outcomes, _ in group] for group in score(accuracy, groups)]
-    report.section("signal", _signal(rewards, solved) | _constant_parts(rubric, scored) | _answers(recipe, items))
+    report.section(
+        "signal",
+        _signal(rewards, solved)
+        | _constant_parts(rubric, scored)
+        | _answers(recipe, [item for item in items if has_answer(mix, item[0])]),
+    )
     tokens = [len(item[2].token_ids) for item in items]
     limit = min(recipe.max_new_tokens_at(0), MOST_TOKENS)
     report.section(
@@ -289,6 +303,8 @@ def _constant_parts(rubric: Rubric, scored: Sequence[Scored]) -> dict[str, Any]:
 
 def _answers(recipe: Recipe, items: Sequence[Item]) -> dict[str, Any]:
     """Where completions give an answer: by the recipe's rule, and by the others."""
+    if not items:  # nothing that has a right answer
+        return {"answered": None, "answered_by_rule": {}}
     found = {}
     rules: tuple[AnswerRule, ...] = ("answer-tag", "boxed", "last-number")
     for rule in rules:

@@ -36,9 +36,11 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check and print; 1 where a problem was found."""
+    from rethink.recipe.kinds import of_kind
     from rethink.recipe.loading import load_recipe
+    from rethink.recipe.schema import Recipe
 
-    recipe = load_recipe(args.recipe, args.overrides)
+    recipe = of_kind(load_recipe(args.recipe, args.overrides), Recipe, "`rethink check`")
 
     from rethink.check.run import check
     from rethink.kernels.machine import tune_allocator
@@ -128,9 +130,10 @@ def _lines(section: str, v: dict[str, Any]) -> list[str]:
 
 def _signal(v: dict[str, Any]) -> list[str]:
     low, high = v["solved_interval"]
+    answered = "no answer is looked for" if v["answered"] is None else f"{v['answered']:.0%} give an answer"
     return [
         f"{v['prompts']} groups of {v['group_size']}: {v['solved'] or 0:.1%} right ({low:.1%} – {high:.1%}), "
-        f"{v['answered']:.0%} give an answer",
+        f"{answered}",
         f"prompts solved never {v['prompts_solved_never']:.0%}, sometimes {v['prompts_solved_sometimes']:.0%}, always "
         f"{v['prompts_solved_always']:.0%}",
         f"groups without signal {v['no_signal']:.0%} (below {v['no_signal_below']:.0%}, above "

@@ -15,6 +15,7 @@ import rethink
 from rethink.cli import (
     chat,
     check,
+    clean,
     compare,
     doctor,
     eval,
@@ -24,6 +25,7 @@ from rethink.cli import (
     sample,
     score,
     serve,
+    status,
     train,
 )
 from rethink.errors import RethinkError
@@ -35,6 +37,8 @@ examples:
   rethink train my.yaml rollout.group_size=16 --dry-run check a recipe before running it
   rethink check my.yaml                                 whether it can work, in a minute or two
   rethink train my.yaml --resume                        go on where the run stopped
+  rethink train r1                                      the whole pipeline of DeepSeek-R1
+  rethink status runs/r1                                how far its stages are
   rethink sample --model runs/quickstart/model "1 + 2 =?"
   rethink chat --model runs/quickstart                  talk with what came out
   rethink eval --model runs/quickstart/model --bench gsm8k --limit 100
@@ -60,7 +64,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"rethink {rethink.__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for verb in (train, check, sample, chat, serve, score, eval, compare, export, report, profile, doctor):
+    for verb in (
+        train, status, clean, check, sample, chat, serve, score, eval, compare, export, report, profile, doctor,
+    ):  # fmt: skip
         verb.add_parser(verbs)
     return parser
 

@@ -35,9 +35,11 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure in a temporary folder and print; nothing is kept."""
+    from rethink.recipe.kinds import of_kind
     from rethink.recipe.loading import load_recipe
+    from rethink.recipe.schema import Recipe
 
-    recipe = load_recipe(args.recipe, args.overrides)
+    recipe = of_kind(load_recipe(args.recipe, args.overrides), Recipe, "`rethink profile`")
 
     from rethink.kernels.machine import tune_allocator
 

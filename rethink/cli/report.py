@@ -18,20 +18,28 @@ EXAMPLES = """\
 def add_parser(verbs: Verbs) -> None:
     """Add the verb `report`."""
     parser = verb(verbs, "report", "render a run, finished or not, as one HTML file", EXAMPLES, run)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the run's folder")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder of a run or a pipeline")
     parser.add_argument("--open", action="store_true", help="show it in the browser")
     parser.add_argument("--json", action="store_true", help="one JSON object: the report's path and the summary")
 
 
 def run(args: argparse.Namespace) -> int:
     """Render, and say where."""
-    from rethink.observe.report import write_report
+    from rethink.store.pipeline_folder import PipelineFolder
     from rethink.store.run_folder import RunFolder
 
-    folder = RunFolder.open(args.folder)
-    path = write_report(folder)
+    if PipelineFolder.exists(args.folder):
+        from rethink.observe.report.pipeline import write_pipeline_report
+
+        pipeline = PipelineFolder.open(args.folder)
+        path, summary = write_pipeline_report(pipeline), pipeline.read_results("summary")
+    else:
+        from rethink.observe.report import write_report
+
+        folder = RunFolder.open(args.folder)
+        path, summary = write_report(folder), folder.read_summary()
     if args.json:
-        print_json({"report": str(path), "summary": folder.read_summary()})
+        print_json({"report": str(path), "summary": summary})
     else:
         print(path)
     if args.open:

@@ -7,13 +7,16 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rethink.cli.arguments import Verbs, print_json, program, verb
+from rethink.cli.kinds import KINDS, dry_run_of, function
+from rethink.cli.pipeline import PIPELINES, selection_of
 
 if TYPE_CHECKING:
     from rethink.recipe.estimate import MachineRates
     from rethink.recipe.schema import ModelShape, Recipe
+    from rethink.recipe.sft import SFTRecipe
 
 EXAMPLES = """\
   rethink train quickstart                                  a recipe that ships, into runs/quickstart
@@ -23,6 +26,9 @@ EXAMPLES = """\
   rethink train my.yaml --out runs/second                   into another folder
   rethink train my.yaml --resume                            go on where the run stopped
   rethink train my.yaml steps=200 --resume                  extend a finished run
+  rethink train sft data.0.path=my.jsonl                    supervised fine-tuning: a recipe of another kind
+  rethink train r1                                          a pipeline: what is done and unchanged is skipped
+  rethink train r1 --until sft                              only as far as one of its stages
 """
 
 SHOWN_SAMPLES = 3
@@ -38,35 +44,42 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/<name of the recipe>)")
     parser.add_argument("--resume", action="store_true", help="continue the run in DIR; starts it where there is none")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and an estimate; run nothing")
+    parser.add_argument("--from", dest="from_stage", metavar="STAGE", help="pipelines: this stage and all that use it")
+    parser.add_argument("--until", metavar="STAGE", help="pipelines: this stage and all that it uses")
+    parser.add_argument("--only", metavar="STAGE", help="pipelines: this stage alone")
     parser.add_argument("--plain", action="store_true", help="a line per step instead of the live view")
     parser.add_argument("--json", action="store_true", help="JSON lines: events of the run, the summary last")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, or say what training would take."""
+    """Run the recipe as its kind wants (`cli/kinds.py`), or say what that would take."""
     from rethink.recipe.loading import load_recipe
 
     recipe = load_recipe(args.recipe, args.overrides)
+    # Imports nothing heavy; other kinds of recipes have no stages to select.
+    selection = selection_of(args, recipe.kind)
     if args.dry_run:
-        return dry_run(recipe, as_json=args.json)
+        stages = {"out": args.out, "selection": selection} if recipe.kind in PIPELINES else {}
+        return dry_run_of(recipe.kind)(recipe, as_json=args.json, **stages)
+    kind = KINDS[recipe.kind]
     args.out = args.out or Path("runs") / recipe.name
 
     from rethink.kernels.machine import tune_allocator
 
     tune_allocator()
     from rethink.observe.progress import make_progress
-    from rethink.train.run import train
 
     progress = make_progress("json" if args.json else "lines" if args.plain else "auto", title=recipe.name)
     try:
-        summary = train(recipe, args.out, resume=args.resume, progress=progress)
+        more = {} if selection is None else {"selection": selection}
+        summary = function(kind.run)(recipe, args.out, resume=args.resume, progress=progress, **more)
     except BaseException:
         progress.close()  # before the error is printed: the live view would draw over it
         raise
     if args.json:
         print_json({"event": "summary", **summary, "folder": str(args.out)})
     elif summary["finished"]:
-        show(summary, args.out)
+        function(kind.show)(summary, args.out)
     if not summary["finished"]:
         raise KeyboardInterrupt  # Ctrl-C let the step end and saved it; the run is still an interrupted one
     return 0
@@ -74,9 +87,10 @@ def run(args: argparse.Namespace) -> int:
 
 def when_interrupted(args: argparse.Namespace) -> str:
     """How to go on after Ctrl-C."""
+    from rethink.store.pipeline_folder import PipelineFolder
     from rethink.store.run_folder import RunFolder
 
-    if args.dry_run or args.out is None or not RunFolder.exists(args.out):
+    if args.dry_run or args.out is None or not (RunFolder.exists(args.out) or PipelineFolder.exists(args.out)):
         return "Nothing had been started."
     words = ["train", args.recipe, *args.overrides, "--out", str(args.out), "--resume"]
     return f"What was done is saved. To go on: {program()} {shlex.join(words)}"
@@ -96,13 +110,14 @@ def dry_run(recipe: Recipe, *, as_json: bool) -> int:
     from rethink.recipe.estimate_text import estimate_text
     from rethink.recipe.identity import recipe_hash
     from rethink.recipe.loading import recipe_to_yaml
-    from rethink.train.choices import check_device
+    from rethink.train.choices import check_device, reward_model_heads
 
     check_device(recipe)
     shape, prompt_tokens = recipe.model.shape, None
     if shape is None:
+        reward_model_heads(recipe)
         shape, prompt_tokens = _look(recipe)
-    dtype, rates = _measure(recipe)
+    dtype, rates = measure(recipe)
     expected = estimate(recipe, shape, rates, prompt_tokens=prompt_tokens)
     if as_json:
         print_json(
@@ -147,17 +162,24 @@ def _look(recipe: Recipe) -> tuple[ModelShape, int]:
     return shape, round(sum(lengths) / len(lengths))
 
 
-def _measure(recipe: Recipe) -> tuple[str, MachineRates]:
+def measure(recipe: Recipe | SFTRecipe) -> tuple[str, MachineRates]:
     """The compute type that the run would use here, and this machine's rates with it."""
+    return measure_rates(recipe.threads, recipe.device, recipe.model.dtype)
+
+
+def measure_rates(
+    threads: int | None, device: str, wanted: Literal["auto", "bfloat16", "float32"]
+) -> tuple[str, MachineRates]:
+    """As `measure`, from the values of a recipe that it needs."""
     import torch
 
     from rethink.kernels.machine import choose_dtype, measure_gemm, usable_threads
     from rethink.recipe.estimate import MachineRates
 
-    torch.set_num_threads(recipe.threads or usable_threads())
-    cuda = recipe.device != "cpu" and torch.cuda.is_available()
+    torch.set_num_threads(threads or usable_threads())
+    cuda = device != "cpu" and torch.cuda.is_available()
     rates = measure_gemm(device="cuda" if cuda else "cpu")
-    dtype = choose_dtype(rates) if recipe.model.dtype == "auto" else recipe.model.dtype
+    dtype = choose_dtype(rates) if wanted == "auto" else wanted
     return dtype, MachineRates.from_matrix_products(rates[dtype] * 1e9)
 
 

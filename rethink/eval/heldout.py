@@ -82,7 +82,7 @@ def evaluate(
     """
     prompts = [renderer.render(problem) for problem in problems]
     requests = [GenerationRequest(p.token_ids, (s,), params) for p, s in zip(prompts, seeds, strict=True)]
-    scoring = rubric.scoring(problems, prompts, 1)
+    scoring = rubric.scoring(problems, prompts, 1, models=False)  # rules alone: nothing of a model's is reported
 
     def finished(request: int, sample: int, completion: Completion) -> None:
         scoring.add(request, sample, completion)

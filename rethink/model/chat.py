@@ -151,7 +151,7 @@ class PromptRenderer:
                     "cannot be shown; set prompt.template to r1-zero or raw, or leave the examples out"
                 )
             text = text.replace(mark, completion)
-        opened = _opened_by_template(text)
+        opened = opened_by_template(text)
         if opened and section.prefill.lstrip().startswith(THINK):
             raise ModelError(
                 f"the model's chat template already begins the assistant's turn with {THINK}, so prompt.prefill "
@@ -160,6 +160,6 @@ class PromptRenderer:
         return text + section.prefill, opened + section.prefill
 
 
-def _opened_by_template(text: str) -> str:
+def opened_by_template(text: str) -> str:
     """`<think>` and the white space after it, where the template's generation prompt ends so; else nothing."""
     return text[text.rindex(THINK) :] if text.rstrip().endswith(THINK) else ""

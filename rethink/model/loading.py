@@ -22,6 +22,7 @@ from rethink.model.files import read_json_object
 from rethink.model.hf_config import expected_shapes, parse_hf_config, to_hf_config
 from rethink.model.hub import download, is_hub_id
 from rethink.model.safetensors_folder import FolderTensors
+from rethink.model.tiny import SEED, TINY, write_tiny
 from rethink.model.tokenizer import Tokenizer
 from rethink.store.cache import cache_root, cached_folder
 from rethink.store.run_folder import RunFolder
@@ -64,8 +65,8 @@ def load_checkpoint(
     """Find a model and read its headers.
 
     Args:
-        path: `embedded`, a local Hugging Face folder, a run's folder (its `model/`), a GGUF file, or a hub id
-            `organisation/name`.
+        path: `embedded`, `tiny-random` (a toy with random weights), a local Hugging Face folder, a run's folder (its
+            `model/`), a GGUF file, or a hub id `organisation/name`.
         revision: branch, tag or commit of a hub id.
         trust_remote_code: whether a hub repository's Python files are fetched as well (they are not run here).
         cache_dir: where converted GGUF files are kept; None: `$RETHINK_CACHE` or `~/.cache/rethink`.
@@ -93,6 +94,9 @@ def _resolve(path: str, revision: str | None, trust_remote_code: bool, root: Pat
     """The Hugging Face folder that `path` means, after download and conversion."""
     if path == EMBEDDED:
         return _embedded_folder(root)
+    if path == TINY:
+        tokenizer = Tokenizer.from_folder(_embedded_folder(root))
+        return cached_folder(root, f"{TINY}-{SEED}-v{_CONVERSION}", lambda folder: write_tiny(folder, tokenizer))
     local = Path(path).expanduser()
     if local.is_dir():
         return _model_of_run(local) if RunFolder.exists(local) else local
@@ -172,7 +176,7 @@ def _near_matches(path: str) -> str:
     """`; did you mean …` with existing paths of a similar name, or nothing."""
     local = Path(path).expanduser()
     parent = local.parent
-    candidates = {EMBEDDED: EMBEDDED} if parent == Path(".") else {}
+    candidates = {EMBEDDED: EMBEDDED, TINY: TINY} if parent == Path(".") else {}
     try:
         for entry in parent.iterdir():
             if entry.is_dir() or entry.suffix == ".gguf":

@@ -28,6 +28,13 @@ class PackedGroup:
 
     prompt_ids: Sequence[int]
     completions: Sequence[Sequence[int]]
+    masks: Sequence[Sequence[bool]] | None = None
+    """Which tokens of each completion are targets; None: all. The last one of a completion must be."""
+
+    def targets(self, index: int) -> list[int]:
+        """Places of the targets in completion number `index`."""
+        size = len(self.completions[index])
+        return list(range(size)) if self.masks is None else [i for i in range(size) if self.masks[index][i]]
 
     @property
     def input_tokens(self) -> int:
@@ -46,7 +53,7 @@ class PackedBatch:
     """Index into T of the hidden state that predicts each target."""
     targets_C: Tensor
     lengths: tuple[int, ...]
-    """Completion lengths, in order; they add up to C."""
+    """Targets of each completion, in order; they add up to C."""
     groups: tuple[PackedGroup, ...] = ()
     """What was packed, for models that cannot read packed rows."""
 
@@ -114,8 +121,8 @@ def pack(groups: Sequence[PackedGroup], device: torch.device | str = "cpu") -> P
         positions_T=as_tensor(row.positions),
         layout=tree_layout(row.segments, device),
         head_rows_C=as_tensor([r for rows in row.head_rows for r in rows]),
-        targets_C=as_tensor([int(t) for group in groups for c in group.completions for t in c]),
-        lengths=tuple(len(c) for group in groups for c in group.completions),
+        targets_C=as_tensor([int(c[i]) for g in groups for n, c in enumerate(g.completions) for i in g.targets(n)]),
+        lengths=tuple(len(g.targets(n)) for g in groups for n in range(len(g.completions))),
         groups=tuple(groups),
     )
 
@@ -135,14 +142,15 @@ class _Row:
         own = self._add(node.ids, parent, position)
         last, behind = len(self.tokens) - 1, position + len(node.ids)
         for index in node.ends:
-            for completion in self.groups[index].completions:
+            for number, completion in enumerate(self.groups[index].completions):
                 if not len(completion):
                     continue
                 first = len(self.tokens)
                 inputs = [int(t) for t in completion[:-1]]
                 if inputs:
                     self._add(inputs, own, behind)
-                self.head_rows[index] += [last, *range(first, first + len(inputs))]
+                rows = [last, *range(first, first + len(inputs))]
+                self.head_rows[index] += [rows[i] for i in self.groups[index].targets(number)]
         for child in node.children.values():
             self.add_node(child, own, behind)
         self.segments[own] = dataclasses.replace(self.segments[own], end=len(self.tokens))

@@ -26,8 +26,8 @@ def render_r1_zero(question: str, examples: Sequence[tuple[str, str]] = (), pref
         examples: pairs of question and whole completion, put before it as earlier turns, a line each.
         prefill: what the assistant's turn begins with.
     """
-    turns = [f"{_turn(asked)}{_spaced(completion)}\n" for asked, completion in examples]
-    return _PREAMBLE + "".join(turns) + _turn(question) + _spaced(prefill)
+    turns = [f"{_turn(asked)}{spaced(completion)}\n" for asked, completion in examples]
+    return _PREAMBLE + "".join(turns) + _turn(question) + spaced(prefill)
 
 
 def _turn(question: str) -> str:
@@ -35,6 +35,6 @@ def _turn(question: str) -> str:
     return _TURN.replace("{question}", question)
 
 
-def _spaced(text: str) -> str:
+def spaced(text: str) -> str:
     """One space between `Assistant:` and what follows, unless that brings its own."""
     return f" {text}" if text and not text[0].isspace() else text

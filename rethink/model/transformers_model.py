@@ -118,8 +118,8 @@ class TransformersModel:
         """
         logprobs_C, entropies_C = self._empty(batch), self._empty(batch)
         with torch.no_grad():
-            for part, prompt, completion in _sequences(batch):
-                logits_NV = self._completion_logits(prompt, completion)
+            for part, prompt, completion, targets in _sequences(batch):
+                logits_NV = self._completion_logits(prompt, completion)[targets]
                 logprobs_C[part], entropies_C[part], _ = _token_terms(logits_NV, batch.targets_C[part], temperature)
         return logprobs_C, entropies_C
 
@@ -135,9 +135,9 @@ class TransformersModel:
         parameters = [p for _, p in self.named_parameters()]
         sums: list[Tensor | None] = [None] * len(parameters)
         total = torch.zeros((), dtype=self.accurate, device=self.device)
-        for part, prompt, completion in _sequences(batch):
+        for part, prompt, completion, targets in _sequences(batch):
             targets_N = batch.targets_C[part]
-            logits_NV = self._completion_logits(prompt, completion)
+            logits_NV = self._completion_logits(prompt, completion)[targets]
             logprobs_N, entropies_C[part], lse_N = _token_terms(logits_NV.detach(), targets_N, temperature)
             logprobs_C[part] = logprobs_N
             leaf = logprobs_N.clone().requires_grad_()
@@ -250,15 +250,18 @@ def _add(total: Tensor | None, gradient: Tensor) -> Tensor:
     return total.add_(gradient)
 
 
-def _sequences(batch: PackedBatch) -> Iterator[tuple[slice, Sequence[int], Sequence[int]]]:
-    """Which targets, prompt and completion of every completion that has tokens, in the batch's order."""
+def _sequences(batch: PackedBatch) -> Iterator[tuple[slice, Sequence[int], Sequence[int], slice | list[int]]]:
+    """Of every completion that has targets, in the batch's order: which targets of the batch they are, its prompt, its
+    tokens, and which of these are the targets.
+    """
     first = 0
     for group in batch.groups:
-        for completion in group.completions:
-            size = len(completion)
-            if size:
-                yield slice(first, first + size), group.prompt_ids, completion
-            first += size
+        for number, completion in enumerate(group.completions):
+            targets = group.targets(number)
+            if targets:
+                chosen = slice(None) if len(targets) == len(completion) else targets
+                yield slice(first, first + len(targets)), group.prompt_ids, completion, chosen
+            first += len(targets)
     if first != batch.target_tokens:
         raise ValueError(f"the batch has {batch.target_tokens} targets, but its groups {first}: use pack()")
 

@@ -175,6 +175,56 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
         ),
     ),
     (
+        "Supervised fine-tuning",
+        "Only runs of the kind `sft` have these; they have none of the sections Reward, Rollouts and Policy.",
+        (
+            MetricInfo("train/loss", "nats/token", "Mean negative log-likelihood of the step's trained tokens (the "
+                       "assistant's), averaged as `aggregation` says; before the update.",
+                       "Falls quickly, then slowly; a step down at each new epoch is memory of the rows.",
+                       "Rises over many steps: lower the learning rate. Near 0: the rows are learnt by heart; train "
+                       "for fewer epochs. Not finite stops the run.", _TRAIN),
+            MetricInfo("train/entropy", "nats/token", "Mean entropy of the model's next-token distribution at the "
+                       "trained tokens.", "Falls towards the loss: the model is as sure as it is right.",
+                       "Far below the loss: the model is sure and wrong; lower the learning rate.", _TRAIN),
+            MetricInfo("train/tokens", "tokens", "Trained tokens of the step.", "Varies with the rows drawn.",
+                       _NOTHING, _TRAIN),
+            MetricInfo("train/input_tokens", "tokens", "Tokens that went through the model in the step; what documents "
+                       "begin with alike counts once.", "Varies with the rows drawn.", _NOTHING, _TRAIN),
+            MetricInfo("train/epoch", "epochs", "Documents seen so far, in epochs.", "Rises steadily.", _NOTHING,
+                       _TRAIN),
+            MetricInfo("eval/loss", "nats/token", "Mean negative log-likelihood of the trained tokens of the held-out "
+                       "documents, over all of them.", "Falls, then levels off.",
+                       "Rises while `train/loss` falls: the rows are learnt by heart; train for fewer epochs or with "
+                       "more rows.", _TRAIN),
+            MetricInfo("eval/tokens", "tokens", "Tokens that `eval/loss` is the mean of.", "Constant.", _NOTHING,
+                       _TRAIN),
+        ),
+    ),
+    (
+        "Reward models",
+        "Only runs of the kind `reward-model` have these; they have none of the sections Reward, Rollouts and Policy. "
+        "The right side is the chosen response of a pair, or a response's own label.",
+        (
+            MetricInfo("reward_model/loss", "nats", "Mean loss of the step's examples, before the update: "
+                       "-log sigmoid(chosen - rejected), or binary cross-entropy.", "Falls from about 0.69 (chance).",
+                       "Stays at 0.69: raise the learning rate, or the responses do not differ in what is scored "
+                       "(`on`). Near 0 while the held-out loss rises: train for fewer epochs.", _TRAIN),
+            MetricInfo("reward_model/accuracy", "share", "Share of the step's examples with the right side ahead.",
+                       "Rises from about 0.5.", "See `reward_model/loss`.", _TRAIN),
+            MetricInfo("reward_model/margin", "score", "Mean lead of the right side over the step's examples.",
+                       "Rises, then levels off.", "Grows without end: the examples are learnt by heart.", _TRAIN),
+            MetricInfo("eval/reward_model_loss", "nats", "The loss on the held-out examples.",
+                       "Falls, then levels off.", "Rises while `reward_model/loss` falls: train for fewer epochs or on "
+                       "more examples.", _TRAIN),
+            MetricInfo("eval/margin", "score", "Mean lead of the right side over the held-out examples.",
+                       "Near `reward_model/margin`.", "Far below it: see `eval/reward_model_loss`.", _TRAIN),
+            MetricInfo("eval/ece", "share", "Expected calibration error on the held-out examples: by how much the "
+                       "probability that the model gives misses the share that comes true, over ten bins.",
+                       "Below 0.1.", "The model is surer than it is right: train for fewer epochs, or on more "
+                       "examples. Few held-out examples make it large by chance.", _TRAIN),
+        ),
+    ),
+    (
         "Held-out evaluation",
         "On problems that are never trained on. Only rows of steps with an evaluation have these.",
         (
@@ -193,8 +243,9 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
                        "Near `rollout/length_mean`.", "See `rollout/length_mean`.", _EVAL),
             MetricInfo("eval/truncated", "share", "Share of held-out completions cut off by the token limit.",
                        "Below 0.05.", "Raise `evaluation.max_new_tokens`.", _EVAL),
-            MetricInfo("eval/n", "problems", "Held-out problems evaluated.", "200 or more for a narrow interval.",
-                       "Raise `evaluation.problems`.", _EVAL),
+            MetricInfo("eval/n", "problems",
+                       "Held-out problems (in fine-tuning: documents; of reward models: examples).",
+                       "200 or more for a narrow interval.", "Raise `evaluation.problems`.", _EVAL),
         ),
     ),
     (

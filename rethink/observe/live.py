@@ -21,6 +21,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 _PHASES = {
     "rollout": "sampling completions",
     "reward": "scoring completions",
+    "data": "reading the data",
     "train": "updating the policy",
     "optimizer": "updating the weights",
     "evaluation": "evaluating on held-out problems",
@@ -31,6 +32,9 @@ _METRICS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("rollout/accuracy", "accuracy", percent),
     ("rollout/format", "format", percent),
     ("rollout/length_mean", "length", lambda value: f"{value:.0f} tokens"),
+    ("train/loss", "loss", lambda value: f"{value:.4f}"),
+    ("reward_model/loss", "loss", lambda value: f"{value:.4f}"),
+    ("reward_model/accuracy", "accuracy", percent),
     ("time/step", "time a step", duration),
 )
 
@@ -50,6 +54,31 @@ def sparkline(values: Sequence[float], width: int) -> str:
     return "".join(_BARS[min(7, int(8 * (value - low) / (high - low)))] for value in finite)
 
 
+_MARKS = {
+    "waiting": ("·", "dim"),
+    "left out": (" ", "dim"),
+    "running": ("▶", "bold cyan"),
+    "done": ("✓", "green"),
+    "kept": ("✓", "dim green"),
+    "stopped": ("‖", "yellow"),
+    "failed": ("✗", "bold red"),
+}
+
+
+def stage_tree(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """The stages of a pipeline, each under what it uses, with its state, time and what it came to."""
+    table = Table.grid(padding=(0, 2))
+    for _ in range(4):
+        table.add_column()
+    for row in rows:
+        mark, style = _MARKS.get(str(row["state"]), ("?", ""))
+        seconds = number(row, "seconds")
+        took = duration(seconds) if seconds is not None else "done before" if row["state"] == "kept" else ""
+        name = Text("  " * int(row.get("depth", 0)) + f"{mark} {row['name']}", style=style)
+        table.add_row(name, Text(str(row["kind"]), style="dim"), Text(took), Text(str(row.get("text") or "")))
+    return Panel(table, title="stages", title_align="left", border_style="dim", padding=(0, 1))
+
+
 class LiveView:
     """The view. Drawing happens in rich's own thread, a few times a second, from plain fields set by the run."""
 
@@ -57,6 +86,11 @@ class LiveView:
         self._title = title
         self._console = console or Console(file=stream)
         self._live: Live | None = None
+        self._stages: list[dict[str, Any]] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        """Forget the run that was shown: a stage of a pipeline begins."""
         self._left = TimeLeft()
         self._history: dict[str, list[float]] = {name: [] for name, _, _ in _METRICS}
         self._evaluations: list[tuple[int, dict[str, Any]]] = []
@@ -66,9 +100,16 @@ class LiveView:
 
     def start(self, total_steps: int, done_steps: int = 0) -> None:
         """See `Progress`."""
+        self._reset()
         self.expect(total_steps, done_steps)
-        self._live = Live(get_renderable=self._safe_render, console=self._console, refresh_per_second=4, transient=True)
-        self._live.start()
+        self._begin()
+
+    def _begin(self) -> None:
+        if self._live is None:
+            self._live = Live(
+                get_renderable=self._safe_render, console=self._console, refresh_per_second=4, transient=True
+            )
+            self._live.start()
 
     def expect(self, total_steps: int, done_steps: int = 0) -> None:
         """Count steps without drawing: for a single picture by `render`."""
@@ -97,6 +138,14 @@ class LiveView:
         """See `Progress`."""
         self._console.print(Text(text))
 
+    def stages(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """See `Progress`."""
+        running = {row["name"] for row in self._stages if row["state"] == "running"}
+        self._stages = [dict(row) for row in rows]
+        if any(row["state"] == "running" and row["name"] not in running for row in rows):
+            self._reset()
+        self._begin()
+
     def close(self) -> None:
         """See `Progress`. The last picture stays on the screen."""
         if self._live is not None:
@@ -112,7 +161,14 @@ class LiveView:
             return Text(f"(view: {type(error).__name__}: {error})")
 
     def render(self, *, final: bool = False) -> RenderableType:
-        """The picture of this moment."""
+        """The picture of this moment: the run, under the tree of a pipeline's stages where there is one."""
+        if self._stages:
+            tree = stage_tree(self._stages)
+            running = any(row["state"] == "running" for row in self._stages)
+            return Group(tree, self._run(final)) if running and not final else tree
+        return self._run(final)
+
+    def _run(self, final: bool) -> RenderableType:
         parts: list[RenderableType] = [self._progress_line(final)]
         if not final:
             parts.append(self._phase_line())
@@ -160,9 +216,16 @@ class LiveView:
 
     def _evaluation_table(self) -> RenderableType:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        shown = self._evaluations if len(self._evaluations) <= 5 else [self._evaluations[0], *self._evaluations[-4:]]
+        if all(number(row, "eval/accuracy") is None for _, row in shown):
+            table.add_column("held-out, after step", justify="right")
+            table.add_column("loss", justify="right")
+            for step, row in shown:
+                loss = number(row, "eval/loss")
+                table.add_row(str(step), "" if loss is None else f"[bold]{loss:.4f}[/bold]")
+            return table
         for name in ("held-out, after step", "accuracy", "95 % interval", "format", "length"):
             table.add_column(name, justify="right")
-        shown = self._evaluations if len(self._evaluations) <= 5 else [self._evaluations[0], *self._evaluations[-4:]]
         for step, row in shown:
             accuracy, low, high, form, length = (
                 number(row, f"eval/{name}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, Protocol, TextIO
 
@@ -34,6 +34,11 @@ class Progress(Protocol):
     def note(self, text: str) -> None:
         """Something that the user should read."""
 
+    def stages(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The stages of a pipeline, all of them whenever one changes: `name`, `kind`, `state`, `seconds`, `text` and
+        `depth` (how many stages lie before it on the longest way).
+        """
+
     def close(self) -> None:
         """The run is over; the terminal is given back."""
 
@@ -54,6 +59,9 @@ class Silent:
         """See `Progress`."""
 
     def note(self, text: str) -> None:
+        """See `Progress`."""
+
+    def stages(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """See `Progress`."""
 
     def close(self) -> None:
@@ -87,12 +95,31 @@ class TimeLeft:
         return max(0, self.total - self.done) * sum(self._times) / len(self._times)
 
 
+class StageChanges:
+    """Which stages changed since they were last shown."""
+
+    def __init__(self) -> None:
+        self._shown: dict[str, str] = {}
+
+    def take(self, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Those that changed and have something to say: not those that wait from the beginning."""
+        changed = []
+        for row in rows:
+            name, state = str(row["name"]), str(row["state"])
+            known = self._shown.get(name)
+            if known != state and not (known is None and state in ("waiting", "left out")):
+                changed.append(row)
+            self._shown[name] = state
+        return changed
+
+
 class Lines:
     """One line a step, one an evaluation, one a note: for logs and pipes."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
         self._left = TimeLeft()
+        self._changes = StageChanges()
 
     def start(self, total_steps: int, done_steps: int = 0) -> None:
         """See `Progress`."""
@@ -124,6 +151,11 @@ class Lines:
         """See `Progress`."""
         self._write(text)
 
+    def stages(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """See `Progress`."""
+        for row in self._changes.take(rows):
+            self._write(stage_text(row))
+
     def close(self) -> None:
         """See `Progress`."""
         self._stream.flush()
@@ -139,6 +171,7 @@ class JsonLines:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
         self._phase: str | None = None
+        self._changes = StageChanges()
 
     def start(self, total_steps: int, done_steps: int = 0) -> None:
         """See `Progress`."""
@@ -162,6 +195,11 @@ class JsonLines:
     def note(self, text: str) -> None:
         """See `Progress`."""
         self._write("note", {"text": text})
+
+    def stages(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """See `Progress`. One event for each stage whose state changed."""
+        for row in self._changes.take(rows):
+            self._write("stage", row)
 
     def close(self) -> None:
         """See `Progress`."""
@@ -197,6 +235,10 @@ class Guarded:
     def note(self, text: str) -> None:
         """See `Progress`."""
         self._try(lambda: self._inner.note(text))
+
+    def stages(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """See `Progress`."""
+        self._try(lambda: self._inner.stages(rows))
 
     def close(self) -> None:
         """See `Progress`."""
@@ -262,6 +304,9 @@ def duration(seconds: float) -> str:
 
 def evaluation_text(row: Mapping[str, Any]) -> str:
     """One line about an evaluation, with its interval."""
+    loss = number(row, "eval/loss")
+    if loss is not None:
+        return f"held-out loss {loss:.4f}, {number(row, 'eval/n') or 0:.0f} documents"
     accuracy, low, high = (number(row, f"eval/accuracy{end}") for end in ("", "_low", "_high"))
     parts = [f"accuracy {percent(accuracy)}" if accuracy is not None else "no accuracy"]
     if low is not None and high is not None:
@@ -272,8 +317,17 @@ def evaluation_text(row: Mapping[str, Any]) -> str:
             parts.append(f"{label} {form(value)}")
     count = number(row, "eval/n")
     if count is not None:
-        parts.append(f"{count:.0f} problems")
+        parts.append(f"{count:.0f} {'examples' if 'eval/ece' in row else 'problems'}")
     return ", ".join(parts)
+
+
+def stage_text(row: Mapping[str, Any]) -> str:
+    """One line about a stage of a pipeline."""
+    seconds = number(row, "seconds")
+    took = f" in {duration(seconds)}" if seconds is not None else ""
+    says = f": {row['text']}" if row.get("text") else ""
+    state = "done before" if row["state"] == "kept" else row["state"]
+    return f"stage {row['name']} ({row['kind']}) {state}{took}{says}"
 
 
 def _plain(value: float) -> str:
@@ -291,6 +345,10 @@ _SHOWN: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("rollout/accuracy", "accuracy", percent),
     ("rollout/format", "format", percent),
     ("rollout/length_mean", "length", _plain),
+    ("train/loss", "loss", lambda value: f"{value:.4f}"),
+    ("reward_model/loss", "loss", lambda value: f"{value:.4f}"),
+    ("reward_model/accuracy", "accuracy", percent),
+    ("train/tokens", "tokens", _plain),
     ("policy/kl", "kl", lambda value: f"{value:.4f}"),
     ("time/step", "time", duration),
 )

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from rethink.errors import RecipeError
-from rethink.recipe.schema import ModelShape, PromptSection, Recipe, TaskSource
+from rethink.recipe.schema import ModelShape, PromptSection, Recipe, RewardPart, TaskSource
 
 BUILT_IN_PARTS = (
     "accuracy",
@@ -25,9 +25,12 @@ BUILT_IN_PARTS = (
     "number",
     "overlong",
     "repetition",
+    "reward-model",
     "steps",
 )
 """Reward parts that need no `function`; `rethink/rewards/builtin.py` makes them."""
+GOLD_PARTS = ("accuracy", "cosine", "gym", "math", "number")
+"""Built-in parts that compare with the gold answer; so does `judge`, unless its own template has no place for it."""
 RESERVED_PARTS = ("mean", "std", "failed", "abstained")
 """Names that the metrics `reward/<name>` already use."""
 
@@ -41,11 +44,23 @@ def check_recipe(recipe: Recipe) -> None:
     Raises:
         RecipeError: names every such value, why it cannot be meant, and what to write instead.
     """
-    checks = (_batch, _sampling, _rewards, _algorithm, _optimizer, _evaluation, _tasks, _model)
+    checks = (_batch, _sampling, _rewards, _sources, _algorithm, _optimizer, _evaluation, _tasks, _model)
     found = [problem for check in checks for problem in check(recipe)]
     found += _prompt(recipe.prompt)
     if found:
         raise RecipeError(" ".join(found))
+
+
+def needs_gold(recipe: Recipe, task: TaskSource) -> bool:
+    """Whether a built-in reward part that applies to a source looks at gold answers."""
+    names = recipe.reward_names(task)
+    return any(_compares(part) for part in recipe.reward.parts if part.name in names)
+
+
+def _compares(part: RewardPart) -> bool:
+    builtin = None if part.function is not None else part.builtin or part.name
+    template = part.params.get("template", "{gold}")
+    return builtin in GOLD_PARTS or (builtin == "judge" and "{gold}" in str(template))
 
 
 def check_against_context(recipe: Recipe, context: int) -> None:
@@ -157,10 +172,73 @@ def _rewards(recipe: Recipe) -> Iterator[str]:
                 f"{key}.{field}` is `{name}`, which is not built in. {hint}Use {_listed(BUILT_IN_PARTS, 'or')}, or "
                 f"name your function with {key}.function=module:function`."
             )
+        yield from _reward_model(key, part)
+        yield from _steps_of(key, part, recipe.steps)
         if part.function is not None and part.builtin is not None:
             yield f"{key}` names both `function` and `builtin`; a part is one of them. Remove the other."
         if part.function is not None and not _FUNCTION.fullmatch(part.function):
             yield f"{key}.function` is `{part.function}`; write it as `module:function`, such as `my_rewards:brevity`."
+
+
+def _reward_model(key: str, part: RewardPart) -> Iterator[str]:
+    """`model` and `on` belong to reward models, and those need a model."""
+    is_one = part.is_reward_model
+    if is_one and part.model is None and "model" not in part.params:
+        yield f"{key}.model` is missing: name the reward model's folder, such as {key}.model=runs/my-rm/model`."
+    for field in ("model", "on"):
+        if not is_one and getattr(part, field) is not None:
+            yield (
+                f"{key}.{field}` is read by the part `reward-model` alone. Remove it, or set "
+                f"{key}.builtin=reward-model`."
+            )
+        elif getattr(part, field) is not None and field in part.params:
+            yield f"{key}.{field}` and {key}.params.{field}` say the same thing twice. Remove one of them."
+
+
+def _steps_of(key: str, part: RewardPart, steps: int) -> Iterator[str]:
+    if part.from_step >= steps:
+        yield (
+            f"{key}.from_step` is {part.from_step}, but the run has {steps} steps (the last is {steps - 1}), so the "
+            "part would never apply. Lower it, or remove the part."
+        )
+    if part.until_step is not None and part.until_step <= part.from_step:
+        yield (
+            f"{key}.until_step` is {part.until_step} and `from_step` {part.from_step}: the part would never apply. "
+            "`until_step` must be above `from_step`."
+        )
+
+
+def _sources(recipe: Recipe) -> Iterator[str]:
+    """Which parts score which source: known names, none unused, and no source without a reward."""
+    names = [part.name for part in recipe.reward.parts]
+    for index, task in enumerate(recipe.tasks):
+        unknown = [name for name in task.reward or () if name not in names]
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], names, n=1)
+            hint = f"Did you mean `{near[0]}`? " if near else ""
+            yield f"`tasks.{index}.reward` names `{unknown[0]}`, which is no part. {hint}There is {_listed(names)}."
+    used = {name for task in recipe.tasks for name in recipe.reward_names(task)}
+    unused = [name for name in names if name not in used]
+    if unused:
+        yield (
+            f"No source has the reward part {_listed(unused)}, so it would score nothing. Name it in a "
+            "`tasks.N.reward`, or remove it from `reward.parts`."
+        )
+    changes = {0} | {step for part in recipe.reward.parts for step in (part.from_step, part.until_step or 0)}
+    changes |= {stage.step for task in recipe.tasks for stage in task.curriculum}
+    for step in sorted(step for step in changes if step < recipe.steps):
+        for index, task in enumerate(recipe.tasks):
+            scored = [p for p in recipe.reward.parts if p.weight and p.name in recipe.reward_names(task)]
+            if scored and task.weight_at(step) > 0 and not any(part.holds_at(step) for part in scored):
+                yield (
+                    f"At step {step} no reward part with a weight applies to `tasks.{index}`, so its problems would "
+                    "teach nothing. Begin the source when its reward begins (`curriculum: [{step: …, weight: …}]` and "
+                    "`weight: 0`), or give it another part."
+                )
+                return
+            if not scored and any(p.weight for p in recipe.reward.parts):
+                yield f"No reward part with a weight applies to `tasks.{index}`. Name one in `tasks.{index}.reward`."
+                return
 
 
 def _algorithm(recipe: Recipe) -> Iterator[str]:

@@ -338,7 +338,7 @@ def _memory(recipe: Recipe, shape: ModelShape, parameters: Parameters, prompt: i
     least = prompt + completion
     most = (prompts * prompt + prompts * group * completion) // recipe.algorithm.mini_batches
     most = max(least, min(most, recipe.optimizer.micro_batch_tokens or most))
-    activation_bytes = _activation_bytes(shape, value_bytes)
+    token_bytes = activation_bytes(shape, value_bytes)
     return Memory(
         master_and_optimizer=16 * parameters.total,
         compute_weights=0 if value_bytes == 4 else value_bytes * parameters.total,
@@ -346,12 +346,12 @@ def _memory(recipe: Recipe, shape: ModelShape, parameters: Parameters, prompt: i
         logits=LOGIT_ROWS * shape.vocab_size * value_bytes,
         keys_and_values_least=least * cache_bytes,
         keys_and_values_most=max(cache, least * cache_bytes),
-        activations_least=least * activation_bytes,
-        activations_most=most * activation_bytes,
+        activations_least=least * token_bytes,
+        activations_most=most * token_bytes,
     )
 
 
-def _activation_bytes(shape: ModelShape, value_bytes: int) -> int:
+def activation_bytes(shape: ModelShape, value_bytes: int) -> int:
     """Bytes that a token leaves for the backward pass: per layer the residual stream twice in fp32, its two normed
     copies, queries, keys, values and the attention's result, and both inputs of the gate.
     """

@@ -21,25 +21,24 @@ from rethink.recipe.fields import (
     section_of,
     walk_fields,
 )
-from rethink.recipe.schema import Recipe
 
 SHOWN = 60
 """Characters of a given value that a message repeats."""
 
 
-def explain(error: ValidationError, data: Any) -> str:
-    """One sentence or more for each thing that is wrong, each thing once."""
+def explain(error: ValidationError, data: Any, model: type[BaseModel]) -> str:
+    """One sentence or more for each thing that is wrong with a recipe of the type `model`, each thing once."""
     found: dict[tuple[Segment, ...], str] = {}
     for item in error.errors():
         path = tuple(_path(item["loc"], data, item["type"]))
         if path in found:
             continue
         if item["type"] == "extra_forbidden":
-            found[path] = _unknown(path)
+            found[path] = _unknown(path, model)
         elif item["type"] == "missing":
-            found[path] = _missing(path)
+            found[path] = _missing(path, model)
         else:
-            found[path] = _wrong(path, _value_at(data, path))
+            found[path] = _wrong(path, _value_at(data, path), model)
     # Where an entry of a list is wrong, pydantic also finds the list too short: say only what is furthest in.
     return " ".join(text for path, text in found.items() if not any(_inside(other, path) for other in found))
 
@@ -84,21 +83,26 @@ def _value_at(data: Any, path: Sequence[Segment]) -> Any:
     return data
 
 
-def _unknown(path: Sequence[Segment]) -> str:
+def _unknown(path: Sequence[Segment], model: type[BaseModel]) -> str:
     dotted, parent = ".".join(map(str, path)), path[:-1]
-    section: type[BaseModel] | None = section_of(annotation_at(Recipe, parent)) if parent else Recipe
+    section: type[BaseModel] | None = section_of(annotation_at(model, parent)) if parent else model
     siblings = list(section.model_fields) if section is not None else []
     prefix = "".join(f"{segment}." for segment in parent)
-    near = _nearest(str(path[-1]), siblings, prefix)
+    near = _nearest(str(path[-1]), siblings, prefix, model)
     where = f"keys of `{'.'.join(map(str, parent))}`" if parent else "top-level keys"
     hint = f" Did you mean `{near}`?" if near else ""
-    return f"`{dotted}` is not a key of a recipe.{hint} The {where} are: {', '.join(siblings)}."
+    return f"`{dotted}` is not a key of {_recipe(model)}.{hint} The {where} are: {', '.join(siblings)}."
 
 
-def _nearest(name: str, siblings: Sequence[str], prefix: str) -> str | None:
+def _recipe(model: type[BaseModel]) -> str:
+    kind = model.model_fields["kind"].default
+    return "a recipe" if kind == "grpo" else f"a recipe of the kind `{kind}`"
+
+
+def _nearest(name: str, siblings: Sequence[str], prefix: str, model: type[BaseModel]) -> str | None:
     """The most likely key: of that name in another section, spelt alike in the same one, spelt alike elsewhere."""
     elsewhere: dict[str, RecipeField] = {}
-    for field in walk_fields(Recipe):
+    for field in walk_fields(model):
         elsewhere.setdefault(field.name, field)
     near = difflib.get_close_matches(name, siblings, n=1, cutoff=0.7)
     if near and name not in elsewhere:
@@ -107,17 +111,17 @@ def _nearest(name: str, siblings: Sequence[str], prefix: str) -> str | None:
     return elsewhere[near[0]].path.replace(".N.", ".0.") if near else None
 
 
-def _missing(path: Sequence[Segment]) -> str:
-    info = field_at(Recipe, path)
+def _missing(path: Sequence[Segment], model: type[BaseModel]) -> str:
+    info = field_at(model, path)
     meaning = f" ({info.description.rstrip('.')})" if info is not None and info.description else ""
     allowed = f" Allowed: {describe(info)}." if info is not None else ""
     return f"`{'.'.join(map(str, path))}` is missing{meaning}.{allowed}"
 
 
-def _wrong(path: Sequence[Segment], given: Any) -> str:
+def _wrong(path: Sequence[Segment], given: Any, model: type[BaseModel]) -> str:
     dotted = ".".join(map(str, path)) or "the recipe"
-    info = field_at(Recipe, path)
-    annotation = annotation_at(Recipe, path)
+    info = field_at(model, path)
+    annotation = annotation_at(model, path)
     if info is None or annotation is None:
         return f"`{dotted}` cannot be {show(given)}."
     allowed = describe(info) if annotation == info.annotation else describe_annotation(annotation)

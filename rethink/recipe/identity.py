@@ -12,26 +12,16 @@ import json
 from typing import Any
 
 from rethink.recipe.explain import show
+from rethink.recipe.kinds import AnyRecipe
 from rethink.recipe.schema import Recipe
 
-FREE = (
-    "name",
-    "description",
-    "steps",
-    "evaluation.every",
-    "checkpoint",
-    "trackers",
-    "reward.seconds",
-    "reward.memory_gb",
-    "reward.workers",
-    "model.shape",
-    "model.trust_remote_code",
-)
-"""Fields (with all below them) that may differ on resume. `steps` may be raised to extend a run; under a falling
-schedule the learning rate of the further steps follows the new length."""
+FREE = Recipe.FREE
+"""Fields of a GRPO recipe (with all below them) that may differ on resume; every kind of recipe has its own `FREE`.
+`steps` may be raised to extend a run; under a falling schedule the learning rate of the further steps follows the new
+length."""
 
 
-def recipe_hash(recipe: Recipe) -> str:
+def recipe_hash(recipe: AnyRecipe) -> str:
     """SHA-256 (hex) of the canonical JSON of all fields that decide a run's numbers; those in `FREE` are left out.
 
     The same run described in another order of keys, with defaults written out or not, has the same hash.
@@ -40,8 +30,10 @@ def recipe_hash(recipe: Recipe) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def resume_differences(old: Recipe, new: Recipe) -> list[str]:
+def resume_differences(old: AnyRecipe, new: AnyRecipe) -> list[str]:
     """What forbids resuming the run of `old` with `new`: a sentence for each value, empty where nothing does."""
+    if old.kind != new.kind:
+        return [f"`kind` was {show(old.kind)}, the recipe now says {show(new.kind)}"]
     before, after = _flat(_identity(old)), _flat(_identity(new))
     return [
         f"`{key}` was {_shown(before, key)}, "
@@ -54,9 +46,24 @@ def resume_differences(old: Recipe, new: Recipe) -> list[str]:
 _ABSENT = object()
 
 
-def _identity(recipe: Recipe) -> dict[str, Any]:
+LATER: dict[str, dict[str, Any]] = {
+    "reward.parts": {"model": None, "on": None, "from_step": 0, "until_step": None},
+    "tasks": {"reward": None},
+}
+"""Fields of list entries that came after runs had been hashed, with their defaults: there they are left out, so that a
+recipe that does not use them keeps its hash, and a run begun before them can be resumed."""
+
+
+def _identity(recipe: AnyRecipe) -> dict[str, Any]:
     data: dict[str, Any] = recipe.model_dump(mode="json")
-    for path in FREE:
+    if isinstance(recipe, Recipe):
+        for entry, later in [(e, LATER["reward.parts"]) for e in data["reward"]["parts"]] + [
+            (e, LATER["tasks"]) for e in data["tasks"]
+        ]:
+            for key, default in later.items():
+                if entry[key] == default:
+                    del entry[key]
+    for path in type(recipe).FREE:
         *sections, last = path.split(".")
         node = data
         for section in sections:

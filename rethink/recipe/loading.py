@@ -1,4 +1,4 @@
-"""From a YAML file and `key=value` overrides to a `Recipe`, and back.
+"""From a YAML file and `key=value` overrides to a recipe of its kind, and back.
 
 YAML is read by the safe loader with two changes: a key given twice is an error, and `2e-5` is a number (YAML 1.1 wants
 `2.0e-5` and would make it text). Types are strict: `"8"` is not 8.
@@ -19,13 +19,14 @@ from pydantic import ValidationError
 from rethink.errors import RecipeError
 from rethink.recipe.explain import explain
 from rethink.recipe.fields import Segment, annotation_at, default_of, field_at, is_text, plain
-from rethink.recipe.schema import Recipe
+from rethink.recipe.kinds import AnyRecipe, kind_of
+from rethink.recipe.schema import Section
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read, override and check a recipe.
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
+    """Read, override and check a recipe; its `kind` decides the type.
 
     Args:
         path: a YAML file, or the name of a shipped recipe (`quickstart`, `paper/r1-zero`).
@@ -43,21 +44,31 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return parse_recipe(text, f"The recipe `{path}`", overrides)
 
 
-def parse_recipe(text: str, origin: str, overrides: Sequence[str] = ()) -> Recipe:
+def parse_recipe(text: str, origin: str, overrides: Sequence[str] = ()) -> AnyRecipe:
     """As `load_recipe`, from the YAML text itself; `origin` names it in errors (`The recipe …`)."""
     data = _read_yaml(text, origin)
     if not isinstance(data, dict):
         raise RecipeError(f"{origin} holds no recipe: its top level must be `key: value` lines, such as `steps: 100`.")
-    for override in overrides:
-        _apply(data, override)
     try:
-        return Recipe.model_validate_json(json.dumps(data, default=str), strict=True)
+        model = _kind(data, overrides)
+    except RecipeError as error:
+        raise RecipeError(f"{origin} cannot be used. {error}") from None
+    for override in overrides:
+        _apply(data, override, model)
+    try:
+        return model.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
-        raise RecipeError(f"{origin} cannot be used. {explain(error, data)}") from None
+        raise RecipeError(f"{origin} cannot be used. {explain(error, data, model)}") from None
     except (RecursionError, TypeError, ValueError) as error:
         raise RecipeError(f"{origin} cannot be used: {error}. A recipe is plain YAML without cyclic anchors.") from None
     except RecipeError as error:
         raise RecipeError(f"{origin} cannot be used. {error}") from None
+
+
+def _kind(data: dict[Any, Any], overrides: Sequence[str]) -> type[AnyRecipe]:
+    """The type of the recipe, which an override `kind=…` may change."""
+    given = [text for path, _, text in (override.partition("=") for override in overrides) if path.strip() == "kind"]
+    return kind_of({**data, "kind": given[-1].strip()} if given else data)
 
 
 def find_recipe(path: str | Path) -> Path:
@@ -88,7 +99,7 @@ def shipped_recipes() -> dict[str, Path]:
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
 
 
-def recipe_to_yaml(recipe: Recipe) -> str:
+def recipe_to_yaml(recipe: AnyRecipe) -> str:
     """The whole recipe, defaults included, as YAML that `load_recipe` reads back to an equal one."""
     return yaml.dump(plain(recipe), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
@@ -105,6 +116,8 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode) or key_node.value == "<<":
                 continue  # the parent class refuses other keys, and merges `<<` below the keys written out
+            if key_node.tag == "tag:yaml.org,2002:bool":
+                key_node.tag = "tag:yaml.org,2002:str"  # YAML 1.1 takes the key `on` for true
             key, line = key_node.value, key_node.start_mark.line + 1
             if key in seen:
                 raise RecipeError(
@@ -145,7 +158,7 @@ def _read_yaml(text: str, origin: str) -> Any:
         raise RecipeError(f"{origin}: {error}") from None
 
 
-def _apply(data: dict[Any, Any], override: str) -> None:
+def _apply(data: dict[Any, Any], override: str, model: type[Section]) -> None:
     """Set one `dotted.key=value` in the raw recipe, making the sections on the way from their defaults."""
     path, equals, text = override.partition("=")
     segments = path.strip().split(".")
@@ -158,10 +171,10 @@ def _apply(data: dict[Any, Any], override: str) -> None:
         key = _key(node, segment, segments[: position + 1], override)
         missing = isinstance(node, dict) and node.get(key) is None
         if missing:
-            info = field_at(Recipe, segments[: position + 1])
+            info = field_at(model, segments[: position + 1])
             node[key] = (default_of(info) if info is not None else None) or {}
         node = node[key]
-    node[_key(node, segments[-1], segments, override)] = _value(segments, text, override)
+    node[_key(node, segments[-1], segments, override)] = _value(segments, text, override, model)
 
 
 def _key(node: Any, segment: str, path: Sequence[str], override: str) -> Segment:
@@ -180,9 +193,9 @@ def _key(node: Any, segment: str, path: Sequence[str], override: str) -> Segment
     return int(segment)
 
 
-def _value(segments: Sequence[str], text: str, override: str) -> Any:
+def _value(segments: Sequence[str], text: str, override: str, model: type[Section]) -> Any:
     """The value as YAML; as it stands where the field is text, so that braces and colons need no quotes."""
-    text_field = is_text(annotation_at(Recipe, segments))
+    text_field = is_text(annotation_at(model, segments))
     try:
         value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:

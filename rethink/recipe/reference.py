@@ -15,12 +15,14 @@ from pydantic.fields import FieldInfo
 from rethink.recipe.explain import show
 from rethink.recipe.fields import default_of, describe, is_list, section_of
 from rethink.recipe.identity import FREE
+from rethink.recipe.kinds import RECIPE_KINDS
 from rethink.recipe.schema import Recipe
 
 INTRODUCTION = """\
 # Recipe reference
 
-<!-- Written by `python -m rethink.recipe.reference docs/recipe.md` from rethink/recipe/schema.py: change that. -->
+<!-- Written by `python -m rethink.recipe.reference docs/recipe.md` from rethink/recipe/schema.py and those of
+the other kinds: change them. -->
 
 A recipe is a YAML file that says what a run is. `rethink train RECIPE.yaml` runs it, and `rethink train RECIPE.yaml
 --dry-run` prints it with every default written out and an estimate of its cost. A recipe that ships goes by its name:
@@ -52,14 +54,35 @@ These may differ when a run is resumed or extended; all else is the run's identi
 """
 
 
+KINDS_INTRODUCTION = """
+# Other kinds of recipe
+
+`kind` says what a recipe runs; without it, a recipe is of the kind `grpo`, described above. Sections that another kind
+shares with it are not repeated.
+"""
+
+
 def reference() -> str:
     """The whole page, Markdown."""
     parts = [INTRODUCTION, ", ".join(f"`{path}`" for path in FREE), ".\n"]
     for path, model in _sections(Recipe, ""):
-        parts.append(f"\n## {f'`{path}`' if path else 'Top level'}\n\n{_first_paragraph(model)}\n\n")
-        parts.append("| key | allowed | default | meaning |\n|---|---|---|---|\n")
-        parts += [_row(name, info) for name, info in model.model_fields.items()]
+        parts += _table(f"`{path}`" if path else "Top level", model)
+    parts.append(KINDS_INTRODUCTION)
+    described: set[type[BaseModel]] = {model for _, model in _sections(Recipe, "")}
+    for kind, recipe in RECIPE_KINDS.items():
+        for path, model in _sections(recipe, ""):
+            if model not in described:
+                described.add(model)
+                parts += _table(f"`kind: {kind}`" + (f", `{path}`" if path else ""), model)
+                if not path:
+                    parts.append(f"\nMay change on resume: {', '.join(f'`{free}`' for free in recipe.FREE)}.\n")
     return "".join(parts)
+
+
+def _table(title: str, model: type[BaseModel]) -> Iterator[str]:
+    yield f"\n## {title}\n\n{_first_paragraph(model)}\n\n"
+    yield "| key | allowed | default | meaning |\n|---|---|---|---|\n"
+    yield from (_row(name, info) for name, info in model.model_fields.items())
 
 
 def main(arguments: list[str]) -> None:

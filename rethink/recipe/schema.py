@@ -10,7 +10,7 @@ run when it is loaded, still before anything slow.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -73,7 +73,8 @@ class ModelSection(Section):
     """Which model is trained."""
 
     path: str = "embedded"
-    """`embedded` (SmolLM2-135M-Instruct), a hub id, a local Hugging Face folder, or a GGUF file."""
+    """`embedded` (SmolLM2-135M-Instruct), a hub id, a local Hugging Face folder, or a GGUF file; `tiny-random` is a toy
+    with random weights, to try a recipe out."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
@@ -151,6 +152,9 @@ class TaskSource(Section):
     """Configuration name of a hub data set."""
     held_out: str | None = None
     """Separate file or split for held-out problems; None: a disjoint share of this source."""
+    reward: tuple[str, ...] | None = None
+    """Names of the reward parts that score this source's problems; None: all. Other parts do not apply to them and are
+    no term of their sum. Where none that applies looks at the gold answer, rows need no `answer_key`."""
 
     def weight_at(self, step: int) -> float:
         """Weight in the mixture at a step, by the curriculum."""
@@ -199,10 +203,28 @@ class RewardPart(Section):
     """`module:function(problem, text) -> float | None` of your own."""
     params: dict[str, Any] = Field(default_factory=dict)
     """Options of the part."""
+    model: str | None = None
+    """Folder of the reward model (the part `reward-model`)."""
+    on: Literal["summary", "response"] | None = None
+    """What the reward model scores: what follows `</think>`, or the whole response. None: as it was trained."""
+    from_step: int = Field(default=0, ge=0)
+    """First step (optimizer update, from 0) whose rollouts the part scores; before, it does not apply. DeepSeek-R1 uses
+    preference rewards in the last 400 of 1,700 steps: `from_step: 1300`."""
+    until_step: int | None = Field(default=None, gt=0)
+    """First step whose rollouts it no longer scores; None: to the end."""
+
+    @property
+    def is_reward_model(self) -> bool:
+        """Whether it is the built-in part `reward-model`."""
+        return self.function is None and (self.builtin or self.name) == "reward-model"
+
+    def holds_at(self, step: int) -> bool:
+        """Whether the part applies to rollouts sampled for `step` (0-based)."""
+        return self.from_step <= step and (self.until_step is None or step < self.until_step)
 
 
 class RewardSection(Section):
-    """The rule-based reward: a weighted sum of named parts."""
+    """The reward: a weighted sum of named parts."""
 
     parts: tuple[RewardPart, ...] = (RewardPart(name="accuracy"), RewardPart(name="format"))
     """The rubric. The default is the paper's: accuracy and format of equal weight."""
@@ -296,6 +318,21 @@ class CheckpointSection(Section):
 class Recipe(Section):
     """A whole GRPO run."""
 
+    FREE: ClassVar[tuple[str, ...]] = (
+        "name",
+        "description",
+        "steps",
+        "evaluation.every",
+        "checkpoint",
+        "trackers",
+        "reward.seconds",
+        "reward.memory_gb",
+        "reward.workers",
+        "model.shape",
+        "model.trust_remote_code",
+    )
+    """What may change on resume: see `identity.py`."""
+
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Short name; runs go to `runs/<name>` unless `--out` says otherwise."""
     kind: Literal["grpo"] = "grpo"
@@ -338,6 +375,10 @@ class Recipe(Section):
 
         check_recipe(self)
         return self
+
+    def reward_names(self, task: TaskSource) -> tuple[str, ...]:
+        """Names of the reward parts that apply to a source's problems, whatever the step."""
+        return task.reward if task.reward is not None else tuple(part.name for part in self.reward.parts)
 
     def max_new_tokens_at(self, step: int) -> int:
         """Token limit of the rollouts sampled for `step` (0-based)."""

@@ -22,10 +22,11 @@ from rethink.errors import RecipeError
 from rethink.rewards.extract import AnswerRule
 from rethink.rewards.outcome import PartFunction
 
-Place = Literal["here", "worker", "thread"]
+Place = Literal["here", "worker", "thread", "model"]
 """Where a part is called. `here`: in the training process, for what is linear in the text and cannot hang; `worker`: in
 a process of its own with limits on time and memory; `thread`: in a thread of the training process, for parts that wait
-for something and limit themselves (endpoints, a sandbox)."""
+for something and limit themselves (endpoints, a sandbox); `model`: in the training process, once a batch, for all
+completions together, when they are there (a reward model)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,10 @@ class PartContext:
     """Where the answer of a completion is found."""
     judges: Mapping[str, Mapping[str, Any]] | None = None
     """How answers are checked, by task name: see `rethink.tasks.judging`."""
+    dtype: str = "float32"
+    """What a model computes in."""
+    device: str = "cpu"
+    """Where a model computes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,7 @@ BUILT_IN: Mapping[str, BuiltIn] = {
     "repetition": BuiltIn("rethink.rewards.shaping:repetition_part", "here", "penalty for repeated n-grams"),
     "overlong": BuiltIn("rethink.rewards.shaping:overlong_part", "here", "penalty near and beyond a length"),
     "cosine": BuiltIn("rethink.rewards.shaping:cosine_part", "worker", "short right answers, long wrong ones"),
+    "reward-model": BuiltIn("rethink.rewards.reward_model:reward_model_part", "model", "what a reward model says"),
 }
 """All parts but `accuracy`, which is what the task's own checker says."""
 

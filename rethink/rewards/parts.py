@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rethink.errors import RecipeError
@@ -20,7 +20,8 @@ Item = tuple[Problem, Prompt, Completion]
 BatchFunction = Callable[[Sequence[Item]], Sequence[Any]]
 RubricSpec = Mapping[str, Any]
 """A rubric as plain values: `answer`, `judges` (task name -> how its answers are judged), and `parts`, each with
-`name`, `weight`, `builtin`, `function` and `params`."""
+`name`, `weight`, `builtin`, `function` and `params`; a part may have `model`, `on`, `from_step` and `until_step` too,
+and the rubric `compute` (dtype and device of models)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,15 @@ class Part:
     """In place of `function`: scores the completions of one prompt together."""
     warm: Callable[[], object] = lambda: None
     """Loads what the first call would load."""
+    facts: Mapping[str, Any] | None = None
+    """What a reward model was trained for; None for other parts."""
+    from_step: int = 0
+    until_step: int | None = None
+    """The steps whose rollouts it scores: from the first on, before the second."""
+
+    def holds_at(self, step: int) -> bool:
+        """Whether it applies to rollouts sampled for `step` (0-based)."""
+        return self.from_step <= step and (self.until_step is None or step < self.until_step)
 
 
 def build_part(spec: RubricSpec, index: int) -> Part:
@@ -43,12 +53,17 @@ def build_part(spec: RubricSpec, index: int) -> Part:
     Raises:
         RecipeError: a function cannot be found or called, an unknown name, or options that the part does not take.
     """
-    part, field = spec["parts"][index], f"reward.parts.{index}"
+    part = spec["parts"][index]
+    built = _build(spec, part, f"reward.parts.{index}")
+    return replace(built, from_step=part.get("from_step") or 0, until_step=part.get("until_step"))
+
+
+def _build(spec: RubricSpec, part: Mapping[str, Any], field: str) -> Part:
     name, weight, params = part["name"], float(part["weight"]), part["params"]
     if part["function"] is not None:
         return _own(name, weight, part["function"], params, field)
     builtin = part["builtin"] or name
-    context = PartContext(spec["answer"], spec["judges"])
+    context = PartContext(spec["answer"], spec["judges"], **spec.get("compute", {}))
     if builtin == "accuracy":
         if params:
             raise RecipeError(f"{field}.params: the part `{name}` takes no options, but {sorted(params)} are given")
@@ -56,6 +71,10 @@ def build_part(spec: RubricSpec, index: int) -> Part:
         place: Place = "here" if all(cannot_hang(judge) for judge in spec["judges"].values()) else "worker"
         warm = [judge.warm for judge in judges.values()]
         return Part(name, weight, place, accuracy(judges, context), None, lambda: [load() for load in warm])
+    if builtin in BUILT_IN and BUILT_IN[builtin].place == "model":
+        own = {key: part[key] for key in ("model", "on") if part.get(key) is not None}
+        batch: Any = make_part(builtin, {**params, **own}, context, field)
+        return Part(name, weight, "model", None, batch, facts=batch.facts())
     function = make_part(builtin, params, context, field)
     warm_it = getattr(function, "warm", lambda: None)
     return Part(name, weight, BUILT_IN[builtin].place, function, None, warm_it)
@@ -76,7 +95,7 @@ def score_items(part: Part, items: Sequence[Item]) -> list[RewardOutcome]:
         return [failure_of(error)] * len(items)
     if len(values) != len(items):
         return [failed(INVALID, f"returned {len(values)} scores for {len(items)} completions")] * len(items)
-    return [outcome_of(value) for value in values]
+    return [value if isinstance(value, RewardOutcome) else outcome_of(value) for value in values]
 
 
 def accuracy(judges: Mapping[str, Judge], context: PartContext) -> PartFunction:

@@ -3,15 +3,17 @@
 DeepSeek-R1 (arXiv 2501.12948, 2.2.2): accuracy and format, of equal weight.
 
     completion ─► Scoring.add ─► each part: here, in a worker, or in a thread ─► Scoring.results, in order
+                                  reward models: once, for all completions ─────┘
 
-Completions are added as they finish, so that checking overlaps generation.
+Completions are added as they finish, so that checking overlaps generation. Which parts apply to a completion is decided
+by its source (`tasks.N.reward`) and by the step that it is sampled for (`from_step`, `until_step`).
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,6 +48,8 @@ class Rubric:
     parts: tuple[Part, ...]
     max_failure_share: float
     limits: Limits = field(default_factory=Limits)
+    sources: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Names of the parts that apply to a source's problems, by its name; a source that is not there has all."""
     _pool: RewardPool | None = None
     _threads: ThreadPoolExecutor | None = None
 
@@ -58,6 +62,10 @@ class Rubric:
                 self.spec, needed, seconds=limits.seconds, memory_bytes=limits.memory_bytes, places=limits.places
             )
 
+    def models(self) -> dict[str, dict[str, Any]]:
+        """What the reward models among the parts were trained for, by part: see `Scorer.facts`."""
+        return {part.name: dict(part.facts) for part in self.parts if part.facts is not None}
+
     def close(self) -> None:
         """End the workers and threads."""
         if self._pool is not None:
@@ -67,9 +75,29 @@ class Rubric:
             self._threads.shutdown(wait=False, cancel_futures=True)
             self._threads = None
 
-    def scoring(self, problems: Sequence[Problem], prompts: Sequence[Prompt], group_size: int) -> Scoring:
-        """Begin to score the completions of some prompts, `group_size` of each."""
-        return Scoring(self, problems, prompts, group_size)
+    def scoring(
+        self,
+        problems: Sequence[Problem],
+        prompts: Sequence[Prompt],
+        group_size: int,
+        *,
+        step: int | None = None,
+        models: bool = True,
+    ) -> Scoring:
+        """Begin to score the completions of some prompts, `group_size` of each.
+
+        Args:
+            step: the update (from 0) that they are sampled for; None: parts apply whatever their steps.
+            models: whether reward models are asked.
+        """
+        applied = [[self._applies(part, problem, step, models) for problem in problems] for part in self.parts]
+        return Scoring(self, problems, prompts, group_size, applied)
+
+    def _applies(self, part: Part, problem: Problem, step: int | None, models: bool) -> bool:
+        names = self.sources.get(problem.task)
+        if names is not None and part.name not in names:
+            return False
+        return (step is None or part.holds_at(step)) and (models or part.place != "model")
 
     def score(
         self, problem: Problem, prompt: Prompt, completion: Completion
@@ -82,7 +110,7 @@ class Rubric:
     def total(self, outcomes: dict[str, RewardOutcome]) -> float | None:
         """The weighted sum of the scores.
 
-        A part that abstains or fails adds nothing. None where no part with a weight gave a score.
+        A part that abstains, fails or does not apply adds nothing. None where no part with a weight gave a score.
         """
         terms = [
             part.weight * score
@@ -111,13 +139,14 @@ class Rubric:
             RewardFailure: more than the allowed share of a part's outcomes failed; with the causes and an example.
         """
         for part in self.parts:
-            failed = [r for r in rollouts if r.outcomes[part.name].failure is not None]
-            if len(failed) > self.max_failure_share * len(rollouts):
+            applied = [r for r in rollouts if r.outcomes[part.name].applied]
+            failed = [r for r in applied if r.outcomes[part.name].failure is not None]
+            if len(failed) > self.max_failure_share * len(applied):
                 causes = Counter(str(r.outcomes[part.name].failure) for r in failed).most_common(3)
                 listed = "; ".join(f"{count} × {cause}" for cause, count in causes)
                 example = failed[0].completion.text[-SHOWN:]
                 raise RewardFailure(
-                    f"the reward part `{part.name}` failed on {len(failed)} of {len(rollouts)} completions, more than "
+                    f"the reward part `{part.name}` failed on {len(failed)} of {len(applied)} completions, more than "
                     f"reward.max_failure_share={self.max_failure_share:g} allows: {listed}. The last one of problem "
                     f"{failed[0].problem.id} ends with {example!r}. Mend the checker and go on with --resume."
                 )
@@ -126,8 +155,16 @@ class Rubric:
 class Scoring:
     """Completions that are being scored: `add` each as it ends, then ask for the `results`."""
 
-    def __init__(self, rubric: Rubric, problems: Sequence[Problem], prompts: Sequence[Prompt], group_size: int):
+    def __init__(
+        self,
+        rubric: Rubric,
+        problems: Sequence[Problem],
+        prompts: Sequence[Prompt],
+        group_size: int,
+        applied: Sequence[Sequence[bool]],
+    ):
         self._rubric = rubric
+        self._applied = applied
         self._items: list[list[Item | None]] = [[None] * group_size for _ in prompts]
         self._of = list(zip(problems, prompts, strict=True))
         self._said: dict[tuple[int, int, int | None], Future[Outcomes] | Outcomes] = {}
@@ -141,6 +178,8 @@ class Scoring:
         group[sample] = item
         whole = [item for item in group if item is not None]
         for index, part in enumerate(self._rubric.parts):
+            if part.place == "model" or not self._applied[index][request]:
+                continue
             if part.batch is None:
                 self._said[index, request, sample] = self._rubric.submit(index, [item])
             elif len(whole) == len(group):
@@ -157,14 +196,34 @@ class Scoring:
         for request, samples in enumerate(completions or ()):
             for sample, completion in enumerate(samples):
                 self.add(request, sample, completion)
+        self._ask_models()
         return [
             [self._result(request, sample) for sample in range(len(group))] for request, group in enumerate(self._items)
         ]
 
+    def _ask_models(self) -> None:
+        """Have each reward model score all that it applies to, in the order of the prompts."""
+        for index, part in enumerate(self._rubric.parts):
+            if part.place != "model":
+                continue
+            places = [
+                (request, sample)
+                for request, group in enumerate(self._items)
+                for sample, item in enumerate(group)
+                if self._applied[index][request] and item is not None and (index, request, sample) not in self._said
+            ]
+            items = [item for request, sample in places if (item := self._items[request][sample]) is not None]
+            if items:
+                for (request, sample), outcome in zip(places, score_items(part, items), strict=True):
+                    self._said[index, request, sample] = [outcome]
+
     def _result(self, request: int, sample: int) -> tuple[dict[str, RewardOutcome], float | None]:
         outcomes = {}
         for index, part in enumerate(self._rubric.parts):
-            alone = part.batch is None
+            if not self._applied[index][request]:
+                outcomes[part.name] = RewardOutcome(None, applied=False)
+                continue
+            alone = part.batch is None or part.place == "model"
             said = self._said[index, request, sample if alone else None]
             found = said.result() if isinstance(said, Future) else said
             outcomes[part.name] = found[0 if alone else sample]
@@ -181,23 +240,32 @@ def closing(rubric: Rubric) -> Iterator[Rubric]:
         rubric.close()
 
 
-def rubric_spec(recipe: Recipe, mix: TaskMix) -> dict[str, Any]:
+def rubric_spec(recipe: Recipe, mix: TaskMix, dtype: str = "float32", device: str = "cpu") -> dict[str, Any]:
     """The rubric of a recipe as plain values."""
     parts = [part.model_dump(mode="json") for part in recipe.reward.parts]
-    return {"answer": recipe.reward.answer, "judges": mix.judges(), "parts": parts}
+    compute = {"dtype": dtype, "device": device}
+    return {"answer": recipe.reward.answer, "judges": mix.judges(), "parts": parts, "compute": compute}
 
 
-def build_rubric(recipe: Recipe, mix: TaskMix) -> Rubric:
+def build_rubric(recipe: Recipe, mix: TaskMix, *, dtype: str = "float32", device: str = "cpu") -> Rubric:
     """The rubric of a recipe.
 
     Args:
-        recipe: its `reward` section.
+        recipe: its `reward` section, and which parts each source has.
         mix: whose checkers judge accuracy.
+        dtype: what reward models compute in.
+        device: where they do.
 
     Raises:
-        RecipeError: a part's function cannot be found or called, or a built-in part is given options it does not take.
+        RecipeError: a part's function cannot be found or called, a built-in part is given options it does not take, or
+            there is no such reward model.
     """
-    spec, section = rubric_spec(recipe, mix), recipe.reward
+    spec, section = rubric_spec(recipe, mix, dtype, device), recipe.reward
     parts = tuple(build_part(spec, index) for index in range(len(section.parts)))
     limits = Limits(section.seconds, int(section.memory_gb * 2**30), section.workers)
-    return Rubric(spec, parts, section.max_failure_share, limits)
+    sources = {
+        name: frozenset(task.reward)
+        for name, task in zip(mix.names, recipe.tasks, strict=True)
+        if task.reward is not None
+    }
+    return Rubric(spec, parts, section.max_failure_share, limits, sources)

@@ -30,7 +30,7 @@ ROW_GROUP = 256
 def rollout_row(rollout: Rollout) -> dict[str, Any]:
     """One rollout as the columns of the file, without its place (batch, step, indices)."""
     problem, prompt, completion = rollout.problem, rollout.prompt, rollout.completion
-    parts = {name: {"score": part.score, "failure": part.failure} for name, part in rollout.outcomes.items()}
+    parts = {name: _part_row(part) for name, part in rollout.outcomes.items()}
     return {
         "problem_id": _utf8(problem.id),
         "task": _utf8(problem.task),
@@ -75,10 +75,14 @@ def row_rollout(row: Mapping[str, Any]) -> Rollout:
             finish_reason=row["finish_reason"],
             seconds=row["seconds"],
         ),
-        outcomes={name: RewardOutcome(score=part["score"], failure=part["failure"]) for name, part in parts.items()},
+        outcomes={name: RewardOutcome(**part) for name, part in parts.items()},
         reward=row["reward"],
         advantage=row["advantage"],
     )
+
+
+def _part_row(part: RewardOutcome) -> dict[str, Any]:
+    return {"score": part.score, "failure": part.failure} | ({} if part.applied else {"applied": False})
 
 
 def _utf8(text: str | None) -> str | None:

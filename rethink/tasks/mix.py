@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 from rethink.errors import TaskError
+from rethink.recipe.checks import needs_gold
 from rethink.recipe.schema import Recipe, TaskSource
 from rethink.tasks.gym import GymSource
 from rethink.tasks.judging import JudgeSpec
@@ -18,8 +19,8 @@ from rethink.tasks.source import KeepsKey, Source, draw
 from rethink.tasks.split import Split, split_of
 from rethink.types import Problem
 
-_BUILDERS: Mapping[str, Callable[[str, TaskSource, int], Source]] = {
-    "reasoning-gym": GymSource,
+_BUILDERS: Mapping[str, Callable[[str, TaskSource, int, bool], Source]] = {
+    "reasoning-gym": lambda name, task, seed, gold: GymSource(name, task, seed),
     "jsonl": jsonl_source,
     "hub": hub_source,
     "python": python_source,
@@ -37,6 +38,7 @@ class TaskMix:
     def __init__(self, recipe: Recipe, sources: Sequence[Source]):
         self._recipe = recipe
         self._sources = sources
+        self._golden = {s.name: needs_gold(recipe, t) for s, t in zip(sources, recipe.tasks, strict=True)}
         self._by_name = {source.name: source for source in sources}
         self.split: Split = split_of(source.separate_keys() for source in sources if source.separate)
         # Problems taken from each source before batch `_next`; replayed from the start when another batch is wanted.
@@ -97,6 +99,15 @@ class TaskMix:
             if isinstance(source, RowSource):
                 yield from source.train_rows(lambda question: not fits(question), self._trains(source))
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the sources, in the order of `recipe.tasks`."""
+        return [source.name for source in self._sources]
+
+    def needs_gold(self, problem: Problem) -> bool:
+        """Whether a reward that applies to a problem looks at its gold answer."""
+        return self._golden[problem.task]
+
     def score(self, problem: Problem, answer: str) -> float | None:
         """What the checker of the problem's source says of an answer; None where it cannot judge. May raise."""
         return self._by_name[problem.task].score(problem, answer)
@@ -111,6 +122,7 @@ class TaskMix:
         Raises:
             TaskError: names the problem, its gold and what the checker said.
         """
+        problems = [problem for problem in problems if self.needs_gold(problem)]
         for problem in problems:
             if problem.answer is None:
                 continue  # only the task's checker knows, or the gold cannot be read: then it abstains
@@ -161,7 +173,10 @@ def build_task_mix(recipe: Recipe) -> TaskMix:
         TaskError: a source cannot be found or read.
     """
     names = _names(recipe.tasks)
-    sources = [_BUILDERS[task.kind](name, task, recipe.seed) for name, task in zip(names, recipe.tasks, strict=True)]
+    sources = [
+        _BUILDERS[task.kind](name, task, recipe.seed, needs_gold(recipe, task))
+        for name, task in zip(names, recipe.tasks, strict=True)
+    ]
     return TaskMix(recipe, sources)
 
 

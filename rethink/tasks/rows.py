@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,29 +110,29 @@ class RowSource:
         return Problem(name, self.name, row.question, row.answer, row.metadata)
 
 
-def jsonl_source(name: str, source: TaskSource, seed: int) -> RowSource:
-    """Problems of a JSONL file, keys named in the recipe.
+def jsonl_source(name: str, source: TaskSource, seed: int, gold: bool = True) -> RowSource:
+    """Problems of a JSONL file, keys named in the recipe. Without `gold`, rows need no answer (so too below).
 
     Raises:
         TaskError: a missing file, a line that is not JSON (file and line), a missing key, or an empty file.
     """
-    train = _read_jsonl(Path(source.name), source)
-    held_out = None if source.held_out is None else _read_jsonl(Path(source.held_out), source)
+    train = _read_jsonl(Path(source.name), source, gold)
+    held_out = None if source.held_out is None else _read_jsonl(Path(source.held_out), source, gold)
     return _source(name, source, train, held_out, seed)
 
 
-def hub_source(name: str, source: TaskSource, seed: int) -> RowSource:
+def hub_source(name: str, source: TaskSource, seed: int, gold: bool = True) -> RowSource:
     """Problems of a hub data set (extra `hub`).
 
     Raises:
         TaskError: the extra is not installed, the data set cannot be loaded, a missing key, or an empty split.
     """
-    train = _read_hub(source, source.split)
-    held_out = None if source.held_out is None else _read_hub(source, source.held_out)
+    train = _read_hub(source, source.split, gold)
+    held_out = None if source.held_out is None else _read_hub(source, source.held_out, gold)
     return _source(name, source, train, held_out, seed)
 
 
-def python_source(name: str, source: TaskSource, seed: int) -> RowSource:
+def python_source(name: str, source: TaskSource, seed: int, gold: bool = True) -> RowSource:
     """Problems of the user's `module:function(**params)`.
 
     The function returns rows with `question` and `answer` (mappings; further keys become metadata), or a pair of such
@@ -152,7 +152,7 @@ def python_source(name: str, source: TaskSource, seed: int) -> RowSource:
         raise TaskError(
             f"{source.name}({', '.join(source.params)}) raised {type(error).__name__}: {error}{where_raised(error)}"
         ) from error
-    rows = [_row(value, source, f"{source.name}, row {number}") for number, value in enumerate(values)]
+    rows = [_row(value, source, f"{source.name}, row {number}", gold) for number, value in enumerate(values)]
     if source.checker == "task" and own is None:
         raise TaskError(
             f"tasks.checker is `task`, but {source.name} returns rows alone; return (rows, score) with "
@@ -175,28 +175,38 @@ def _source(
     return RowSource(name, train, held_out, make_judge(judge), seed, judge)
 
 
-def _read_jsonl(path: Path, source: TaskSource) -> list[Row]:
+def _read_jsonl(path: Path, source: TaskSource, gold: bool) -> list[Row]:
     advice = "paths are relative to the folder that the command runs in: correct tasks.name or tasks.held_out"
-    return [_row(value, source, where) for where, value in read_jsonl(path, "the problems file", advice)]
+    return [_row(value, source, where, gold) for where, value in read_jsonl(path, "the problems file", advice)]
 
 
-def _read_hub(source: TaskSource, split: str) -> list[Row]:
+def _read_hub(source: TaskSource, split: str, gold: bool) -> list[Row]:
+    data = load_hub(source.name, source.config, split)
+    return [_row(value, source, f"`{source.name}` ({split}), row {number}", gold) for number, value in enumerate(data)]
+
+
+def load_hub(name: str, config: str | None, split: str) -> Iterable[Any]:
+    """The rows of a split of a hub data set (extra `hub`).
+
+    Raises:
+        TaskError: the extra is not installed, or the data set cannot be loaded.
+    """
     try:
         import datasets
     except ImportError as error:
         raise TaskError(
-            "tasks.kind `hub` needs the package `datasets`; install the extra: pip install 'rethink[hub]'"
+            "data sets of the hub need the package `datasets`; install the extra: pip install 'rethink[hub]'"
         ) from error
     try:
         with _quiet_hub():
-            data = datasets.load_dataset(source.name, source.config, split=split)
+            rows: Iterable[Any] = datasets.load_dataset(name, config, split=split)
+            return rows
     except Exception as error:  # the library raises many types
         raise TaskError(
-            f"the data set `{source.name}` ({source.config or 'default configuration'}, split `{split}`) cannot be "
-            f"loaded ({type(error).__name__}: {error}); check tasks.name, tasks.config and tasks.split, log in where "
-            "it is private, and without the hub give a JSONL file (tasks.kind=jsonl) or a reasoning-gym task"
+            f"the data set `{name}` ({config or 'default configuration'}, split `{split}`) cannot be "
+            f"loaded ({type(error).__name__}: {error}); check its name, `config` and `split`, log in where "
+            "it is private, and without the hub give a JSONL file (problems: tasks.kind=jsonl, or a reasoning-gym task)"
         ) from error
-    return [_row(value, source, f"`{source.name}` ({split}), row {number}") for number, value in enumerate(data)]
 
 
 @contextlib.contextmanager
@@ -212,14 +222,15 @@ def _quiet_hub() -> Iterator[None]:
         hub_logging.set_verbosity(before)
 
 
-def _row(value: object, source: TaskSource, where: str) -> Row:
+def _row(value: object, source: TaskSource, where: str, gold: bool) -> Row:
+    """A row's problem. Without `gold`, it may lack the key of the gold answer."""
     if not isinstance(value, Mapping):
         raise TaskError(f"{where} is {type(value).__name__}, not an object with the keys of the recipe")
     for field, key in (("question_key", source.question_key), ("answer_key", source.answer_key)):
-        if key not in value:
+        if key not in value and (gold or key != source.answer_key):
             have = ", ".join(map(str, list(value)[:20])) or "no keys"
             raise TaskError(f"{where} has no key `{key}` (it has {have}); set tasks.{field}")
-    question, answer = value[source.question_key], value[source.answer_key]
+    question, answer = value[source.question_key], value.get(source.answer_key)
     if not isinstance(question, str) or not question.strip():
         raise TaskError(f"{where}: `{source.question_key}` must be a text that is not empty, not {question!r}")
     rest = {str(k): v for k, v in value.items() if k not in (source.question_key, source.answer_key)}

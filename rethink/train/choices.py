@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 
@@ -10,17 +12,44 @@ from rethink.errors import RecipeError, RunFolderError
 from rethink.kernels.machine import choose_dtype, free_memory, measure_gemm, tune_allocator, usable_threads
 from rethink.kernels.native import library as kernels
 from rethink.model.config import DecoderConfig
-from rethink.recipe.schema import Recipe
+from rethink.model.value_head import HEAD_FILE
+from rethink.recipe.schema import ModelSection, OptimizerSection, Recipe
 from rethink.rollout.pages import default_budget
 
+REWARD_MODELS = "reward_models"
+"""Key of the choices: which value head each reward model of the recipe had at the start."""
 ACTIVATION_SHARE = 0.35
 """Share of the free memory that one micro-batch's activations may take."""
 MICRO_BATCH_TOKENS = (256, 8192)
 """Bounds of the micro-batch: fewer tokens leave the matrix units idle, more gain nothing."""
 
 
+class Computes(Protocol):
+    """What a recipe of any kind that trains a model has."""
+
+    @property
+    def threads(self) -> int | None: ...  # noqa: D102
+    @property
+    def device(self) -> str: ...  # noqa: D102
+    @property
+    def model(self) -> ModelSection: ...  # noqa: D102
+    @property
+    def optimizer(self) -> OptimizerSection: ...  # noqa: D102
+
+
 def make_choices(recipe: Recipe, config: DecoderConfig | None) -> dict[str, Any]:
     """Threads, device, dtype, KV budget and micro-batch for this machine; plain JSON values.
+
+    Raises:
+        RecipeError: CUDA is asked for where there is none.
+    """
+    choices = training_choices(recipe, config)
+    budget = recipe.rollout.kv_budget_gb
+    return choices | {"kv_budget_bytes": int(budget * 2**30) if budget else default_budget(choices["device"])}
+
+
+def training_choices(recipe: Computes, config: DecoderConfig | None) -> dict[str, Any]:
+    """As `make_choices`, for a run that samples nothing.
 
     Raises:
         RecipeError: CUDA is asked for where there is none.
@@ -32,18 +61,35 @@ def make_choices(recipe: Recipe, config: DecoderConfig | None) -> dict[str, Any]
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = recipe.model.dtype if recipe.model.dtype != "auto" else choose_dtype(measure_gemm(device=device))
-    budget = recipe.rollout.kv_budget_gb
     return {
         "threads": threads,
         "device": device,
         "dtype": dtype,
         "kernels": kernels.status().level,
-        "kv_budget_bytes": int(budget * 2**30) if budget else default_budget(device),
         "micro_batch_tokens": recipe.optimizer.micro_batch_tokens or _micro_batch(config, dtype, free_memory(device)),
     }
 
 
-def check_device(recipe: Recipe) -> None:
+def reward_model_heads(recipe: Recipe) -> dict[str, Any]:
+    """`{"reward_models": {part: SHA-256 of its value head}}`, or nothing where no part is a reward model.
+
+    Raises:
+        RecipeError: one of them is not there.
+    """
+    paths = {part.name: part.model or part.params.get("model") for part in recipe.reward.parts if part.is_reward_model}
+    heads = {}
+    for name, path in paths.items():
+        try:
+            heads[name] = hashlib.sha256((Path(str(path)).expanduser() / HEAD_FILE).read_bytes()).hexdigest()
+        except OSError as error:
+            raise RecipeError(
+                f"the reward model of the part `{name}`, `{path}`, cannot be read ({error.strerror or error}): name "
+                "the folder `model` of a run of the kind `reward-model`"
+            ) from error
+    return {REWARD_MODELS: heads} if heads else {}
+
+
+def check_device(recipe: Computes) -> None:
     """Refuse a device that is not there.
 
     Raises:

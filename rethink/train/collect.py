@@ -76,7 +76,7 @@ def collect(recipe: Recipe, sources: Sources, folder: RunFolder, index: int, ste
         GenerationRequest(prompt.token_ids, tuple(sample_seed(recipe.seed, index, p, g) for g in group), params)
         for p, prompt in enumerate(prompts)
     ]
-    scoring = sources.rubric.scoring(problems, prompts, len(group))
+    scoring = sources.rubric.scoring(problems, prompts, len(group), step=step)
     completions = run_engine(sources.engine, requests, scoring.add)  # rewards begin as rollouts finish
     generated = time.perf_counter()
     rollouts = []

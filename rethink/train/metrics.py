@@ -42,7 +42,7 @@ def _parts(rollouts: list[Rollout], names: list[str]) -> dict[str, float]:
     outcomes: list[RewardOutcome] = []
     for name in names:
         part = [r.outcomes[name] for r in rollouts]
-        outcomes += part
+        outcomes += (o for o in part if o.applied)
         scores = [o.score for o in part if o.score is not None]
         if scores:
             row[f"reward/{name}"] = statistics.fmean(scores)
@@ -52,6 +52,7 @@ def _parts(rollouts: list[Rollout], names: list[str]) -> dict[str, float]:
                 row["rollout/format"] = statistics.fmean(scores)
     causes = Counter(o.failure.partition(":")[0].replace(" ", "_") for o in outcomes if o.failure is not None)
     row |= {f"failure/{cause}": count for cause, count in sorted(causes.items())}
-    row["reward/failed"] = statistics.fmean(o.failure is not None for o in outcomes)
-    row["reward/abstained"] = statistics.fmean(o.score is None and o.failure is None for o in outcomes)
+    if outcomes:
+        row["reward/failed"] = statistics.fmean(o.failure is not None for o in outcomes)
+        row["reward/abstained"] = statistics.fmean(o.score is None and o.failure is None for o in outcomes)
     return row

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from rethink.errors import NumericsError
-from rethink.model.language_model import LanguageModel
 from rethink.recipe.schema import OptimizerSection
+
+
+class Trainable(Protocol):
+    """What has weights to train: a language model, a reward model."""
+
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Trainable leaf tensors in a fixed order, each once."""
+        ...
 
 
 class MasterAdamW:
@@ -22,7 +30,7 @@ class MasterAdamW:
     Weight decay applies to matrices, not to norms and biases.
     """
 
-    def __init__(self, model: LanguageModel, section: OptimizerSection):
+    def __init__(self, model: Trainable, section: OptimizerSection):
         self._weights = dict(model.named_parameters())
         self.masters = {name: _master(weight) for name, weight in self._weights.items()}
         for name, weight in self._weights.items():

@@ -5,11 +5,8 @@ recipe ─► checks ─► folder (new, resumed or extended) ─► model · en
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +21,23 @@ from rethink.observe.progress import Progress
 from rethink.observe.report import write_report
 from rethink.observe.trackers import check_trackers, open_trackers
 from rethink.recipe.checks import check_against_context
-from rethink.recipe.identity import recipe_hash, resume_differences
-from rethink.recipe.loading import parse_recipe, recipe_to_yaml
 from rethink.recipe.schema import Recipe
 from rethink.rewards.rubric import build_rubric
 from rethink.rollout.build import build_engine
 from rethink.rollout.engine import RolloutEngine
-from rethink.store.environment import environment
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.mix import TaskMix, build_task_mix
 from rethink.train.checkpoint import read_checkpoint
-from rethink.train.choices import apply_choices, make_choices
+from rethink.train.choices import REWARD_MODELS, apply_choices, make_choices, reward_model_heads
 from rethink.train.collect import Sources
 from rethink.train.grpo import GRPO, train_until_done
 from rethink.train.optimizer import MasterAdamW
+from rethink.train.session import earlier_seconds, open_run, stop_on_interrupt
 from rethink.types import Problem
 
 GOLD_CHECKS = 8
 """Problems whose gold answers must score 1 before anything slow begins."""
 SHOWN_SAMPLES = 3
-SHOWN_DIFFERENCES = 4
 
 EngineFactory = Callable[[Any, Checkpoint], RolloutEngine]
 """(model, checkpoint) -> engine; replaces the built-in choice, e.g. by a `ScriptedEngine` in tests."""
@@ -85,7 +79,7 @@ def train(
                 folder.discard()
             raise
         progress.start(recipe.steps, run.state.step)
-        earlier = _earlier_seconds(folder)
+        earlier = earlier_seconds(folder)
         try:
             train_until_done(run, stop_requested)
         finally:
@@ -112,41 +106,16 @@ def open_folder(recipe: Recipe, checkpoint: Checkpoint, out: Path, resume: bool)
     Raises:
         RunFolderError: the folder holds a run and `resume` is not given, or holds a run of another recipe.
     """
-    if not RunFolder.exists(out):
-        choices = make_choices(recipe, checkpoint.config)
-        return RunFolder.create(
-            out,
-            recipe_yaml=recipe_to_yaml(recipe),
-            recipe_hash=recipe_hash(recipe),
-            environment=environment(),
-            choices=choices,
-        )
-    folder = RunFolder.open(out)
-    old = parse_recipe(folder.recipe_yaml, f"the recipe in {out}")
-    done = max((int(row["step"]) for row in folder.metrics()), default=0)
-    differences = resume_differences(old, recipe)
-    if not resume or differences:
-        raise RunFolderError(_occupied(out, old, done, differences))
-    if recipe.steps < done:
+    heads = reward_model_heads(recipe)
+    folder = open_run(
+        recipe, out, resume=resume, steps=recipe.steps, choices=lambda: make_choices(recipe, checkpoint.config) | heads
+    )
+    if folder.choices.get(REWARD_MODELS) != heads.get(REWARD_MODELS):
         raise RunFolderError(
-            f"`{out}` has already done {done} steps and the recipe asks for {recipe.steps}; give steps={done} or more "
-            "to go on, or another --out to start anew"
+            f"a reward model is not the one that the run in `{out}` began with: its folder was written again since. "
+            "Restore it to go on with --resume, or start anew with another --out"
         )
-    if recipe_to_yaml(recipe) != folder.recipe_yaml:
-        folder.extend(recipe_to_yaml(recipe), recipe_hash(recipe))
     return folder
-
-
-def _occupied(out: Path, old: Recipe, done: int, differences: list[str]) -> str:
-    state = f"`{out}` holds a run of the recipe `{old.name}` ({done} of {old.steps} steps done)"
-    anew = f"start anew with another --out, or remove `{out}` first"
-    if differences:
-        more = len(differences) - SHOWN_DIFFERENCES
-        listed = "; ".join(differences[:SHOWN_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
-        return f"{state}, which differs from this one: {listed}. Undo these to go on with --resume, or {anew}."
-    if done >= old.steps:
-        return f"{state}: it is finished. Extend it with steps={2 * old.steps} and --resume, or {anew}."
-    return f"{state}. Go on with --resume, extend it with steps=… and --resume, or {anew}."
 
 
 def assemble(
@@ -169,7 +138,13 @@ def assemble(
             "`auto`, which takes transformers (correct, but slower), or choose a model of the Llama, Qwen or Mistral "
             "family"
         )
-    rubric = build_rubric(recipe, mix)
+    rubric = build_rubric(recipe, mix, dtype=choices["dtype"], device=choices["device"])
+    for name, facts in rubric.models().items():
+        if facts["synthetic"]:
+            progress.note(
+                f"The reward model `{name}` was trained on pairs made by rule ({', '.join(facts['rules'])}), not on "
+                "preferences of people."
+            )
     progress.phase("model")
     model = build_model(
         checkpoint,
@@ -277,6 +252,8 @@ def summarise(run: GRPO, wall_s: float, finished: bool) -> dict[str, Any]:
         "tokens_total": run.state.tokens_total,
         "choices": run.folder.choices,
     }
+    if models := run.sources.rubric.models():
+        summary["reward_models"] = models
     evaluated = [row for row in rows if "eval/accuracy" in row]
     if evaluated:
         ends = {"before": evaluated[0]} | ({"after": evaluated[-1]} if finished else {})
@@ -302,30 +279,3 @@ def _sample_summary(sample: dict[str, Any]) -> dict[str, Any]:
         "accuracy": sample["accuracy"],
         "format": sample["format"],
     }
-
-
-def _earlier_seconds(folder: RunFolder) -> float:
-    """Seconds of the steps done before a resume, from their rows."""
-    rows = folder.metrics()
-    return sum(float(row.get("time/step", row.get("time/evaluation", 0.0))) for row in rows)
-
-
-@contextlib.contextmanager
-def stop_on_interrupt(progress: Progress) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C once: finish the step, save, say how to go on. Twice: stop at once (what is saved stays sound)."""
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag.is_set
-        return
-
-    def on_signal(*_: object) -> None:
-        if flag.is_set():
-            raise KeyboardInterrupt
-        flag.set()
-        progress.note("Finishing this step, then saving. Press Ctrl-C again to stop at once.")
-
-    previous = signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield flag.is_set
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -172,7 +172,10 @@ def test_charts_hold_the_metrics_of_every_step(finished: RunFolder) -> None:
     charted = {name for panel in drawn for name in panel.metrics}
     left_out = {"step", "batch", "tokens/trained", "tokens/total", "rollout/tokens", "rollout/reflection", "time/step",
                 "policy/ratio_mean", "policy/ratio_max", "eval/accuracy_low", "eval/accuracy_high", "eval/truncated",
-                "eval/n", "reward/<part>", "failure/<cause>"}  # fmt: skip
+                "eval/n", "reward/<part>", "failure/<cause>",
+                # Fine-tuning has charts of its own, in its own reports.
+                "train/loss", "train/entropy", "train/tokens", "train/input_tokens", "train/epoch", "eval/loss",
+                "eval/tokens"}  # fmt: skip
     assert {info.name for _, _, infos in SECTIONS for info in infos} - charted == left_out
 
 
@@ -319,6 +322,23 @@ def test_the_script_parses() -> None:
 
 
 # --- unfinished and odd runs -------------------------------------------------------------------------------------
+
+
+def test_a_fine_tuning_run_speaks_of_losses_alone(tmp_path: Path) -> None:
+    folder = new_folder(tmp_path / "sft", {"name": "tuned", "kind": "sft", "epochs": 1})
+    folder.append_metrics({"step": 0, "eval/loss": 2.5, "eval/n": 4})
+    for step in (1, 2):
+        row = {"step": step, "train/loss": 2.0 / step, "train/entropy": 1.0, "train/tokens": 40, "time/train": 1.0}
+        folder.append_metrics(row | ({"eval/loss": 1.25, "eval/n": 4} if step == 2 else {}))
+    folder.write_summary({"finished": True, "steps": 2, "wall_s": 3.0, "peak_rss_mb": 100.0})
+    seen, page = page_of(folder), page_module.render(folder)
+    assert {"Fine-tuning loss", "Entropy at the trained tokens"} <= set(seen.charts)
+    assert "Accuracy" not in seen.charts
+    assert "Not measured in this run" not in page
+    for words in ("Rollouts", "No completions", "KL"):
+        assert words not in page
+    assert "after step 2" in page
+    assert "1.25" in page
 
 
 def test_an_empty_run_renders(tmp_path: Path) -> None:

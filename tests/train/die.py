@@ -1,4 +1,4 @@
-"""Runs a recipe and kills its own process (SIGKILL) at a chosen moment: `die.py RECIPE OUT AT WHEN`.
+"""Runs a recipe of any kind and kills its own process (SIGKILL) at a chosen moment: `die.py RECIPE OUT AT WHEN`.
 
 Every change of the run's folder goes through fsync and rename. `AT` counts these calls; at that one the process dies,
 `WHEN` = before or after it. `AT` 0 never dies and prints the number of calls.
@@ -9,11 +9,11 @@ import signal
 import sys
 from pathlib import Path
 
+from rethink.cli.kinds import KINDS, function
 from rethink.observe.progress import make_progress
 from rethink.recipe.loading import load_recipe
-from rethink.train.run import train
 
-recipe, out, at, when = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+path, out, at, when = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 calls = 0
 
 
@@ -33,5 +33,6 @@ def watched(function):
 
 for name in ("fsync", "replace", "rename"):
     setattr(os, name, watched(getattr(os, name)))
-train(load_recipe(recipe), out, resume=True, progress=make_progress("none"))
+recipe = load_recipe(path)
+function(KINDS[recipe.kind].run)(recipe, out, resume=True, progress=make_progress("none"))
 print(calls)

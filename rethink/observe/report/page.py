@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rethink.observe.report import sections
+from rethink.observe.report.charts import has_values
 from rethink.observe.report.data import report_data, sample, word_counts
 from rethink.observe.report.markup import csp_hash, json_block, text
 from rethink.observe.report.panels import panels, reflection_panels
@@ -45,6 +46,8 @@ def write_report(folder: RunFolder) -> Path:
 def render(folder: RunFolder) -> str:
     """The page as text."""
     data = report_data(folder)
+    if data["recipe"].get("kind", "grpo") != "grpo":
+        return _without_rollouts(folder, data)
     packed = with_trained_steps(sample(folder), data["metrics"])
     counts = with_steps(word_counts(packed["rollouts"]), packed["rollouts"])
     body = [
@@ -61,6 +64,25 @@ def render(folder: RunFolder) -> str:
         "</main>",
         '<div id="tooltip" role="status" hidden></div>',
         json_block("samples-data", {key: packed[key] for key in ("prompts", "rollouts", "held_out")}),
+    ]
+    return _document(f"{sections.name_of(data)}: {sections.status_of(data)}", "\n".join(body))
+
+
+def _without_rollouts(folder: RunFolder, data: Mapping[str, Any]) -> str:
+    """The page of a run that samples nothing: no rollouts, rewards or completions, and no word of them."""
+    drawn = [panel for panel in panels(data) if has_values(panel.chart)]
+    body = [
+        sections.header(data),
+        _navigation(("results", "charts", "recipe", "metrics")),
+        '<main id="main">',
+        sections.first_and_last(data),
+        sections.preference_data(data),
+        sections.section("charts", "Training", sections.charts(drawn, "No metrics yet.")),
+        sections.made_with(data, folder.recipe_yaml),
+        sections.every_metric(data),
+        "</main>",
+        '<div id="tooltip" role="status" hidden></div>',
+        json_block("samples-data", {"prompts": [], "rollouts": [], "held_out": []}),
     ]
     return _document(f"{sections.name_of(data)}: {sections.status_of(data)}", "\n".join(body))
 
@@ -102,8 +124,9 @@ def _reflection(data: Mapping[str, Any], counts: Sequence[Mapping[str, Any]]) ->
     return sections.section("reflection", "Reflection", intro + content)
 
 
-def _navigation() -> str:
-    links = "".join(f'<li><a href="#{identifier}">{title}</a></li>' for identifier, title in _LINKS)
+def _navigation(only: Sequence[str] = ()) -> str:
+    shown = [link for link in _LINKS if not only or link[0] in only]
+    links = "".join(f'<li><a href="#{identifier}">{title}</a></li>' for identifier, title in shown)
     return f'<nav aria-label="Sections"><ul>{links}</ul></nav>'
 
 

@@ -65,11 +65,29 @@ _PLANS = (
     _Plan("Memory", (("memory/peak_rss_mb", "peak of the process"),), unit="MB", smooth=False, from_zero=True),
 )  # fmt: skip
 
+_FINE_TUNING = (
+    _Plan("Fine-tuning loss", (("train/loss", "training"), ("eval/loss", "held-out")), unit="nats per token"),
+    _Plan("Entropy at the trained tokens", (("train/entropy", "entropy"),), unit="nats per token", from_zero=True),
+    _Plan("Tokens of a step", (("train/tokens", "trained"), ("train/input_tokens", "computed*")), unit="tokens",
+          from_zero=True),
+)  # fmt: skip
+
+_REWARD_MODEL = (
+    _Plan("Loss of the pairs or labels", (("reward_model/loss", "training"), ("eval/reward_model_loss", "held-out")),
+          unit="nats", from_zero=True),
+    _Plan("Right side ahead", (("reward_model/accuracy", "training"), ("eval/accuracy", "held-out")), "share",
+          from_zero=True),
+    _Plan("Lead of the right side", (("reward_model/margin", "training"), ("eval/margin", "held-out"))),
+)  # fmt: skip
+_OWN = {"sft": _FINE_TUNING, "reward-model": _REWARD_MODEL}
+"""Charts that only runs of a kind have, by kind."""
+
 
 def panels(data: Mapping[str, Any]) -> list[Panel]:
     """Every chart of a report, also those without values; `data` is what `report_data` gives."""
     rows: list[Mapping[str, Any]] = data["metrics"]
-    return [_reward(rows), _reward_parts(rows), *(_plain(plan, rows, data["evaluations"]) for plan in _PLANS)]
+    plans = (*_OWN.get(data["recipe"].get("kind"), ()), *_PLANS)
+    return [_reward(rows), _reward_parts(rows), *(_plain(plan, rows, data["evaluations"]) for plan in plans)]
 
 
 def reflection_panels(data: Mapping[str, Any], counts: Sequence[Mapping[str, Any]]) -> list[Panel]:

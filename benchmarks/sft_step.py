@@ -1,0 +1,134 @@
+"""A fine-tuning step on packed documents: its share of the machine's matrix-product rate, and document tokens a second
+beside TRL's SFTTrainer on the same rows. 16 documents a step, 60 to 1,000 tokens each, SmolLM2-135M, loss on the
+completions. Forward, backward and AdamW count; the first step warms up and does not.
+
+Only necessary work counts in the share: 6 x block parameters x tokens in + 6 x head parameters x trained tokens. The
+rate is measured beside each step, with products of the model's kind of shape.
+
+    python benchmarks/sft_step.py                                         ours alone
+    python benchmarks/sft_step.py --peer-python PATH/bin/python --json    beside TRL, bf16 weights, alternating
+"""
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import common
+
+PEERS = common.HERE / "peers"
+RECIPE = """\
+name: comparison-job
+kind: sft
+steps: {steps}
+data: [{{path: {rows}}}]
+batch_sequences: {documents}
+max_tokens: {longest}
+optimizer: {{schedule: constant}}
+evaluation: {{share: 0}}
+"""
+
+
+def measure(a) -> None:
+    """Our side, in a process of its own."""
+    sys.path.insert(0, str(PEERS))
+    import torch
+    from sft_job import DOCUMENTS, MAX_TOKENS
+
+    from rethink.kernels.machine import choose_dtype, measure_gemm, peak_rss_mb, tune_allocator, usable_threads
+    from rethink.model.build import build_model
+    from rethink.model.loading import load_checkpoint
+    from rethink.recipe.loading import parse_recipe
+    from rethink.train.optimizer import MasterAdamW
+    from rethink.train.sft import accumulate_gradients
+    from rethink.train.sft_data import load_data
+
+    tune_allocator()
+    torch.set_num_threads(usable_threads())
+    checkpoint = load_checkpoint("embedded")
+    dtype = choose_dtype(measure_gemm())
+    model = build_model(checkpoint, dtype, "cpu")
+    text = RECIPE.format(steps=a.steps, rows=a.rows, documents=DOCUMENTS, longest=MAX_TOKENS)
+    recipe = parse_recipe(text, "the job")
+    data = load_data(recipe, checkpoint.tokenizer, MAX_TOKENS)
+    optimizer = MasterAdamW(model, recipe.optimizer)
+    head = model.config.vocab_size * model.config.hidden_size
+    blocks = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2) - head
+    found: dict[str, list[float]] = {
+        key: []
+        for key in ("share", "step_s", "tokens_per_s", "gflops", "gemm_gflops", "tokens", "input_tokens", "loss")
+    }
+    for step in range(a.steps):
+        rate = measure_gemm()[dtype]
+        started = time.perf_counter()
+        documents = data.batch(step, DOCUMENTS)
+        stats = accumulate_gradients(model, documents, recipe.aggregation, a.micro_batch_tokens, step)
+        optimizer.step(recipe.optimizer.learning_rate)
+        seconds = time.perf_counter() - started
+        rate = (rate + measure_gemm()[dtype]) / 2
+        if not step:
+            continue
+        gflops = (6 * blocks * stats.input_tokens + 6 * head * stats.tokens) / seconds / 1e9
+        tokens = sum(len(document.token_ids) for document in documents)
+        values = (gflops / rate, seconds, tokens / seconds, gflops, rate, tokens, stats.input_tokens, stats.loss)
+        for key, value in zip(found, values, strict=True):
+            found[key].append(value)
+    print(json.dumps({**found, "dtype": dtype, "peak_rss_mb": peak_rss_mb()}))
+
+
+def peer_measurement(found: common.Measurement) -> common.Measurement:
+    """TRL's numbers without its first step."""
+    steps, tokens = found["step_s"][1:], found["tokens"][1:]
+    return {
+        **found,
+        "step_s": steps,
+        "tokens": tokens,
+        "tokens_per_s": [n / s for n, s in zip(tokens, steps, strict=False)],
+    }
+
+
+def main() -> None:
+    parser = common.parser(__doc__, runs=2)
+    parser.add_argument("--steps", type=int, default=4, help="steps of each run, the first one warm-up (default: 4)")
+    parser.add_argument("--micro-batch-tokens", type=int, default=8192, help="as a run with 15 GB free chooses")
+    parser.add_argument("--weights", choices=["bfloat16", "float32"], default="bfloat16", help="of the peer")
+    parser.add_argument(
+        "--peer-micro-batch", type=int, default=4, help="documents in one pass of the peer (default: 4)"
+    )
+    parser.add_argument("--rows", help="file of peers/sft_job.py (default: made for the run)")
+    parser.add_argument("--measure", action="store_true", help="one measurement of our side")
+    a = parser.parse_args()
+    if a.measure:
+        measure(a)
+        return
+    with common.embedded_folder(wanted=bool(a.peer_python)) as folder, tempfile.TemporaryDirectory() as output:
+        rows = a.rows or str(Path(output) / "rows.jsonl")
+        if not a.rows:
+            sys.path.insert(0, str(PEERS))
+            import sft_job
+
+            sft_job.write(rows, sft_job.DOCUMENTS * a.steps)
+        ours = [
+            sys.executable, __file__, "--measure", "--rows", rows, "--steps", a.steps,
+            "--micro-batch-tokens", a.micro_batch_tokens,
+        ]  # fmt: skip
+        peer = [
+            a.peer_python, PEERS / "trl_sft.py", "--model", folder, "--rows", rows, "--steps", a.steps,
+            "--weights", a.weights, "--micro-batch", a.peer_micro_batch, "--output", Path(output) / "trl",
+        ]  # fmt: skip
+        series = common.alternate(
+            a.runs,
+            lambda: common.run_json(ours),
+            (lambda: peer_measurement(common.run_json(peer))) if a.peer_python else None,
+        )
+    shares = common.median(series.ours, "share")
+    print(f"share of the rate of matrix products: {shares:.3f}")
+    common.finish(
+        "sft_step", series, "tokens_per_s", unit="document tokens/s", higher_is_better=True, as_json=a.json,
+        also=["share", "step_s", "gflops", "gemm_gflops", "tokens", "input_tokens", "loss", "peak_rss_mb"],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""`rethink status`: how far a pipeline is, and where a sample or a model comes from."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rethink.cli.arguments import Verbs, print_json, verb
+
+EXAMPLES = """\
+  rethink status runs/r1                                  every stage with its state, time and disk
+  rethink status runs/r1 --json
+  rethink status runs/r1 --lineage rl2                    recipe, seed and inputs of a stage, back to the base model
+  rethink status runs/r1 --lineage runs/r1/stages/sft-0123456789ab/model
+  rethink status runs/r1 --lineage 5f2c9d1a0b7e4c33       of a sample, by its id
+"""
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb `status`."""
+    parser = verb(verbs, "status", "how far a pipeline is, and where its samples and models come from", EXAMPLES, run)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the pipeline's folder")
+    parser.add_argument(
+        "--lineage",
+        metavar="WHAT",
+        help="a stage, a path in DIR, or the id of a sample or problem: what it was made from",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read the folder and print; nothing is changed."""
+    from rethink.pipeline.status import lineage, status
+    from rethink.store.pipeline_folder import PipelineFolder
+
+    folder = PipelineFolder.open(args.folder)
+    if args.lineage is not None:
+        found = lineage(folder, args.lineage)
+        if args.json:
+            print_json(found)
+        else:
+            _show_lineage(found)
+        return 0
+    state = status(folder)
+    if args.json:
+        print_json(state)
+    else:
+        _show(state)
+    return 0
+
+
+def _show(state: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from rethink.cli.pipeline import size_text
+    from rethink.observe.progress import duration
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("stage", "kind", "state", "steps", "time", "disk", "hash", "uses"):
+        table.add_column(name, no_wrap=name != "uses", justify="right" if name in ("steps", "time", "disk") else "left")
+    for stage in state["stages"]:
+        table.add_row(
+            stage["name"],
+            stage["kind"],
+            stage["state"],
+            "" if stage["steps"] is None else str(stage["steps"]),
+            duration(stage["seconds"]) if stage["seconds"] else "",
+            size_text(stage["disk_bytes"]) if stage["disk_bytes"] else "",
+            stage["hash"][:12],
+            ", ".join(stage["inputs"]),
+        )
+    Console(width=max(110, Console().width)).print(table)
+    for stage in state["stages"]:
+        if stage["error"]:
+            print(f"\n{stage['name']} failed: {stage['error']}")
+    done = sum(stage["state"] == "done" for stage in state["stages"])
+    print(
+        f"\n{done} of {len(state['stages'])} stages done, {size_text(state['disk_bytes'])} on disk, of which "
+        f"`rethink clean` would free {size_text(state['cleanable_bytes'])}"
+    )
+
+
+def _show_lineage(found: Mapping[str, Any]) -> None:
+    sample = found["sample"]
+    if sample is not None:
+        print("sample")
+        for key, value in sample.items():
+            shown = str(value)
+            print(f"  {key}: {shown if len(shown) <= 200 else shown[:200] + '…'}")
+    for heading, stage in (("made by", found["made_by"]), *(("from", entry) for entry in found["from"])):
+        print(
+            f"{heading} {stage['stage']} ({stage['kind']}): hash {stage['hash'][:12]}, seed {stage['seed']}, "
+            f"commit {stage['commit']}, {stage['state']}\n  {stage['folder']}"
+        )
+    print("\nThe resolved recipe of each: --json, or the folder's recipe.yaml")

@@ -1,0 +1,194 @@
+"""A reward model as a recipe: `kind: reward-model`.
+
+Counting: an *example* is one preference pair, or one response with a label; a *step* is one optimizer update on
+`batch_size` of them; an *epoch* is every training example once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from rethink.errors import RecipeError
+from rethink.recipe.schema import CheckpointSection, ModelSection, OptimizerSection, Section
+
+PreferenceFormat = Literal["preferences", "samples", "run"]
+
+
+class PreferenceData(Section):
+    """Where examples come from."""
+
+    path: str
+    """A JSONL file; with `format: run` the folder of a GRPO run; with `hub: true` the id of a data set."""
+    format: PreferenceFormat = "preferences"
+    """`preferences`: pairs or labelled responses in a usual schema (docs/reward-models.md). `samples`: a sample file,
+    of which pairs are made by rule. `run`: as `samples`, of a GRPO run's rollouts. Pairs made by rule are synthetic and
+    are marked so."""
+    hub: bool = False
+    """Whether `path` is a data set on the hub (extra `hub`; `preferences` only)."""
+    split: str = "train"
+    """Split of a hub data set."""
+    config: str | None = None
+    """Configuration name of a hub data set."""
+    held_out: str | None = None
+    """Separate file (or split) of held-out examples; None: a share of the prompts (`evaluation.share`)."""
+    pairs_per_question: int = Field(default=4, gt=0)
+    """Most pairs that are made of one question's samples (`samples`, `run`)."""
+
+
+class ReplaySection(Section):
+    """Earlier examples mixed into new ones: continued training of a reward model (DeepSeekMath, Algorithm 1)."""
+
+    path: str
+    """JSONL of earlier examples: `pairs.jsonl` of the earlier run, say."""
+    share: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the training examples that are earlier ones, as far as there are enough (the paper's 10 %)."""
+
+
+class RewardModelOptimizer(OptimizerSection):
+    """AdamW on fp32 master weights, at the published rate."""
+
+    learning_rate: float = Field(default=6e-6, gt=0)
+    """Peak rate (arXiv 2501.12948: 6e-6)."""
+
+
+class RewardModelEvaluation(Section):
+    """Accuracy and calibration on examples whose prompts are never trained on."""
+
+    share: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the prompts that is held out, by a hash of the first user turn; 0 turns evaluation off, unless the data
+    bring held-out files."""
+    limit: int = Field(default=1000, gt=0)
+    """Most examples of an evaluation."""
+    every: int | None = Field(default=None, gt=0)
+    """Evaluate every so many steps, beside before and after."""
+
+
+class RewardModelRecipe(Section):
+    """A scalar reward model, trained from preference pairs or from labels."""
+
+    FREE: ClassVar[tuple[str, ...]] = (
+        "name",
+        "description",
+        "steps",
+        "epochs",
+        "evaluation.every",
+        "checkpoint",
+        "trackers",
+        "model.shape",
+        "model.trust_remote_code",
+    )
+    """What may change on resume: see `identity.py`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Short name; runs go to `runs/<name>` unless `--out` says otherwise."""
+    kind: Literal["reward-model"] = "reward-model"
+    """What is run."""
+    description: str = ""
+    """One or two sentences for the reader."""
+    seed: int = Field(default=0, ge=0)
+    """Decides the order of the examples, the fresh head, and which earlier examples are replayed."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the examples (the paper's 1); the last step may hold fewer. Give this or `steps`."""
+    steps: int | None = Field(default=None, gt=0)
+    """Optimizer updates in all. Give this or `epochs`."""
+    threads: int | None = Field(default=None, gt=0)
+    """CPU threads; None: the cores this process may use. Recorded, and reused on resume."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute. `auto`: CUDA where torch has it."""
+    model: ModelSection = ModelSection()
+    """The language model to begin with, which gets a fresh head; or a reward model, which is trained on."""
+    objective: Literal["pairwise", "pointwise"] = "pairwise"
+    """`pairwise`: the chosen of two responses scores higher (Bradley-Terry; helpfulness). `pointwise`: the score is the
+    log-odds of a label (harmlessness)."""
+    on: Literal["summary", "response"] | None = None
+    """What of a response is scored: what follows `</think>`, or all of it. None: `summary` for pairs, `response` for
+    labels, as the paper has it."""
+    template: Literal["auto", "chat", "plain"] = "auto"
+    """How a conversation becomes text: by the model's chat template, or as `Human: … Assistant: …`. `auto`: the chat
+    template where there is one."""
+    data: tuple[PreferenceData, ...] = Field(min_length=1)
+    """Sources of examples, all of them used."""
+    replay: ReplaySection | None = None
+    """Earlier examples, when a reward model is trained on."""
+    unusable: Literal["error", "drop"] = "error"
+    """What happens to examples without a preference or without text (ties, equal responses, a worse one called chosen,
+    prompts that differ, nothing to score) or longer than `max_tokens`: refuse the data, with counts and the first of
+    each; or leave them out and count them in the summary."""
+    max_tokens: int | None = Field(default=None, gt=1)
+    """Longest prompt and response together (the paper's 8192); None: the model's context."""
+    batch_size: int = Field(default=32, gt=0)
+    """Examples of a step (the paper's 256)."""
+    optimizer: RewardModelOptimizer = RewardModelOptimizer()
+    """AdamW."""
+    evaluation: RewardModelEvaluation = RewardModelEvaluation()
+    """Held-out accuracy and calibration."""
+    checkpoint: CheckpointSection = CheckpointSection()
+    """Checkpoints."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Where metrics go beside the run's folder (extra `trackers`)."""
+
+    @model_validator(mode="after")
+    def _refuse_degenerate(self) -> RewardModelRecipe:
+        found = list(_problems(self))
+        if found:
+            raise RecipeError(" ".join(found))
+        return self
+
+    @property
+    def scored_on(self) -> Literal["summary", "response"]:
+        """`on`, resolved."""
+        return self.on or ("summary" if self.objective == "pairwise" else "response")
+
+
+def _problems(recipe: RewardModelRecipe) -> Iterator[str]:
+    if (recipe.steps is None) == (recipe.epochs is None):
+        given = "Neither `epochs` nor `steps` is" if recipe.steps is None else "Both `epochs` and `steps` are"
+        yield f"{given} given; the length of a run is one of them. Write `epochs: 1` (usual), or `steps: 100`."
+    optimizer = recipe.optimizer
+    if recipe.steps is not None and optimizer.warmup_steps >= recipe.steps:
+        yield (
+            f"`optimizer.warmup_steps` {optimizer.warmup_steps} is not below `steps` {recipe.steps}, so the learning "
+            f"rate would never reach its peak. Use at most {recipe.steps - 1}."
+        )
+    if optimizer.final_rate > optimizer.learning_rate:
+        yield (
+            f"`optimizer.final_rate` {optimizer.final_rate:g} is above `optimizer.learning_rate` "
+            f"{optimizer.learning_rate:g}; the schedule falls. Use a final rate of at most the learning rate."
+        )
+    for index, data in enumerate(recipe.data):
+        yield from _data(f"`data.{index}", data, recipe)
+    if not _holds_out(recipe) and recipe.evaluation.every is not None:
+        yield (
+            f"`evaluation.every` is {recipe.evaluation.every}, but `evaluation.share` 0 turns evaluation off. Set "
+            "`evaluation.share=0.1`, or remove `every`."
+        )
+
+
+def _holds_out(recipe: RewardModelRecipe) -> bool:
+    return recipe.evaluation.share > 0 or any(data.held_out for data in recipe.data)
+
+
+def _data(key: str, data: PreferenceData, recipe: RewardModelRecipe) -> Iterator[str]:
+    if not data.path.strip():
+        yield f"{key}.path` is empty. Write the path of a JSONL file."
+    if data.format != "preferences":
+        if recipe.objective == "pointwise":
+            yield (
+                f"{key}.format` is `{data.format}`, of which pairs are made, but `objective` is `pointwise`. Give "
+                "labelled responses (`format: preferences`), or set `objective=pairwise`."
+            )
+        for field in ("hub", "held_out"):
+            if getattr(data, field):
+                yield f"{key}.{field}` is read with `format: preferences` alone. Remove it."
+    elif data.pairs_per_question != PreferenceData.model_fields["pairs_per_question"].default:
+        yield f"{key}.pairs_per_question` is read with `format: samples` or `run` alone. Remove it."
+    if not data.hub and (data.split != "train" or data.config is not None):
+        yield f"{key}.split` and `config` are of hub data sets. Remove them, or set {key}.hub=true`."
+    if data.held_out is not None and data.held_out == (data.split if data.hub else data.path):
+        yield (
+            f"{key}.held_out` is `{data.held_out}`, the same examples that are trained on. Name another one, or remove "
+            "it: then a disjoint share is kept apart."
+        )

@@ -1,0 +1,221 @@
+"""A reward model from recipe to summary: set up, train, finish. `reward_model.py` is the part in between.
+
+recipe ─► model · data ─► folder (new, resumed or extended) ─► training ─► model/ · pairs.jsonl · summary.json
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rethink.errors import RunFolderError, UsageError
+from rethink.kernels.machine import peak_rss_mb
+from rethink.model.loading import Checkpoint, load_checkpoint
+from rethink.model.reward_text import Template, resolve_template
+from rethink.model.value_head import (
+    RewardModelInfo,
+    build_reward_model,
+    is_reward_model,
+    read_info,
+    save_reward_model,
+)
+from rethink.observe.progress import Progress
+from rethink.observe.report import write_report
+from rethink.observe.trackers import check_trackers, open_trackers
+from rethink.recipe.reward_model import RewardModelRecipe
+from rethink.store.atomic import write_text
+from rethink.store.run_folder import RunFolder
+from rethink.train.checkpoint import read_checkpoint
+from rethink.train.choices import apply_choices, training_choices
+from rethink.train.optimizer import MasterAdamW
+from rethink.train.reward_data import RewardData, load_reward_data, total_steps
+from rethink.train.reward_model import RewardRun, held_out_facts, score_examples, train_until_done
+from rethink.train.session import earlier_seconds, open_run, stop_on_interrupt
+
+WITHOUT_HELD_OUT = 256
+"""Training examples whose mean score becomes the offset where nothing is held out."""
+PAIRS_FILE = "pairs.jsonl"
+"""Every example that was trained on, as `replay.path` of a later run reads it."""
+
+
+def train_reward_model(
+    recipe: RewardModelRecipe, out: Path, *, resume: bool = False, progress: Progress
+) -> dict[str, Any]:
+    """Run a recipe in the folder `out` and return its summary (also `summary.json`).
+
+    Args:
+        resume: go on with what `out` holds. An empty or missing folder starts.
+        progress: where to show what happens.
+
+    Raises:
+        UsageError: the recipe, model, data or folder does not allow the run; nothing was started.
+        RunFailure: the run had to stop; its last checkpoint is sound.
+    """
+    started = time.perf_counter()
+    check_trackers(recipe.trackers)
+    checkpoint = load_start(recipe)
+    data = read_data(recipe, checkpoint)
+    steps = total_steps(recipe, len(data.train))
+    fresh = not RunFolder.exists(out)
+    folder = open_run(
+        recipe,
+        out,
+        resume=resume,
+        steps=steps,
+        choices=lambda: training_choices(recipe, checkpoint.config) | {"data": data.digest},
+    )
+    if folder.choices["data"] != data.digest:
+        raise RunFolderError(
+            f"the examples are not those that the run in `{out}` began with: a data file was changed since. Restore it "
+            "to go on with --resume, or start anew with another --out"
+        )
+    with folder.lock(), stop_on_interrupt(progress) as stop_requested:
+        try:
+            run = _assemble(recipe, checkpoint, folder, data, steps, progress)
+        except UsageError:
+            if fresh:
+                folder.discard()
+            raise
+        progress.start(steps, run.state.step)
+        earlier = earlier_seconds(folder)
+        try:
+            train_until_done(run, stop_requested)
+        finally:
+            run.trackers.close()
+        finished = run.state.step >= steps
+        summary = _summarise(run, checkpoint, earlier + time.perf_counter() - started, finished)
+        write_report(folder)
+        if not finished:
+            progress.note(
+                f"Stopped after step {run.state.step} of {steps}; everything is saved. Go on with the same command and "
+                "--resume."
+            )
+        progress.close()
+    return summary
+
+
+def load_start(recipe: RewardModelRecipe) -> Checkpoint:
+    """The model to begin with; its headers alone are read.
+
+    Raises:
+        ModelError: it cannot be found, or cannot carry a value head.
+        UsageError: it is a reward model of another objective, or scores another part of a response.
+    """
+    model = recipe.model
+    checkpoint = load_checkpoint(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    if is_reward_model(checkpoint.folder):
+        info = read_info(checkpoint.folder)
+        for key, wanted in (("objective", recipe.objective), ("on", recipe.scored_on)):
+            if getattr(info, key) != wanted:
+                raise UsageError(
+                    f"`model.path` is a reward model trained with `{key}: {getattr(info, key)}`, and this recipe says "
+                    f"`{wanted}`. Set {key}={getattr(info, key)}, or begin with a language model"
+                )
+    return checkpoint
+
+
+def read_data(recipe: RewardModelRecipe, checkpoint: Checkpoint) -> RewardData:
+    """The recipe's examples, in the ids of the model's tokenizer. Raises as `load_reward_data`."""
+    context = checkpoint.config.max_position_embeddings if checkpoint.config is not None else 2**31
+    template = template_of(recipe, checkpoint)
+    return load_reward_data(recipe, checkpoint.tokenizer, template, context)
+
+
+def template_of(recipe: RewardModelRecipe, checkpoint: Checkpoint) -> Template:
+    """How conversations become text: as the recipe says; by itself as the reward model that is trained on has it."""
+    if recipe.template == "auto" and is_reward_model(checkpoint.folder):
+        return read_info(checkpoint.folder).template
+    return resolve_template(recipe.template, checkpoint.tokenizer)
+
+
+def _assemble(
+    recipe: RewardModelRecipe,
+    checkpoint: Checkpoint,
+    folder: RunFolder,
+    data: RewardData,
+    steps: int,
+    progress: Progress,
+) -> RewardRun:
+    """Build every part, and put a resumed run's state into them."""
+    choices = folder.choices
+    apply_choices(choices)
+    progress.phase("model")
+    if not data.held_out:
+        progress.note("Nothing is held out, so neither accuracy nor calibration can be reported.")
+    model = build_reward_model(checkpoint, choices["dtype"], choices["device"], recipe.seed)
+    optimizer = MasterAdamW(model, recipe.optimizer)
+    limit = int(choices["micro_batch_tokens"])
+    run = RewardRun(recipe, folder, model, optimizer, data, steps, progress, limit)
+    latest = folder.latest_checkpoint()
+    if latest is not None:
+        run.state, _ = read_checkpoint(latest[1], optimizer, None)
+    folder.drop_metrics_after(run.state.step)
+    run.trackers = open_trackers(
+        recipe.trackers,
+        folder,
+        run_name=recipe.name,
+        config=recipe.model_dump(mode="json"),
+        resumed_step=run.state.step,
+        note=progress.note,
+    )
+    rows = [json.dumps(example.preference.row(), ensure_ascii=False) for example in data.train]
+    write_text(folder.path / PAIRS_FILE, "\n".join(rows) + "\n")
+    return run
+
+
+def _summarise(run: RewardRun, checkpoint: Checkpoint, wall_s: float, finished: bool) -> dict[str, Any]:
+    """Export the model of a finished run, and write what `summary.json` says."""
+    recipe, rows = run.recipe, run.folder.metrics()
+    summary: dict[str, Any] = {
+        "recipe": recipe.name,
+        "kind": recipe.kind,
+        "recipe_hash": run.folder.recipe_hash,
+        "finished": finished,
+        "steps": run.state.step,
+        "objective": recipe.objective,
+        "on": recipe.scored_on,
+        "wall_s": wall_s,
+        "peak_rss_mb": max([peak_rss_mb(), *(row["memory/peak_rss_mb"] for row in rows if "time/step" in row)]),
+        "tokens_trained": run.state.tokens_trained,
+        "synthetic": bool(run.data.facts["synthetic"]),
+        "data": run.data.facts,
+        "choices": run.folder.choices,
+    }
+    first = next((row for row in rows if "eval/accuracy" in row), None)
+    if first is not None:
+        summary["before"] = {
+            "accuracy": first["eval/accuracy"],
+            "accuracy_ci": [first["eval/accuracy_low"], first["eval/accuracy_high"]],
+            "loss": first["eval/reward_model_loss"],
+            "ece": first["eval/ece"],
+            "margin_mean": first["eval/margin"],
+            "n": first["eval/n"],
+            "step": first["step"],
+        }
+    if finished:
+        offset = 0.0
+        if run.data.held_out:
+            facts = held_out_facts(score_examples(run.model, run.data.held_out, run.micro_batch_tokens))
+            summary["after"] = facts | {"step": run.state.step}
+            offset = facts["score_mean"] if recipe.objective == "pairwise" else 0.0
+        run.folder.export_model(
+            lambda path: save_reward_model(path, run.model, checkpoint, _info(run, checkpoint, offset))
+        )
+    run.folder.write_summary(summary)
+    return summary
+
+
+def _info(run: RewardRun, checkpoint: Checkpoint, offset: float) -> RewardModelInfo:
+    earlier = read_info(checkpoint.folder) if is_reward_model(checkpoint.folder) else None
+    rules = {*run.data.facts["synthetic"], *(earlier.rules if earlier else ())}
+    return RewardModelInfo(
+        objective=run.recipe.objective,
+        on=run.recipe.scored_on,
+        template=template_of(run.recipe, checkpoint),
+        offset=offset,
+        synthetic=bool(rules),
+        rules=tuple(sorted(rules)),
+        recipe_hash=run.folder.recipe_hash,
+    )

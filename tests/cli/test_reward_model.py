@@ -1,0 +1,58 @@
+"""`rethink train` with a recipe of the kind `reward-model`, as a user calls it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rethink.cli.main import main
+from tests.train.reward_models import RECIPE, pairs, write_rows
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_folder: Callable[..., Path]) -> Path:
+    data = write_rows(tmp_path / "pairs.jsonl", [row | {"synthetic": True, "rule": "good-over-bad"} for row in pairs()])
+    path = tmp_path / "rm.yaml"
+    path.write_text(RECIPE.format(model=tiny_folder("llama"), data=data))
+    return path
+
+
+def test_dry_run(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(recipe), "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["data"]["train"] + plan["data"]["held_out"] == 60
+    assert plan["steps"] == -(-4 * plan["data"]["train"] // 8)
+    assert plan["tokens"] > 0
+    assert plan["seconds"] > 0
+    assert main(["train", str(recipe), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "kind: reward-model" in said
+    assert "60 good-over-bad: made by rule, not by people" in said
+
+
+def test_train_shows_what_came_of_it_and_says_what_is_synthetic(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["train", str(recipe), "--out", str(out), "--plain", "epochs=1"]) == 0
+    said = capsys.readouterr().out
+    for words in ("step 1/", "held-out pairs", "calibration error", "made by rule, not by people", str(out / "model")):
+        assert words in said, words
+    page = (out / "report.html").read_text()
+    assert "Examples and calibration" in page
+    assert "Synthetic: pairs made by rule and not by people (60 by good-over-bad)" in page
+    assert json.loads((out / "model" / "reward_model.json").read_text())["rules"] == ["good-over-bad"]
+    assert json.loads((out / "summary.json").read_text())["synthetic"] is True
+    assert main(["train", str(recipe), "--out", str(out), "epochs=1"]) == 2
+    assert "it is finished" in capsys.readouterr().err
+
+
+def test_bad_data_is_one_paragraph(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = write_rows(tmp_path / "bad.jsonl", [{"prompt": "x", "chosen": "a", "rejected": "a"}])
+    assert main(["train", str(recipe), f"data.0.path={bad}", "--out", str(tmp_path / "out")]) == 2
+    assert "1 examples cannot be used: 1 × equal" in capsys.readouterr().err
+    assert main(["check", str(recipe)]) == 2
+    assert "takes recipes of the kind `grpo`" in capsys.readouterr().err
