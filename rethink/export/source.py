@@ -109,7 +109,6 @@ def origin_of(path: str, run: RunFolder | None = None) -> Origin:
         path: the model.
         run: the run that trained it, where it is known already.
     """
-    licence: str | None = None
     for _ in range(_LONGEST_LINE):
         if run is not None:
             path = model_of_recipe(recipe_of(run)) or ""
@@ -117,11 +116,11 @@ def origin_of(path: str, run: RunFolder | None = None) -> Origin:
             return Origin(EMBEDDED_NAME, EMBEDDED_LICENCE)
         local = Path(path).expanduser()
         if not path or not local.exists():
-            return Origin(path if is_hub_id(path) else None, licence)
+            return Origin(path, _licence_on_hub(path)) if is_hub_id(path) else Origin(None, None)
         run, folder = _run_and_folder(local)
         if run is None:
             return _declared(local if folder is None else folder)
-    return Origin(None, licence)
+    return Origin(None, None)
 
 
 def recipe_of(run: RunFolder) -> dict[str, Any]:
@@ -134,11 +133,9 @@ def recipe_of(run: RunFolder) -> dict[str, Any]:
 
 
 def model_of_recipe(recipe: Mapping[str, Any]) -> str | None:
-    """The model that a recipe begins with."""
+    """The model that a resolved recipe begins with; None where it names none (a pipeline's stages do)."""
     model = recipe.get("model")
-    path = model.get("path", EMBEDDED) if isinstance(model, Mapping) else model
-    if path is None and "model" not in recipe:
-        return EMBEDDED
+    path = model.get("path") if isinstance(model, Mapping) else model
     return path if isinstance(path, str) else None
 
 
@@ -168,8 +165,7 @@ def _declared(path: Path) -> Origin:
         front = front_matter(path)
         base = front.get("base_model")
         base = base[0] if isinstance(base, list) and base else base
-        licence = front.get("license")
-        return Origin(base if isinstance(base, str) else None, licence if isinstance(licence, str) else None)
+        return Origin(base if isinstance(base, str) and is_hub_id(base) else None, _licence(front))
     from gguf import GGUFReader
 
     try:
@@ -181,6 +177,19 @@ def _declared(path: Path) -> Origin:
     prefix = "https://huggingface.co/"
     model = str(url).removeprefix(prefix) if str(url).startswith(prefix) else None
     return Origin(model if model and is_hub_id(model) else None, licence)
+
+
+def _licence_on_hub(hub_id: str) -> str | None:
+    """What the card says that was downloaded with the model; nothing is fetched."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(hub_id, "README.md")
+    return _licence(front_matter(Path(path).parent)) if isinstance(path, str) else None
+
+
+def _licence(front: Mapping[str, Any]) -> str | None:
+    licence = front.get("license")
+    return licence if isinstance(licence, str) else None
 
 
 def front_matter(folder: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ _PATTERNS = (
     "vocab.json",
     "merges.txt",
     "tokenizer.model",
+    "README.md",
 )
 WORKS_OFFLINE = "without the hub these work: `embedded`, a local Hugging Face folder, or a GGUF file"
 

@@ -135,6 +135,7 @@ def test_a_silent_endpoint_is_left_at_once(server: Server) -> None:
         ((400, "This model's maximum context length is 10 tokens"), TooLong, "too long"),
         ((400, "top_p is odd"), UsageError, "/set"),
         ((500, "boom"), EngineFailure, "/retry"),
+        ((400, "\x1b]0;OWNED\x07"), UsageError, "OWNED"),
     ],
 )
 def test_refusals_are_explained(server: Server, refusal: tuple[int, str], error: type[Exception], said: str) -> None:
@@ -142,6 +143,7 @@ def test_refusals_are_explained(server: Server, refusal: tuple[int, str], error:
     with pytest.raises(error, match=said) as caught:
         ask(server)
     assert "secret-key" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
 
 
 def test_a_stream_that_dies_is_a_failure(server: Server) -> None:

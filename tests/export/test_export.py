@@ -265,6 +265,21 @@ def test_a_run_on_a_run_goes_back_to_the_first_model(run: RunFolder, tmp_path: P
     assert origin_of(str(second.path), second) == Origin("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
 
 
+def test_the_licence_of_a_hub_model_is_read_from_its_downloaded_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    from rethink.export.source import Origin, origin_of
+
+    (tmp_path / "README.md").write_text("---\nlicense: llama3.2\n---\n")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(tmp_path / "README.md"))
+    assert origin_of("org/model") == Origin("org/model", "llama3.2")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    assert origin_of("org/model") == Origin("org/model", None)
+    assert origin_of("nowhere") == Origin(None, None)
+
+
 def test_a_model_with_a_card_keeps_it_and_passes_its_licence_on(tiny_folder: FolderMaker, tmp_path: Path) -> None:
     folder = tiny_folder("llama")
     (folder / "README.md").write_text("---\nlicense: mit\nbase_model: org/base\n---\n# Mine\n")
