@@ -15,6 +15,7 @@ import torch
 
 from rethink.kernels.native import ops
 from rethink.kernels.paged import PAGE
+from rethink.model.config import DecoderConfig
 from rethink.model.decoder import Decoder
 from rethink.rollout.decoding import PREFILL_TOKENS, Decoding
 from rethink.rollout.engine import OnFinish
@@ -46,9 +47,7 @@ class TorchEngine:
         prefill_tokens: int = PREFILL_TOKENS,
     ):
         self.model = model
-        self.context = model.config.max_position_embeddings
-        if model.config.sliding_window is not None:
-            self.context = min(self.context, model.config.sliding_window)
+        self.context = context_of(model.config)
         self.exact_logprobs = has_exact_kernels(model)
         self._decode = decode
         self._budget = kv_budget_bytes
@@ -87,6 +86,13 @@ class TorchEngine:
             while decoding.step():
                 pass
         return all_ended(results)
+
+
+def context_of(config: DecoderConfig) -> int:
+    """Longest sequence: attention is full, so a model with a sliding window is used within it."""
+    if config.sliding_window is None:
+        return config.max_position_embeddings
+    return min(config.max_position_embeddings, config.sliding_window)
 
 
 def has_exact_kernels(model: Decoder) -> bool:

@@ -98,25 +98,26 @@ def build_app(options: ServeOptions) -> FastAPI:
         )
     import torch
 
-    from rethink.model.build import build_model
+    from rethink.model.build import DTYPES, build_model
     from rethink.model.decoder import Decoder
     from rethink.rollout.pages import default_budget
-    from rethink.rollout.torch_engine import TorchEngine
+    from rethink.rollout.torch_engine import context_of
 
-    threads = usable_threads()
-    torch.set_num_threads(threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = build_model(checkpoint, choose_dtype(measure_gemm(device=device)), device)
-    assert isinstance(model, Decoder)
-    context = TorchEngine(model, checkpoint.tokenizer.decode).context
+    context = context_of(checkpoint.config)
     longest = options.max_model_len or context
     if longest > context:
         raise UsageError(
             f"--max-model-len {longest} is more than the context of {options.model}, which is {context}; give "
             f"{context} or less"
         )
+    threads = usable_threads()
+    torch.set_num_threads(threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = choose_dtype(measure_gemm(device=device))
     budget = options.kv_budget_bytes or default_budget(device)
-    plan = plan_server(model, budget, options.max_concurrent, longest)
+    plan = plan_server(checkpoint.config, DTYPES[dtype], budget, options.max_concurrent, longest)
+    model = build_model(checkpoint, dtype, device)
+    assert isinstance(model, Decoder)
     decode = checkpoint.tokenizer.decode
     engine = EngineThread(model, decode, plan, max_queue=options.max_queue, threads=threads)
     name = options.served_model_name or options.model

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from rethink.errors import EngineFailure, UsageError
 from rethink.kernels.paged import PAGE
+from rethink.model.config import DecoderConfig
 from rethink.model.decoder import Decoder
 from rethink.rollout.decoding import PREFILL_TOKENS, Decoding, RunningSequence
 from rethink.rollout.forward import PackedWeights
@@ -36,13 +37,15 @@ SECONDS_PER_STREAM = 0.003
 """Pause between two deliveries, for each stream that runs: delivering takes a small share of the time then."""
 
 
-def plan_server(model: Decoder, budget_bytes: int, max_concurrent: int, max_model_len: int) -> PoolPlan:
+def plan_server(
+    config: DecoderConfig, dtype: torch.dtype, budget_bytes: int, max_concurrent: int, max_model_len: int
+) -> PoolPlan:
     """Pages for `max_concurrent` sequences of the greatest length, or as many as the budget allows.
 
     Raises:
         UsageError: not even one sequence fits.
     """
-    page = bytes_per_page(model.config, model.dtype)
+    page = bytes_per_page(config, dtype)
     allowed, longest = budget_bytes // page, pages_of(max_model_len) + 1  # the page where a prompt ends is copied
     if longest > allowed:
         raise UsageError(

@@ -55,7 +55,7 @@ def make(tiny: tuple[Checkpoint, Decoder]) -> Callable[..., Service]:
     checkpoint, model = tiny
 
     def service(max_concurrent: int = 16, max_queue: int = 64, kv_budget: int = 64 << 20) -> Service:
-        plan = plan_server(model, kv_budget, max_concurrent, CONTEXT)
+        plan = plan_server(model.config, model.dtype, kv_budget, max_concurrent, CONTEXT)
         engine = EngineThread(model, checkpoint.tokenizer.decode, plan, max_queue=max_queue, threads=1)
         return make_service(
             engine, checkpoint.tokenizer, model=MODEL, max_model_len=CONTEXT, vocab=model.config.vocab_size

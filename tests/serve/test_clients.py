@@ -89,6 +89,7 @@ UNTIL = (
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None and not os.environ.get("LM_EVAL_PYTHON"),
     reason="lm-eval is not installed; LM_EVAL_PYTHON may name a python that has it",

@@ -206,8 +206,8 @@ def test_stopping_tells_those_who_wait(make: Callable[..., Service]) -> None:
 def test_a_budget_for_less_than_one_sequence_is_refused(tiny: tuple[Checkpoint, Decoder]) -> None:
     _, model = tiny
     with pytest.raises(UsageError, match="--max-model-len"):
-        plan_server(model, 1 << 10, 4, CONTEXT)
-    small = plan_server(model, 34 * 2048, 4, CONTEXT)
+        plan_server(model.config, model.dtype, 1 << 10, 4, CONTEXT)
+    small = plan_server(model.config, model.dtype, 34 * 2048, 4, CONTEXT)
     assert small.pages * 16 >= CONTEXT
 
 
