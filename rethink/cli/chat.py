@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from rethink.cli.arguments import Verbs, real, verb, whole
+from rethink.errors import UsageError
 
 if TYPE_CHECKING:
     from rethink.chat.backend import ChatBackend
@@ -36,6 +37,9 @@ def add_parser(verbs: Verbs) -> None:
         metavar="URL",
         help="talk with the model at an OpenAI-compatible endpoint; its key: RETHINK_API_KEY or OPENAI_API_KEY",
     )
+    parser.add_argument(
+        "--backend", choices=("embedded", "vllm"), help="what computes here (default: embedded; vllm: extra `vllm`)"
+    )
     parser.add_argument("--system", help="system message")
     parser.add_argument("--temperature", type=real(0), default=0.6, metavar="T", help="0 is greedy (default: 0.6)")
     parser.add_argument(
@@ -58,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
     settings = Settings(args.temperature, args.top_p, args.top_k, args.max_new_tokens, args.seed)
     with waiting(f"loading {args.model} …"):
-        backend = open_backend(args.model, args.endpoint)
+        backend = open_backend(args.model, args.endpoint, args.backend)
     by_hand = sys.stdin.isatty() and sys.stdout.isatty() and not args.json
     screen: Screen = JsonScreen() if args.json else TerminalScreen() if by_hand else PlainScreen()
     session = Session(backend, screen, settings, args.system)
@@ -70,13 +74,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def open_backend(model: str, endpoint: str | None) -> ChatBackend:
+def open_backend(model: str, endpoint: str | None, backend: str | None = None) -> ChatBackend:
     """Who answers: a model loaded here, or one behind an endpoint."""
     if endpoint is not None:
+        if backend is not None:
+            raise UsageError(f"--backend {backend} computes here and --endpoint elsewhere: give one of them")
         from rethink.chat.endpoint import EndpointChat
 
         return EndpointChat(model, endpoint)
     from rethink.chat.backend import EngineChat
-    from rethink.eval.backend import load_engine_backend
+    from rethink.eval.backend import load_engine_backend, load_vllm_backend
 
-    return EngineChat(load_engine_backend(model))
+    return EngineChat((load_vllm_backend if backend == "vllm" else load_engine_backend)(model))
