@@ -9,13 +9,13 @@ the samples that Rethink writes do.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rethink.errors import TaskError
+from rethink.store.jsonl import parse_line
 from rethink.tasks.split import question_key
 
 RowFormat = Literal["auto", "messages", "prompt-completion"]
@@ -78,13 +78,7 @@ def read_conversations(path: str, format: RowFormat = "auto") -> ConversationFil
         if not line.strip():
             continue
         where = f"`{path}`, line {number}"
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise TaskError(
-                f"{where}, is not JSON ({error}); each line must be one JSON object: mend or remove it"
-            ) from error
-        rows.append(Conversation(_messages(value, format, where), number))
+        rows.append(Conversation(_messages(parse_line(line, where), format, where), number))
     if not rows:
         raise TaskError(f"`{path}` holds no rows; give a JSONL file with at least one conversation")
     return ConversationFile(path, tuple(rows), hashlib.sha256(content).hexdigest())

@@ -11,7 +11,6 @@ Rows of these schemas are read (docs/reward-models.md has an example of each):
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rethink.errors import TaskError
+from rethink.store import jsonl
 
 Objective = Literal["pairwise", "pointwise"]
 Message = dict[str, str]
@@ -80,23 +80,10 @@ def jsonl_rows(path: Path) -> Iterable[tuple[str, Any]]:
     Raises:
         TaskError: the file cannot be read or a line is not JSON.
     """
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise TaskError(
-            f"the file `{path}` cannot be read ({error.strerror or error}); paths are relative to the folder that the "
-            "command runs in: correct data.N.path, data.N.held_out or replay.path"
-        ) from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise TaskError(
-                    f"`{path}`, line {number}, is not JSON ({error}); each line must be one JSON object: mend or "
-                    "remove it"
-                ) from error
-            yield f"`{path}`, line {number}", value
+    advice = (
+        "paths are relative to the folder that the command runs in: correct data.N.path, data.N.held_out or replay.path"
+    )
+    return jsonl.read_jsonl(path, "the file", advice)
 
 
 def read_hub(name: str, config: str | None, split: str, objective: Objective) -> list[Preference]:
