@@ -51,6 +51,17 @@ def test_limits_beyond_the_model_are_refused(
     assert "--kv-budget-gb" in capsys.readouterr().err
 
 
+def test_another_architecture_is_refused(capsys: pytest.CaptureFixture[str], tiny_folder: Callable[..., Path]) -> None:
+    config = tiny_folder("llama") / "config.json"
+    changed = json.loads(config.read_text("utf-8")) | {
+        "model_type": "gpt_neox",
+        "architectures": ["GPTNeoXForCausalLM"],
+    }
+    config.write_text(json.dumps(changed), "utf-8")
+    assert main(["serve", "--model", str(config.parent), "--port", "0"]) == 2
+    assert "rethink sample" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_server_from_start_to_signal(tiny_folder: Callable[..., Path], how: signal.Signals) -> None:
     command = [sys.executable, "-m", "rethink", "serve", "--model", str(tiny_folder("llama")), "--port", "0"]

@@ -1,16 +1,19 @@
 """The clients that people use, against a server on a port: the `openai` package, and lm-eval where it is installed."""
 
 import asyncio
+import http.client
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from rethink.errors import UsageError
+from rethink.rollout.decoding import Decoding
 from rethink.serve.run import bind, is_loopback
 from tests.serve.conftest import MODEL, Live
 from tests.serve.load import settles
@@ -58,6 +61,26 @@ def test_a_stream_that_is_closed_is_cancelled(openai_client: "openai.OpenAI", li
     next(iter(stream))
     stream.close()
     assert settles(live.idle)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_away_is_not_worked_for(live: Live, monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
+    step, steps = Decoding.step, []
+
+    def slow(decoding: Decoding) -> bool:
+        steps.append(len(decoding.batch))
+        time.sleep(0.1)
+        return step(decoding)
+
+    monkeypatch.setattr(Decoding, "step", slow)
+    address = live.url.removeprefix("http://")
+    connection = http.client.HTTPConnection(address, timeout=60)
+    body = {"model": MODEL, "prompt": "hello", "max_tokens": 250, "n": 4, "seed": 0, "stream": stream}
+    connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+    assert settles(lambda: live.service.engine.counts()["running"] > 0)
+    connection.close()
+    assert settles(live.idle)
+    assert len(steps) < 100, "it was generated to its end"
 
 
 def test_many_at_once_by_the_async_client(live: Live) -> None:
