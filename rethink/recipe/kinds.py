@@ -11,15 +11,17 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from rethink.errors import RecipeError
+from rethink.recipe.curate import CurateRecipe
 from rethink.recipe.schema import Recipe, Section
 from rethink.recipe.sft import SFTRecipe
 
-AnyRecipe = Recipe | SFTRecipe
+AnyRecipe = Recipe | SFTRecipe | CurateRecipe
 """What `load_recipe` returns; tell them apart by type, or narrow with `of_kind`."""
 
 RECIPE_KINDS: dict[str, type[AnyRecipe]] = {
     "grpo": Recipe,
     "sft": SFTRecipe,
+    "samples": CurateRecipe,
 }
 """The class of each kind."""
 
