@@ -79,7 +79,10 @@ def test_a_failure_and_an_interruption(
     out = tmp_path / "out"
     fake.failing["tuned"] = broken()
     assert run("train", recipe, "--out", out, "--plain") == 1
-    assert "`tuned` failed: the machine is on fire. These wait for it: `eval-tuned`, `last`, `eval-last`." in capsys.readouterr().err
+    assert (
+        "`tuned` failed: the machine is on fire. These wait for it: `eval-tuned`, `last`, `eval-last`."
+        in capsys.readouterr().err
+    )
     fake.failing.clear()
     fake.stopping.add("tuned")
     assert run("train", recipe, "--out", out, "--plain") == 130
