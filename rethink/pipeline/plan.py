@@ -15,6 +15,7 @@ from rethink.errors import ModelError
 from rethink.pipeline.disk import disk_of
 from rethink.pipeline.identity import stage_hashes
 from rethink.pipeline.selection import Selection
+from rethink.recipe.curate import CurateRecipe
 from rethink.recipe.estimate import (
     ASSUMED_PROMPT_TOKENS,
     MachineRates,
@@ -22,7 +23,6 @@ from rethink.recipe.estimate import (
     estimate,
     shape_of,
 )
-from rethink.recipe.curate import CurateRecipe
 from rethink.recipe.held_out import EvalRecipe
 from rethink.recipe.kinds import AnyRecipe
 from rethink.recipe.pipeline import DistillRecipe, PipelineRecipe
