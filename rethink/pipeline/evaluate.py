@@ -14,7 +14,7 @@ from typing import Any
 from rethink.errors import UsageError
 from rethink.eval.heldout import RIGHT
 from rethink.eval.readability import readability
-from rethink.eval.statistics import mean_interval
+from rethink.eval.statistics import bootstrap_interval, mean_interval
 from rethink.kernels.machine import peak_rss_mb
 from rethink.model.build import build_model
 from rethink.model.chat import PromptRenderer
@@ -37,6 +37,9 @@ CHUNK = 64
 """Problems that are answered and written together."""
 METRICS = ("accuracy", "format", "length", "truncated", "language", "readability", "tags", "repetition", "reflection")
 """What a summary holds, each as `{mean, low, high, n}`; a problem whose samples have no value is left out."""
+
+PROPORTIONS = ("accuracy", "format", "truncated", "language", "reflection")
+"""Those whose interval is a proportion's (Wilson) where all problems agree; of the others it then has no width."""
 
 
 def run_eval(recipe: EvalRecipe, out: Path, *, resume: bool = False, progress: Progress) -> dict[str, Any]:
@@ -204,9 +207,7 @@ def _metrics(rows: Sequence[Mapping[str, Any]], samples: int) -> dict[str, dict[
         values = problem_means(rows, name)
         if values:
             means = list(values.values())
-            low, high = mean_interval(means, samples)
-            if name == "length" and len(set(means)) == 1:
-                low = high = means[0]  # a proportion's interval means nothing for tokens
+            low, high = mean_interval(means, samples) if name in PROPORTIONS else bootstrap_interval(means)
             found[name] = {"mean": sum(means) / len(means), "low": low, "high": high, "n": len(means)}
     return found
 
