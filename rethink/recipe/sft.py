@@ -68,7 +68,7 @@ class SFTEvaluation(Section):
     """Share of the distinct prompts that is held out, at least one; 0 turns evaluation off. Rows with the same prompt
     (what comes before the first assistant turn) are on the same side."""
     limit: int = Field(default=256, gt=0)
-    """Most documents of an evaluation."""
+    """Most prompts that are held out; one document of each is evaluated."""
     every: int | None = Field(default=None, gt=0)
     """Evaluate every so many steps, beside before and after."""
 

@@ -27,6 +27,9 @@ from rethink.train.session import earlier_seconds, open_run, stop_on_interrupt
 from rethink.train.sft import SFT, train_until_done
 from rethink.train.sft_data import TrainingData, load_data
 
+MANY_ROWS = 20_000
+"""From so many rows of a file on, their reading is announced: it takes more than a moment."""
+
 
 def train_sft(recipe: SFTRecipe, out: Path, *, resume: bool = False, progress: Progress) -> dict[str, Any]:
     """Fine-tune a model in the folder `out` and return the summary (also `summary.json`).
@@ -99,8 +102,13 @@ def read_data(recipe: SFTRecipe, checkpoint: Checkpoint, progress: Progress) -> 
             f"`max_tokens` is {recipe.max_tokens}, and the model's context is {context} tokens. Set it to at most "
             f"{context}, or choose a model with a longer context."
         )
-    progress.phase("data")
-    return load_data(recipe, checkpoint.tokenizer, context, lambda done, of: progress.phase("data", done, of))
+
+    def on_rows(done: int, of: int) -> None:
+        progress.phase("data", done, of)
+        if not done and of >= MANY_ROWS:
+            progress.note(f"Reading {of:,} rows ...")
+
+    return load_data(recipe, checkpoint.tokenizer, context, on_rows)
 
 
 def assemble(

@@ -165,6 +165,21 @@ def test_odd_rows_do_no_harm() -> None:
     live.close()
 
 
+def test_fine_tuning_is_shown_by_its_losses() -> None:
+    stream = io.StringIO()
+    live = LiveView(console=Console(width=80, force_terminal=False, file=stream))
+    for view in (progress.Lines(stream), live):
+        view.start(4)
+        view.evaluation(0, {"eval/loss": 2.5, "eval/n": 7})
+        view.step({"step": 1, "train/loss": 1.25, "train/tokens": 40, "time/step": 2.0})
+        view.close()
+    shown = stream.getvalue()
+    assert "evaluation after step 0: held-out loss 2.5000, 7 documents" in shown
+    assert "step 1/4  loss 1.2500  tokens 40  time 2.0 s" in shown
+    assert "2.5000" in shown.split("step 1/4")[1]  # the live view's own table
+    assert "accuracy" not in shown
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

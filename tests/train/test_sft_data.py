@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rethink.errors import ModelError, TaskError
+from rethink.model.chat import parse_completion
 from rethink.model.tokenizer import Tokenizer
-from rethink.recipe.loading import parse_recipe
+from rethink.recipe.loading import load_recipe, parse_recipe
 from rethink.recipe.sft import SFTRecipe
+from rethink.tasks.conversations import read_conversations
 from rethink.train.sft_data import Mixture, TrainingData, load_data
+from tests.paths import ROOT
 
 
 def write(path: Path, prompts: list[str], completion: str = "yes") -> Path:
@@ -130,6 +134,18 @@ def test_what_leaves_nothing_to_train_on(tmp_path: Path, small_tokenizer: Tokeni
     assert load_data(recipe(same, evaluation={"share": 0}), small_tokenizer, None).mixture.epoch == 5
     held = load_data(recipe(write(tmp_path / "two", ["q", "p"])), small_tokenizer, None)
     assert (held.mixture.epoch, len(held.held_out)) == (1, 1)
+
+
+def test_the_shipped_rows_are_sound(small_tokenizer: Tokenizer) -> None:
+    chosen = load_recipe("sft")
+    assert isinstance(chosen, SFTRecipe)
+    rows = read_conversations(str(ROOT / chosen.data[0].path)).rows
+    assert len(rows) == len({row.prompt_key for row in rows}) == 40
+    for row in rows:
+        parsed = parse_completion(row.messages[-1]["content"])
+        assert parsed.well_formed
+        boxes, of, gone = (int(n) for n in re.findall(r"\d+", row.messages[0]["content"]))
+        assert parsed.answer == str(boxes * of - gone)
 
 
 def test_a_student_without_a_chat_template(tmp_path: Path, small_tokenizer: Tokenizer) -> None:
