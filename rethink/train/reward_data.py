@@ -5,6 +5,7 @@ files, hub, samples ─► usable? ─► held out by prompt ─► + replay ─
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 from collections import Counter
@@ -268,12 +269,12 @@ def step_examples(recipe: RewardModelRecipe, data: RewardData, step: int) -> lis
     number = len(data.train)
     first = step * recipe.batch_size
     last = min(first + recipe.batch_size, _visits(recipe, number))
-    orders: dict[int, list[int]] = {}
-    chosen = []
-    for position in range(first, last):
-        epoch, place = divmod(position, number)
-        if epoch not in orders:
-            orders[epoch] = list(range(number))
-            random.Random(draw(recipe.seed, "reward model", epoch)).shuffle(orders[epoch])
-        chosen.append(data.train[orders[epoch][place]])
-    return chosen
+    places = (divmod(position, number) for position in range(first, last))
+    return [data.train[_order(recipe.seed, epoch, number)[place]] for epoch, place in places]
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, number: int) -> tuple[int, ...]:
+    order = list(range(number))
+    random.Random(draw(seed, "reward model", epoch)).shuffle(order)
+    return tuple(order)

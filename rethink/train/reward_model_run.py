@@ -56,6 +56,7 @@ def train_reward_model(
     started = time.perf_counter()
     check_trackers(recipe.trackers)
     checkpoint = load_start(recipe)
+    progress.phase("data")
     data = read_data(recipe, checkpoint)
     steps = total_steps(recipe, len(data.train))
     fresh = not RunFolder.exists(out)

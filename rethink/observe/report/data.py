@@ -129,7 +129,7 @@ def _pack(rows: list[dict[str, Any]], held_out: list[dict[str, Any]], limit: int
             "group": row["prompt_index"],
             "sample": row["sample_index"],
             "reward": json_number(row["reward"]),
-            "parts": json.loads(row["reward_parts"]),
+            "parts": {n: part for n, part in json.loads(row["reward_parts"]).items() if part.get("applied", True)},
             "advantage": json_number(row["advantage"]),
             "seconds": json_number(row["seconds"]),
         }
