@@ -171,7 +171,7 @@ def test_charts_hold_the_metrics_of_every_step(finished: RunFolder) -> None:
     assert checked > 3 * 20
     charted = {name for panel in drawn for name in panel.metrics}
     left_out = {"step", "batch", "tokens/trained", "tokens/total", "rollout/tokens", "rollout/reflection",
-                "rollout/corrected", "time/step",
+                "rollout/reexamining", "rollout/corrected", "time/step",
                 "policy/ratio_mean", "policy/ratio_max", "eval/accuracy_low", "eval/accuracy_high", "eval/truncated",
                 "eval/n", "reward/<part>", "failure/<cause>",
                 # Fine-tuning has charts of its own, in its own reports.
