@@ -35,10 +35,16 @@ def ask_all(ask: Callable[[Item], Value], items: Sequence[Item], at_once: int, w
         RunFailure: the endpoint does not answer.
     """
 
+    broken: list[PartFailed] = []
+
     def one(item: Item) -> Value | PartFailed:
+        if broken:  # nobody waits for the rest of the tries
+            return broken[0]
         try:
             return ask(item)
         except PartFailed as failure:
+            if failure.cause != INVALID and not _ONE_SAMPLE.match(failure.detail):
+                broken.append(failure)
             return failure
 
     executor = ThreadPoolExecutor(at_once, thread_name_prefix=who)
@@ -46,12 +52,11 @@ def ask_all(ask: Callable[[Item], Value], items: Sequence[Item], at_once: int, w
         found = list(executor.map(one, items))
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
-    dead = [f for f in found if isinstance(f, PartFailed) and f.cause != INVALID and not _ONE_SAMPLE.match(f.detail)]
-    if dead:
+    if broken:
+        elsewhere = " (elsewhere, perhaps: `teacher.url` may change)" if who == "teacher" else ""
         raise RunFailure(
-            f"the {who}'s endpoint does not answer as it should ({dead[0].cause}: {dead[0].detail}; {len(dead)} of "
-            f"{len(items)} requests). Every reply that came is kept: see that it runs (`{who}` in the recipe may be "
-            "given another url on resume where it is the teacher), then go on with --resume; nothing is asked twice."
+            f"the {who}'s endpoint does not answer as it should ({broken[0].cause}: {broken[0].detail}). Every reply "
+            f"that came is kept: see that it runs{elsewhere}, then go on with --resume; nothing is asked twice."
         )
     return found
 

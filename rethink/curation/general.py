@@ -102,6 +102,36 @@ def general_samples(
     return _answered(wanted, recipe, models, folder, stop, phase)
 
 
+def check_general(recipe: CurateRecipe, models: Models) -> None:
+    """Refuse prompts that cannot be put to the model, before anything is drawn.
+
+    Raises:
+        TaskError: one leaves no room for an answer.
+        ModelError: the model has no chat template and `general.prompt.template` is `chat`.
+    """
+    if recipe.general.share == 0 or recipe.general.path is not None:
+        return
+    renderer = _renderer(recipe, models)
+    for prompt in general_prompts(recipe.general.prompts):
+        if renderer.surely_fits(prompt):
+            continue
+        try:
+            renderer.render(Problem(sample_id(GENERAL, prompt, 0), GENERAL, prompt, None))
+        except TaskError:
+            path, limit = recipe.general.model or recipe.model.path, recipe.general.max_new_tokens
+            raise TaskError(
+                f"the general prompt {prompt[:60]!r} and `general.max_new_tokens={limit}` do not fit "
+                f" the context of {path}, {models.context(path)} tokens. Lower the limit, or leave the prompt out."
+            ) from None
+
+
+def _renderer(recipe: CurateRecipe, models: Models) -> PromptRenderer:
+    general = recipe.general
+    path = general.model or recipe.model.path
+    room = models.context(path) - general.max_new_tokens + 1
+    return PromptRenderer(models.checkpoint(path).tokenizer, general.prompt, room)
+
+
 def _from_file(wanted: int, recipe: CurateRecipe, models: Models) -> list[Sample]:
     path = str(recipe.general.path)
     encode = models.checkpoint(recipe.model.path).tokenizer.encode
@@ -141,7 +171,7 @@ def _answered(
     prompts.sort(key=lambda prompt: draw(recipe.seed, "general", prompt))
     rounds = MOST_EACH if general.temperature > 0 else 1
     items = [(prompt, index) for index in range(rounds) for prompt in prompts]
-    renderer = PromptRenderer(models.checkpoint(path).tokenizer, general.prompt, models.context(path))
+    renderer = _renderer(recipe, models)
 
     def work(chunk: Sequence[tuple[str, int]]) -> list[Row]:
         params = models.params(path, temperature=general.temperature, max_new_tokens=general.max_new_tokens)

@@ -18,13 +18,13 @@ from rethink.curation.asking import decide_by_judge, judge_samples
 from rethink.curation.choose import balance, by_problem, choose, drop_duplicates
 from rethink.curation.drawing import different_problems, sample_problems, score_samples
 from rethink.curation.filters import UNJUDGED, first_reason, too_few
-from rethink.curation.general import data_hash, general_prompts, general_samples, wanted_general
+from rethink.curation.general import check_general, data_hash, general_prompts, general_samples, wanted_general
 from rethink.curation.models import EngineFactory, Models, make_choices
 from rethink.curation.parts import Row, Stopped, in_parts, write_lines
 from rethink.curation.records import GENERAL, Sample, from_row
 from rethink.curation.source import judges_of, read_samples
 from rethink.curation.statistics import as_markdown, summarise
-from rethink.curation.teacher import rewrite
+from rethink.curation.teacher import check_teacher, rewrite
 from rethink.errors import RecipeError, RunFailure, RunFolderError, UsageError
 from rethink.kernels.machine import peak_rss_mb
 from rethink.model.chat import PromptRenderer
@@ -181,8 +181,10 @@ class _Work:
         self._renderer: PromptRenderer | None = None
 
     def check_prompts(self) -> None:
-        """Refuse prompts that do not fit, before anything is drawn. Raises `TaskError`, `ModelError`."""
+        """Refuse what cannot be asked, before anything is drawn. Raises `TaskError`, `ModelError`, `RecipeError`."""
         recipe = self._recipe
+        check_general(recipe, self._models)
+        check_teacher(recipe, self._models)
         if recipe.source is not None:
             return
         path = recipe.model.path

@@ -18,21 +18,27 @@ from rethink.curation.filters import REWRITTEN, UNJUDGED, first_reason
 from rethink.curation.models import Models
 from rethink.curation.parts import Row, in_parts
 from rethink.curation.records import KEPT, Sample, from_row
-from rethink.errors import RecipeError
+from rethink.errors import RecipeError, TaskError
 from rethink.model.chat import PromptRenderer
 from rethink.recipe.curate import CurateRecipe, TeacherSection
 from rethink.recipe.schema import PromptSection
 from rethink.rewards.endpoint import Endpoint, EndpointClient
-from rethink.rewards.outcome import PartFailed
+from rethink.rewards.outcome import INVALID, PartFailed
 from rethink.rewards.rubric import Rubric
 from rethink.tasks.source import draw
-from rethink.types import FinishReason, GenerationRequest, Problem
+from rethink.types import FinishReason, GenerationRequest, Problem, Prompt
 
 AT_ONCE = 32
 """Samples of a part."""
 FAILED = f"{REWRITTEN}failed"
 _PLACE = re.compile(r"\{(question|completion|gold)\}")
 Rewrite = Callable[[Sequence[Sample]], list[tuple[str, FinishReason] | PartFailed]]
+
+
+def check_teacher(recipe: CurateRecipe, models: Models) -> None:
+    """Refuse a local teacher that cannot be asked, before anything is drawn. Raises `RecipeError`, `ModelError`."""
+    if recipe.teacher.model is not None and recipe.teacher.url is None:
+        _local(recipe, models)
 
 
 def rewrite(
@@ -137,22 +143,36 @@ def _local(recipe: CurateRecipe, models: Models) -> Rewrite:
             f"`teacher.model` {path} has no chat template (it is probably a base model), so it cannot be asked to "
             "rewrite. Name an instruction-tuned model, or an endpoint with `teacher.url`."
         )
-    context = models.context(path)
-    renderer = PromptRenderer(tokenizer, PromptSection(system=teacher.system), context)
+    room = models.context(path) - teacher.max_tokens + 1
+    if room < 2:
+        raise RecipeError(
+            f"`teacher.max_tokens` is {teacher.max_tokens}, and the context of {path}, "
+            f"{room + teacher.max_tokens - 1} tokens, must hold the question and the sample too. Lower it, or choose a "
+            "teacher with a longer context."
+        )
+    renderer = PromptRenderer(tokenizer, PromptSection(system=teacher.system), room)
+
+    def render(sample: Sample) -> Prompt | PartFailed:
+        try:
+            return renderer.render(Problem(sample.id, sample.task, fill(teacher.instruction, sample), None))
+        except TaskError as error:
+            return PartFailed(INVALID, str(error))
 
     def ask(samples: Sequence[Sample]) -> list[tuple[str, FinishReason] | PartFailed]:
         params = models.params(path, temperature=teacher.temperature, max_new_tokens=teacher.max_tokens)
-        prompts = [
-            renderer.render(Problem(sample.id, sample.task, fill(teacher.instruction, sample), None))
-            for sample in samples
-        ]
-        requests = [
-            GenerationRequest(prompt.token_ids, (draw(recipe.seed, "teacher", sample.id),), params)
+        prompts = [render(sample) for sample in samples]
+        fitting = [
+            (prompt, GenerationRequest(prompt.token_ids, (draw(recipe.seed, "teacher", sample.id),), params))
             for prompt, sample in zip(prompts, samples, strict=True)
+            if isinstance(prompt, Prompt)
         ]
-        completions = models.generate(path, requests)
-        return [
-            (prompt.prefill + c[0].text, c[0].finish_reason) for prompt, c in zip(prompts, completions, strict=True)
-        ]
+        groups = models.generate(path, [request for _, request in fitting])
+        written = iter(
+            [
+                (prompt.prefill + group[0].text, group[0].finish_reason)
+                for (prompt, _), group in zip(fitting, groups, strict=True)
+            ]
+        )
+        return [next(written) if isinstance(prompt, Prompt) else prompt for prompt in prompts]
 
     return ask

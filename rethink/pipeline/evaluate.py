@@ -13,7 +13,6 @@ from typing import Any
 
 from rethink.errors import UsageError
 from rethink.eval.heldout import RIGHT
-from rethink.eval.readability import readability
 from rethink.eval.statistics import bootstrap_interval, mean_interval
 from rethink.kernels.machine import peak_rss_mb
 from rethink.model.build import build_model
@@ -23,6 +22,8 @@ from rethink.observe.progress import Progress
 from rethink.observe.reflection import count_reflection, reflection_rate
 from rethink.recipe.checks import check_against_context
 from rethink.recipe.held_out import EvalRecipe
+from rethink.rewards.language import language_share, thought_of
+from rethink.rewards.readability import readability
 from rethink.rewards.rubric import Rubric, build_rubric, closing
 from rethink.rollout.build import build_engine
 from rethink.rollout.engine import RolloutEngine
@@ -145,8 +146,8 @@ def _row(
     outcomes: Mapping[str, RewardOutcome],
     language: str,
 ) -> dict[str, Any]:
-    turn, truncated = prompt.prefill + completion.text, completion.finish_reason == "length"
-    rated = readability(turn, truncated=truncated, language=language)
+    turn = prompt.prefill + completion.text
+    rated = readability(turn, language)
     accuracy = outcomes.get("accuracy")
     right = None
     if accuracy is not None and (accuracy.score is not None or accuracy.failure is not None):
@@ -167,8 +168,8 @@ def _row(
         "tokens": len(completion.token_ids),
         "tags": rated.tags,
         "repetition": rated.repetition,
-        "length_score": rated.length,
-        "language": rated.mixing,
+        "paragraphs": rated.length,
+        "language": language_share(thought_of(turn), language).share,
         "readability": rated.score,
         "reflects": float(bool(count_reflection(turn))),
     }

@@ -204,10 +204,10 @@ class CurateRecipe(Section):
 
     @model_validator(mode="after")
     def _refuse_degenerate(self) -> CurateRecipe:
+        as_training(self)  # its checks of prompt, tasks, model and reward hold here too
         found = list(_problems(self))
         if found:
             raise RecipeError(" ".join(found))
-        as_training(self)  # its checks of prompt, tasks, model and reward hold here too
         return self
 
 

@@ -101,4 +101,6 @@ def test_balance_is_drawn_by_the_seed() -> None:
         balance(samples, 0.5, seed)
         return [each.id for each in samples if each.reason == "over-balance"]
 
-    assert len(drop(0)) == 30 and drop(0) == drop(0) and drop(0) != drop(1)
+    assert len(drop(0)) == 30
+    assert drop(0) == drop(0)
+    assert drop(0) != drop(1)

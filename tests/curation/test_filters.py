@@ -101,7 +101,8 @@ def test_measures() -> None:
     assert stray_tags(GOOD) == 0
     assert stray_tags("<think>a<think>b</think>") == 2  # repeated, and one of them never closed
     assert stray_tags("```html\n<b>x</b>\n``` a < b > c and 3<4") == 0
-    assert has_code("def f(x):\n    return x\n") and not has_code("Import duties rise.\nfor each of them: two.")
+    assert has_code("def f(x):\n    return x\n")
+    assert not has_code("Import duties rise.\nfor each of them: two.")
     assert longest_paragraph("one two\n\nthree four five\n \nsix") == 3
     assert longest_paragraph("我们把这些数字加起来") == 5
 
@@ -121,8 +122,11 @@ def test_huge_and_unclosed_texts_end_soon(text: str) -> None:
 def test_too_few_names_the_filter_and_the_fix() -> None:
     dropped = [sample(reason="format")] * 3 + [sample(reason="incorrect")]
     words = too_few([*dropped, sample()], 1, 5, "runs/x")
-    assert "1 of 5 samples were kept" in words and "at least 5" in words
-    assert "format 3, incorrect 1" in words and "Most went to `format`" in words and "filters.format=null" in words
+    assert "1 of 5 samples were kept" in words
+    assert "at least 5" in words
+    assert "format 3, incorrect 1" in words
+    assert "Most went to `format`" in words
+    assert "filters.format=null" in words
     assert "source=runs/x/samples.jsonl" in words
     assert "raise `problems`" in too_few([sample()], 1, 5, "runs/x")
 

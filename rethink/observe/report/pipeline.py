@@ -32,7 +32,7 @@ _MEANING = {
     "format": "share of turns that are one thought and one answer",
     "length": "mean tokens of a completion",
     "language": "share of the thought's words in the target language",
-    "readability": "mean of tags, repetition, length and mixing, see `docs/pipeline.md`",
+    "readability": "tags × repetition × paragraphs × language, see `docs/curation.md`",
     "truncated": "share of completions that the token limit cut",
 }
 
