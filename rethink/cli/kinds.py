@@ -29,6 +29,7 @@ class Verbs:
 KINDS: dict[str, Verbs] = {
     "grpo": Verbs("rethink.train.run:train", "rethink.cli.train:dry_run", "rethink.cli.train:show"),
     "sft": Verbs("rethink.train.sft_run:train_sft", "rethink.cli.sft:dry_run", "rethink.cli.sft:show"),
+    "samples": Verbs("rethink.curation.run:curate", "rethink.cli.curate:dry_run", "rethink.cli.curate:show"),
     "reward-model": Verbs(
         "rethink.train.reward_model_run:train_reward_model",
         "rethink.cli.reward_model:dry_run",

@@ -115,6 +115,13 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
                        "Small models show few. A rise with rising accuracy is the paper's aha moment.",
                        "A sharp rise without accuracy is an empty habit: read the completions.",
                        "rethink.observe.reflection"),
+            MetricInfo("rollout/reexamining", "share", "Share of completions with at least one word of reflection.",
+                       "See `rollout/reflection`.", "See `rollout/reflection`.", "rethink.observe.reflection"),
+            MetricInfo("rollout/corrected", "times", "Re-examinations of the batch that changed a wrong stated value "
+                       "to the right one, where the right answer is a number.",
+                       "0 for most small models; any number that grows with accuracy is real reflection.",
+                       "0 while `rollout/reflection` rises: the words are a habit; read the completions.",
+                       "rethink.observe.reflection"),
             MetricInfo("rollout/repeated", "share", "Share of completions whose text repeats itself.", "Near 0.",
                        "The policy is degenerating: lower the learning rate, or add the KL term (`algorithm.beta`).",
                        _TRAIN),

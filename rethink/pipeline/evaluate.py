@@ -13,8 +13,7 @@ from typing import Any
 
 from rethink.errors import UsageError
 from rethink.eval.heldout import RIGHT
-from rethink.eval.readability import readability
-from rethink.eval.statistics import mean_interval
+from rethink.eval.statistics import bootstrap_interval, mean_interval
 from rethink.kernels.machine import peak_rss_mb
 from rethink.model.build import build_model
 from rethink.model.chat import PromptRenderer
@@ -23,6 +22,8 @@ from rethink.observe.progress import Progress
 from rethink.observe.reflection import count_reflection, reflection_rate
 from rethink.recipe.checks import check_against_context
 from rethink.recipe.held_out import EvalRecipe
+from rethink.rewards.language import language_share, thought_of
+from rethink.rewards.readability import readability
 from rethink.rewards.rubric import Rubric, build_rubric, closing
 from rethink.rollout.build import build_engine
 from rethink.rollout.engine import RolloutEngine
@@ -37,6 +38,9 @@ CHUNK = 64
 """Problems that are answered and written together."""
 METRICS = ("accuracy", "format", "length", "truncated", "language", "readability", "tags", "repetition", "reflection")
 """What a summary holds, each as `{mean, low, high, n}`; a problem whose samples have no value is left out."""
+
+PROPORTIONS = ("accuracy", "format", "truncated", "language", "reflection")
+"""Those whose interval is a proportion's (Wilson) where all problems agree; of the others it then has no width."""
 
 
 def run_eval(recipe: EvalRecipe, out: Path, *, resume: bool = False, progress: Progress) -> dict[str, Any]:
@@ -142,8 +146,8 @@ def _row(
     outcomes: Mapping[str, RewardOutcome],
     language: str,
 ) -> dict[str, Any]:
-    turn, truncated = prompt.prefill + completion.text, completion.finish_reason == "length"
-    rated = readability(turn, truncated=truncated, language=language)
+    turn = prompt.prefill + completion.text
+    rated = readability(turn, language)
     accuracy = outcomes.get("accuracy")
     right = None
     if accuracy is not None and (accuracy.score is not None or accuracy.failure is not None):
@@ -164,8 +168,8 @@ def _row(
         "tokens": len(completion.token_ids),
         "tags": rated.tags,
         "repetition": rated.repetition,
-        "length_score": rated.length,
-        "language": rated.mixing,
+        "paragraphs": rated.length,
+        "language": language_share(thought_of(turn), language).share,
         "readability": rated.score,
         "reflects": float(bool(count_reflection(turn))),
     }
@@ -204,9 +208,7 @@ def _metrics(rows: Sequence[Mapping[str, Any]], samples: int) -> dict[str, dict[
         values = problem_means(rows, name)
         if values:
             means = list(values.values())
-            low, high = mean_interval(means, samples)
-            if name == "length" and len(set(means)) == 1:
-                low = high = means[0]  # a proportion's interval means nothing for tokens
+            low, high = mean_interval(means, samples) if name in PROPORTIONS else bootstrap_interval(means)
             found[name] = {"mean": sum(means) / len(means), "low": low, "high": high, "n": len(means)}
     return found
 

@@ -15,6 +15,7 @@ from rethink.errors import ModelError
 from rethink.pipeline.disk import disk_of
 from rethink.pipeline.identity import stage_hashes
 from rethink.pipeline.selection import Selection
+from rethink.recipe.curate import CurateRecipe
 from rethink.recipe.estimate import (
     ASSUMED_PROMPT_TOKENS,
     MachineRates,
@@ -28,7 +29,7 @@ from rethink.recipe.pipeline import DistillRecipe, PipelineRecipe
 from rethink.recipe.schema import ModelShape, Recipe
 from rethink.recipe.sft import SFTDataSize, SFTRecipe
 from rethink.recipe.sft_estimate import estimate_sft
-from rethink.recipe.stages import REFERENCE, ResolvedStage, references, resolve
+from rethink.recipe.stages import ResolvedStage, references, resolve
 from rethink.store.pipeline_folder import PipelineFolder
 
 SAMPLE_BYTES = 8
@@ -174,22 +175,27 @@ def drawn_tokens(recipe: AnyRecipe) -> tuple[int, int] | None:
     """(prompts, most completion tokens) of a stage that samples; None for one that does not."""
     if isinstance(recipe, EvalRecipe):
         return recipe.problems, recipe.problems * recipe.samples * recipe.max_new_tokens
+    if isinstance(recipe, CurateRecipe) and recipe.source is None:
+        sampling = recipe.sampling
+        return recipe.problems, recipe.problems * sampling.per_problem * sampling.max_new_tokens
     return None
 
 
 def _data_size(recipe: SFTRecipe, by_name: Mapping[str, ResolvedStage]) -> SFTDataSize | None:
     """Of data that stages before make, at most; None where a file is among them (it is counted when it is read)."""
-    documents, tokens = 0, 0.0
-    for name in dict.fromkeys(stage for stage, _ in references([entry.path for entry in recipe.data])):
-        drawn = drawn_tokens(by_name[name].recipe)
-        if drawn is None:
+    documents, completions = 0.0, 0.0
+    for entry in recipe.data:
+        used = references(entry.path)
+        made_by = by_name[used[0][0]].recipe if used else None
+        if not isinstance(made_by, CurateRecipe) or made_by.source is not None:
             return None
-        documents += drawn[0]
-        tokens += drawn[0] * ASSUMED_PROMPT_TOKENS + drawn[1]
-    if not documents or any(not REFERENCE.search(entry.path) for entry in recipe.data):
-        return None
-    mean = tokens / documents
-    return SFTDataSize(documents=documents, tokens=mean, trained_tokens=max(1.0, mean - ASSUMED_PROMPT_TOKENS))
+        each = made_by.sampling.per_problem if made_by.choose.rule == "all" else made_by.choose.keep
+        kept = made_by.problems * min(each, made_by.sampling.per_problem)
+        talk = kept * made_by.general.share / (1 - made_by.general.share)
+        documents += kept + talk
+        completions += kept * made_by.sampling.max_new_tokens + talk * made_by.general.max_new_tokens
+    mean = completions / documents
+    return SFTDataSize(documents=round(documents), tokens=mean + ASSUMED_PROMPT_TOKENS, trained_tokens=mean)
 
 
 def _shape(recipe: Any, by_name: Mapping[str, ResolvedStage]) -> ModelShape | None:

@@ -111,6 +111,7 @@ def _run_all(run: PipelineRun) -> bool:
     """Every chosen stage in order; False where the user stopped it."""
     for stage in run.stages:
         if run.done(stage.name) or stage.name not in run.chosen:
+            _note_twin(run, stage)
             continue
         missing = [name for name in stage.inputs if not run.done(name)]
         if missing:
@@ -130,6 +131,14 @@ def _run_all(run: PipelineRun) -> bool:
             write_comparisons(run.folder)
             write_pipeline_report(run.folder)
     return True
+
+
+def _note_twin(run: PipelineRun, stage: ResolvedStage) -> None:
+    """A stage that became done while others ran does the very same as one of them: it has that one's output."""
+    if run.done(stage.name) and run.rows.state(stage.name) == "waiting":
+        twin = next(name for name, value in run.hashes.items() if value == run.hashes[stage.name])
+        run.rows.set(stage.name, "kept", f"the same as {twin}")
+        run.progress.stages(run.rows.as_list())
 
 
 def _run_stage(run: PipelineRun, stage: ResolvedStage) -> bool:

@@ -11,18 +11,20 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from rethink.errors import RecipeError
+from rethink.recipe.curate import CurateRecipe
 from rethink.recipe.held_out import EvalRecipe
 from rethink.recipe.pipeline import DistillRecipe, PipelineRecipe
 from rethink.recipe.reward_model import RewardModelRecipe
 from rethink.recipe.schema import Recipe, Section
 from rethink.recipe.sft import SFTRecipe
 
-AnyRecipe = Recipe | SFTRecipe | RewardModelRecipe | EvalRecipe | PipelineRecipe | DistillRecipe
+AnyRecipe = Recipe | SFTRecipe | CurateRecipe | RewardModelRecipe | EvalRecipe | PipelineRecipe | DistillRecipe
 """What `load_recipe` returns; tell them apart by type, or narrow with `of_kind`."""
 
 RECIPE_KINDS: dict[str, type[AnyRecipe]] = {
     "grpo": Recipe,
     "sft": SFTRecipe,
+    "samples": CurateRecipe,
     "reward-model": RewardModelRecipe,
     "eval": EvalRecipe,
     "pipeline": PipelineRecipe,

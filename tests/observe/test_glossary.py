@@ -11,7 +11,8 @@ DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 LOGGED = tuple(
     """
 step batch reward/mean reward/std reward/failed reward/abstained rollout/accuracy rollout/format rollout/length_mean
-rollout/length_max rollout/truncated rollout/no_signal rollout/reflection rollout/tokens rollout/tokens_per_s
+rollout/length_max rollout/truncated rollout/no_signal rollout/reflection rollout/reexamining rollout/corrected
+rollout/tokens rollout/tokens_per_s
 rollout/repeated policy/loss policy/kl policy/entropy policy/clip_low policy/clip_high policy/ratio_mean
 policy/ratio_max policy/mismatch policy/mismatch_max optimizer/learning_rate optimizer/grad_norm tokens/trained
 tokens/total time/rollout time/reward time/train time/optimizer time/evaluation time/checkpoint time/step

@@ -170,7 +170,8 @@ def test_charts_hold_the_metrics_of_every_step(finished: RunFolder) -> None:
     # Every metric of the glossary but those that no chart is for.
     assert checked > 3 * 20
     charted = {name for panel in drawn for name in panel.metrics}
-    left_out = {"step", "batch", "tokens/trained", "tokens/total", "rollout/tokens", "rollout/reflection", "time/step",
+    left_out = {"step", "batch", "tokens/trained", "tokens/total", "rollout/tokens", "rollout/reflection",
+                "rollout/reexamining", "rollout/corrected", "time/step",
                 "policy/ratio_mean", "policy/ratio_max", "eval/accuracy_low", "eval/accuracy_high", "eval/truncated",
                 "eval/n", "reward/<part>", "failure/<cause>",
                 # Fine-tuning and reward models have charts of their own, in their own reports.
@@ -235,6 +236,22 @@ def test_words_of_reflection_are_counted(finished: RunFolder) -> None:
     seen = page_of(finished)
     assert [rows for _, _, rows in seen.charts["Which words"]["at"]] == [[["“wait”", "500", 1]]] * 3
     assert "“wait” 4 4 12 completions 4 4 12" in seen.text
+
+
+def test_reexaminations_are_shown_with_examples_or_the_lack_of_them(tmp_path: Path, finished: RunFolder) -> None:
+    assert "12 of the 12 rollouts of this page re-examine themselves, 12 times in all. 0 could be checked" in (
+        page_of(finished).text
+    )
+    assert "None changed a wrong value to the right one." in page_of(finished).text
+    folder = new_folder(tmp_path / "aha", {"name": "aha", "steps": 1})
+    folder.append_metrics({"step": 1, "batch": 1, "reward/mean": 0.1, "rollout/reexamining": 0.5})
+    mended, hostile = "1 + 1 = 3. Wait, 1 + 1 = 2.", f"1 + 1 = 3. Wait {ATTACKS[0]} = 2."
+    folder.write_rollouts(1, [rollout(1, mended, 1.0), rollout(1, hostile, 1.0), rollout(1, "2", 1.0)], {"step": 1})
+    seen = page_of(folder).text
+    assert "2 of the 3 rollouts of this page re-examine themselves, 2 times in all. 2 could be checked" in seen
+    assert "2 changed a wrong value to the right one, 0 a right one to a wrong one." in seen
+    assert mended in seen
+    assert ATTACKS[0] in seen, "as text"
 
 
 # --- hostile text ------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pyarrow.parquet  # noqa: F401 (here and below: imported once, not in each child)
 
+import rethink.curation.run
 import rethink.pipeline.run
 import rethink.train.reward_model_run
 import rethink.train.session

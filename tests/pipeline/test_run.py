@@ -68,6 +68,14 @@ def test_a_kind_whose_meaning_changed_runs_again(go: Go, fake: Fake, monkeypatch
     assert fake.ran == ["tuned", "last"]
 
 
+def test_two_stages_that_do_the_same_are_one(go: Go, fake: Fake, tmp_path: Path) -> None:
+    summary = go("stages.other.recipe.steps=2")
+    assert fake.ran == ["zero", "tuned", "last"]
+    assert states(summary)["other"] == "kept"
+    assert summary["complete"]
+    assert len(list(tmp_path.glob("out/stages/*/"))) == 3
+
+
 def test_a_file_counts_by_its_content(go: Go, fake: Fake, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text("one")

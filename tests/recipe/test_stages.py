@@ -6,7 +6,7 @@ import pytest
 
 from rethink.errors import RecipeError
 from rethink.recipe.held_out import EvalRecipe
-from rethink.recipe.loading import parse_recipe, recipe_to_yaml
+from rethink.recipe.loading import load_recipe, parse_recipe, recipe_to_yaml
 from rethink.recipe.pipeline import DistillRecipe, PipelineRecipe
 from rethink.recipe.schema import Recipe
 from rethink.recipe.sft import SFTRecipe
@@ -143,3 +143,16 @@ def test_refusals_of_distillations() -> None:
     ]:
         with pytest.raises(RecipeError, match=words):
             stages(DISTILL, override)
+
+
+def test_the_smoke_recipe_has_the_graph_of_r1() -> None:
+    """But for one edge: a toy makes no pairs, so they are a file."""
+    graphs = []
+    for name in ("r1", "r1-smoke"):
+        recipe = load_recipe(name)
+        assert isinstance(recipe, PipelineRecipe)
+        graphs.append({stage.name: (stage.kind, set(stage.inputs)) for stage in resolve(recipe)})
+    whole, smoke = graphs
+    assert whole["preference"][1] == {"tuned", "rejection"}
+    assert smoke == whole | {"preference": ("reward-model", {"tuned"})}
+    assert len(next(iter(resolve(load_recipe("r1")))).recipe.tasks) >= 3  # type: ignore[arg-type, union-attr]

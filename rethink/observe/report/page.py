@@ -56,7 +56,7 @@ def render(folder: RunFolder) -> str:
         '<main id="main">',
         sections.results(data),
         sections.section("charts", "Training", sections.charts(panels(data), "No metrics yet.")),
-        _reflection(data, counts),
+        _reflection(data, counts, packed),
         sections.samples(packed, data),
         sections.held_out(packed),
         sections.made_with(data, folder.recipe_yaml),
@@ -115,9 +115,10 @@ def with_steps(counts: Sequence[Mapping[str, Any]], rollouts: Sequence[Mapping[s
     return [{**entry, "step": steps[entry["batch"]]} for entry in counts]
 
 
-def _reflection(data: Mapping[str, Any], counts: Sequence[Mapping[str, Any]]) -> str:
+def _reflection(data: Mapping[str, Any], counts: Sequence[Mapping[str, Any]], packed: Mapping[str, Any]) -> str:
     drawn = [panel for panel in reflection_panels(data, counts) if panel.chart.lines]
     content = sections.charts(drawn, "No completions to count words in yet.") + sections.reflection_table(counts)
+    content += sections.reexaminations(packed)
     intro = (
         "<p>Words such as “wait” or “let me check”: their rise, together with accuracy, is the paper's aha moment.</p>"
     )

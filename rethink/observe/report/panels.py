@@ -101,6 +101,11 @@ def reflection_panels(data: Mapping[str, Any], counts: Sequence[Mapping[str, Any
         data["metrics"],
         [],
     )
+    share = _plain(
+        _Plan("Rollouts that re-examine themselves", (("rollout/reexamining", "all rollouts"),), kind="share"),
+        data["metrics"],
+        [],
+    )
     chosen = words_that_occur(counts)
     shown, rest = chosen[:MOST_WORDS], chosen[MOST_WORDS:]
     groups = [(f"“{word}”", [word]) for word in shown] + ([("other words", rest)] if rest else [])
@@ -112,7 +117,7 @@ def reflection_panels(data: Mapping[str, Any], counts: Sequence[Mapping[str, Any
         "Which words", [float(entry["step"]) for entry in counts], lines, unit="per 1,000 words", stacked=True
     )
     note = "Counted in the rollouts of this page, a sample of the run."
-    return [rate, Panel(chart, (), note)]
+    return [rate, share, Panel(chart, (), note)]
 
 
 def finite(value: Any) -> float | None:

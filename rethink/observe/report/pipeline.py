@@ -32,7 +32,7 @@ _MEANING = {
     "format": "share of turns that are one thought and one answer",
     "length": "mean tokens of a completion",
     "language": "share of the thought's words in the target language",
-    "readability": "mean of tags, repetition, length and mixing, see `docs/pipeline.md`",
+    "readability": "tags × repetition × paragraphs × language, see `docs/curation.md`",
     "truncated": "share of completions that the token limit cut",
 }
 
@@ -305,9 +305,26 @@ def _made_data(data: PipelineData) -> str:
         summary = data.summaries.get(name)
         if summary and entry["kind"] in ("samples", "reward-model"):
             shown = {key: value for key, value in summary.items() if key not in _HIDDEN}
-            facts = [pair for pair in flat(shown) if len(pair[1]) < 400]
-            parts.append(f"<h3>{text(name)}</h3>{definitions(facts)}")
+            domains = (shown.get("statistics") or {}).get("domains")
+            counted = _domains(domains) if isinstance(domains, list) else ""
+            facts = [pair for pair in flat(shown) if len(pair[1]) < 120 and not pair[0].startswith("statistics.dom")]
+            parts.append(f"<h3>{text(name)}</h3>{counted}" + details("All numbers", definitions(facts)))
     return "".join(parts) or _plain("No stage has made data yet.")
+
+
+def _domains(domains: Sequence[Mapping[str, Any]]) -> str:
+    """What came of the samples of each task: kept, and dropped by which filter."""
+    rows = [
+        [
+            text(entry.get("domain", "")),
+            text(f"{entry.get('samples', 0):,}"),
+            text(f"{entry.get('kept', 0):,}"),
+            text(f"{entry.get('tokens') or 0:.0f}"),
+            text(", ".join(f"{why} {n:,}" for why, n in (entry.get("reasons") or {}).items() if why != "kept")),
+        ]
+        for entry in domains
+    ]
+    return table(["task", "samples", "kept", "mean tokens", "dropped, by reason"], rows)
 
 
 # --- the rest -----------------------------------------------------------------------------------------------------

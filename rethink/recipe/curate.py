@@ -1,0 +1,283 @@
+"""Curated samples as a recipe, `kind: samples`: cold-start data and rejection sampling (arXiv 2501.12948, 2.3).
+
+Counting: a *problem* is one question of the tasks; `sampling.per_problem` samples are drawn of each. A *part* is what
+is drawn and written at once: `sampling.prompts_per_batch` problems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from rethink.errors import RecipeError
+from rethink.recipe.schema import ModelSection, PromptSection, Recipe, RewardPart, RewardSection, Section, TaskSource
+
+REWRITE = """\
+Rewrite the solution below so that a person reads it with ease: whole sentences, short paragraphs, one language, nothing
+said twice, no code. Keep its steps and its result. Write the reasoning between <think> and </think>, then the result
+alone between <answer> and </answer>, and nothing else.
+
+Question:
+{question}
+
+Solution:
+{completion}"""
+
+
+class SamplingSection(Section):
+    """How samples are drawn."""
+
+    per_problem: int = Field(default=4, gt=0)
+    """Samples of each problem."""
+    prompts_per_batch: int = Field(default=16, gt=0)
+    """Problems that are drawn and written at once: what Ctrl-C waits for, and what a kill loses at most."""
+    max_new_tokens: int = Field(default=512, gt=0)
+    """Token limit of a sample."""
+    temperature: float = Field(default=1.0, ge=0)
+    """Sampling temperature; 0 is greedy, and only for one sample a problem."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus mass."""
+    top_k: int = Field(default=0, ge=0)
+    """Most likely tokens kept; 0 keeps all."""
+    stop_strings: tuple[str, ...] = ()
+    """Strings that end a sample, beside the model's end-of-turn tokens."""
+    max_concurrent: int | None = Field(default=None, gt=0)
+    """Sequences decoded at once; None: what the KV budget allows."""
+    kv_budget_gb: float | None = Field(default=None, gt=0)
+    """Memory for keys and values (GiB); None: a share of what is free at start."""
+
+
+class FilterSection(Section):
+    """What is dropped; each dropped sample is kept on disk with its reason. `docs/curation.md` defines the measures."""
+
+    correct: str | None = "accuracy"
+    """Reward part whose score must be 1; None: answers are not checked."""
+    format: str | None = "format"
+    """Reward part whose score must be 1; None: any form."""
+    language: float | None = Field(default=0.9, ge=0, le=1)
+    """Least score of the reward part `language` (a thought without words passes); None: any."""
+    truncated: bool = True
+    """Drop samples that the token limit cut."""
+    tags: bool = True
+    """Drop stray tags: any but one thought and one answer, and marks of chat templates."""
+    code: bool = True
+    """Drop blocks of code. False for tasks whose answer is code."""
+    repetition: float | None = Field(default=0.2, ge=0, le=1)
+    """Most of a text that may repeat itself (share of its 8-grams); None: any."""
+    max_tokens: int | None = Field(default=None, gt=0)
+    """Longest sample; None: any length."""
+    paragraph_words: int | None = Field(default=300, gt=0)
+    """Longest paragraph; None: any length."""
+    duplicate: float | None = Field(default=0.95, gt=0, le=1)
+    """Samples of one problem that are at least so alike (shared 3-grams of words) are one; 1: equal ones; None: all
+    stay."""
+
+
+class ChoiceSection(Section):
+    """Which of a problem's good samples are kept."""
+
+    rule: Literal["all", "first", "shortest", "diverse", "judged"] = "all"
+    """`all`; `first` by index; `shortest` in tokens; `diverse`: least alike, beginning with the shortest; `judged`: by
+    the score of `judge`."""
+    keep: int = Field(default=1, gt=0)
+    """Samples kept of a problem by every rule but `all`."""
+
+
+class JudgeSection(Section):
+    """A model behind an endpoint that scores what rules cannot check."""
+
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Options of the reward part `judge` (`url`, `model`, …); empty: no judge."""
+    least: float = Field(default=0.8, ge=0, le=1)
+    """Least score of an answer whose gold cannot be read by rules."""
+
+
+class TeacherSection(Section):
+    """Who rewrites the kept samples. The rewritten answer is checked again, and the original stays in the record."""
+
+    model: str | None = None
+    """Name of the model at the endpoint, or, without `url`, `embedded`, a hub id, a folder or a GGUF file; None:
+    nothing is rewritten."""
+    url: str | None = None
+    """Base of an OpenAI-compatible endpoint, such as `http://127.0.0.1:8000/v1`; None: a local model."""
+    key_env: str | None = None
+    """Environment variable that holds the endpoint's key."""
+    instruction: str = REWRITE
+    """What is asked; `{question}`, `{completion}` and `{gold}` are replaced."""
+    system: str | None = None
+    """System message."""
+    temperature: float = Field(default=0.0, ge=0)
+    """0: greedy."""
+    max_tokens: int = Field(default=1024, gt=0)
+    """Token limit of a rewritten sample."""
+    seconds: float = Field(default=120.0, gt=0)
+    """Time for one request to the endpoint."""
+    attempts: int = Field(default=5, gt=0, le=20)
+    """Tries before a request counts as failed."""
+    concurrency: int = Field(default=8, gt=0, le=16)
+    """Requests at once."""
+
+
+class GeneralSection(Section):
+    """Data without reasoning that is mixed in, so that the model does not forget how to talk."""
+
+    share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the mix (the paper's is a quarter); 0: none."""
+    path: str | None = None
+    """A JSONL file of conversations (as `kind: sft` reads them); None: a model answers `prompts`."""
+    prompts: str | None = None
+    """A JSONL file with a `prompt` a row; None: the list of general prompts that ships."""
+    model: str | None = None
+    """Which model answers: the base model as a rule, so that its own ways are kept; None: `model.path`."""
+    prompt: PromptSection = PromptSection()
+    """How a prompt is put to that model."""
+    max_new_tokens: int = Field(default=256, gt=0)
+    """Token limit of an answer."""
+    temperature: float = Field(default=0.7, ge=0)
+    """Sampling temperature."""
+
+
+class CurateRecipe(Section):
+    """Samples of a model (or of a file), filtered, chosen, balanced, rewritten and mixed: what fine-tuning reads."""
+
+    FREE: ClassVar[tuple[str, ...]] = (
+        "name",
+        "description",
+        "model.shape",
+        "model.trust_remote_code",
+        "reward.seconds",
+        "reward.memory_gb",
+        "reward.workers",
+        "teacher.url",
+        "teacher.key_env",
+        "teacher.seconds",
+        "teacher.attempts",
+        "teacher.concurrency",
+    )
+    """What may change on resume: see `identity.py`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Short name; runs go to `runs/<name>` unless `--out` says otherwise."""
+    kind: Literal["samples"] = "samples"
+    """What is run."""
+    description: str = ""
+    """One or two sentences for the reader."""
+    seed: int = Field(default=0, ge=0)
+    """Decides problems, samples, balance and order."""
+    problems: int = Field(default=1000, gt=0)
+    """Different problems that are drawn; fewer where the tasks have no more."""
+    threads: int | None = Field(default=None, gt=0)
+    """CPU threads; None: the cores this process may use. Recorded, and reused on resume."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute. `auto`: CUDA where torch has it."""
+    model: ModelSection = ModelSection()
+    """The model that is sampled; for samples of a file, whose tokens are counted."""
+    prompt: PromptSection = PromptSection()
+    """From problem to prompt. Examples are shown to the model and left out of the samples."""
+    tasks: tuple[TaskSource, ...] = ()
+    """Sources of problems, mixed by weight."""
+    source: str | None = None
+    """A JSONL file of samples in the place of a model: rows of `samples.jsonl`, conversations, or `question` (or
+    `prompt`), `completion` and `gold`."""
+    sampling: SamplingSection = SamplingSection()
+    """How samples are drawn."""
+    reward: RewardSection = RewardSection(
+        parts=(RewardPart(name="accuracy"), RewardPart(name="format"), RewardPart(name="language"))
+    )
+    """What samples are scored by; `filters` name its parts."""
+    filters: FilterSection = FilterSection()
+    """What is dropped."""
+    choose: ChoiceSection = ChoiceSection()
+    """Which of a problem's good samples are kept."""
+    judge: JudgeSection = JudgeSection()
+    """For answers that rules cannot check, and for the rule `judged`."""
+    balance: float | None = Field(default=None, gt=0, le=1)
+    """Largest share that one task may have of the kept samples; None: as they come."""
+    teacher: TeacherSection = TeacherSection()
+    """Who rewrites what is kept."""
+    general: GeneralSection = GeneralSection()
+    """Data without reasoning that is mixed in."""
+    least: int = Field(default=1, ge=0)
+    """Fewest kept samples of the tasks; with fewer the run fails and says which filter took them."""
+
+    @model_validator(mode="after")
+    def _refuse_degenerate(self) -> CurateRecipe:
+        as_training(self)  # its checks of prompt, tasks, model and reward hold here too
+        found = list(_problems(self))
+        if found:
+            raise RecipeError(" ".join(found))
+        return self
+
+
+_ANY_TASK = TaskSource(kind="reasoning-gym", name="chain_sum")
+
+
+def as_training(recipe: CurateRecipe) -> Recipe:
+    """The run that would train on the same problems with the same reward: what tasks and rubrics are built from.
+
+    Raises:
+        RecipeError: its prompt, tasks, model or reward contradict themselves.
+    """
+    return Recipe(
+        name=recipe.name,
+        seed=recipe.seed,
+        steps=1,
+        model=recipe.model,
+        prompt=recipe.prompt,
+        tasks=recipe.tasks or (_ANY_TASK,),
+        reward=recipe.reward,
+    )
+
+
+def _problems(recipe: CurateRecipe) -> Iterator[str]:
+    if not recipe.tasks and recipe.source is None:
+        yield (
+            "There are neither `tasks` nor a `source`, so there would be no samples. Give tasks that a model solves, "
+            "or `source: samples.jsonl`."
+        )
+    if any(task.curriculum for task in recipe.tasks):
+        yield "`tasks.N.curriculum` changes problems by step, and curation has no steps. Remove it; set `params`."
+    sampling = recipe.sampling
+    if sampling.temperature == 0 and sampling.per_problem > 1 and recipe.source is None:
+        yield (
+            f"`sampling.temperature` 0 would draw the same sample {sampling.per_problem} times. Use a temperature, "
+            "such as the paper's 1, or `sampling.per_problem=1`."
+        )
+    if "" in sampling.stop_strings:
+        yield "`sampling.stop_strings` holds an empty string, which would end every sample at once. Remove it."
+    yield from _filters(recipe)
+    if recipe.choose.rule == "judged" and not recipe.judge.params:
+        yield "`choose.rule` is `judged`, but there is no `judge`. Give `judge.params` a `url` and a `model`."
+    if recipe.balance is not None and recipe.tasks and recipe.source is None:
+        number = len(recipe.tasks)
+        if recipe.balance * number < 1 - 1e-9:
+            yield (
+                f"`balance` {recipe.balance:g} cannot hold for {number} tasks: one of them has at least "
+                f"{1 / number:.3g} of the samples. Use at least that; {1 / number:.3g} makes all equal."
+            )
+    teacher = recipe.teacher
+    if teacher.model is None and teacher.url is not None:
+        yield "`teacher.url` is given without `teacher.model`. Name the model that the endpoint serves."
+    if "{completion}" not in teacher.instruction:
+        yield "`teacher.instruction` has no `{completion}`, so the teacher would not see what it rewrites. Add it."
+    general = recipe.general
+    if general.share == 0 and (general.path or general.prompts or general.model):
+        yield "`general` names data or a model, but its `share` is 0. Set `general.share=0.25`, or remove the rest."
+    if general.path is not None and (general.prompts is not None or general.model is not None):
+        yield "`general.path` is a file of conversations, so no model answers. Remove `general.prompts` and `.model`."
+
+
+def _filters(recipe: CurateRecipe) -> Iterator[str]:
+    names = [part.name for part in recipe.reward.parts]
+    filters = recipe.filters
+    wanted = {"correct": filters.correct, "format": filters.format}
+    wanted |= {"language": "language"} if filters.language is not None else {}
+    for key, part in wanted.items():
+        if part is not None and part not in names:
+            have = ", ".join(f"`{name}`" for name in names) or "none"
+            yield (
+                f"`filters.{key}` looks at the reward part `{part}`, which `reward.parts` does not have (it has "
+                f"{have}). Add `{{name: {part}}}` to the parts, or write `filters.{key}=null`."
+            )
