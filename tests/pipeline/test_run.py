@@ -211,6 +211,8 @@ def test_evaluations_comparisons_and_report(go: Go, fake: Fake, tmp_path: Path) 
     assert "&lt;script&gt;alert(1)" in page
     assert "+50.0" in page
     assert "6.5" in page
+    assert "<td>last</td><td>4</td><td>1</td><td>1</td><td>1</td>" in page.replace(' class="n"', "")
+    assert page.count('<pre tabindex="0">1 + 1 = 3. Wait, 1 + 1 = 2</pre>') == 1
 
 
 def test_views_show_each_change_once(go: Go, fake: Fake) -> None:
