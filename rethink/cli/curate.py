@@ -29,6 +29,8 @@ def dry_run(recipe: CurateRecipe, *, as_json: bool) -> int:
     if recipe.source is not None:
         print(f"Reads the samples of {recipe.source}; none are drawn.")
     else:
+        if recipe.endpoint.model is not None:
+            print(f"Asks {recipe.endpoint.model} at {recipe.endpoint.url}.")
         print(
             f"Draws {sampling.per_problem} samples of each of at most {recipe.problems:,} problems: {samples:,} "
             f"samples of at most {sampling.max_new_tokens:,} tokens, {plan['most_tokens']:,} in all."

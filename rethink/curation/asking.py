@@ -1,4 +1,4 @@
-"""Endpoints that judge and rewrite: many questions at once, and what a failure means.
+"""Endpoints that answer, judge and rewrite: many questions at once, and what a failure means.
 
 A failure of one sample (a reply that was cut, say) is that sample's; an endpoint that does not answer stops the run,
 whose parts and recorded replies stay, so that a resumed one asks for what is missing and for nothing twice.
@@ -22,14 +22,24 @@ from rethink.rewards.outcome import INVALID, PartFailed
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 JUDGED_AT_ONCE = 64
+ELSEWHERE = {"teacher": "teacher.url", "model": "endpoint.url"}
+"""What may change on resume, by who is asked."""
 JUDGED_WRONG, KEPT_BY_JUDGE = "judged-wrong", "kept"
 
 _ONE_SAMPLE = re.compile(r"the endpoint answers HTTP 4(?!0[1347]|29)\d\d")
 """A request that the endpoint refuses for what it holds; a wrong key, place or method is everybody's."""
 
 
-def ask_all(ask: Callable[[Item], Value], items: Sequence[Item], at_once: int, who: str) -> list[Value | PartFailed]:
+def ask_all(
+    ask: Callable[[Item], Value],
+    items: Sequence[Item],
+    at_once: int,
+    who: str,
+    on_each: Callable[[int], None] = lambda _: None,
+) -> list[Value | PartFailed]:
     """What comes of each item; failures that are one sample's own in their place.
+
+    `on_each` is called in this thread with the number of items that are ready.
 
     Raises:
         RunFailure: the endpoint does not answer.
@@ -49,11 +59,14 @@ def ask_all(ask: Callable[[Item], Value], items: Sequence[Item], at_once: int, w
 
     executor = ThreadPoolExecutor(at_once, thread_name_prefix=who)
     try:
-        found = list(executor.map(one, items))
+        found: list[Value | PartFailed] = []
+        for value in executor.map(one, items):
+            found.append(value)
+            on_each(len(found))
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
     if broken:
-        elsewhere = " (elsewhere, perhaps: `teacher.url` may change)" if who == "teacher" else ""
+        elsewhere = f" (elsewhere, perhaps: `{ELSEWHERE[who]}` may change)" if who in ELSEWHERE else ""
         raise RunFailure(
             f"the {who}'s endpoint does not answer as it should ({broken[0].cause}: {broken[0].detail}). Every reply "
             f"that came is kept: see that it runs{elsewhere}, then go on with --resume; nothing is asked twice."

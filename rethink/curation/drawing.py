@@ -7,12 +7,16 @@ on neither the order of problems nor a kill.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from rethink.curation.asking import ask_all
 from rethink.curation.models import Models
 from rethink.curation.parts import Row
-from rethink.curation.records import NO_PROMPT, Sample, as_completion, sample_id, turns_before
-from rethink.model.chat import PromptRenderer
+from rethink.curation.records import ENDPOINT, NO_PROMPT, Sample, as_completion, sample_id, turns_asked, turns_before
+from rethink.model.chat import END_THINK, THINK, PromptRenderer
 from rethink.recipe.curate import CurateRecipe
+from rethink.rewards.endpoint import Endpoint, EndpointClient, Reply
+from rethink.rewards.outcome import PartFailed
 from rethink.rewards.rubric import Rubric
 from rethink.tasks.mix import TaskMix
 from rethink.tasks.source import draw
@@ -20,6 +24,8 @@ from rethink.tasks.split import question_key
 from rethink.types import GenerationRequest, Problem, RewardOutcome, Rollout
 
 DRAWN_AT_ONCE = 64
+ENDPOINT_SEEDS = 0x7FFFFFFF
+"""Seeds that every server takes."""
 PATIENCE = 20
 """Problems drawn for each one wanted before the tasks count as used up."""
 OnSample = Callable[[int, int], None]
@@ -101,6 +107,93 @@ def sample_problems(
             rows.append(sample.row())
     rubric.check_failures(rollouts)
     return rows
+
+
+def endpoint_client(recipe: CurateRecipe, cache: Path) -> EndpointClient:
+    """Who asks the recipe's endpoint; nothing is asked yet.
+
+    Args:
+        recipe: its `endpoint` and `sampling`.
+        cache: folder of the replies.
+
+    Raises:
+        RecipeError: a URL that is none, or a key that is not set.
+    """
+    endpoint, sampling = recipe.endpoint, recipe.sampling
+    asked = Endpoint(
+        url=str(endpoint.url),
+        model=str(endpoint.model),
+        key_env=endpoint.key_env,
+        temperature=sampling.temperature,
+        max_tokens=sampling.max_new_tokens,
+        seconds=endpoint.seconds,
+        attempts=endpoint.attempts,
+        concurrency=endpoint.concurrency,
+        cache=cache,
+    )
+    return EndpointClient(asked, "endpoint")
+
+
+def sample_endpoint(
+    problems: Sequence[Problem],
+    recipe: CurateRecipe,
+    client: EndpointClient,
+    rubric: Rubric,
+    encode: Callable[[str], Sequence[int]],
+    on_sample: OnSample,
+) -> list[Row]:
+    """As `sample_problems`, of a model behind an endpoint; `encode` counts the tokens.
+
+    A request that the endpoint refuses for what it holds is a sample without a completion, and `failures` says why.
+
+    Raises:
+        RunFailure: the endpoint does not answer; every reply that came is kept.
+        RewardFailure: more of the rewards failed than the recipe allows.
+    """
+    sampling = recipe.sampling
+    wanted = [(problem, index) for problem in problems for index in range(sampling.per_problem)]
+
+    def seed(problem: Problem, index: int) -> int:
+        return sample_seed(recipe, problem, index) & ENDPOINT_SEEDS
+
+    def ask(item: tuple[Problem, int]) -> Reply:
+        options = {"seed": seed(*item), "top_p": sampling.top_p}
+        return client.complete(turns_asked(recipe.prompt, item[0].question), options)
+
+    replies = ask_all(
+        ask, wanted, recipe.endpoint.concurrency, "model", lambda ready: on_sample(ready, len(wanted))
+    )  # fmt: skip
+    samples, answered = [], []
+    for (problem, index), reply in zip(wanted, replies, strict=True):
+        failed = isinstance(reply, PartFailed)
+        sample = Sample(
+            id=sample_id(problem.task, problem.question, index),
+            task=problem.task,
+            question=problem.question,
+            gold=problem.answer,
+            messages=turns_before(recipe.prompt, problem.question),
+            completion="" if isinstance(reply, PartFailed) else whole_turn(reply),
+            tokens=0,
+            finish_reason="length" if not isinstance(reply, PartFailed) and reply.cut else "stop",
+            source={
+                "model": recipe.endpoint.model, "stage": recipe.name, "seed": seed(problem, index), "index": index,
+            },
+            metadata={**problem.metadata},
+        )  # fmt: skip
+        if isinstance(reply, PartFailed):
+            sample.failures = {ENDPOINT: f"{reply.cause}: {reply.detail}"}
+        samples.append(sample)
+        answered += [] if failed else [sample]
+    score_samples(answered, rubric, encode)
+    return [sample.row() for sample in samples]
+
+
+def whole_turn(reply: Reply) -> str:
+    """The turn with its thought, which some servers send apart from the rest."""
+    if not reply.thought:
+        return reply.text
+    rest = f"{END_THINK}\n\n{reply.text}" if reply.text or not reply.cut else ""
+    return f"{THINK}\n{reply.thought}\n{rest}"
 
 
 def sample_seed(recipe: CurateRecipe, problem: Problem, index: int) -> int:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rethink.curation.records import KEPT, Sample
+from rethink.curation.records import ENDPOINT, KEPT, Sample
 from rethink.recipe.curate import FilterSection
 from rethink.rewards.readability import has_code, longest_paragraph, repetition_share, stray_tags
 
@@ -52,7 +52,13 @@ def _language(sample: Sample, filters: FilterSection) -> bool:
     return filters.language is not None and share is not None and share < filters.language
 
 
+NO_REPLY = "no-reply"
 FILTERS: tuple[Filter, ...] = (
+    Filter(
+        NO_REPLY,
+        lambda sample, filters: ENDPOINT in sample.failures,
+        "read `failures` in samples.jsonl: the endpoint refused these requests, or sent what is no completion",
+    ),
     Filter(
         "truncated",
         lambda sample, filters: filters.truncated and sample.finish_reason == "length",

@@ -13,6 +13,8 @@ from rethink.recipe.schema import PromptSection
 from rethink.types import Completion, FinishReason, Problem, Prompt
 
 KEPT = "kept"
+ENDPOINT = "endpoint"
+"""Key in `failures` of a sample that an endpoint was asked for and did not give."""
 GENERAL = "general"
 """Task of what is mixed in without reasoning."""
 NO_PROMPT = Prompt("", ())
@@ -110,6 +112,20 @@ def turns_before(section: PromptSection, question: str) -> list[dict[str, str]]:
     """The turns that a sample is trained with: system message and instruction; examples are left out."""
     system = [{"role": "system", "content": section.system}] if section.system is not None else []
     return [*system, {"role": "user", "content": section.instruction.replace("{question}", question)}]
+
+
+def turns_asked(section: PromptSection, question: str) -> list[dict[str, str]]:
+    """The turns that an endpoint is asked with: as `turns_before`, and the examples."""
+    *system, last = turns_before(section, question)
+    shown = [
+        turn
+        for example in section.examples
+        for turn in (
+            {"role": "user", "content": section.instruction.replace("{question}", example.question)},
+            {"role": "assistant", "content": example.completion},
+        )
+    ]
+    return [*system, *shown, last]
 
 
 def as_completion(text: str, token_ids: Sequence[int], finish_reason: FinishReason) -> Completion:

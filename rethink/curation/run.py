@@ -16,7 +16,13 @@ from typing import Any
 
 from rethink.curation.asking import decide_by_judge, judge_samples
 from rethink.curation.choose import balance, by_problem, choose, drop_duplicates
-from rethink.curation.drawing import different_problems, sample_problems, score_samples
+from rethink.curation.drawing import (
+    different_problems,
+    endpoint_client,
+    sample_endpoint,
+    sample_problems,
+    score_samples,
+)
 from rethink.curation.filters import UNJUDGED, first_reason, too_few
 from rethink.curation.general import check_general, data_hash, general_prompts, general_samples, wanted_general
 from rethink.curation.models import EngineFactory, Models, make_choices
@@ -31,6 +37,7 @@ from rethink.model.chat import PromptRenderer
 from rethink.model.loading import load_checkpoint
 from rethink.observe.progress import Progress
 from rethink.recipe.curate import CurateRecipe, as_training
+from rethink.rewards.endpoint import EndpointClient
 from rethink.rewards.parts import build_part
 from rethink.rewards.rubric import Limits, Rubric, closing
 from rethink.store.atomic import storage_errors, write_json, write_text
@@ -86,7 +93,7 @@ def curate(
     checkpoint = load_checkpoint(
         recipe.model.path, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code
     )
-    if checkpoint.config is not None and recipe.source is None:
+    if checkpoint.config is not None and recipe.samples_here:
         _check_context(recipe, checkpoint.config.max_position_embeddings)
     fresh = not RunFolder.exists(out)
     folder = open_run(
@@ -179,13 +186,16 @@ class _Work:
         self._recipe, self._folder, self._plan = recipe, folder, plan
         self._models, self._rubric, self._progress, self._stop = models, rubric, progress, stop
         self._renderer: PromptRenderer | None = None
+        self._client: EndpointClient | None = None
 
     def check_prompts(self) -> None:
         """Refuse what cannot be asked, before anything is drawn. Raises `TaskError`, `ModelError`, `RecipeError`."""
         recipe = self._recipe
         check_general(recipe, self._models)
         check_teacher(recipe, self._models)
-        if recipe.source is not None:
+        if recipe.endpoint.model is not None:
+            self._client = endpoint_client(recipe, self._folder.path / "drawn" / "replies")
+        if not recipe.samples_here:
             return
         path = recipe.model.path
         room = self._models.context(path) - recipe.sampling.max_new_tokens + 1
@@ -248,8 +258,8 @@ class _Work:
                 self._progress.step(row)
             began[0] = time.perf_counter()
 
+        encode = self._models.checkpoint(recipe.model.path).tokenizer.encode
         if recipe.source is not None:
-            encode = self._models.checkpoint(recipe.model.path).tokenizer.encode
 
             def score(chunk: Sequence[Sample]) -> list[Row]:
                 score_samples(chunk, self._rubric, encode)
@@ -260,10 +270,12 @@ class _Work:
                 done=done,
             )  # fmt: skip
             return [from_row(row) for row in rows]
-        assert self._renderer is not None
-        renderer, shown = self._renderer, self._phase("rollout")
+        renderer, client, shown = self._renderer, self._client, self._phase("rollout")
 
         def sample(chunk: Sequence[Problem]) -> list[Row]:
+            if client is not None:
+                return sample_endpoint(chunk, recipe, client, self._rubric, encode, shown)
+            assert renderer is not None
             return sample_problems(chunk, recipe, self._models, renderer, self._rubric, shown)
 
         rows = in_parts(

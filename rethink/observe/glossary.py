@@ -117,11 +117,11 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
                        "rethink.observe.reflection"),
             MetricInfo("rollout/reexamining", "share", "Share of completions with at least one word of reflection.",
                        "See `rollout/reflection`.", "See `rollout/reflection`.", "rethink.observe.reflection"),
-            MetricInfo("rollout/corrected", "times", "Re-examinations of the batch that changed a wrong stated value "
-                       "to the right one, where the right answer is a number.",
+            MetricInfo("rollout/corrected", "times", "Re-examinations of the batch that mended something: the same "
+                       "thing stated wrong before a word of reflection and right after it (docs/reflection.md).",
                        "0 for most small models; any number that grows with accuracy is real reflection.",
                        "0 while `rollout/reflection` rises: the words are a habit; read the completions.",
-                       "rethink.observe.reflection"),
+                       "rethink.observe.reexamination"),
             MetricInfo("rollout/repeated", "share", "Share of completions whose text repeats itself.", "Near 0.",
                        "The policy is degenerating: lower the learning rate, or add the KL term (`algorithm.beta`).",
                        _TRAIN),

@@ -20,6 +20,9 @@ from rethink.recipe.stages import ResolvedStage, substitute
 
 WITHOUT_PART = ("name", "description", "checkpoint", "trackers")
 """Top-level fields that change no output."""
+ENDPOINTS = ("endpoint", "teacher")
+WHERE = ("url", "key_env", "seconds", "attempts", "concurrency")
+"""Keys of endpoints in `samples` that change no output either: the same model may answer elsewhere."""
 _SUFFIXES = (".jsonl", ".json", ".gguf", ".parquet", ".py", ".txt", ".yaml", ".csv")
 _PROBE_BYTES = 1 << 20
 _WHOLE = 64 << 20
@@ -43,6 +46,8 @@ def stage_hash(stage: ResolvedStage, inputs: Mapping[str, str]) -> str:
     recipe = stage.recipe.model_dump(mode="json")
     for name in WITHOUT_PART:
         recipe.pop(name, None)
+    for name in ENDPOINTS if stage.kind == "samples" else ():
+        recipe[name] = {key: value for key, value in recipe[name].items() if key not in WHERE}
     recipe = substitute(recipe, lambda used, output: f"${{{inputs[used]}.{output}}}")
     identity = {
         "kind": stage.kind,

@@ -175,7 +175,7 @@ def drawn_tokens(recipe: AnyRecipe) -> tuple[int, int] | None:
     """(prompts, most completion tokens) of a stage that samples; None for one that does not."""
     if isinstance(recipe, EvalRecipe):
         return recipe.problems, recipe.problems * recipe.samples * recipe.max_new_tokens
-    if isinstance(recipe, CurateRecipe) and recipe.source is None:
+    if isinstance(recipe, CurateRecipe) and recipe.samples_here:
         sampling = recipe.sampling
         return recipe.problems, recipe.problems * sampling.per_problem * sampling.max_new_tokens
     return None

@@ -27,6 +27,7 @@ from rethink.pipeline.identity import stage_hashes
 from rethink.pipeline.kinds import STAGE_KINDS, runner
 from rethink.pipeline.selection import Selection
 from rethink.pipeline.view import Rows, StageProgress
+from rethink.recipe.curate import CurateRecipe
 from rethink.recipe.kinds import RECIPE_KINDS, AnyRecipe
 from rethink.recipe.loading import recipe_to_yaml
 from rethink.recipe.pipeline import OUTPUTS, DistillRecipe, PipelineRecipe
@@ -165,7 +166,8 @@ def _run_stage(run: PipelineRun, stage: ResolvedStage) -> bool:
         run.records[record.hash] = folder.change(record, seconds=seconds)
         run.rows.set(stage.name, "stopped", "")
         return False
-    model = getattr(recipe, "model", None)
+    elsewhere = isinstance(recipe, CurateRecipe) and not recipe.samples_here
+    model = None if elsewhere else getattr(recipe, "model", None)
     compute = computed(stage.kind, out, summary, getattr(model, "path", None))
     run.records[record.hash] = folder.change(record, state="done", seconds=seconds, ended=now(), compute=compute)
     drop_checkpoints(folder, record)

@@ -85,6 +85,23 @@ class ChoiceSection(Section):
     """Samples kept of a problem by every rule but `all`."""
 
 
+class EndpointSection(Section):
+    """A model behind an OpenAI-compatible endpoint that is sampled in the place of a model here."""
+
+    model: str | None = None
+    """Its name there; None: `model` is sampled."""
+    url: str | None = None
+    """Base of the endpoint, such as `http://127.0.0.1:8000/v1`."""
+    key_env: str | None = None
+    """Environment variable that holds the endpoint's key."""
+    seconds: float = Field(default=600.0, gt=0)
+    """Time for one request."""
+    attempts: int = Field(default=5, gt=0, le=20)
+    """Tries before a request counts as failed."""
+    concurrency: int = Field(default=8, gt=0, le=64)
+    """Requests at once."""
+
+
 class JudgeSection(Section):
     """A model behind an endpoint that scores what rules cannot check."""
 
@@ -150,6 +167,11 @@ class CurateRecipe(Section):
         "reward.seconds",
         "reward.memory_gb",
         "reward.workers",
+        "endpoint.url",
+        "endpoint.key_env",
+        "endpoint.seconds",
+        "endpoint.attempts",
+        "endpoint.concurrency",
         "teacher.url",
         "teacher.key_env",
         "teacher.seconds",
@@ -173,7 +195,9 @@ class CurateRecipe(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute. `auto`: CUDA where torch has it."""
     model: ModelSection = ModelSection()
-    """The model that is sampled; for samples of a file, whose tokens are counted."""
+    """The model that is sampled; for samples of a file or an endpoint, whose tokens are counted."""
+    endpoint: EndpointSection = EndpointSection()
+    """A model elsewhere that is sampled instead."""
     prompt: PromptSection = PromptSection()
     """From problem to prompt. Examples are shown to the model and left out of the samples."""
     tasks: tuple[TaskSource, ...] = ()
@@ -201,6 +225,11 @@ class CurateRecipe(Section):
     """Data without reasoning that is mixed in."""
     least: int = Field(default=1, ge=0)
     """Fewest kept samples of the tasks; with fewer the run fails and says which filter took them."""
+
+    @property
+    def samples_here(self) -> bool:
+        """Whether a model on this machine is sampled: neither an endpoint nor a file takes its place."""
+        return self.source is None and self.endpoint.model is None
 
     @model_validator(mode="after")
     def _refuse_degenerate(self) -> CurateRecipe:
@@ -247,6 +276,7 @@ def _problems(recipe: CurateRecipe) -> Iterator[str]:
         )
     if "" in sampling.stop_strings:
         yield "`sampling.stop_strings` holds an empty string, which would end every sample at once. Remove it."
+    yield from _endpoint(recipe)
     yield from _filters(recipe)
     if recipe.choose.rule == "judged" and not recipe.judge.params:
         yield "`choose.rule` is `judged`, but there is no `judge`. Give `judge.params` a `url` and a `model`."
@@ -267,6 +297,27 @@ def _problems(recipe: CurateRecipe) -> Iterator[str]:
         yield "`general` names data or a model, but its `share` is 0. Set `general.share=0.25`, or remove the rest."
     if general.path is not None and (general.prompts is not None or general.model is not None):
         yield "`general.path` is a file of conversations, so no model answers. Remove `general.prompts` and `.model`."
+
+
+def _endpoint(recipe: CurateRecipe) -> Iterator[str]:
+    endpoint, prompt, sampling = recipe.endpoint, recipe.prompt, recipe.sampling
+    if (endpoint.model is None) != (endpoint.url is None):
+        missing, say = ("url", "where it answers") if endpoint.url is None else ("model", "which model it serves")
+        yield f"`endpoint` has no `{missing}`. Give `endpoint.{missing}`: {say}."
+    if endpoint.model is None:
+        return
+    if recipe.source is not None:
+        yield "`source` is a file of samples, so the `endpoint` would never be asked. Remove one of them."
+    if prompt.template != "chat" or prompt.prefill:
+        yield (
+            "An `endpoint` is asked in chats, with its own template, and begins its turn itself. Write "
+            '`prompt.template=chat` and `prompt.prefill=""`.'
+        )
+    if sampling.top_k or sampling.stop_strings:
+        yield (
+            "`sampling.top_k` is not part of the protocol of endpoints, and they leave `sampling.stop_strings` out of "
+            "their replies. Remove both, or sample a model here."
+        )
 
 
 def _filters(recipe: CurateRecipe) -> Iterator[str]:

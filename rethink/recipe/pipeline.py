@@ -104,8 +104,8 @@ class DistillRecipe(Section):
     vars: dict[str, Any] = Field(default_factory=dict)
     """Values that the sections share, used as `${vars.NAME}`."""
     teacher: str | None = None
-    """Model that answers: anything that `model.path` takes, or an output of a stage. None: `samples` names its source
-    itself (an endpoint), or `data` brings the samples."""
+    """Model that answers: anything that `model.path` takes, or an output of a stage. None: `samples` names its own (an
+    `endpoint`, a file as `source`, or a `model`), or `data` brings the samples."""
     student: str = "embedded"
     """Base model that learns. Only text goes over, so its tokenizer may be another."""
     samples: dict[str, Any] | None = None
@@ -133,6 +133,18 @@ class DistillRecipe(Section):
             raise RecipeError(
                 "`teacher` is given, but no `samples`, so it would never be asked. Write `samples:`, or remove "
                 "`teacher`."
+            )
+        named = [key for key in ("endpoint", "source", "model") if self.samples and key in self.samples]
+        if self.samples is not None and self.teacher is None and not named:
+            raise RecipeError(
+                "Nobody answers: there is no `teacher`, and `samples` names none. Write `teacher: PATH`, or "
+                "`samples: {endpoint: {model: NAME, url: http://127.0.0.1:8000/v1}}`."
+            )
+        other = next((key for key in named if key != "model"), None)
+        if self.teacher is not None and other is not None:
+            raise RecipeError(
+                f"Both `teacher` and `samples.{other}` are given, and one of them answers. Remove one; for an endpoint "
+                "write `teacher=null`."
             )
         return self
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2 as httpx
@@ -63,6 +63,17 @@ class Endpoint:
     """Folder of the replies; None keeps none."""
     offline: bool = False
     """Answer from the cache alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back."""
+
+    text: str
+    thought: str | None = None
+    """The thought, where the server sends it in a field of its own."""
+    cut: bool = False
+    """Whether the limit of tokens ended it."""
 
 
 @dataclass(slots=True)
@@ -145,12 +156,28 @@ class EndpointClient:
             )
 
     def ask(self, messages: Messages) -> str:
-        """The endpoint's reply to a conversation.
+        """The endpoint's reply to a conversation, whole.
 
         Raises:
-            PartFailed: no usable reply: not in the cache offline, a limit is spent, or every attempt failed.
+            PartFailed: no usable reply: not in the cache offline, a limit is spent, every attempt failed, or the reply
+                was cut.
         """
-        key = self._question_key(messages)
+        return self._ask(messages, {}).text
+
+    def complete(self, messages: Messages, options: Mapping[str, Any]) -> Reply:
+        """A completion as it comes, thought and cut ones too.
+
+        Args:
+            messages: the conversation.
+            options: what the request holds besides, at least a `seed`: each has its own reply in the cache.
+
+        Raises:
+            PartFailed: as for `ask`, but for replies that were cut.
+        """
+        return self._ask(messages, options)
+
+    def _ask(self, messages: Messages, options: Mapping[str, Any]) -> Reply:
+        key = self._question_key(messages, options)
         with self._state:
             flight = self._asking.setdefault(key, _InFlight())
             flight.users += 1
@@ -163,8 +190,8 @@ class EndpointClient:
                     return known
                 if self._endpoint.offline:
                     raise PartFailed(EXCEPTION, f"offline, and the reply {key[:12]} is not in {self._endpoint.cache}")
-                reply = self._try_all(messages)
-                self._keep(key, messages, reply)
+                reply = self._try_all(messages, options)
+                self._keep(key, messages, options, reply)
                 return reply
         finally:
             with self._state:
@@ -178,13 +205,13 @@ class EndpointClient:
 
     # --- one question ------------------------------------------------------------------------------------------------
 
-    def _try_all(self, messages: Messages) -> str:
+    def _try_all(self, messages: Messages, options: Mapping[str, Any]) -> Reply:
         wait = FIRST_WAIT
         attempts = self._endpoint.attempts
         for attempt in range(1, attempts + 1):
             try:
                 with self._slots:
-                    return self._try(messages)
+                    return self._try(messages, options)
             except _Passing as failure:
                 if attempt == attempts:
                     raise PartFailed(failure.cause, f"{failure.said}, {attempts} times") from None
@@ -193,7 +220,7 @@ class EndpointClient:
                 wait = min(2 * wait, LONGEST_WAIT)
         raise AssertionError("attempts is at least 1")
 
-    def _try(self, messages: Messages) -> str:
+    def _try(self, messages: Messages, options: Mapping[str, Any]) -> Reply:
         self._count_request()
         endpoint = self._endpoint
         body = {
@@ -201,6 +228,7 @@ class EndpointClient:
             "messages": list(messages),
             "temperature": endpoint.temperature,
             "max_tokens": endpoint.max_tokens,
+            **options,
         }
         ends = time.monotonic() + endpoint.seconds
         try:
@@ -217,24 +245,27 @@ class EndpointClient:
         if status != 200:
             said = self._clean(data.decode("utf-8", "replace"))[:120]
             raise PartFailed(EXCEPTION, f"the endpoint answers HTTP {status}: {said}")
-        return self._content(data)
+        return self._content(data, as_it_comes=bool(options))
 
-    def _content(self, data: bytes) -> str:
+    def _content(self, data: bytes, as_it_comes: bool) -> Reply:
         try:
             parsed = json.loads(data)
             choice = parsed["choices"][0]
-            content = choice["message"]["content"]
-        except (ValueError, RecursionError, LookupError, TypeError):
+            message = choice["message"]
+            content, thought, cut = message["content"], _thought(message), choice.get("finish_reason") == "length"
+        except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
             raise _Passing(INVALID, "the response is not a chat completion in JSON") from None
+        if as_it_comes and content is None and thought is not None:
+            content = ""  # it ended before the thought did
         if not isinstance(content, str):
             raise _Passing(INVALID, "the response holds no text")
         usage = parsed.get("usage")
         used = usage.get("total_tokens") if isinstance(usage, dict) else None
         with self._state:
             self.spent.tokens += used if isinstance(used, int) and used > 0 else 0
-        if choice.get("finish_reason") == "length":
+        if cut and not as_it_comes:
             raise PartFailed(INVALID, f"the reply was cut at max_tokens={self._endpoint.max_tokens}")
-        return content
+        return Reply(content, thought, cut)
 
     def _count_request(self) -> None:
         limits = self._endpoint
@@ -247,35 +278,39 @@ class EndpointClient:
 
     # --- cache and key -----------------------------------------------------------------------------------------------
 
-    def _question_key(self, messages: Messages) -> str:
+    def _question_key(self, messages: Messages, options: Mapping[str, Any]) -> str:
         """Of what decides the reply. The URL does not: a replay may run elsewhere."""
         e = self._endpoint
         content = [e.model, list(messages), e.temperature, e.max_tokens]
+        content += [dict(options)] if options else []
         text = json.dumps(content, sort_keys=True)  # ASCII: a lone surrogate in a completion is escaped
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _path(self, key: str) -> Path | None:
         return None if self._endpoint.cache is None else self._endpoint.cache / key[:2] / f"{key}.json"
 
-    def _from_cache(self, key: str) -> str | None:
+    def _from_cache(self, key: str) -> Reply | None:
         path = self._path(key)
         if path is None:
             return None
         try:
-            return cast(str, json.loads(path.read_text("utf-8"))["reply"])
+            kept = json.loads(path.read_text("utf-8"))
+            return Reply(kept["reply"], kept.get("thought"), kept.get("cut", False))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return None if not self._endpoint.offline else self._broken(path)
 
-    def _broken(self, path: Path) -> str:
+    def _broken(self, path: Path) -> Reply:
         raise PartFailed(EXCEPTION, f"the recorded reply {path} cannot be read")
 
-    def _keep(self, key: str, messages: Messages, reply: str) -> None:
+    def _keep(self, key: str, messages: Messages, options: Mapping[str, Any], reply: Reply) -> None:
         path = self._path(key)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            kept: dict[str, Any] = {"model": self._endpoint.model, "messages": list(messages), "reply": reply}
+            kept: dict[str, Any] = {"model": self._endpoint.model, "messages": list(messages), "reply": reply.text}
+            if options:
+                kept |= {"options": dict(options), "thought": reply.thought, "cut": reply.cut}
             write_json(path, kept)
 
     def _read_key(self, field: str) -> str | None:
@@ -307,6 +342,12 @@ def _read(response: httpx.Response, ends: float, seconds: float) -> bytes:
         if time.monotonic() > ends:
             raise _Passing(TIMEOUT, f"the reply was not complete within {seconds:g} s")
     return bytes(data)
+
+
+def _thought(message: Mapping[str, Any]) -> str | None:
+    """The thought that servers with a reasoning parser send beside the content."""
+    found = message.get("reasoning_content") or message.get("reasoning")
+    return found if isinstance(found, str) else None
 
 
 def _retry_after(value: str | None) -> float | None:

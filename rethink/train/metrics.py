@@ -6,7 +6,8 @@ import statistics
 from collections import Counter
 
 from rethink.eval.heldout import RIGHT
-from rethink.observe.reflection import reflection_rate, summarise_reflection
+from rethink.observe.reexamination import count
+from rethink.observe.reflection import reflection_rate
 from rethink.recipe.schema import Recipe
 from rethink.train.collect import RolloutBatch
 from rethink.types import RewardOutcome, Rollout
@@ -20,15 +21,15 @@ def batch_metrics(batch: RolloutBatch, recipe: Recipe, *, sampled_now: bool) -> 
     rollouts = batch.rollouts
     rewards = [r.reward for r in rollouts if r.reward is not None]
     lengths = [len(r.completion.token_ids) for r in rollouts]
-    reflection = summarise_reflection((r.problem.question, r.completion.text, r.problem.answer) for r in rollouts)
+    looked_again = count((r.completion.text, r.problem.answer) for r in rollouts)
     row: dict[str, float] = {
         "rollout/length_mean": statistics.fmean(lengths),
         "rollout/length_max": max(lengths),
         "rollout/truncated": statistics.fmean(r.completion.finish_reason == "length" for r in rollouts),
         "rollout/no_signal": statistics.fmean(batch.no_signal),
         "rollout/reflection": reflection_rate([r.completion.text for r in rollouts]),
-        "rollout/reexamining": reflection.reexamining / len(rollouts),
-        "rollout/corrected": reflection.verdicts["wrong to right"],
+        "rollout/reexamining": looked_again.marked / len(rollouts),
+        "rollout/corrected": looked_again.outcomes["mended"],
         "rollout/tokens": sum(lengths),
         "time/rollout": batch.rollout_seconds if sampled_now else 0.0,
         "time/reward": batch.reward_seconds if sampled_now else 0.0,

@@ -41,6 +41,7 @@ def sample(completion: str = GOOD, **changes: object) -> Sample:
 
 CASES = {
     "kept": sample(),
+    "no-reply": sample("", tokens=0, rewards={}, failures={"endpoint": "invalid: the response holds no text"}),
     "truncated": sample(finish_reason="length"),
     "checker-failed": sample(rewards={"accuracy": None}, failures={"accuracy": "timeout: 5 s"}),
     "incorrect": sample(rewards={"accuracy": 0.5, "format": 1.0}),
@@ -58,7 +59,7 @@ CASES = {
 @pytest.mark.parametrize("reason", CASES)
 def test_each_fault_has_its_reason(reason: str) -> None:
     assert first_reason(CASES[reason], ALL) == reason
-    assert first_reason(CASES[reason], NONE) == "kept"
+    assert first_reason(CASES[reason], NONE) == ("no-reply" if reason == "no-reply" else "kept"), "never training data"
 
 
 def test_every_filter_is_exercised_and_advises() -> None:

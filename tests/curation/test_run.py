@@ -316,6 +316,79 @@ def test_a_reply_of_no_use_costs_one_sample(run: Run, tmp_path: Path, endpoint: 
     assert "HTTP 400" in failed[0]["failures"]["teacher"]
 
 
+# --- an endpoint that is sampled -------------------------------------------------------------------------------------
+
+SAMPLED = [
+    "prompt={instruction: 'What is {question}?', system: Think., examples: [{question: 1 + 1, completion: two}]}",
+    "problems=6", "sampling={per_problem: 3, prompts_per_batch: 2, max_new_tokens: 50, temperature: 0.7, top_p: 0.9}",
+    "filters={duplicate: null, correct: null}",
+]  # fmt: skip
+
+
+def asks(endpoint: Misbehaving, **more: Any) -> str:
+    settings = {"model": "big", "url": endpoint.url, "attempts": 2, "concurrency": 1, **more}
+    return f"endpoint={json.dumps(settings)}"
+
+
+def test_an_endpoint_is_sampled(
+    run: Run, tmp_path: Path, endpoint: Misbehaving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEACHER_KEY", "sk-secret")
+    endpoint.reply = REWRITTEN.format(6)
+    apart = {"role": "assistant", "content": "<answer>6</answer>", "reasoning_content": "We think of it for long."}
+    cut = {"role": "assistant", "content": None, "reasoning_content": "On and on"}
+    endpoint.plan = [
+        json.dumps({"choices": [{"message": message, "finish_reason": why}]}).encode()
+        for message, why in ((apart, "stop"), (cut, "length"))
+    ]
+    endpoint.plan.append((400, {}))
+    out, engines = tmp_path / "out", []
+    summary = run(out, *SAMPLED, asks(endpoint, key_env="TEACHER_KEY"), engines=engines)
+    assert engines == []
+    found = rows(out / "samples.jsonl")
+    assert [row["reason"] for row in found[:4]] == ["kept", "truncated", "no-reply", "kept"]
+    assert found[0]["completion"] == "<think>\nWe think of it for long.\n</think>\n\n<answer>6</answer>"
+    assert found[1]["completion"] == "<think>\nOn and on\n"
+    assert "HTTP 400" in found[2]["failures"]["endpoint"]
+    assert {row["completion"] for row in found[3:]} == {endpoint.reply}
+    assert all((row["rewards"]["accuracy"] == 1) == (row["gold"] == "6") and row["tokens"] > 0 for row in found[3:])
+    assert summary["kept"] == 16
+    assert len(endpoint.requests) == 18
+    assert {headers["Authorization"] for headers in endpoint.headers} == {"Bearer sk-secret"}
+    seeds = [request["seed"] for request in endpoint.requests]
+    assert len(set(seeds)) == 18
+    assert seeds == [row["source"]["seed"] for row in found]
+    first = endpoint.requests[0]
+    assert [first[key] for key in ("model", "temperature", "top_p", "max_tokens")] == ["big", 0.7, 0.9, 50]
+    assert [turn["content"] for turn in first["messages"]] == [
+        "Think.", "What is 1 + 1?", "two", f"What is {found[0]['question']}?"
+    ]  # fmt: skip
+    assert [turn["role"] for turn in rows(out / "train.jsonl")[0]["messages"]] == ["system", "user", "assistant"]
+    assert b"sk-secret" not in b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
+
+
+def test_a_sampled_endpoint_that_dies_is_asked_for_nothing_twice(
+    run: Run, tmp_path: Path, endpoint: Misbehaving
+) -> None:
+    endpoint.reply = REWRITTEN.format(6)
+    run(tmp_path / "whole", *SAMPLED, asks(endpoint))
+    endpoint.requests.clear()
+    out = tmp_path / "out"
+    endpoint.plan = [*([completion(endpoint.reply)] * 8), *([(500, {})] * 40)]
+    with pytest.raises(RunFailure, match=r"model's endpoint does not answer.*HTTP 500.*`endpoint.url` may change"):
+        run(out, *SAMPLED, asks(endpoint))
+    asked = [request["seed"] for request in endpoint.requests[:8]]
+    endpoint.plan, endpoint.requests = [], []
+    with misbehaving_server() as elsewhere:
+        elsewhere.reply = endpoint.reply
+        run(out, *SAMPLED, asks(elsewhere), resume=True)
+        again = [request["seed"] for request in elsewhere.requests]
+    assert endpoint.requests == []
+    assert len(again) == 18 - 8
+    assert not set(again) & set(asked)
+    same_files(tmp_path / "whole", out)
+
+
 # --- resume ------------------------------------------------------------------------------------------------------
 
 
@@ -450,6 +523,11 @@ def test_too_few_says_why_and_keeps_everything(run: Run, tmp_path: Path) -> None
         (["reward.parts.0.name=acuracy"], RecipeError, "Did you mean `accuracy`"),
         (["teacher.url=http://127.0.0.1:1/v1"], RecipeError, "Name the model"),
         (["teacher={model: a, instruction: rewrite}"], RecipeError, "`{completion}`"),
+        (["endpoint.model=big"], RecipeError, "`endpoint` has no `url`"),
+        (["endpoint={model: m, url: 'http://127.0.0.1:1/v1'}"], RecipeError, "`prompt.template=chat`"),
+        ([*SAMPLED, "endpoint={model: m, url: 'http://127.0.0.1:1/v1'}", "sampling.top_k=5"], RecipeError, "top_k"),
+        ([*SAMPLED, "endpoint={model: m, url: 'http://127.0.0.1:1/v1', key_env: NO_SUCH_KEY}"], RecipeError,
+         "`NO_SUCH_KEY`, which is not set"),
         (["general.path=x.jsonl"], RecipeError, "`general.share=0.25`"),
         (["general={share: 0.2, path: missing.jsonl}"], TaskError, "missing.jsonl"),
         (["source=missing.jsonl"], TaskError, "missing.jsonl"),

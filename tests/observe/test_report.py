@@ -238,18 +238,18 @@ def test_words_of_reflection_are_counted(finished: RunFolder) -> None:
     assert "“wait” 4 4 12 completions 4 4 12" in seen.text
 
 
-def test_reexaminations_are_shown_with_examples_or_the_lack_of_them(tmp_path: Path, finished: RunFolder) -> None:
-    assert "12 of the 12 rollouts of this page re-examine themselves, 12 times in all. 0 could be checked" in (
-        page_of(finished).text
-    )
-    assert "None changed a wrong value to the right one." in page_of(finished).text
+def test_reexaminations_are_shown_with_passages_or_the_lack_of_them(tmp_path: Path, finished: RunFolder) -> None:
+    seen = page_of(finished).text
+    assert "all 3 batches shown 12 12 0 0 0 0 0" in seen
+    assert "There are markers, but nowhere the same thing stated before and after one" in seen
     folder = new_folder(tmp_path / "aha", {"name": "aha", "steps": 1})
     folder.append_metrics({"step": 1, "batch": 1, "reward/mean": 0.1, "rollout/reexamining": 0.5})
-    mended, hostile = "1 + 1 = 3. Wait, 1 + 1 = 2.", f"1 + 1 = 3. Wait {ATTACKS[0]} = 2."
-    folder.write_rollouts(1, [rollout(1, mended, 1.0), rollout(1, hostile, 1.0), rollout(1, "2", 1.0)], {"step": 1})
+    mended, hostile = "1 + 1 = 3. Wait, 1 + 1 = 2.", f"2 + 1 = 4. Wait {ATTACKS[0]} 2 + 1 = 3."
+    partial = "Step 1: 3 + 4 = 7. Wait, step 2: 1 + 1 = 2"
+    texts = [mended, hostile, partial, "2"]
+    folder.write_rollouts(1, [rollout(1, said, 1.0) for said in texts], {"step": 1})
     seen = page_of(folder).text
-    assert "2 of the 3 rollouts of this page re-examine themselves, 2 times in all. 2 could be checked" in seen
-    assert "2 changed a wrong value to the right one, 0 a right one to a wrong one." in seen
+    assert "step 1 4 3 2 2 0 0 0" in seen, "completions, with a marker, checked, mended, and the rest"
     assert mended in seen
     assert ATTACKS[0] in seen, "as text"
 

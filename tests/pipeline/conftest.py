@@ -34,7 +34,12 @@ EVALUATION = """\
 evaluation: {tasks: "${vars.tasks}", problems: 4}
 evaluated: {base: "${vars.base}"}
 """
-ROWS = ("<think>two and two are four</think><answer>4</answer>", "four", "<script>alert(1)</script>", "4 4 4 4 4 4")
+ROWS = (
+    "<think>two and two are four</think><answer>4</answer>",
+    "1 + 1 = 3. Wait, 1 + 1 = 2",
+    "<script>alert(1)</script>",
+    "4 4 4 4 4 4",
+)
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -211,6 +212,10 @@ def test_evaluations_comparisons_and_report(go: Go, fake: Fake, tmp_path: Path) 
     assert "&lt;script&gt;alert(1)" in page
     assert "+50.0" in page
     assert "6.5" in page
+    section = page[page.index('id="aha"') : page.index('id="samples"')]
+    words = re.sub(r"<[^>]*>|\s+", " ", section).split()
+    assert "last 4 1 1 1 0 0 0" in " ".join(words), "completions, with a marker, checked, mended, and the rest"
+    assert section.count("1 + 1 = 3. Wait, 1 + 1 = 2") == 1, "the same passage once, though every model wrote it"
 
 
 def test_views_show_each_change_once(go: Go, fake: Fake) -> None:

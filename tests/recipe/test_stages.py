@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rethink.errors import RecipeError
+from rethink.pipeline.identity import stage_hash
+from rethink.recipe.curate import CurateRecipe
 from rethink.recipe.held_out import EvalRecipe
 from rethink.recipe.loading import load_recipe, parse_recipe, recipe_to_yaml
 from rethink.recipe.pipeline import DistillRecipe, PipelineRecipe
@@ -143,6 +145,23 @@ def test_refusals_of_distillations() -> None:
     ]:
         with pytest.raises(RecipeError, match=words):
             stages(DISTILL, override)
+
+
+def test_a_distillation_from_an_endpoint() -> None:
+    asked = "samples={tasks: '${vars.tasks}', endpoint: {model: big, url: 'http://127.0.0.1:1/v1'}}"
+    found = stages(DISTILL, asked)
+    samples = found["distilled-samples"].recipe
+    assert isinstance(samples, CurateRecipe)
+    assert samples.endpoint.model == "big"
+    assert not samples.samples_here
+    moved = stages(DISTILL, asked.replace("127.0.0.1:1", "127.0.0.1:2"))["distilled-samples"]
+    assert stage_hash(moved, {}) == stage_hash(found["distilled-samples"], {})
+    other = stages(DISTILL, asked.replace("big", "small"))["distilled-samples"]
+    assert stage_hash(other, {}) != stage_hash(moved, {})
+    with pytest.raises(RecipeError, match=r"Both `teacher` and `samples.endpoint`"):
+        stages(DISTILL, asked, "teacher=some/teacher")
+    with pytest.raises(RecipeError, match="Nobody answers"):
+        stages(DISTILL, "samples={tasks: '${vars.tasks}'}")
 
 
 def test_the_smoke_recipe_has_the_graph_of_r1() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rethink.observe.report import sections
+from rethink.observe.report.aha import aha
 from rethink.observe.report.charts import has_values
 from rethink.observe.report.data import report_data, sample, word_counts
 from rethink.observe.report.markup import csp_hash, json_block, text
@@ -118,11 +119,22 @@ def with_steps(counts: Sequence[Mapping[str, Any]], rollouts: Sequence[Mapping[s
 def _reflection(data: Mapping[str, Any], counts: Sequence[Mapping[str, Any]], packed: Mapping[str, Any]) -> str:
     drawn = [panel for panel in reflection_panels(data, counts) if panel.chart.lines]
     content = sections.charts(drawn, "No completions to count words in yet.") + sections.reflection_table(counts)
-    content += sections.reexaminations(packed)
+    content += _reexamination(counts, packed["rollouts"])
     intro = (
         "<p>Words such as “wait” or “let me check”: their rise, together with accuracy, is the paper's aha moment.</p>"
     )
     return sections.section("reflection", "Reflection", intro + content)
+
+
+def _reexamination(counts: Sequence[Mapping[str, Any]], rollouts: Sequence[Mapping[str, Any]]) -> str:
+    """What re-examination changed in the first and the last sampled batch, and in all of them."""
+    if not counts:
+        return ""
+    batches = {f"step {entry['step']}": entry["batch"] for entry in (counts[0], counts[-1])}
+    groups = {name: [row for row in rollouts if row["batch"] == batch] for name, batch in batches.items()}
+    groups[f"all {len(counts)} batches shown"] = list(rollouts)
+    said = {name: [(row["text"], row["answer"]) for row in rows] for name, rows in groups.items()}
+    return "<h3>Re-examination</h3>" + aha(said, "rollouts of")
 
 
 def _navigation(only: Sequence[str] = ()) -> str:

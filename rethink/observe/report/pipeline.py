@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rethink.observe.progress import duration, percent
+from rethink.observe.report.aha import aha
 from rethink.observe.report.markup import csp_hash, definitions, details, element, flat, prose, table, text
 from rethink.observe.report.pipeline_samples import samples_section
 from rethink.store.atomic import write_bytes
@@ -23,6 +24,7 @@ _LINKS = (
     ("distillation", "Distillation"),
     ("stages", "Stages"),
     ("data", "Data"),
+    ("aha", "Re-examination"),
     ("samples", "Samples"),
     ("recipe", "Recipe"),
 )
@@ -84,6 +86,7 @@ def write_pipeline_report(folder: PipelineFolder) -> Path:
 def render_pipeline(folder: PipelineFolder) -> str:
     """The page as text."""
     data = pipeline_data(folder)
+    sources = _sample_sources(data)
     body = [
         _header(data),
         _navigation(),
@@ -92,7 +95,8 @@ def render_pipeline(folder: PipelineFolder) -> str:
         _section("distillation", "Distillation against reinforcement learning", _distillation(data)),
         _section("stages", "Stages", _stages(data)),
         _section("data", "Data that stages made", _made_data(data)),
-        _section("samples", "The same problems, model by model", samples_section(_sample_sources(data))),
+        _section("aha", "Re-examination", _reexamination(sources)),
+        _section("samples", "The same problems, model by model", samples_section(sources)),
         _section("recipe", "Recipe and environment", _recipe(data)),
         "</main>",
     ]
@@ -337,6 +341,17 @@ def _sample_sources(data: PipelineData) -> dict[str, list[dict[str, Any]]]:
         names: Sequence[str] = run.samples()
         found[label] = [row for name in names for row in run.read_samples(name) or []]
     return found
+
+
+def _reexamination(sources: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """What looking again changed in the held-out completions of each model."""
+    if not sources:
+        return _plain("No model has been evaluated yet.")
+    rows = {
+        label: [(row["text"], row.get("answer")) for row in found if isinstance(row.get("text"), str)]
+        for label, found in sources.items()
+    }
+    return aha(rows, "model")
 
 
 def _recipe(data: PipelineData) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 
 from rethink.observe.glossary import GLOSSARY, MetricInfo, describe
 from rethink.observe.progress import duration
-from rethink.observe.reflection import summarise_reflection
 from rethink.observe.report.charts import MAX_POINTS, Chart, draw, has_values, legend, number_text, window
 from rethink.observe.report.compare import comparison, evaluation_entry, verdict
 from rethink.observe.report.data import words_that_occur
@@ -239,40 +238,6 @@ def reflection_table(counts: Sequence[Mapping[str, Any]]) -> str:
     rows.append(["completions", *(f"{entry['completions']:,}" for entry in (counts[0], counts[-1])),
                  f"{sum(entry['completions'] for entry in counts):,}"])  # fmt: skip
     return details("Counts of each word", table([text(heading) for heading in headings], rows))
-
-
-def reexaminations(packed: Data) -> str:
-    """What the re-examinations of the page's rollouts did to the values that they state, with examples."""
-    prompts = packed["prompts"]
-    found = summarise_reflection((prompts[row["prompt"]], row["text"], row["answer"]) for row in packed["rollouts"])
-    if not found.completions:
-        return ""
-    if not found.total:
-        return plain(f"None of the {found.completions:,} rollouts of this page re-examines itself.")
-    words = (
-        f"{found.reexamining:,} of the {found.completions:,} rollouts of this page re-examine themselves, "
-        f"{found.total:,} times in all. {found.checked:,} could be checked: the right answer is a number, and a value "
-        "is stated before and after."
-    )
-    mended = found.verdicts["wrong to right"]
-    words += (
-        f" {mended:,} changed a wrong value to the right one, {found.verdicts['right to wrong']:,} a right one to a "
-        "wrong one."
-        if mended
-        else " None changed a wrong value to the right one."
-    )
-    rows = [[text(verdict), f"{count:,}"] for verdict, count in found.verdicts.items()]
-    content = f'<p class="note">{text(words)}</p>' + details(
-        "What re-examinations did", table([text("stated value, before and after"), text("times")], rows)
-    )
-    if found.examples:
-        shown = "".join(
-            f"<dt>{text(f'{example.verdict}; right is {example.gold}')}</dt>"
-            f"<dd>{element('pre', text(example.excerpt), tabindex='0')}</dd>"
-            for example in found.examples
-        )
-        content += details("Examples", f"<dl>{shown}</dl>", class_="explain")
-    return content
 
 
 # --- samples -----------------------------------------------------------------------------------------------------
