@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from rethink.model.decoder import Decoder
 from rethink.model.language_model import LanguageModel
@@ -37,3 +38,16 @@ def build_model(
     from rethink.model.transformers_model import TransformersModel
 
     return TransformersModel.load(checkpoint, DTYPES[dtype], device, trust_remote_code=trust_remote_code)
+
+
+def exact_weights(checkpoint: Checkpoint, model: object) -> dict[str, Tensor]:
+    """The checkpoint's values of a decoder's parameters before they were rounded to its type: fp32 tensors by name.
+
+    Empty where nothing was rounded (fp32), and for models that run through `transformers`.
+    """
+    if checkpoint.config is None or not isinstance(model, Decoder) or model.dtype in (torch.float32, torch.float64):
+        return {}
+    exact = Decoder(checkpoint.config, checkpoint.tensors, torch.float32, model.device)
+    if isinstance(checkpoint.tensors, FolderTensors):
+        checkpoint.tensors.close()
+    return {name: weight.detach() for name, weight in exact.named_parameters()}

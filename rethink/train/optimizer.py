@@ -28,11 +28,18 @@ class MasterAdamW:
     nothing: by the kernels themselves, which find the buffer on the weight (`main_grad`), or by a hook. Models in fp32
     or fp64 are their own masters.
     Weight decay applies to matrices, not to norms and biases.
+
+    Args:
+        model: what is trained.
+        section: rate and constants.
+        exact: fp32 values, by parameter name, that the model's weights were rounded from (`build.exact_weights`): the
+            masters take these tensors over. A master that starts from a rounded weight lies in the middle of its
+            rounding interval, and small updates would not show before they have added up to half of it.
     """
 
-    def __init__(self, model: Trainable, section: OptimizerSection):
+    def __init__(self, model: Trainable, section: OptimizerSection, exact: Mapping[str, Tensor] | None = None):
         self._weights = dict(model.named_parameters())
-        self.masters = {name: _master(weight) for name, weight in self._weights.items()}
+        self.masters = {name: _master(weight, (exact or {}).get(name)) for name, weight in self._weights.items()}
         for name, weight in self._weights.items():
             self.masters[name].grad = torch.zeros_like(self.masters[name])
             weight.main_grad = self.masters[name].grad  # type: ignore[attr-defined]
@@ -120,11 +127,11 @@ class MasterAdamW:
                     weight.copy_(master)
 
 
-def _master(weight: Tensor) -> Tensor:
+def _master(weight: Tensor, exact: Tensor | None) -> Tensor:
     """The fp32 twin of a weight: itself (same storage) where it is fp32 or better already."""
     if weight.dtype in (torch.float32, torch.float64):
         return weight.detach()
-    return weight.detach().float()
+    return weight.detach().float() if exact is None else exact
 
 
 def learning_rate(section: OptimizerSection, step: int, total: int) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 
 from rethink.errors import RunFolderError, UsageError
 from rethink.kernels.machine import peak_rss_mb
+from rethink.model.build import exact_weights
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.model.reward_text import Template, resolve_template
 from rethink.model.value_head import (
@@ -146,7 +147,7 @@ def _assemble(
     if not data.held_out:
         progress.note("Nothing is held out, so neither accuracy nor calibration can be reported.")
     model = build_reward_model(checkpoint, choices["dtype"], choices["device"], recipe.seed)
-    optimizer = MasterAdamW(model, recipe.optimizer)
+    optimizer = MasterAdamW(model, recipe.optimizer, exact_weights(checkpoint, model.decoder))
     limit = int(choices["micro_batch_tokens"])
     run = RewardRun(recipe, folder, model, optimizer, data, steps, progress, limit)
     latest = folder.latest_checkpoint()

@@ -13,7 +13,7 @@ from typing import Any
 from rethink.errors import ModelError, RunFolderError, UsageError
 from rethink.kernels.machine import peak_rss_mb
 from rethink.kernels.native import library as kernels
-from rethink.model.build import build_model
+from rethink.model.build import build_model, exact_weights
 from rethink.model.chat import PromptRenderer
 from rethink.model.export import save_hf_folder
 from rethink.model.loading import Checkpoint, load_checkpoint
@@ -172,7 +172,7 @@ def assemble(
     stops = tuple(sorted(checkpoint.tokenizer.end_of_turn_ids))
     renderer = PromptRenderer(checkpoint.tokenizer, recipe.prompt, engine.context - recipe.longest_completion)
     check_prompts(recipe, mix, renderer, held_out)
-    optimizer = MasterAdamW(model, recipe.optimizer)
+    optimizer = MasterAdamW(model, recipe.optimizer, exact_weights(checkpoint, model))
     run = GRPO(
         recipe=recipe,
         folder=folder,

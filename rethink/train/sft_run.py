@@ -12,7 +12,7 @@ from typing import Any
 from rethink.errors import RecipeError, RunFolderError, UsageError
 from rethink.kernels.machine import peak_rss_mb
 from rethink.kernels.native import library as kernels
-from rethink.model.build import build_model
+from rethink.model.build import build_model, exact_weights
 from rethink.model.export import save_hf_folder
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.observe.progress import Progress
@@ -152,7 +152,7 @@ def assemble(
         recipe=recipe,
         folder=folder,
         model=model,
-        optimizer=MasterAdamW(model, recipe.optimizer),
+        optimizer=MasterAdamW(model, recipe.optimizer, exact_weights(checkpoint, model)),
         data=data,
         steps=steps,
         progress=progress,

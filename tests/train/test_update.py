@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rethink.errors import NumericsError
+from rethink.model.build import build_model, exact_weights
 from rethink.model.decoder import Decoder
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.recipe.loading import parse_recipe
@@ -159,3 +160,16 @@ def test_a_gradient_that_is_not_finite_changes_nothing(checkpoint: Checkpoint) -
     with pytest.raises(NumericsError, match="not finite"):
         optimizer.step(0.1)
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+
+
+def test_masters_start_from_the_checkpoints_own_values(checkpoint: Checkpoint) -> None:
+    """Rounded to bf16 first, small updates would be lost until they add up to half an interval."""
+    model = build_model(checkpoint, "bfloat16", "cpu")
+    assert isinstance(model, Decoder)
+    optimizer = MasterAdamW(model, recipe().optimizer, exact_weights(checkpoint, model))
+    rounded = 0
+    for name, weight in model.named_parameters():
+        assert torch.equal(optimizer.masters[name].to(weight.dtype), weight), name
+        rounded += not torch.equal(optimizer.masters[name], weight.detach().float())
+    assert rounded > 5
+    assert exact_weights(checkpoint, build_model(checkpoint, "float32", "cpu")) == {}
