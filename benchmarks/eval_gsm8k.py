@@ -70,9 +70,7 @@ def main() -> None:
         a.runs, lambda: common.run_json(ours), (lambda: common.run_json(peer)) if a.peer_python else None
     )
     also = ["right", "tokens", "prompt_tokens", "peak_rss_mb"]
-    common.finish(
-        "eval_gsm8k", series, "tokens_per_s", unit="tokens/s", higher_is_better=True, as_json=a.json, also=also
-    )
+    common.finish("eval_gsm8k", series, "tokens_per_s", a, unit="tokens/s", higher_is_better=True, also=also)
 
 
 if __name__ == "__main__":

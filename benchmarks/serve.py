@@ -128,14 +128,9 @@ def main() -> None:
         a.runs, lambda: common.run_json([*command, "serve"]), lambda: common.run_json([*command, "offline"])
     )
     common.finish(
-        "serve",
-        series,
-        "tokens_per_s",
-        unit="tokens/s",
-        higher_is_better=True,
-        as_json=a.json,
+        "serve", series, "tokens_per_s", a, unit="tokens/s", higher_is_better=True,
         also=["ttft_p50_s", "ttft_p99_s", "tokens"],
-    )
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

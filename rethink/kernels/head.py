@@ -46,23 +46,32 @@ def head_loss(
     """Sum of `objective` over chunks of target log-probabilities, differentiable in hidden and weight.
 
     The gradients are made chunk by chunk in the forward pass, while the chunk's logits are there, so nothing is
-    computed twice. Returns the loss (scalar), the log-probabilities [C] and the entropies [C], both detached.
+    computed twice. Where the weight has a `main_grad` and gradients are wanted, its gradient is added there at once,
+    for a backward pass that starts from this loss itself: any factor belongs into `objective`.
+    Returns the loss (scalar), the log-probabilities [C] and the entropies [C], both detached.
     """
-    loss, logprobs, entropies = _HeadLoss.apply(hidden_CE, weight_VE, targets_C, objective, temperature)  # type: ignore[no-untyped-call]
+    kept = main_grad(weight_VE) if torch.is_grad_enabled() and weight_VE.requires_grad else None
+    loss, logprobs, entropies = _HeadLoss.apply(hidden_CE, weight_VE, targets_C, objective, temperature, kept)  # type: ignore[no-untyped-call]
     return loss, logprobs, entropies
 
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, objective: TokenObjective, temperature: float
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        objective: TokenObjective,
+        temperature: float,
+        kept: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         logprobs, entropies = _empty(hidden, 2)
         accurate = logprobs.dtype
         grad_hidden = torch.zeros_like(hidden)
-        grad_weight = torch.zeros_like(weight, dtype=accurate)
+        grad_weight = torch.zeros_like(weight, dtype=accurate) if kept is None else kept
         logits_of, native = _logits_of(hidden, weight), ops.has_products(hidden)
-        back = ops.pack_weight(weight, transposed=False) if native else None
+        back = ops.pack_now(weight, False, "head backward") if native else None
         loss = torch.zeros((), dtype=accurate, device=hidden.device)
         for chunk in _chunks(len(targets)):
             rows = hidden[chunk]
@@ -83,30 +92,31 @@ class _HeadLoss(torch.autograd.Function):
             _logits_to_gradients(logits, lse, targets[chunk], coefficient, temperature)
             grad_hidden[chunk] = logits @ weight
             grad_weight += logits.t() @ rows
-        ctx.save_for_backward(grad_hidden, grad_weight)
-        ctx.weight = weight
+        ctx.save_for_backward(grad_hidden)
+        ctx.weight_dtype, ctx.grad_weight = weight.dtype, grad_weight if kept is None else None
         ctx.mark_non_differentiable(logprobs, entropies)
         return loss, logprobs, entropies
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        scale, weight = grads[0], ctx.weight
-        kept = main_grad(weight)
-        if kept is not None:
-            kept.add_(grad_weight, alpha=float(scale))
-            return grad_hidden * scale.to(grad_hidden.dtype), None, None, None, None
-        return grad_hidden * scale.to(grad_hidden.dtype), (grad_weight * scale).to(weight.dtype), None, None, None
+        (grad_hidden,), scale = ctx.saved_tensors, grads[0]
+        if ctx.grad_weight is not None:
+            grad_weight = (ctx.grad_weight * scale).to(ctx.weight_dtype)
+            return grad_hidden * scale.to(grad_hidden.dtype), grad_weight, None, None, None, None
+        if scale != 1:
+            raise RuntimeError(f"head_loss has added its gradient already, so it cannot be scaled by {float(scale)}")
+        return grad_hidden, None, None, None, None, None
 
 
 def _logits_of(hidden: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor]:
     """Rows of hidden states to logits (valid until the next call), with the weight laid out once."""
     if not ops.has_products(hidden):
         return lambda rows: rows @ weight.t()
-    packed = ops.pack_weight(weight, transposed=True)
-    # One block of memory for all chunks: pages of a new one would be faulted in each time.
+    packed = ops.pack_now(weight, True, "head")
     # Rows a power of two apart would fall on the same few lines of the caches, hence the gap between them.
-    memory = torch.empty(min(CHUNK_ROWS, hidden.shape[0]), weight.shape[0] + GAP)[:, : weight.shape[0]]
+    count, width = min(CHUNK_ROWS, hidden.shape[0]), weight.shape[0] + GAP
+    memory = ops.scratch(count * width, "logits", torch.float32)[: count * width].view(count, width)
+    memory = memory[:, : weight.shape[0]]
 
     def product(rows: Tensor) -> Tensor:
         return ops.product(rows.contiguous(), packed, weight.shape[0], memory[: rows.shape[0]], ops.OUT_FP32)

@@ -20,7 +20,7 @@ REWARD_MODELS = "reward_models"
 """Key of the choices: which value head each reward model of the recipe had at the start."""
 ACTIVATION_SHARE = 0.35
 """Share of the free memory that one micro-batch's activations may take."""
-MICRO_BATCH_TOKENS = (256, 8192)
+MICRO_BATCH_TOKENS = {"cpu": (256, 2048), "cuda": (256, 8192)}
 """Bounds of the micro-batch: fewer tokens leave the matrix units idle, more gain nothing."""
 
 
@@ -66,7 +66,7 @@ def training_choices(recipe: Computes, config: DecoderConfig | None) -> dict[str
         "device": device,
         "dtype": dtype,
         "kernels": kernels.status().level,
-        "micro_batch_tokens": recipe.optimizer.micro_batch_tokens or _micro_batch(config, dtype, free_memory(device)),
+        "micro_batch_tokens": recipe.optimizer.micro_batch_tokens or _micro_batch(config, dtype, device),
     }
 
 
@@ -119,11 +119,11 @@ def apply_choices(choices: dict[str, Any]) -> None:
         torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def _micro_batch(config: DecoderConfig | None, dtype: str, free: int) -> int:
-    lowest, highest = MICRO_BATCH_TOKENS
+def _micro_batch(config: DecoderConfig | None, dtype: str, device: str) -> int:
+    lowest, highest = MICRO_BATCH_TOKENS[device]
     if config is None:
-        return lowest * 8
-    return max(lowest, min(highest, int(free * ACTIVATION_SHARE / activation_bytes(config, dtype))))
+        return min(highest, 2048)
+    return max(lowest, min(highest, int(free_memory(device) * ACTIVATION_SHARE / activation_bytes(config, dtype))))
 
 
 def activation_bytes(config: DecoderConfig, dtype: str) -> int:

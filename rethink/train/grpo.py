@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from rethink.eval.heldout import evaluate
-from rethink.kernels.machine import peak_rss_mb, return_free_memory
+from rethink.kernels.machine import peak_rss_mb
 from rethink.model.language_model import LanguageModel
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import Trackers
@@ -100,7 +100,6 @@ def one_step(run: GRPO) -> dict[str, float]:
     # Old log-probabilities: the policy's own before its first update on this batch. With one update a batch the
     # current ones are the old ones; and an engine whose numbers are the trainer's to the bit has them already.
     run.progress.phase("train")
-    return_free_memory()
     started = time.perf_counter()
     if recipe.steps_per_batch > 1 and position == 0:
         run.old_logprobs = old_logprobs(run, run.batch)
@@ -126,7 +125,6 @@ def one_step(run: GRPO) -> dict[str, float]:
     # Update; the engine reads the same weights and only has to know.
     row |= apply_update(recipe, run.optimizer, state.step)
     run.sources.engine.weights_changed()
-    return_free_memory()
     state.step += 1
     state.tokens_trained += stats.input_tokens
     return row | {"tokens/total": state.tokens_total, "tokens/trained": state.tokens_trained}

@@ -54,6 +54,13 @@ class MasterAdamW:
             eps=section.epsilon,
             fused=True,
         )
+        # Moments at once, below whatever a step takes and gives back: made in the first step they would lie between.
+        for master in self.masters.values():
+            self._adamw.state[master] = {
+                "step": torch.zeros((), dtype=torch.float32, device=master.device),
+                "exp_avg": torch.zeros_like(master),
+                "exp_avg_sq": torch.zeros_like(master),
+            }
 
     def _collector(self, name: str):  # type: ignore[no-untyped-def]
         def collect(weight: Tensor) -> None:

@@ -21,7 +21,7 @@ from rethink.algorithms.preference import bradley_terry_loss, pointwise_loss
 from rethink.errors import NumericsError
 from rethink.eval.calibration import expected_calibration_error, reliability
 from rethink.eval.statistics import wilson_interval
-from rethink.kernels.machine import peak_rss_mb, return_free_memory
+from rethink.kernels.machine import peak_rss_mb
 from rethink.model.value_head import RewardModel
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import Trackers
@@ -204,7 +204,6 @@ def one_step(run: RewardRun) -> dict[str, float]:
     trained = time.perf_counter()
     rate = learning_rate(section, step, run.steps)
     norm = run.optimizer.step(rate)
-    return_free_memory()
     run.state.step += 1
     run.state.tokens_trained += sum(example.tokens for example in examples)
     return {

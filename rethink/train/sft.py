@@ -22,7 +22,7 @@ from torch import Tensor
 
 from rethink.algorithms.aggregation import token_weights
 from rethink.errors import NumericsError
-from rethink.kernels.machine import peak_rss_mb, return_free_memory
+from rethink.kernels.machine import peak_rss_mb
 from rethink.kernels.trace import span, traced
 from rethink.model.conversation import Document
 from rethink.model.language_model import LanguageModel
@@ -106,7 +106,6 @@ def one_step(run: SFT) -> dict[str, float]:
     """One update. Returns the step's metrics."""
     recipe, state = run.recipe, run.state
     run.progress.phase("train")
-    return_free_memory()
     started = time.perf_counter()
     documents = run.data.batch(state.step, recipe.batch_sequences)
     stats = accumulate_gradients(run.model, documents, recipe.aggregation, run.micro_batch_tokens, state.step)
@@ -114,7 +113,6 @@ def one_step(run: SFT) -> dict[str, float]:
     with span("optimizer"):
         rate = learning_rate(recipe.optimizer, state.step, run.steps)
         norm = run.optimizer.step(rate)
-    return_free_memory()
     state.step += 1
     state.tokens_total += sum(len(document.token_ids) for document in documents)
     state.tokens_trained += stats.input_tokens

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rethink.kernels.machine import ask_for_huge_pages
 from rethink.kernels.native.library import Native, native
 from rethink.kernels.trace import span
 
@@ -91,18 +92,21 @@ def product(
 _KEPT = threading.local()
 
 
-def scratch(size: int) -> Tensor:
-    """Memory for one packed matrix at a time (bf16 entries), kept by each thread: fresh pages would be faulted in."""
-    kept: Tensor | None = getattr(_KEPT, "packed", None)
-    if kept is None or kept.numel() < size:
-        kept = _KEPT.packed = torch.empty(size, dtype=torch.bfloat16)
+def scratch(size: int, purpose: str = "packed", dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """Memory that each thread keeps for a purpose, one user at a time: fresh pages would be faulted in every time."""
+    kept: Tensor | None = getattr(_KEPT, purpose, None)
+    if kept is None or kept.numel() < size or kept.dtype != dtype:
+        setattr(_KEPT, purpose, None)  # before the larger one is taken
+        kept = torch.empty(size, dtype=dtype)
+        ask_for_huge_pages(kept)
+        setattr(_KEPT, purpose, kept)
     return kept
 
 
-def pack_now(matrix: Tensor, transposed: bool) -> Tensor:
-    """`pack_weight` into scratch memory: valid until the next call."""
+def pack_now(matrix: Tensor, transposed: bool, purpose: str = "packed") -> Tensor:
+    """`pack_weight` into scratch memory: valid until the next call for the same purpose."""
     outputs, inputs = matrix.shape if transposed else matrix.shape[::-1]
-    return pack_weight(matrix, transposed, scratch(-(-outputs // 32) * -(-inputs // 2) * 64))
+    return pack_weight(matrix, transposed, scratch(-(-outputs // 32) * -(-inputs // 2) * 64, purpose))
 
 
 # --- element-wise --------------------------------------------------------------------------------------------------
