@@ -22,6 +22,9 @@ GAP = 80
 BLOCK_ROWS = 32
 """Rows whose fp32 logits exist at once: passes over them stay in the last-level cache."""
 
+KEPT_BYTES = 128 << 20
+"""Largest block that stays between training phases: larger ones (wide vocabularies) are taken anew, in huge pages."""
+
 TokenObjective = Callable[[Tensor, slice], Tensor]
 """(log-probabilities of a chunk, which targets they are) -> scalar loss of the chunk, differentiable."""
 
@@ -53,6 +56,11 @@ def head_loss(
     kept = main_grad(weight_VE) if torch.is_grad_enabled() and weight_VE.requires_grad else None
     loss, logprobs, entropies = _HeadLoss.apply(hidden_CE, weight_VE, targets_C, objective, temperature, kept)  # type: ignore[no-untyped-call]
     return loss, logprobs, entropies
+
+
+def release_memory() -> None:
+    """For the end of a training phase: give back the large blocks that served one micro-batch after the other."""
+    ops.release_scratch(KEPT_BYTES)
 
 
 class _HeadLoss(torch.autograd.Function):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rethink.model.decoder import Decoder
+from rethink.model.gguf import GgufModel
 from rethink.model.language_model import LanguageModel
 from rethink.model.loading import Checkpoint
 from rethink.model.safetensors_folder import FolderTensors
@@ -32,8 +33,7 @@ def build_model(
     """
     if checkpoint.config is not None and not force_transformers:
         model = Decoder(checkpoint.config, checkpoint.tensors, DTYPES[dtype], device)
-        if isinstance(checkpoint.tensors, FolderTensors):
-            checkpoint.tensors.close()
+        _close(checkpoint)
         return model
     from rethink.model.transformers_model import TransformersModel
 
@@ -48,6 +48,10 @@ def exact_weights(checkpoint: Checkpoint, model: object) -> dict[str, Tensor]:
     if checkpoint.config is None or not isinstance(model, Decoder) or model.dtype in (torch.float32, torch.float64):
         return {}
     exact = Decoder(checkpoint.config, checkpoint.tensors, torch.float32, model.device)
-    if isinstance(checkpoint.tensors, FolderTensors):
-        checkpoint.tensors.close()
+    _close(checkpoint)
     return {name: weight.detach() for name, weight in exact.named_parameters()}
+
+
+def _close(checkpoint: Checkpoint) -> None:
+    if isinstance(checkpoint.tensors, FolderTensors | GgufModel):
+        checkpoint.tensors.close()

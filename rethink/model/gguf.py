@@ -6,6 +6,7 @@ instead of half a head apart); that order is undone here. Qwen2 and Qwen3 files 
 
 from __future__ import annotations
 
+import mmap
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -61,6 +62,7 @@ class GgufModel(Mapping[str, "Tensor"]):
     def __init__(self, path: Path):
         self.path = path
         reader = _open(path)
+        self._map: mmap.mmap = reader.data._mmap
         self.fields: dict[str, Any] = _fields(reader, path)
         stored = {tensor.name: tensor for tensor in reader.tensors}
         _check_types(stored.values(), path)
@@ -95,6 +97,11 @@ class GgufModel(Mapping[str, "Tensor"]):
 
     def __len__(self) -> int:
         return len(self._stored)
+
+    def close(self) -> None:
+        """Let go of the file's pages, which would stay in memory; a later look-up reads them again."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
 
     def nbytes(self) -> int:
         """Bytes of all tensors once dequantised."""

@@ -6,9 +6,10 @@ An estimate, not a measurement. Its rules, per rollout batch of P prompts of p t
   operations an epoch, decoding 2 instead of 6, the reference model (beta > 0) another 2;
 - attention adds 4 H D operations per layer, query and key in decoding, three times that in training;
 - of a mixture of experts only the parameters that a token visits count;
-- memory holds fp32 master weights, two moments and gradient (16 bytes a parameter), the compute copy, the reference,
-  keys and values, and the activations of one micro-batch. The last two have a least (one sequence at a time) and a most
-  (all sequences at once, a whole mini-batch in one piece, or the recipe's limits); the run settles between them.
+- memory holds fp32 master weights, two moments and gradient (16 bytes a parameter; where the model computes in bf16,
+  its weights are the upper halves of the masters), the reference, keys and values, and the activations of one
+  micro-batch. The last two have a least (one sequence at a time) and a most (all sequences at once, a whole mini-batch
+  in one piece, or the recipe's limits); the run settles between them.
 
 Axes: P prompts, G group size, N rollouts, L layers, H query heads, K key/value heads, D head size, V vocabulary,
 E hidden size.
@@ -25,6 +26,8 @@ ASSUMED_PROMPT_TOKENS = 128
 """Prompt length where nobody gave one: a one-example prompt of a short problem."""
 TRAINING_EFFICIENCY, DECODING_EFFICIENCY = 0.5, 0.35
 """Share of the machine's matrix-product rate that training and decoding reach (plain torch on two cores did)."""
+MICRO_BATCH_TOKENS = {"cpu": (256, 2048), "cuda": (256, 8192)}
+"""Bounds of an automatic micro-batch: fewer tokens leave the matrix units idle, more gain nothing."""
 LOGIT_ROWS = 1024
 """Rows of V-wide logits that exist at once."""
 GIB = 2**30
@@ -85,9 +88,9 @@ class Memory:
     """Bytes by what holds them, all devices together."""
 
     master_and_optimizer: int
-    """fp32 master weights, two moments and gradient."""
+    """fp32 master weights (only their lower halves where the model computes in bf16), two moments and gradient."""
     compute_weights: int
-    """The copy that computes, where it is not the master itself."""
+    """The upper halves, which compute; 0 where the masters themselves do."""
     reference_weights: int
     """The reference model; 0 where beta is 0."""
     logits: int
@@ -337,10 +340,10 @@ def _memory(recipe: Recipe, shape: ModelShape, parameters: Parameters, prompt: i
         cache = min(cache, int(recipe.rollout.kv_budget_gb * GIB))
     least = prompt + completion
     most = (prompts * prompt + prompts * group * completion) // recipe.algorithm.mini_batches
-    most = max(least, min(most, recipe.optimizer.micro_batch_tokens or most))
+    most = max(least, min(most, recipe.optimizer.micro_batch_tokens or largest_micro_batch(recipe.device)))
     token_bytes = activation_bytes(shape, value_bytes)
     return Memory(
-        master_and_optimizer=16 * parameters.total,
+        master_and_optimizer=(16 if value_bytes == 4 else 14) * parameters.total,
         compute_weights=0 if value_bytes == 4 else value_bytes * parameters.total,
         reference_weights=value_bytes * parameters.total if recipe.algorithm.beta > 0 else 0,
         logits=LOGIT_ROWS * shape.vocab_size * value_bytes,
@@ -349,6 +352,15 @@ def _memory(recipe: Recipe, shape: ModelShape, parameters: Parameters, prompt: i
         activations_least=least * token_bytes,
         activations_most=most * token_bytes,
     )
+
+
+def largest_micro_batch(device: str) -> int:
+    """Most tokens of an automatic micro-batch on a recipe's device."""
+    if device == "auto":
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return MICRO_BATCH_TOKENS[device][1]
 
 
 def activation_bytes(shape: ModelShape, value_bytes: int) -> int:

@@ -17,6 +17,7 @@ from rethink.recipe.estimate import (
     Parameters,
     activation_bytes,
     count_parameters,
+    largest_micro_batch,
 )
 from rethink.recipe.estimate_text import count_text, flops_text, memory_text, seconds_text
 from rethink.recipe.schema import ModelShape
@@ -78,11 +79,10 @@ def estimate_sft(
     longest = longest or recipe.max_tokens or shape.context
     value_bytes = 4 if recipe.model.dtype == "float32" else 2
     per_token = activation_bytes(shape, value_bytes)
-    most = max(
-        longest, min(round(batch * size.tokens), recipe.optimizer.micro_batch_tokens or round(batch * size.tokens))
-    )
+    limit = recipe.optimizer.micro_batch_tokens or largest_micro_batch(recipe.device)
+    most = max(longest, min(round(batch * size.tokens), limit))
     memory = Memory(
-        master_and_optimizer=16 * parameters.total,
+        master_and_optimizer=(16 if value_bytes == 4 else 14) * parameters.total,
         compute_weights=0 if value_bytes == 4 else value_bytes * parameters.total,
         reference_weights=0,
         logits=LOGIT_ROWS * shape.vocab_size * value_bytes,

@@ -67,6 +67,6 @@ def read_checkpoint(
                 parameter.copy_(saved[name])
     old = None
     if (folder / "old_logprobs.safetensors").exists():
-        device = next(iter(optimizer.masters.values())).device
+        device = next(iter(optimizer.gradients().values())).device
         old = [t.to(device) for _, t in sorted(load_file(folder / "old_logprobs.safetensors").items())]
     return TrainState(**json.loads((folder / "state.json").read_text())), old

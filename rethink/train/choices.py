@@ -13,15 +13,16 @@ from rethink.kernels.machine import choose_dtype, free_memory, measure_gemm, tun
 from rethink.kernels.native import library as kernels
 from rethink.model.config import DecoderConfig
 from rethink.model.value_head import HEAD_FILE
+from rethink.recipe.estimate import MICRO_BATCH_TOKENS, count_parameters, shape_of
 from rethink.recipe.schema import ModelSection, OptimizerSection, Recipe
 from rethink.rollout.pages import default_budget
 
 REWARD_MODELS = "reward_models"
 """Key of the choices: which value head each reward model of the recipe had at the start."""
+BYTES_A_PARAMETER = 16
+"""fp32 weight, gradient and two moments."""
 ACTIVATION_SHARE = 0.35
-"""Share of the free memory that one micro-batch's activations may take."""
-MICRO_BATCH_TOKENS = {"cpu": (256, 2048), "cuda": (256, 8192)}
-"""Bounds of the micro-batch: fewer tokens leave the matrix units idle, more gain nothing."""
+"""Share of the memory beside them that one micro-batch's activations may take."""
 
 
 class Computes(Protocol):
@@ -123,7 +124,9 @@ def _micro_batch(config: DecoderConfig | None, dtype: str, device: str) -> int:
     lowest, highest = MICRO_BATCH_TOKENS[device]
     if config is None:
         return min(highest, 2048)
-    return max(lowest, min(highest, int(free_memory(device) * ACTIVATION_SHARE / activation_bytes(config, dtype))))
+    trained = BYTES_A_PARAMETER * count_parameters(shape_of(config)).total
+    room = ACTIVATION_SHARE * max(free_memory(device) - trained, 0)
+    return max(lowest, min(highest, int(room / activation_bytes(config, dtype))))
 
 
 def activation_bytes(config: DecoderConfig, dtype: str) -> int:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from rethink.eval.heldout import evaluate
+from rethink.kernels.head import release_memory
 from rethink.kernels.machine import peak_rss_mb
 from rethink.model.language_model import LanguageModel
 from rethink.observe.progress import Progress
@@ -125,6 +126,7 @@ def one_step(run: GRPO) -> dict[str, float]:
     # Update; the engine reads the same weights and only has to know.
     row |= apply_update(recipe, run.optimizer, state.step)
     run.sources.engine.weights_changed()
+    release_memory()
     state.step += 1
     state.tokens_trained += stats.input_tokens
     return row | {"tokens/total": state.tokens_total, "tokens/trained": state.tokens_trained}

@@ -1,4 +1,4 @@
-"""AdamW on fp32 master weights, with gradients added up in fp32 as the backward pass makes them."""
+"""AdamW on fp32 weights, with gradients added up in fp32 as the backward pass makes them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rethink.errors import NumericsError
+from rethink.errors import NumericsError, RunFolderError
+from rethink.kernels.adamw import Update, adamw_, join, split
+from rethink.kernels.machine import return_free_memory
 from rethink.recipe.schema import OptimizerSection
 
 
@@ -22,50 +24,45 @@ class Trainable(Protocol):
 
 
 class MasterAdamW:
-    """AdamW (arXiv 1711.05101) whose state is fp32 whatever the model computes in.
+    """AdamW (arXiv 1711.05101) whose weights and state are fp32 whatever the model computes in.
 
+    A bf16 model's own weights are the upper halves of the fp32 ones, the masters; the lower halves are kept here
+    (`kernels.adamw`). Models in fp32 or fp64 are their own masters.
     Gradients of every backward pass are added to fp32 buffers at once, so that accumulation over micro-batches loses
-    nothing: by the kernels themselves, which find the buffer on the weight (`main_grad`), or by a hook. Models in fp32
-    or fp64 are their own masters.
+    nothing: by the kernels themselves, which find the buffer on the weight (`main_grad`), or by a hook.
     Weight decay applies to matrices, not to norms and biases.
 
     Args:
         model: what is trained.
         section: rate and constants.
-        exact: fp32 values, by parameter name, that the model's weights were rounded from (`build.exact_weights`): the
-            masters take these tensors over. A master that starts from a rounded weight lies in the middle of its
-            rounding interval, and small updates would not show before they have added up to half of it.
+        exact: fp32 values, by parameter name, that the model's weights were rounded from (`build.exact_weights`);
+            they are taken out one by one, so that their memory serves what is made here. A master that starts from a
+            rounded weight lies in the middle of its rounding interval, and small updates would not show before they
+            have added up to half of it.
     """
 
-    def __init__(self, model: Trainable, section: OptimizerSection, exact: Mapping[str, Tensor] | None = None):
+    def __init__(self, model: Trainable, section: OptimizerSection, exact: dict[str, Tensor] | None = None):
         self._weights = dict(model.named_parameters())
-        self.masters = {name: _master(weight, (exact or {}).get(name)) for name, weight in self._weights.items()}
+        self._low: dict[str, Tensor] = {}
+        self._gradients: dict[str, Tensor] = {}
         for name, weight in self._weights.items():
-            self.masters[name].grad = torch.zeros_like(self.masters[name])
-            weight.main_grad = self.masters[name].grad  # type: ignore[attr-defined]
+            if weight.dtype == torch.bfloat16:
+                # Rounding is the model's, so only what it took away is news.
+                self._low[name] = split(exact.pop(name) if exact else weight.detach().float())[1]
+            self._gradients[name] = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+            weight.main_grad = self._gradients[name]  # type: ignore[attr-defined]
             weight.register_post_accumulate_grad_hook(self._collector(name))
-        self._max_norm = section.max_grad_norm
-        matrices = [m for m in self.masters.values() if m.ndim >= 2]
-        vectors = [m for m in self.masters.values() if m.ndim < 2]
-        self._adamw = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": section.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=section.learning_rate,
-            betas=(section.beta1, section.beta2),
-            eps=section.epsilon,
-            fused=True,
-        )
         # Moments at once, below whatever a step takes and gives back: made in the first step they would lie between.
-        for master in self.masters.values():
-            self._adamw.state[master] = {
-                "step": torch.zeros((), dtype=torch.float32, device=master.device),
-                "exp_avg": torch.zeros_like(master),
-                "exp_avg_sq": torch.zeros_like(master),
-            }
+        self._means = {name: torch.zeros_like(gradient) for name, gradient in self._gradients.items()}
+        self._squares = {name: torch.zeros_like(gradient) for name, gradient in self._gradients.items()}
+        self._updates = 0
+        self._section = section
+        return_free_memory()
 
     def _collector(self, name: str):  # type: ignore[no-untyped-def]
         def collect(weight: Tensor) -> None:
-            gradient = self.masters[name].grad
-            if weight.grad is not None and gradient is not None:
+            gradient = self._gradients[name]
+            if weight.grad is not None:
                 if weight.grad is not gradient:
                     gradient.add_(weight.grad)
                 weight.grad = None
@@ -74,71 +71,66 @@ class MasterAdamW:
 
     def gradients(self) -> dict[str, Tensor]:
         """The fp32 gradients collected since the last step, by parameter name."""
-        return {name: master.grad for name, master in self.masters.items() if master.grad is not None}
+        return dict(self._gradients)
+
+    def masters(self) -> dict[str, Tensor]:
+        """The fp32 weights by parameter name: copies, where the model computes in bf16."""
+        return {
+            name: join(weight, self._low[name]) if name in self._low else weight.detach()
+            for name, weight in self._weights.items()
+        }
 
     def step(self, learning_rate: float) -> float:
-        """Clip, update the masters, cast them into the model, clear the gradients. Returns the norm before clipping.
+        """Clip, update the masters and with them the model, clear the gradients. Returns the norm before clipping.
 
         Raises:
             NumericsError: a gradient is not finite; nothing was changed.
         """
-        gradients = [master.grad for master in self.masters.values() if master.grad is not None]
-        norm = math.sqrt(sum(float(torch.linalg.vector_norm(g)) ** 2 for g in gradients))
+        norm = math.sqrt(sum(float(torch.linalg.vector_norm(g)) ** 2 for g in self._gradients.values()))
         if not math.isfinite(norm):
             raise NumericsError(
                 "the gradient is not finite (NaN or infinity), so this step was not taken; what was saved is "
                 "untouched. These values are part of what a run is, so start anew with another --out and a lower "
                 "optimizer.learning_rate, with optimizer.max_grad_norm set, or with model.dtype=float32"
             )
-        if self._max_norm is not None and norm > self._max_norm:
-            torch._foreach_mul_(gradients, self._max_norm / norm)
-        for group in self._adamw.param_groups:
-            group["lr"] = learning_rate
-        self._adamw.step()
-        with torch.no_grad():
-            for name, weight in self._weights.items():
-                if weight.data_ptr() != self.masters[name].data_ptr():
-                    weight.copy_(self.masters[name])
-        self.clear()
+        section, most = self._section, self._section.max_grad_norm
+        scale = most / norm if most is not None and norm > most else 1.0
+        self._updates += 1
+        update = Update(self._updates, learning_rate, section.beta1, section.beta2, section.epsilon, scale)
+        for name, weight in self._weights.items():
+            moments = self._means[name], self._squares[name]
+            decay = section.weight_decay if weight.ndim >= 2 else 0.0
+            adamw_(weight, self._low.get(name), self._gradients[name], *moments, decay, update)
         return norm
 
     def clear(self) -> None:
         """Forget the collected gradients."""
-        torch._foreach_zero_([m.grad for m in self.masters.values() if m.grad is not None])
+        torch._foreach_zero_(list(self._gradients.values()))
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that resuming needs, as named tensors: masters, both moments, and the count of updates."""
-        out = {f"master.{name}": master for name, master in self.masters.items()}
-        for name, master in self.masters.items():
-            moments = self._adamw.state.get(master)
-            if moments:
-                out[f"exp_avg.{name}"] = moments["exp_avg"]
-                out[f"exp_avg_sq.{name}"] = moments["exp_avg_sq"]
-                out["updates"] = moments["step"].reshape(1)
-        return {name: tensor.detach() for name, tensor in out.items()}
+        """Everything that resuming needs, as named tensors: weights in both halves, both moments, count of updates."""
+        parts = {
+            "weight": self._weights, "low": self._low, "exp_avg": self._means, "exp_avg_sq": self._squares
+        }  # fmt: skip
+        out = {f"{part}.{name}": tensor.detach() for part, named in parts.items() for name, tensor in named.items()}
+        return out | {"updates": torch.tensor([self._updates], dtype=torch.int64)}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Inverse of `state`; also casts the masters into the model."""
+        """Inverse of `state`: the model's weights too.
+
+        Raises:
+            RunFolderError: the state was written by an earlier version, which kept it in another form.
+        """
+        if not state.keys() >= self.state().keys():
+            raise RunFolderError(
+                "this checkpoint is of an earlier version, which kept weights in another form: resume it with that "
+                "version, or start anew with another --out (model.path=RUN/model goes on from its last model)"
+            )
         with torch.no_grad():
-            for name, master in self.masters.items():
-                master.copy_(state[f"master.{name}"])
-                if f"exp_avg.{name}" in state:
-                    # Where the master is: the fused update of CUDA wants even the count there.
-                    self._adamw.state[master] = {
-                        "step": state["updates"].reshape(()).to(master.device, torch.float32, copy=True),
-                        "exp_avg": state[f"exp_avg.{name}"].to(master.device, copy=True),
-                        "exp_avg_sq": state[f"exp_avg_sq.{name}"].to(master.device, copy=True),
-                    }
-                weight = self._weights[name]
-                if weight.data_ptr() != master.data_ptr():
-                    weight.copy_(master)
-
-
-def _master(weight: Tensor, exact: Tensor | None) -> Tensor:
-    """The fp32 twin of a weight: itself (same storage) where it is fp32 or better already."""
-    if weight.dtype in (torch.float32, torch.float64):
-        return weight.detach()
-    return weight.detach().float() if exact is None else exact
+            for name, tensor in self.state().items():
+                if name != "updates":
+                    tensor.copy_(state[name])
+        self._updates = int(state["updates"])
 
 
 def learning_rate(section: OptimizerSection, step: int, total: int) -> float:

@@ -25,6 +25,7 @@ BF16 = 2**-8
 needs_bf16 = pytest.mark.skipif(
     not ops.has_products(torch.empty(0, dtype=torch.bfloat16)), reason=f"no native bf16 kernels here: {status()}"
 )
+ADAMW = str(Path(__file__).with_name("test_adamw.py"))
 needs_native = pytest.mark.skipif(native() is None, reason=f"no native kernels here: {status()}")
 DTYPES = [pytest.param(torch.bfloat16, marks=needs_bf16), pytest.param(torch.float32, marks=needs_native)]
 
@@ -299,7 +300,7 @@ def test_a_compiler_that_fails_is_named(tmp_path: Path) -> None:
 def test_fp32_kernels_for_avx2_pass_too() -> None:
     chosen = "norm or rotation or log_prob or draws or (tree_attention and float32)"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", __file__, "-k", chosen, "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", "-q", __file__, ADAMW, "-k", chosen, "-p", "no:cacheprovider"],
         env={**os.environ, "RETHINK_KERNELS": "avx2"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
@@ -322,9 +323,11 @@ def test_kernels_stay_within_their_memory(tmp_path: Path) -> None:
         **os.environ, "LD_PRELOAD": sanitizer, "ASAN_OPTIONS": "detect_leaks=0", "CXX": str(compiler),
         "RETHINK_CACHE": str(tmp_path / "cache"),
     }  # fmt: skip
-    chosen = "products or row or gradients or tree_attention or norm or rotation or log_prob or draws or chunks"
+    chosen = (
+        "products or row or gradients or tree_attention or norm or rotation or log_prob or draws or chunks or update"
+    )
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", __file__, "-k", f"({chosen}) and not slow and not avx2 and not compiler",
+        [sys.executable, "-m", "pytest", "-q", __file__, ADAMW, "-k", f"({chosen}) and not slow and not avx2 and not compiler",
          "-p", "no:cacheprovider", "--timeout=900"],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip

@@ -66,7 +66,7 @@ def test_the_reference_is_replaced_every_n_steps(run: Run, tmp_path: Path) -> No
     name = next(iter(references[1]))
     assert torch.equal(references[1][name], references[2][name])
     for step in (3, 6):
-        assert all(torch.equal(references[step][n], masters[step][f"master.{n}"]) for n in references[step])
+        assert all(torch.equal(references[step][n], masters[step][f"weight.{n}"]) for n in references[step])
     assert torch.equal(references[3][name], references[5][name])
     assert not torch.equal(references[5][name], references[6][name])
 

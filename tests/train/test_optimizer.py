@@ -59,7 +59,7 @@ def test_small_updates_add_up_below_bf16s_resolution() -> None:
         weights.loss(1.0).backward()
         optimizer.step(1e-5)
     assert not torch.equal(weights.matrix, before)  # … many are not
-    assert optimizer.masters["matrix"].dtype == torch.float32
+    assert optimizer.masters()["matrix"].dtype == torch.float32
 
 
 def test_state_restores_the_next_step_exactly() -> None:
@@ -74,8 +74,8 @@ def test_state_restores_the_next_step_exactly() -> None:
     for weights, optimizer in ((one, first), (two, second)):
         weights.loss(2.0).backward()
         optimizer.step(0.01)
-    for name, master in first.masters.items():
-        assert torch.equal(master, second.masters[name])
+    for name, master in first.masters().items():
+        assert torch.equal(master, second.masters()[name])
     assert torch.equal(one.matrix, two.matrix)
 
 
@@ -88,7 +88,7 @@ def test_state_goes_to_where_the_weights_are() -> None:
     elsewhere = Weights(torch.bfloat16, "meta")
     second = MasterAdamW(elsewhere, OptimizerSection())  # type: ignore[arg-type]
     second.load(first.state())
-    assert {tensor.device.type for tensor in second.state().values()} == {"meta"}
+    assert {tensor.device.type for name, tensor in second.state().items() if name != "updates"} == {"meta"}
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def test_masters_start_from_the_checkpoints_own_values(checkpoint: Checkpoint) -
     optimizer = MasterAdamW(model, recipe().optimizer, exact_weights(checkpoint, model))
     rounded = 0
     for name, weight in model.named_parameters():
-        assert torch.equal(optimizer.masters[name].to(weight.dtype), weight), name
-        rounded += not torch.equal(optimizer.masters[name], weight.detach().float())
+        assert torch.equal(optimizer.masters()[name].to(weight.dtype), weight), name
+        rounded += not torch.equal(optimizer.masters()[name], weight.detach().float())
     assert rounded > 5
     assert exact_weights(checkpoint, build_model(checkpoint, "float32", "cpu")) == {}

@@ -26,7 +26,7 @@ from rethink.store.cache import cache_root, cached_folder
 
 VARIABLE = "RETHINK_KERNELS"
 CHOICES = ("auto", "reference", "avx2")
-SOURCES = ("gemm.cpp", "attention.cpp", "elementwise.cpp", "head.cpp", "layers.cpp")
+SOURCES = ("gemm.cpp", "attention.cpp", "elementwise.cpp", "head.cpp", "layers.cpp", "adamw.cpp")
 HEADERS = ("common.h", "attention.h")
 LEVELS = {
     "avx512-bf16": ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16"),

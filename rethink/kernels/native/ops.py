@@ -103,6 +103,13 @@ def scratch(size: int, purpose: str = "packed", dtype: torch.dtype = torch.bfloa
     return kept
 
 
+def release_scratch(above: int) -> None:
+    """Give back what this thread keeps for purposes that take more bytes than `above`."""
+    for purpose, kept in list(vars(_KEPT).items()):
+        if kept is not None and kept.nbytes > above:
+            delattr(_KEPT, purpose)
+
+
 def pack_now(matrix: Tensor, transposed: bool, purpose: str = "packed") -> Tensor:
     """`pack_weight` into scratch memory: valid until the next call for the same purpose."""
     outputs, inputs = matrix.shape if transposed else matrix.shape[::-1]
@@ -302,3 +309,16 @@ def sample(logits_BV: Tensor, temperature: float, uniforms_B: Tensor) -> tuple[T
     _call("rt_sample", _pointer(logits_BV), _long(logits_BV.stride(0)), _long(rows), _long(width), _float(inverse),
           _int(temperature == 0), _pointer(uniforms_B), _pointer(tokens), _pointer(logprobs))  # fmt: skip
     return tokens, logprobs
+
+
+# --- optimizer -----------------------------------------------------------------------------------------------------
+
+
+def adamw(
+    weight_N: Tensor, low_N: Tensor | None, gradient_N: Tensor, mean_N: Tensor, square_N: Tensor, scale: float,
+    keep: float, mean_share: float, square_keep: float, step: float, spread: float, epsilon: float,
+) -> None:  # fmt: skip
+    """One update in place (see `kernels.adamw`); the gradient is cleared."""
+    numbers = (scale, keep, mean_share, square_keep, step, spread, epsilon)
+    _call("rt_adamw", _pointer(weight_N), _pointer(low_N), _pointer(gradient_N), _pointer(mean_N), _pointer(square_N),
+          _long(weight_N.numel()), *map(_float, numbers), sizes=(weight_N.numel(),))  # fmt: skip
