@@ -96,7 +96,7 @@ def test_a_weight_keeps_its_shape_and_place() -> None:
 
 @pytest.mark.skipif(native() is None, reason="no native kernels here")
 def test_native_results_halfway_round_as_split_does() -> None:
-    """1 and 1 + 2^-7, each moved up by 2^-8: halfway, once to be rounded down and once up; whole vectors and the rest."""
+    """1 and 1 + 2^-7, each moved up by 2^-8: halfway, once rounded down and once up; whole vectors and the rest."""
     size = 34
     weight = torch.tensor([1.0, 1.0078125]).repeat(size // 2).to(torch.bfloat16)
     expected = split(weight.float() + 2.0**-8)
