@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import uvicorn
@@ -58,7 +59,7 @@ def serve(options: ServeOptions, started: Callable[[str], None]) -> None:
             that can be known.
     """
     with contextlib.closing(bind(options.host, options.port)) as listener:
-        run_server(build_app(options), listener, started)
+        run_server(_in_a_thread(lambda: build_app(options)), listener, started)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -78,6 +79,14 @@ def bind(host: str, port: int) -> socket.socket:
             "--host"
         ) from error
     return listener
+
+
+def _in_a_thread(make: Callable[[], FastAPI]) -> FastAPI:
+    """The result of a thread that ends. OpenMP keeps helpers for every thread that has computed; with more of them than
+    cores, those of the engine's thread sleep between operations instead of waiting awake, and a step takes half again.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="loading") as pool:
+        return pool.submit(make).result()
 
 
 def build_app(options: ServeOptions) -> FastAPI:
