@@ -28,6 +28,8 @@ TRAINING_EFFICIENCY, DECODING_EFFICIENCY = 0.5, 0.35
 """Share of the machine's matrix-product rate that training and decoding reach (plain torch on two cores did)."""
 MICRO_BATCH_TOKENS = {"cpu": (256, 2048), "cuda": (256, 8192)}
 """Bounds of an automatic micro-batch: fewer tokens leave the matrix units idle, more gain nothing."""
+BYTES_A_PARAMETER = 16
+"""fp32 weight, gradient and two moments."""
 LOGIT_ROWS = 1024
 """Rows of V-wide logits that exist at once."""
 GIB = 2**30
@@ -342,9 +344,10 @@ def _memory(recipe: Recipe, shape: ModelShape, parameters: Parameters, prompt: i
     most = (prompts * prompt + prompts * group * completion) // recipe.algorithm.mini_batches
     most = max(least, min(most, recipe.optimizer.micro_batch_tokens or largest_micro_batch(recipe.device)))
     token_bytes = activation_bytes(shape, value_bytes)
+    compute = compute_bytes(parameters, value_bytes)
     return Memory(
-        master_and_optimizer=(16 if value_bytes == 4 else 14) * parameters.total,
-        compute_weights=0 if value_bytes == 4 else value_bytes * parameters.total,
+        master_and_optimizer=BYTES_A_PARAMETER * parameters.total - compute,
+        compute_weights=compute,
         reference_weights=value_bytes * parameters.total if recipe.algorithm.beta > 0 else 0,
         logits=LOGIT_ROWS * shape.vocab_size * value_bytes,
         keys_and_values_least=least * cache_bytes,
@@ -352,6 +355,11 @@ def _memory(recipe: Recipe, shape: ModelShape, parameters: Parameters, prompt: i
         activations_least=least * token_bytes,
         activations_most=most * token_bytes,
     )
+
+
+def compute_bytes(parameters: Parameters, value_bytes: int) -> int:
+    """Of what the masters take, the halves that compute; 0 where the masters themselves do."""
+    return 0 if value_bytes == 4 else value_bytes * parameters.total
 
 
 def largest_micro_batch(device: str) -> int:

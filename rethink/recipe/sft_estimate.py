@@ -11,11 +11,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rethink.recipe.estimate import (
+    BYTES_A_PARAMETER,
     LOGIT_ROWS,
     MachineRates,
     Memory,
     Parameters,
     activation_bytes,
+    compute_bytes,
     count_parameters,
     largest_micro_batch,
 )
@@ -81,9 +83,10 @@ def estimate_sft(
     per_token = activation_bytes(shape, value_bytes)
     limit = recipe.optimizer.micro_batch_tokens or largest_micro_batch(recipe.device)
     most = max(longest, min(round(batch * size.tokens), limit))
+    compute = compute_bytes(parameters, value_bytes)
     memory = Memory(
-        master_and_optimizer=(16 if value_bytes == 4 else 14) * parameters.total,
-        compute_weights=0 if value_bytes == 4 else value_bytes * parameters.total,
+        master_and_optimizer=BYTES_A_PARAMETER * parameters.total - compute,
+        compute_weights=compute,
         reference_weights=0,
         logits=LOGIT_ROWS * shape.vocab_size * value_bytes,
         keys_and_values_least=0,

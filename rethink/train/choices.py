@@ -13,16 +13,14 @@ from rethink.kernels.machine import choose_dtype, free_memory, measure_gemm, tun
 from rethink.kernels.native import library as kernels
 from rethink.model.config import DecoderConfig
 from rethink.model.value_head import HEAD_FILE
-from rethink.recipe.estimate import MICRO_BATCH_TOKENS, count_parameters, shape_of
+from rethink.recipe.estimate import BYTES_A_PARAMETER, MICRO_BATCH_TOKENS, count_parameters, shape_of
 from rethink.recipe.schema import ModelSection, OptimizerSection, Recipe
 from rethink.rollout.pages import default_budget
 
 REWARD_MODELS = "reward_models"
 """Key of the choices: which value head each reward model of the recipe had at the start."""
-BYTES_A_PARAMETER = 16
-"""fp32 weight, gradient and two moments."""
 ACTIVATION_SHARE = 0.35
-"""Share of the memory beside them that one micro-batch's activations may take."""
+"""Share of the memory beside weights and optimizer that one micro-batch's activations may take."""
 
 
 class Computes(Protocol):
@@ -123,7 +121,7 @@ def apply_choices(choices: dict[str, Any]) -> None:
 def _micro_batch(config: DecoderConfig | None, dtype: str, device: str) -> int:
     lowest, highest = MICRO_BATCH_TOKENS[device]
     if config is None:
-        return min(highest, 2048)
+        return lowest * 8
     trained = BYTES_A_PARAMETER * count_parameters(shape_of(config)).total
     room = ACTIVATION_SHARE * max(free_memory(device) - trained, 0)
     return max(lowest, min(highest, int(room / activation_bytes(config, dtype))))

@@ -40,6 +40,7 @@ FUNCTIONS = {
     "rt_cache_write": ATTENTION,
     "rt_head": "head",
     "rt_sample": "sampling",
+    "rt_adamw": "AdamW",
 }
 """Beginnings of the names of autograd functions and native kernels."""
 PRODUCTS = {"aten::mm": 0, "aten::addmm": 1, "mkldnn::_linear_pointwise": 0, "aten::bmm": 0, "aten::baddbmm": 1}

@@ -103,10 +103,6 @@ class MasterAdamW:
             adamw_(weight, self._low.get(name), self._gradients[name], *moments, decay, update)
         return norm
 
-    def clear(self) -> None:
-        """Forget the collected gradients."""
-        torch._foreach_zero_(list(self._gradients.values()))
-
     def state(self) -> dict[str, Tensor]:
         """Everything that resuming needs, as named tensors: weights in both halves, both moments, count of updates."""
         parts = {
@@ -121,16 +117,16 @@ class MasterAdamW:
         Raises:
             RunFolderError: the state was written by an earlier version, which kept it in another form.
         """
-        if not state.keys() >= self.state().keys():
+        own = self.state()
+        if not state.keys() >= own.keys():
             raise RunFolderError(
                 "this checkpoint is of an earlier version, which kept weights in another form: resume it with that "
                 "version, or start anew with another --out (model.path=RUN/model goes on from its last model)"
             )
         with torch.no_grad():
-            for name, tensor in self.state().items():
-                if name != "updates":
-                    tensor.copy_(state[name])
-        self._updates = int(state["updates"])
+            for name, tensor in own.items():
+                tensor.copy_(state[name])
+        self._updates = int(own["updates"])
 
 
 def learning_rate(section: OptimizerSection, step: int, total: int) -> float:

@@ -160,3 +160,24 @@ def test_bf16_measures_in_fp32_from_its_logits() -> None:
         assert b.grad is not None
         assert a.grad.dtype == torch.bfloat16
         assert float((a.grad.double() - b.grad).abs().max() / b.grad.abs().max()) < 0.03
+
+
+def test_a_kept_gradient_is_added_to_at_once() -> None:
+    """As the optimizer hangs it on the weight: for the loss itself, and only where gradients are wanted."""
+    hidden, weight, targets = inputs(5)
+    objective = objective_of(torch.randn(5, dtype=torch.float64))
+    leaves = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
+    head_loss(*leaves, targets, objective)[0].backward()
+    kept = weight.clone().requires_grad_()
+    kept.main_grad = torch.ones_like(weight)  # type: ignore[attr-defined]
+    other = hidden.clone().requires_grad_()
+    with torch.no_grad():
+        head_loss(other, kept, targets, objective)
+    assert bool((kept.main_grad == 1).all())  # type: ignore[attr-defined]
+    loss, *_ = head_loss(other, kept, targets, objective)
+    loss.backward()
+    assert kept.grad is None
+    torch.testing.assert_close(other.grad, leaves[0].grad)
+    torch.testing.assert_close(kept.main_grad - 1, leaves[1].grad)  # type: ignore[attr-defined]
+    with pytest.raises(RuntimeError, match="cannot be scaled"):
+        (2 * head_loss(other, kept, targets, objective)[0]).backward()

@@ -94,20 +94,21 @@ _KEPT = threading.local()
 
 def scratch(size: int, purpose: str = "packed", dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """Memory that each thread keeps for a purpose, one user at a time: fresh pages would be faulted in every time."""
-    kept: Tensor | None = getattr(_KEPT, purpose, None)
-    if kept is None or kept.numel() < size or kept.dtype != dtype:
-        setattr(_KEPT, purpose, None)  # before the larger one is taken
-        kept = torch.empty(size, dtype=dtype)
+    mine = vars(_KEPT)
+    kept: Tensor | None = mine.get(purpose)
+    if kept is None or kept.numel() < size:
+        mine.pop(purpose, None)
+        del kept  # before the larger one is taken
+        kept = mine[purpose] = torch.empty(size, dtype=dtype)
         ask_for_huge_pages(kept)
-        setattr(_KEPT, purpose, kept)
     return kept
 
 
 def release_scratch(above: int) -> None:
     """Give back what this thread keeps for purposes that take more bytes than `above`."""
-    for purpose, kept in list(vars(_KEPT).items()):
-        if kept is not None and kept.nbytes > above:
-            delattr(_KEPT, purpose)
+    mine = vars(_KEPT)
+    for purpose in [purpose for purpose, kept in mine.items() if kept.nbytes > above]:
+        del mine[purpose]
 
 
 def pack_now(matrix: Tensor, transposed: bool, purpose: str = "packed") -> Tensor:
