@@ -51,23 +51,13 @@ class MasterAdamW:
                 self._low[name] = split(exact.pop(name) if exact else weight.detach().float())[1]
             self._gradients[name] = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
             weight.main_grad = self._gradients[name]  # type: ignore[attr-defined]
-            weight.register_post_accumulate_grad_hook(self._collector(name))
+            weight.register_post_accumulate_grad_hook(_collect)
         # Moments at once, below whatever a step takes and gives back: made in the first step they would lie between.
         self._means = {name: torch.zeros_like(gradient) for name, gradient in self._gradients.items()}
         self._squares = {name: torch.zeros_like(gradient) for name, gradient in self._gradients.items()}
         self._updates = 0
         self._section = section
         return_free_memory()
-
-    def _collector(self, name: str):  # type: ignore[no-untyped-def]
-        def collect(weight: Tensor) -> None:
-            gradient = self._gradients[name]
-            if weight.grad is not None:
-                if weight.grad is not gradient:
-                    gradient.add_(weight.grad)
-                weight.grad = None
-
-        return collect
 
     def gradients(self) -> dict[str, Tensor]:
         """The fp32 gradients collected since the last step, by parameter name."""
@@ -141,3 +131,16 @@ def learning_rate(section: OptimizerSection, step: int, total: int) -> float:
     if section.schedule == "linear":
         return section.learning_rate - fall * progress
     return section.final_rate + fall * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _collect(weight: Tensor) -> None:
+    """Hook of a weight: what a backward pass leaves in `grad` goes to `main_grad`.
+
+    It holds nothing itself. torch keeps hooks where the garbage collector does not look, so one that held the optimizer
+    would keep it, and the weights, for the life of the process.
+    """
+    if weight.grad is not None:
+        gradient: Tensor = weight.main_grad  # type: ignore[attr-defined]
+        if weight.grad is not gradient:
+            gradient.add_(weight.grad)
+        weight.grad = None
