@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from rethink.pipeline.selection import Selection
     from rethink.recipe.pipeline import DistillRecipe, PipelineRecipe
 
-LARGE = 1e18
-"""Operations from which on a plan says what they are in GPU hours."""
-GPU_RATE = 4e14
 PIPELINES = ("pipeline", "distill")
 
 
@@ -77,35 +74,38 @@ def dry_run(
     from rich.table import Table
 
     from rethink.recipe.estimate_text import seconds_text
+    from rethink.recipe.gpus import RATE
 
+    print(f"{recipe.name}: {recipe.description}\n" if recipe.description else recipe.name)
+    gpus = any(stage.gpus for stage in plan.stages)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("stage", no_wrap=True)
     table.add_column("kind", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    for name in ("tokens", "FLOPs", "time", "memory", "disk kept"):
+    for name in ("tokens", "FLOPs", "time", "memory", "disk kept", *(("H800", "GPU hours") if gpus else ())):
         table.add_column(name, justify="right", no_wrap=True)
     for stage in plan.stages:
-        table.add_row(
-            stage.name,
-            stage.kind,
-            stage.state,
+        cells = [
             "?" if stage.tokens is None else f"{stage.tokens:,.0f}",
             "?" if stage.flops is None else f"{stage.flops:.2g}",
             "?" if stage.seconds is None else seconds_text(stage.seconds).removeprefix(", about "),
             "" if stage.memory_bytes is None else size_text(stage.memory_bytes),
             "" if not stage.disk_kept_bytes else size_text(stage.disk_kept_bytes),
-        )
-    Console(width=max(110, Console().width)).print(table)
+        ]
+        if stage.gpus:
+            cells += [f"{stage.gpus.number} x {size_text(stage.gpus.bytes_each)}", f"{stage.gpus.hours:,.0f}"]
+        table.add_row(stage.name, stage.kind, stage.state, *cells)
+    Console(width=max(130, Console().width)).print(table)
     print(
         f"\n{len(plan.left)} of {len(plan.stages)} stages to run: at most {plan.total('tokens'):,.0f} tokens, "
         f"{plan.total('flops'):.3g} operations{seconds_text(plan.total('seconds'))} on this machine in {dtype}; "
         f"the folder takes at most {size_text(plan.disk_peak_bytes)} at a time."
     )
-    if plan.total("flops") > LARGE:
-        hours = plan.total("flops") / GPU_RATE / 3600
+    if gpus:
+        hours = sum(stage.gpus.hours for stage in plan.left if stage.gpus)
         print(
-            f"On graphics processors, at {GPU_RATE:.0e} operations a second each (about 40 % of an H800's bf16 rate): "
-            f"{hours:,.0f} GPU hours, if completions reach their limit."
+            f"On H800 of 80 GB: {hours:,.0f} GPU hours at {RATE:.0e} operations a second each. A stage needs at least "
+            "as many as the table says, with everything that lasts spread evenly over them and layers computed again."
         )
     print(
         "Completions are counted at their token limit. `?`: not known before the stages ahead of it have run, or its "

@@ -3,62 +3,85 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rethink.cli.arguments import print_json
 
 if TYPE_CHECKING:
-    from rethink.recipe.reward_model import RewardModelRecipe
+    from rethink.recipe.reward_model import RewardDataSize, RewardModelRecipe
+    from rethink.recipe.schema import ModelShape
 
 SHOWN_RELIABILITY = 3
 """Fewest examples of a bin that is shown."""
 
 
 def dry_run(recipe: RewardModelRecipe, *, as_json: bool) -> int:
-    """Read model headers and data as the run itself would; print the resolved recipe and an estimate."""
-    from rethink.kernels.machine import choose_dtype, measure_gemm
-    from rethink.recipe.estimate import MachineRates, count_parameters, shape_of
+    """Print the resolved recipe and what it would take; nothing is trained.
+
+    A recipe that declares `model.shape` and `data_size` is estimated from itself alone. Otherwise the model's headers
+    and all data are read, as the run itself would.
+    """
+    from rethink.cli.train import measure
+    from rethink.recipe.gpus import gpus_text, plan_gpus
     from rethink.recipe.identity import recipe_hash
     from rethink.recipe.loading import recipe_to_yaml
+    from rethink.recipe.reward_model_estimate import estimate_reward_model, reward_model_estimate_text
     from rethink.train.choices import check_device
-    from rethink.train.reward_data import step_examples, total_steps
-    from rethink.train.reward_model_run import load_start, read_data
 
     check_device(recipe)
-    checkpoint = load_start(recipe)
-    data = read_data(recipe, checkpoint)
-    steps = total_steps(recipe, len(data.train))
-    rates = measure_gemm()
-    dtype = choose_dtype(rates) if recipe.model.dtype == "auto" else recipe.model.dtype
-    rate = MachineRates.from_matrix_products(rates[dtype] * 1e9).training
-    tokens = sum(example.tokens for step in range(steps) for example in step_examples(recipe, data, step))
-    held_out = sum(example.tokens for example in data.held_out)
-    evaluations = 2 + (steps // recipe.evaluation.every if recipe.evaluation.every else 0)
-    plan: dict[str, Any] = {"steps": steps, "tokens": tokens, "held_out_tokens": held_out, "data": data.facts}
-    if checkpoint.config is not None:
-        parameters = count_parameters(shape_of(checkpoint.config))
-        operations = parameters.block * (6.0 * tokens + 2.0 * held_out * evaluations)
-        plan |= {
-            "parameters": parameters.total,
-            "operations": operations,
-            "seconds": operations / rate,
-            "memory_gb": parameters.total * (16 + (2 if dtype == "bfloat16" else 0)) / 2**30,
-        }
+    facts: dict[str, Any] | None = None
+    sizes: dict[str, int] = {}
+    shape, size = recipe.model.shape, recipe.data_size
+    if shape is None or size is None:
+        shape, size, facts, sizes = _look(recipe)
+    dtype, rates = measure(recipe)
+    expected = estimate_reward_model(recipe, shape, size, rates, **sizes)
+    longest = sizes.get("longest") or recipe.max_tokens or shape.context
+    gpus = plan_gpus(shape, expected.memory, longest, recipe.model.value_bytes, expected.total_flops)
     if as_json:
         print_json(
-            {"recipe": recipe.model_dump(mode="json"), "recipe_hash": recipe_hash(recipe), "dtype": dtype} | plan
+            {
+                "recipe": recipe.model_dump(mode="json"),
+                "recipe_hash": recipe_hash(recipe),
+                "dtype": dtype,
+                "estimate": expected.to_dict(),
+                "gpus": None if gpus is None else asdict(gpus),
+                "data": facts,
+            }
         )
         return 0
     print(recipe_to_yaml(recipe))
     print(f"# hash {recipe_hash(recipe)}\n")
-    print(f"steps            {steps}, {recipe.batch_size} examples each; {tokens:,} tokens")
-    for line in data_lines(data.facts):
+    for line in data_lines(facts) if facts else []:
         print(line)
-    if "seconds" in plan:
-        print(f"time             about {plan['seconds'] / 60:.1f} min on this machine computing in {dtype}")
-        print(f"memory           {plan['memory_gb']:.1f} GiB and the activations of a micro-batch")
+    print(reward_model_estimate_text(expected))
+    print(f"Times are for this machine computing in {dtype}.")
+    if text := gpus_text(gpus, expected.total_flops):
+        print(text)
     return 0
+
+
+def _look(recipe: RewardModelRecipe) -> tuple[ModelShape, RewardDataSize, dict[str, Any], dict[str, int]]:
+    """The model's shape from its headers; the data's size, their facts, and the lengths that the estimate takes."""
+    from rethink.errors import ModelError
+    from rethink.recipe.estimate import shape_of
+    from rethink.recipe.reward_model import RewardDataSize
+    from rethink.train.reward_model_run import load_start, read_data
+
+    checkpoint = load_start(recipe)
+    if checkpoint.config is None and recipe.model.shape is None:
+        raise ModelError(
+            f"{recipe.model.path} cannot be estimated: {checkpoint.reason}. Declare its shape under `model.shape` for "
+            "a dry run; to train it, none is needed."
+        )
+    data = read_data(recipe, checkpoint)
+    tokens = [example.tokens for example in data.train]
+    size = RewardDataSize(examples=len(tokens), tokens=sum(tokens) / len(tokens))
+    shape = recipe.model.shape or shape_of(checkpoint.config)  # type: ignore[arg-type]
+    held_out = sum(example.tokens for example in data.held_out)
+    return shape, size, data.facts, {"longest": max(tokens), "held_out_tokens": held_out}
 
 
 def data_lines(facts: Mapping[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ def dry_run(recipe: SFTRecipe, *, as_json: bool) -> int:
     and all data are read, as the run itself would, so that a bad row or one that is too long shows up now.
     """
     from rethink.cli.train import measure
+    from rethink.recipe.gpus import gpus_text, plan_gpus
     from rethink.recipe.identity import recipe_hash
     from rethink.recipe.loading import recipe_to_yaml
     from rethink.recipe.sft_estimate import estimate_sft, sft_estimate_text
@@ -33,6 +35,8 @@ def dry_run(recipe: SFTRecipe, *, as_json: bool) -> int:
         shape, size, longest, found = _look(recipe)
     dtype, rates = measure(recipe)
     expected = estimate_sft(recipe, shape, size, rates, longest=longest)
+    longest = longest or recipe.max_tokens or shape.context
+    gpus = plan_gpus(shape, expected.memory, longest, recipe.model.value_bytes, expected.total_flops)
     if as_json:
         print_json(
             {
@@ -40,6 +44,7 @@ def dry_run(recipe: SFTRecipe, *, as_json: bool) -> int:
                 "recipe_hash": recipe_hash(recipe),
                 "dtype": dtype,
                 "estimate": expected.to_dict(),
+                "gpus": None if gpus is None else asdict(gpus),
                 **found,
             }
         )
@@ -50,6 +55,8 @@ def dry_run(recipe: SFTRecipe, *, as_json: bool) -> int:
         print(_set_text(entry))
     print(sft_estimate_text(expected))
     print(f"Times are for this machine computing in {dtype}.")
+    if text := gpus_text(gpus, expected.total_flops):
+        print(text)
     return 0
 
 

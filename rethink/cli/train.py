@@ -15,6 +15,7 @@ from rethink.cli.pipeline import PIPELINES, selection_of
 
 if TYPE_CHECKING:
     from rethink.recipe.estimate import MachineRates
+    from rethink.recipe.reward_model import RewardModelRecipe
     from rethink.recipe.schema import ModelShape, Recipe
     from rethink.recipe.sft import SFTRecipe
 
@@ -108,6 +109,7 @@ def dry_run(recipe: Recipe, *, as_json: bool) -> int:
     """
     from rethink.recipe.estimate import estimate
     from rethink.recipe.estimate_text import estimate_text
+    from rethink.recipe.gpus import gpus_text, plan_gpus
     from rethink.recipe.identity import recipe_hash
     from rethink.recipe.loading import recipe_to_yaml
     from rethink.train.choices import check_device, reward_model_heads
@@ -119,13 +121,16 @@ def dry_run(recipe: Recipe, *, as_json: bool) -> int:
         shape, prompt_tokens = _look(recipe)
     dtype, rates = measure(recipe)
     expected = estimate(recipe, shape, rates, prompt_tokens=prompt_tokens)
+    longest = expected.prompt_tokens + recipe.longest_completion
+    gpus = plan_gpus(shape, expected.memory, longest, recipe.model.value_bytes, expected.total_flops)
     if as_json:
         print_json(
             {
                 "recipe": recipe.model_dump(mode="json"),
                 "recipe_hash": recipe_hash(recipe),
                 "dtype": dtype,
-                "estimate": asdict(expected),
+                "estimate": expected.to_dict(),
+                "gpus": None if gpus is None else asdict(gpus),
             }
         )
         return 0
@@ -133,6 +138,8 @@ def dry_run(recipe: Recipe, *, as_json: bool) -> int:
     print(f"# hash {recipe_hash(recipe)}\n")
     print(estimate_text(expected))
     print(f"Times are for this machine computing in {dtype}.")
+    if text := gpus_text(gpus, expected.total_flops):
+        print(text)
     return 0
 
 
@@ -162,7 +169,7 @@ def _look(recipe: Recipe) -> tuple[ModelShape, int]:
     return shape, round(sum(lengths) / len(lengths))
 
 
-def measure(recipe: Recipe | SFTRecipe) -> tuple[str, MachineRates]:
+def measure(recipe: Recipe | SFTRecipe | RewardModelRecipe) -> tuple[str, MachineRates]:
     """The compute type that the run would use here, and this machine's rates with it."""
     return measure_rates(recipe.threads, recipe.device, recipe.model.dtype)
 

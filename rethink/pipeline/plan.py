@@ -18,17 +18,21 @@ from rethink.pipeline.selection import Selection
 from rethink.recipe.curate import CurateRecipe
 from rethink.recipe.estimate import (
     ASSUMED_PROMPT_TOKENS,
+    Estimate,
     MachineRates,
     count_parameters,
     estimate,
     shape_of,
 )
+from rethink.recipe.gpus import LARGE, GPUPlan, plan_gpus
 from rethink.recipe.held_out import EvalRecipe
 from rethink.recipe.kinds import AnyRecipe
 from rethink.recipe.pipeline import DistillRecipe, PipelineRecipe
+from rethink.recipe.reward_model import RewardDataSize, RewardModelRecipe
+from rethink.recipe.reward_model_estimate import RewardModelEstimate, estimate_reward_model
 from rethink.recipe.schema import ModelShape, Recipe
 from rethink.recipe.sft import SFTDataSize, SFTRecipe
-from rethink.recipe.sft_estimate import estimate_sft
+from rethink.recipe.sft_estimate import SFTEstimate, estimate_sft
 from rethink.recipe.stages import ResolvedStage, references, resolve
 from rethink.store.pipeline_folder import PipelineFolder
 
@@ -54,6 +58,8 @@ class PlannedStage:
     seconds: float | None = None
     memory_bytes: int | None = None
     """Least, all devices together."""
+    gpus: GPUPlan | None = None
+    """Of a stage of at least `gpus.LARGE` operations."""
     disk_peak_bytes: int | None = None
     disk_kept_bytes: int | None = None
 
@@ -127,39 +133,32 @@ def _costs(stage: ResolvedStage, by_name: Mapping[str, ResolvedStage], rates: Ma
         return {}
     parameters = count_parameters(shape)
     peak, kept = disk_of(recipe, parameters.total)
+    disk = {"disk_peak_bytes": peak, "disk_kept_bytes": kept}
     if isinstance(recipe, Recipe):
         grpo = estimate(recipe, shape, rates)
-        batches = [(phase, -(-phase.steps // recipe.steps_per_batch)) for phase in grpo.phases]
-        generated = sum(phase.completion_tokens_batch * n for phase, n in batches) + grpo.evaluation_tokens
-        flops = sum(
-            n * (p.decoding_flops + p.training_flops + p.attention_flops_decoding + p.attention_flops_training)
-            for p, n in batches
-        )
-        rollouts = generated * MOST_BYTES_OF_ROLLOUTS
+        rollouts = grpo.generated_tokens * MOST_BYTES_OF_ROLLOUTS
         return {
-            "tokens": float(generated + grpo.total_tokens),
-            "flops": flops,
-            "seconds": grpo.total_seconds,
-            "memory_bytes": grpo.memory.least,
+            "tokens": float(grpo.generated_tokens + grpo.total_tokens),
+            **_sums(recipe, shape, grpo, grpo.prompt_tokens + recipe.longest_completion),
             "disk_peak_bytes": peak + rollouts,
             "disk_kept_bytes": kept + rollouts,
         }
     if isinstance(recipe, SFTRecipe):
         size = recipe.data_size or _data_size(recipe, by_name)
         if size is None:
-            return {"disk_peak_bytes": peak, "disk_kept_bytes": kept}
+            return disk
         sft = estimate_sft(recipe, shape, size, rates)
-        return {
-            "tokens": sft.total_tokens,
-            "flops": sft.total_flops,
-            "seconds": sft.total_seconds,
-            "memory_bytes": sft.memory.least,
-            "disk_peak_bytes": peak,
-            "disk_kept_bytes": kept,
-        }
+        return {"tokens": sft.total_tokens, **_sums(recipe, shape, sft, recipe.max_tokens), **disk}
+    if isinstance(recipe, RewardModelRecipe):
+        pairs = recipe.data_size or _pairs_size(recipe, by_name)
+        if pairs is None:
+            return disk
+        longest = None if recipe.data_size else round(pairs.tokens)
+        model = estimate_reward_model(recipe, shape, pairs, rates, longest=longest)
+        return {"tokens": model.total_tokens, **_sums(recipe, shape, model, longest or recipe.max_tokens), **disk}
     drawn = drawn_tokens(recipe)
     if drawn is None:
-        return {"disk_peak_bytes": peak, "disk_kept_bytes": kept}
+        return disk
     prompts, completions = drawn
     flops = 2.0 * (parameters.block * (prompts * ASSUMED_PROMPT_TOKENS + completions) + parameters.head * completions)
     return {
@@ -169,6 +168,20 @@ def _costs(stage: ResolvedStage, by_name: Mapping[str, ResolvedStage], rates: Ma
         "disk_peak_bytes": completions * SAMPLE_BYTES,
         "disk_kept_bytes": completions * SAMPLE_BYTES,
     }
+
+
+def _sums(
+    recipe: Recipe | SFTRecipe | RewardModelRecipe,
+    shape: ModelShape,
+    found: Estimate | SFTEstimate | RewardModelEstimate,
+    longest: int | None,
+) -> dict[str, Any]:
+    """What all estimates of training have; `longest` sequence in tokens, None: the model's context."""
+    flops, memory = found.total_flops, found.memory
+    gpus = None
+    if flops >= LARGE:
+        gpus = plan_gpus(shape, memory, longest or shape.context, recipe.model.value_bytes, flops)
+    return {"flops": flops, "seconds": found.total_seconds, "memory_bytes": memory.least, "gpus": gpus}
 
 
 def drawn_tokens(recipe: AnyRecipe) -> tuple[int, int] | None:
@@ -196,6 +209,21 @@ def _data_size(recipe: SFTRecipe, by_name: Mapping[str, ResolvedStage]) -> SFTDa
         completions += kept * made_by.sampling.max_new_tokens + talk * made_by.general.max_new_tokens
     mean = completions / documents
     return SFTDataSize(documents=round(documents), tokens=mean + ASSUMED_PROMPT_TOKENS, trained_tokens=mean)
+
+
+def _pairs_size(recipe: RewardModelRecipe, by_name: Mapping[str, ResolvedStage]) -> RewardDataSize | None:
+    """Of pairs that are made of the samples of stages before, at most; None where they come from elsewhere too."""
+    pairs, longest = 0, 0
+    for entry in recipe.data:
+        used = references(entry.path)
+        made_by = by_name[used[0][0]].recipe if used else None
+        if not isinstance(made_by, CurateRecipe) or made_by.source is not None:
+            return None
+        pairs += made_by.problems * min(entry.pairs_per_question, made_by.sampling.per_problem // 2)
+        longest = max(longest, made_by.sampling.max_new_tokens)
+    if not pairs:
+        return None
+    return RewardDataSize(examples=pairs, tokens=2 * (ASSUMED_PROMPT_TOKENS + longest))
 
 
 def _shape(recipe: Any, by_name: Mapping[str, ResolvedStage]) -> ModelShape | None:

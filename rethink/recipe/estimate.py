@@ -121,6 +121,10 @@ class Memory:
         """Most that the run can use: keys and values kept while it trains."""
         return self.weights + self.logits + self.keys_and_values_most + self.activations_most
 
+    def to_dict(self) -> dict[str, int]:
+        """As plain data, with the least and the most."""
+        return asdict(self) | {"least": self.least, "most": self.most}
+
 
 @dataclass(frozen=True, slots=True)
 class Phase:
@@ -163,9 +167,31 @@ class Estimate:
     """Prompt and completion tokens trained on in the whole run, an epoch counted once."""
     total_seconds: float | None
 
+    @property
+    def generated_tokens(self) -> int:
+        """Completion tokens of the whole run, evaluations included."""
+        batches = sum(phase.completion_tokens_batch * self._batches(phase) for phase in self.phases)
+        return batches + self.evaluation_tokens
+
+    @property
+    def total_flops(self) -> float:
+        """Of sampling and training in the whole run; evaluations are left out."""
+        return sum(
+            self._batches(p)
+            * (p.decoding_flops + p.training_flops + p.attention_flops_decoding + p.attention_flops_training)
+            for p in self.phases
+        )
+
+    def _batches(self, phase: Phase) -> int:
+        return -(-phase.steps // self.steps_per_batch)
+
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for `--dry-run --json`."""
-        return asdict(self) | {"memory": asdict(self.memory) | {"least": self.memory.least, "most": self.memory.most}}
+        return asdict(self) | {
+            "memory": self.memory.to_dict(),
+            "total_flops": self.total_flops,
+            "generated_tokens": self.generated_tokens,
+        }
 
 
 def estimate(
@@ -332,7 +358,7 @@ def _evaluations(recipe: Recipe) -> tuple[int, int]:
 
 
 def _memory(recipe: Recipe, shape: ModelShape, parameters: Parameters, prompt: int, completion: int) -> Memory:
-    value_bytes = 4 if recipe.model.dtype == "float32" else 2
+    value_bytes = recipe.model.value_bytes
     prompts, group = recipe.rollout.prompts_per_batch, recipe.rollout.group_size
     sequences = min(prompts * group, recipe.rollout.max_concurrent or prompts * group)
     cached = -(-sequences // group) * prompt + sequences * completion
@@ -353,6 +379,31 @@ def _memory(recipe: Recipe, shape: ModelShape, parameters: Parameters, prompt: i
         keys_and_values_least=least * cache_bytes,
         keys_and_values_most=max(cache, least * cache_bytes),
         activations_least=least * token_bytes,
+        activations_most=most * token_bytes,
+    )
+
+
+def training_memory(shape: ModelShape, value_bytes: int, longest: int, most: int, *, logits: bool) -> Memory:
+    """Memory of a run that trains and does not sample.
+
+    Args:
+        shape: of the model.
+        value_bytes: bytes of a number in the compute type.
+        longest: tokens of the longest document.
+        most: tokens of the largest micro-batch.
+        logits: whether it computes any.
+    """
+    parameters = count_parameters(shape)
+    compute = compute_bytes(parameters, value_bytes)
+    token_bytes = activation_bytes(shape, value_bytes)
+    return Memory(
+        master_and_optimizer=BYTES_A_PARAMETER * parameters.total - compute,
+        compute_weights=compute,
+        reference_weights=0,
+        logits=LOGIT_ROWS * shape.vocab_size * value_bytes if logits else 0,
+        keys_and_values_least=0,
+        keys_and_values_most=0,
+        activations_least=longest * token_bytes,
         activations_most=most * token_bytes,
     )
 

@@ -35,6 +35,8 @@ def memory_text(memory: Memory) -> str:
         f"{_gib(memory.keys_and_values_least)} (one sequence) to {_gib(memory.keys_and_values_most)}"
         if memory.keys_and_values_most
         else f"logits {_gib(memory.logits)}"
+        if memory.logits
+        else "no logits"
     )
     return (
         f"{_gib(memory.least)} to {_gib(memory.most)}, as the run finds room: master weights and optimizer "

@@ -38,6 +38,15 @@ class PreferenceData(Section):
     """Most pairs that are made of one question's samples (`samples`, `run`)."""
 
 
+class RewardDataSize(Section):
+    """Declared size of the data, so that a dry run needs no file."""
+
+    examples: int = Field(gt=0)
+    """To train on, of all sources together."""
+    tokens: float = Field(gt=0)
+    """Mean tokens of an example: prompt and response, of both responses where it is a pair."""
+
+
 class ReplaySection(Section):
     """Earlier examples mixed into new ones: continued training of a reward model (DeepSeekMath, Algorithm 1)."""
 
@@ -77,6 +86,7 @@ class RewardModelRecipe(Section):
         "evaluation.every",
         "checkpoint",
         "trackers",
+        "data_size",
         "model.shape",
         "model.trust_remote_code",
     )
@@ -111,6 +121,8 @@ class RewardModelRecipe(Section):
     template where there is one."""
     data: tuple[PreferenceData, ...] = Field(min_length=1)
     """Sources of examples, all of them used."""
+    data_size: RewardDataSize | None = None
+    """Declared size: lets `--dry-run` estimate without the files, together with `model.shape`."""
     replay: ReplaySection | None = None
     """Earlier examples, when a reward model is trained on."""
     unusable: Literal["error", "drop"] = "error"
@@ -141,6 +153,17 @@ class RewardModelRecipe(Section):
     def scored_on(self) -> Literal["summary", "response"]:
         """`on`, resolved."""
         return self.on or ("summary" if self.objective == "pairwise" else "response")
+
+    def visits(self, examples: int) -> int:
+        """Examples that a run trains on in all, each as often as it is visited, of so many."""
+        if self.steps is not None:
+            return self.steps * self.batch_size
+        assert self.epochs is not None
+        return max(1, round(self.epochs * examples))
+
+    def total_steps(self, examples: int) -> int:
+        """Optimizer updates of a run over so many training examples."""
+        return self.steps if self.steps is not None else -(-self.visits(examples) // self.batch_size)
 
 
 def _problems(recipe: RewardModelRecipe) -> Iterator[str]:

@@ -84,6 +84,11 @@ class ModelSection(Section):
     shape: ModelShape | None = None
     """Declared shape: lets `--dry-run` estimate without the weights."""
 
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of a number in the compute type; `auto` is taken for bf16, as estimates do."""
+        return 4 if self.dtype == "float32" else 2
+
 
 class Example(Section):
     """One worked example put before the question."""

@@ -11,15 +11,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rethink.recipe.estimate import (
-    BYTES_A_PARAMETER,
-    LOGIT_ROWS,
     MachineRates,
     Memory,
     Parameters,
-    activation_bytes,
-    compute_bytes,
     count_parameters,
     largest_micro_batch,
+    training_memory,
 )
 from rethink.recipe.estimate_text import count_text, flops_text, memory_text, seconds_text
 from rethink.recipe.schema import ModelShape
@@ -51,7 +48,7 @@ class SFTEstimate:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for `--dry-run --json`."""
-        return asdict(self) | {"memory": asdict(self.memory) | {"least": self.memory.least, "most": self.memory.most}}
+        return asdict(self) | {"memory": self.memory.to_dict()}
 
 
 def estimate_sft(
@@ -79,21 +76,10 @@ def estimate_sft(
     flops = batch * (matrices + attention)
     seconds = None if rates is None else flops / rates.training
     longest = longest or recipe.max_tokens or shape.context
-    value_bytes = 4 if recipe.model.dtype == "float32" else 2
-    per_token = activation_bytes(shape, value_bytes)
+    value_bytes = recipe.model.value_bytes
     limit = recipe.optimizer.micro_batch_tokens or largest_micro_batch(recipe.device)
     most = max(longest, min(round(batch * size.tokens), limit))
-    compute = compute_bytes(parameters, value_bytes)
-    memory = Memory(
-        master_and_optimizer=BYTES_A_PARAMETER * parameters.total - compute,
-        compute_weights=compute,
-        reference_weights=0,
-        logits=LOGIT_ROWS * shape.vocab_size * value_bytes,
-        keys_and_values_least=0,
-        keys_and_values_most=0,
-        activations_least=longest * per_token,
-        activations_most=most * per_token,
-    )
+    memory = training_memory(shape, value_bytes, longest, most, logits=True)
     return SFTEstimate(
         parameters=parameters,
         documents=size.documents,

@@ -250,25 +250,11 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def total_steps(recipe: RewardModelRecipe, examples: int) -> int:
-    """Optimizer updates of a run over so many training examples."""
-    if recipe.steps is not None:
-        return recipe.steps
-    return -(-_visits(recipe, examples) // recipe.batch_size)
-
-
-def _visits(recipe: RewardModelRecipe, examples: int) -> int:
-    if recipe.steps is not None:
-        return recipe.steps * recipe.batch_size
-    assert recipe.epochs is not None
-    return max(1, round(recipe.epochs * examples))
-
-
 def step_examples(recipe: RewardModelRecipe, data: RewardData, step: int) -> list[Example]:
     """The examples of a step (0-based): each epoch visits every example once, in an order drawn from seed and epoch."""
     number = len(data.train)
     first = step * recipe.batch_size
-    last = min(first + recipe.batch_size, _visits(recipe, number))
+    last = min(first + recipe.batch_size, recipe.visits(number))
     places = (divmod(position, number) for position in range(first, last))
     return [data.train[_order(recipe.seed, epoch, number)[place]] for epoch, place in places]
 

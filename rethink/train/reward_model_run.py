@@ -31,7 +31,7 @@ from rethink.store.run_folder import RunFolder
 from rethink.train.checkpoint import read_checkpoint
 from rethink.train.choices import apply_choices, training_choices
 from rethink.train.optimizer import MasterAdamW
-from rethink.train.reward_data import RewardData, load_reward_data, total_steps
+from rethink.train.reward_data import RewardData, load_reward_data
 from rethink.train.reward_model import RewardRun, held_out_facts, score_examples, train_until_done
 from rethink.train.session import earlier_seconds, open_run, stop_on_interrupt
 
@@ -59,7 +59,7 @@ def train_reward_model(
     checkpoint = load_start(recipe)
     progress.phase("data")
     data = read_data(recipe, checkpoint)
-    steps = total_steps(recipe, len(data.train))
+    steps = recipe.total_steps(len(data.train))
     fresh = not RunFolder.exists(out)
     folder = open_run(
         recipe,

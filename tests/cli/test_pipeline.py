@@ -108,6 +108,21 @@ def test_a_plan(fake: Fake, recipe: Path, tmp_path: Path, capsys: pytest.Capture
     assert fake.ran == []
 
 
+def test_the_papers_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every stage is estimated from what the recipe declares, with memory per processor and the published hours."""
+    assert run("train", "paper/r1", "--dry-run", "--json") == 0
+    stages = {stage["name"]: stage for stage in said(capsys)["stages"]}  # type: ignore[attr-defined]
+    for name, stage in stages.items():
+        assert stage["flops"] > 1e18, name
+        assert stage["gpus"]["bytes_each"] <= 80e9, name
+    assert stages["helpful"]["tokens"] == 66000 * 3000
+    assert run("train", "paper/r1", "--dry-run") == 0
+    text = capsys.readouterr().out
+    assert "147 thousand H800 GPU hours" in text
+    assert "GPU hours" in text
+    assert "?" not in text.split("`?`")[0]
+
+
 def test_refusals(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("train", "quickstart", "--only", "zero") == 2
     assert "of the kind `grpo`, which has none" in capsys.readouterr().err

@@ -24,13 +24,33 @@ def test_dry_run(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(recipe), "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["data"]["train"] + plan["data"]["held_out"] == 60
-    assert plan["steps"] == -(-4 * plan["data"]["train"] // 8)
-    assert plan["tokens"] > 0
-    assert plan["seconds"] > 0
+    found = plan["estimate"]
+    assert found["steps"] == -(-4 * plan["data"]["train"] // 8)
+    assert found["examples"] == plan["data"]["train"]
+    assert found["total_tokens"] > 0
+    assert found["total_seconds"] > 0
     assert main(["train", str(recipe), "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "kind: reward-model" in said
     assert "60 good-over-bad: made by rule, not by people" in said
+
+
+def test_a_plan_without_files(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From declared sizes alone; beyond this machine, it says what it would take elsewhere."""
+    words = [
+        *("data.0.path=nowhere.jsonl", "model.path=no/such/model", "data_size={examples: 66000, tokens: 3000}"),
+        "model.shape={hidden_size: 4096, layers: 32, heads: 32, kv_heads: 8, head_dim: 128, intermediate_size: 14336, "
+        "vocab_size: 128256, context: 131072}",
+        *("epochs=1", "batch_size=256", "max_tokens=8192", "--dry-run"),
+    ]
+    assert main(["train", str(recipe), *words, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["data"] is None
+    assert plan["estimate"]["steps"] == 258
+    assert plan["estimate"]["total_flops"] > 6 * 6.9e9 * 66000 * 3000
+    assert plan["gpus"]["number"] == 8
+    assert main(["train", str(recipe), *words]) == 0
+    assert "On H800 of 80 GB: at least 8" in capsys.readouterr().out
 
 
 def test_train_shows_what_came_of_it_and_says_what_is_synthetic(
