@@ -59,9 +59,10 @@ def run_json(command: Sequence[str | Path], **environment: str) -> Measurement:
     return found
 
 
-def run(command: Sequence[str | Path]) -> None:
+def run(command: Sequence[str | Path], **environment: str) -> None:
     """Run a command whose output is for the reader. Raises `CalledProcessError` when it fails."""
-    subprocess.run([str(word) for word in command], check=True, stdout=sys.stderr)
+    words = [str(word) for word in command]
+    subprocess.run(words, check=True, stdout=sys.stderr, env={**os.environ, **environment})
 
 
 @contextlib.contextmanager
