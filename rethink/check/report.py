@@ -32,6 +32,8 @@ class Report:
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Numbers by section, in the order in which they were measured."""
     findings: list[Finding] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    """What was not examined, and why; of a pipeline's stages."""
     seconds: float = 0.0
 
     @property
@@ -58,6 +60,7 @@ class Report:
             "recipe_hash": self.recipe_hash,
             "ok": self.ok,
             "seconds": round(self.seconds, 2),
+            "left_out": self.left_out,
             "findings": [asdict(finding) for finding in self.findings],
             **self.sections,
         }

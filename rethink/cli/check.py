@@ -18,6 +18,7 @@ EXAMPLES = """\
   rethink check my.yaml rollout.group_size=16         other values, as for `rethink train`
   rethink check my.yaml --prompts 0                   gold answers, prompts and cheats alone: no sampling
   rethink check my.yaml --json                        one JSON object
+  rethink check r1                                    a pipeline: each stage that scores completions
 
 exit codes: 0 nothing wrong (there may be warnings); 1 a problem was found; 2 the recipe itself is refused
 """
@@ -36,29 +37,43 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check and print; 1 where a problem was found."""
-    from rethink.recipe.kinds import of_kind
     from rethink.recipe.loading import load_recipe
-    from rethink.recipe.schema import Recipe
 
-    recipe = of_kind(load_recipe(args.recipe, args.overrides), Recipe, "`rethink check`")
+    recipe = load_recipe(args.recipe, args.overrides)
 
     from rethink.check.run import check
+    from rethink.check.stages import checkables
     from rethink.kernels.machine import tune_allocator
 
     tune_allocator()
+    found = checkables(recipe)
 
     def note(text: str) -> None:
         if not args.json:
             print(f"checking {text} …", file=sys.stderr)
 
-    report = check(recipe, prompts=args.prompts, note=note)
-    if args.json:
-        print_json(report.to_dict())
-    else:
-        from rich.console import Console
+    reports = []
+    for one in found:
+        if one.stage is not None:
+            note(f"stage {one.stage}")
+        report = check(one.recipe, prompts=args.prompts if one.sampled else 0, note=note)
+        report.left_out = list(one.left_out)
+        reports.append((one.stage, report))
+        if not args.json:
+            from rich.console import Console
 
-        show(report, Console())
-    return 0 if report.ok else 1
+            show(report, Console())
+    ok = all(report.ok for _, report in reports)
+    if args.json:
+        if found[0].stage is None:
+            print_json(reports[0][1].to_dict())
+        else:
+            stages = {str(stage): report.to_dict() for stage, report in reports}
+            print_json({"recipe": recipe.name, "ok": ok, "stages": stages})
+    elif len(reports) > 1:
+        wrong = [str(stage) for stage, report in reports if not report.ok]
+        print(f"\n{len(reports)} stages checked; " + (f"problems in {', '.join(wrong)}." if wrong else "no problems."))
+    return 0 if ok else 1
 
 
 def show(report: Report, console: Console) -> None:
@@ -80,6 +95,8 @@ def show(report: Report, console: Console) -> None:
         console.print(f"\n{finding.level}: {finding.section}: {finding.message}", markup=False, highlight=False)
     problems = sum(finding.level == "problem" for finding in report.findings)
     warnings = len(report.findings) - problems
+    if report.left_out:
+        console.print(f"\nleft out: {'; '.join(report.left_out)}", markup=False, highlight=False)
     console.print(f"\n{problems} problems, {warnings} warnings.", highlight=False)
 
 

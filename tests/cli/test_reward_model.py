@@ -75,4 +75,4 @@ def test_bad_data_is_one_paragraph(recipe: Path, tmp_path: Path, capsys: pytest.
     assert main(["train", str(recipe), f"data.0.path={bad}", "--out", str(tmp_path / "out")]) == 2
     assert "1 examples cannot be used: 1 × equal" in capsys.readouterr().err
     assert main(["check", str(recipe)]) == 2
-    assert "takes recipes of the kind `grpo`" in capsys.readouterr().err
+    assert "scores no completions" in capsys.readouterr().err

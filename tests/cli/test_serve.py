@@ -74,7 +74,7 @@ def test_a_server_from_start_to_signal(tiny_folder: Callable[..., Path], how: si
             line = server.stdout.readline()
             assert line.startswith("rethink serve: model mine at http://127.0.0.1:")
             url = line.split(" at ")[1].split()[0]
-            body = {"model": "mine", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 100}
+            body = {"model": "mine", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 24}
             headers = {"Content-Type": "application/json", "Authorization": "Bearer secret"}
             asked = urllib.request.Request(f"{url}/chat/completions", json.dumps(body).encode(), headers)
             with urllib.request.urlopen(asked, timeout=120) as answer:

@@ -69,7 +69,9 @@ def test_a_sequence_that_no_node_holds() -> None:
 
 @pytest.mark.parametrize(("objective", "responses"), [("pairwise", 2), ("pointwise", 1)])
 def test_a_reward_model_by_hand(objective: str, responses: int) -> None:
-    recipe = load_recipe("reward-model", [f"objective={objective}", "epochs=null", "steps=10", "batch_size=16", "max_tokens=500"])
+    recipe = load_recipe(
+        "reward-model", [f"objective={objective}", "epochs=null", "steps=10", "batch_size=16", "max_tokens=500"]
+    )
     size = RewardDataSize(examples=400, tokens=600)
     found = estimate_reward_model(recipe, SMOLLM2, size, MachineRates(1e12, 1e12), held_out_tokens=1000)
     assert found.steps == 10
