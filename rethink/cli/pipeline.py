@@ -139,7 +139,7 @@ def show(summary: Mapping[str, Any], out: Path) -> None:
     ran = [stage["name"] for stage in summary["stages"] if stage["ran"]]
     kept = sum(stage["state"] == "kept" for stage in summary["stages"])
     print(
-        f"\n{len(ran)} stages run, {kept} kept from before, {summary['stages_seconds'] / 60:.1f} min in all stages, "
+        f"\n{len(ran)} stages run, {kept} found done, {summary['stages_seconds'] / 60:.1f} min in all stages, "
         f"{size_text(summary['disk_bytes'])} on disk\n"
     )
     print(f"folder  {out}\nreport  {out / 'report.html'}")
