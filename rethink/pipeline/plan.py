@@ -198,9 +198,8 @@ def _data_size(recipe: SFTRecipe, by_name: Mapping[str, ResolvedStage]) -> SFTDa
     """Of data that stages before make, at most; None where a file is among them (it is counted when it is read)."""
     documents, completions = 0.0, 0.0
     for entry in recipe.data:
-        used = references(entry.path)
-        made_by = by_name[used[0][0]].recipe if used else None
-        if not isinstance(made_by, CurateRecipe) or made_by.source is not None:
+        made_by = _sampler(entry.path, by_name)
+        if made_by is None:
             return None
         each = made_by.sampling.per_problem if made_by.choose.rule == "all" else made_by.choose.keep
         kept = made_by.problems * min(each, made_by.sampling.per_problem)
@@ -211,13 +210,19 @@ def _data_size(recipe: SFTRecipe, by_name: Mapping[str, ResolvedStage]) -> SFTDa
     return SFTDataSize(documents=round(documents), tokens=mean + ASSUMED_PROMPT_TOKENS, trained_tokens=mean)
 
 
+def _sampler(path: str, by_name: Mapping[str, ResolvedStage]) -> CurateRecipe | None:
+    """The stage that draws the samples at a path; None where they come from elsewhere."""
+    used = references(path)
+    made_by = by_name[used[0][0]].recipe if used else None
+    return made_by if isinstance(made_by, CurateRecipe) and made_by.source is None else None
+
+
 def _pairs_size(recipe: RewardModelRecipe, by_name: Mapping[str, ResolvedStage]) -> RewardDataSize | None:
     """Of pairs that are made of the samples of stages before, at most; None where they come from elsewhere too."""
     pairs, longest = 0, 0
     for entry in recipe.data:
-        used = references(entry.path)
-        made_by = by_name[used[0][0]].recipe if used else None
-        if not isinstance(made_by, CurateRecipe) or made_by.source is not None:
+        made_by = _sampler(entry.path, by_name)
+        if made_by is None:
             return None
         pairs += made_by.problems * min(entry.pairs_per_question, made_by.sampling.per_problem // 2)
         longest = max(longest, made_by.sampling.max_new_tokens)
