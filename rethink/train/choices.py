@@ -13,7 +13,13 @@ from rethink.kernels.machine import choose_dtype, free_memory, measure_gemm, tun
 from rethink.kernels.native import library as kernels
 from rethink.model.config import DecoderConfig
 from rethink.model.value_head import HEAD_FILE
-from rethink.recipe.estimate import BYTES_A_PARAMETER, MICRO_BATCH_TOKENS, count_parameters, shape_of
+from rethink.recipe.estimate import (
+    BYTES_A_PARAMETER,
+    MICRO_BATCH_TOKENS,
+    activation_bytes,
+    count_parameters,
+    shape_of,
+)
 from rethink.recipe.schema import ModelSection, OptimizerSection, Recipe
 from rethink.rollout.pages import default_budget
 
@@ -122,14 +128,7 @@ def _micro_batch(config: DecoderConfig | None, dtype: str, device: str) -> int:
     lowest, highest = MICRO_BATCH_TOKENS[device]
     if config is None:
         return lowest * 8
-    trained = BYTES_A_PARAMETER * count_parameters(shape_of(config)).total
+    shape, value_bytes = shape_of(config), 2 if dtype == "bfloat16" else 4
+    trained = BYTES_A_PARAMETER * count_parameters(shape).total
     room = ACTIVATION_SHARE * max(free_memory(device) - trained, 0)
-    return max(lowest, min(highest, int(room / activation_bytes(config, dtype))))
-
-
-def activation_bytes(config: DecoderConfig, dtype: str) -> int:
-    """Bytes that the backward pass keeps for a token: residuals (fp32), projections, attention, feed-forward."""
-    size = 2 if dtype == "bfloat16" else 4
-    heads = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-    values = 2 * config.hidden_size + heads + 2 * config.num_heads * config.head_dim + 3 * config.intermediate_size
-    return config.num_layers * (2 * 4 * config.hidden_size + size * values)
+    return max(lowest, min(highest, int(room / activation_bytes(shape, value_bytes))))

@@ -6,11 +6,15 @@ import json
 from dataclasses import dataclass
 
 import pytest
+import torch
+from torch import Tensor
 
-from rethink.recipe.estimate import GIB, MachineRates, count_parameters, estimate, shape_of
+from rethink.model.packing import PackedGroup, pack
+from rethink.recipe.estimate import GIB, MachineRates, activation_bytes, count_parameters, estimate, shape_of
 from rethink.recipe.estimate_text import estimate_text
 from rethink.recipe.loading import load_recipe, parse_recipe
 from rethink.recipe.schema import ModelShape, Recipe
+from tests.models import decoder_of, tiny_model
 
 SMOLLM2 = ModelShape(
     hidden_size=576,
@@ -167,3 +171,31 @@ def test_text_and_data() -> None:
     data = json.loads(json.dumps(result.to_dict()))
     assert data["memory"]["most"] == result.memory.most
     assert data["phases"][0]["completion_tokens_batch"] == 64 * 20
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_activations_are_those_that_torch_saves(dtype: torch.dtype) -> None:
+    """A layer's share, by torch's hooks for saved tensors: two models that differ in depth alone, 60 tokens."""
+
+    def saved_bytes(layers: int) -> tuple[int, int]:
+        shape = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
+        model = tiny_model("Llama", seed=0, vocab_size=40, num_hidden_layers=layers, head_dim=32, **shape)
+        decoder = decoder_of(model, dtype)
+        weights = {tensor.untyped_storage().data_ptr() for _, tensor in decoder.named_parameters()}
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        batch = pack([PackedGroup(tuple(range(20)), [list(range(21))] * 2)])
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss, _, _ = decoder.completion_loss(batch, lambda logprobs, part: logprobs.sum())
+        assert loss.requires_grad
+        counted = activation_bytes(shape_of(decoder.config), dtype.itemsize) * batch.input_tokens
+        return sum(kept.values()), counted
+
+    (shallow, counted_shallow), (deep, counted_deep) = saved_bytes(1), saved_bytes(4)
+    assert deep - shallow == pytest.approx(counted_deep - counted_shallow, rel=0.03)

@@ -42,9 +42,9 @@ def test_memory_by_hand() -> None:
     memory = replace(estimate(load_recipe("quickstart"), SMOLLM2).memory, keys_and_values_least=0)
     plan = plan_gpus(SMOLLM2, memory, 8 * 1024, 2, 3.6e18)
     assert plan is not None
-    hidden, layers, width, heads = 576, 30, 1536, (2 * 9 + 2 * 3) * 64
+    hidden, layers, width, heads = 576, 30, 1536, 3 * (9 + 3) * 64
     inputs = 1024 * layers * hidden * 2
-    layer = 1024 * (8 * hidden + 2 * (2 * hidden + heads + 2 * width))
+    layer = 1024 * (8 * hidden + 2 * (2 * hidden + heads + 3 * width))
     assert plan == GPUPlan(8, memory.weights // 8 + inputs + layer + memory.logits, 2.5)
 
 
