@@ -111,7 +111,8 @@ def test_a_killed_run_ends_like_the_whole_one(recipe_file: Path, tmp_path: Path)
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_killed_at_many_moments(recipe_file: Path, tmp_path: Path) -> None:
-    kills(recipe_file, tmp_path, [random.Random(3).random() for _ in range(8)])
+    dice = random.Random(3)
+    kills(recipe_file, tmp_path, [dice.random() for _ in range(8)])
 
 
 # --- refusals ----------------------------------------------------------------------------------------------------
