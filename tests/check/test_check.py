@@ -43,7 +43,7 @@ def breaks(problem, text):
     raise KeyError("no such rule")
 
 def slow(problem, text):
-    time.sleep(0.04)
+    time.sleep(0.04 * ("I count" in text))  # what was sampled: the clock is on these alone
     return float("1" in text)
 '''
 

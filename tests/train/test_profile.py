@@ -33,8 +33,15 @@ def measured(recipe_file: Path, choice: str, *overrides: str) -> Profile:
         return profile_recipe(load_recipe(recipe_file, overrides), 2)
 
 
-@pytest.mark.parametrize("choice", ["auto", "reference"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("choice", "dtype"),
+    [
+        ("auto", "bfloat16"),
+        ("reference", "float32"),
+        pytest.param("auto", "float32", marks=pytest.mark.slow),
+        pytest.param("reference", "bfloat16", marks=pytest.mark.slow),
+    ],
+)
 def test_a_profile_adds_up(recipe_file: Path, choice: str, dtype: str) -> None:
     found = measured(recipe_file, choice, f"model.dtype={dtype}")
     # Two mini-batches, two epochs: four updates a rollout batch, and only whole batches are measured.
@@ -58,7 +65,7 @@ def test_a_profile_adds_up(recipe_file: Path, choice: str, dtype: str) -> None:
     assert found.training.share == pytest.approx(found.training.gflop / found.training.seconds / 100)
 
 
-@pytest.mark.parametrize("choice", ["auto", "reference"])
+@pytest.mark.parametrize("choice", ["auto", pytest.param("reference", marks=pytest.mark.slow)])
 def test_products_are_counted_in_full(recipe_file: Path, choice: str) -> None:
     """The work of a forward pass's blocks is 2 x parameters x tokens, whichever kernels do it."""
     overrides = ("model.dtype=bfloat16", "algorithm.mini_batches=1", "algorithm.epochs=1", "algorithm.beta=0")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from rethink.store.run_folder import RunFolder
 from .compare import same_run, timeless
 
 DIE = Path(__file__).parent / "die.py"
+Run = Callable[..., dict[str, Any]]
+CONSTANT = "optimizer.schedule=constant"
 
 
 def die(recipe: Path, out: Path, at: int, when: str) -> subprocess.CompletedProcess[str]:
@@ -34,13 +37,18 @@ def die(recipe: Path, out: Path, at: int, when: str) -> subprocess.CompletedProc
 
 
 def kill_and_resume(recipe: Path, whole: Path, points: list[int], tmp_path: Path) -> None:
-    for number, at in enumerate(points):
-        out = tmp_path / f"killed-{number}"
+    """Two points at a time: most of each is a process that starts, on one core."""
+
+    def at_point(at: int) -> None:
+        out = tmp_path / f"killed-{at}"
         killed = die(recipe, out, at, random.Random(at).choice(["before", "after"]))
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         resumed = die(recipe, out, 0, "")
         assert resumed.returncode == 0, resumed.stderr
         same_run(whole, out)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(at_point, points))
 
 
 def test_killed_runs_end_like_the_whole_one(recipe_file: Path, tmp_path: Path) -> None:
@@ -83,14 +91,13 @@ def test_killed_again_and_again_by_the_clock(recipe_file: Path, tmp_path: Path) 
     same_run(whole, out)
 
 
-def test_ctrl_c_finishes_the_step_and_resume_goes_on(recipe_file: Path, tmp_path: Path) -> None:
+def test_ctrl_c_finishes_the_step_and_resume_goes_on(recipe_file: Path, run: Run, tmp_path: Path) -> None:
     out, whole = tmp_path / "out", tmp_path / "whole"
     command = [sys.executable, "-m", "rethink", "train", str(recipe_file), "--plain", "--out"]
-    env = {**os.environ, "PYTHONPATH": f"{recipe_file.parent}:{DIE.parents[2]}"}
     process = subprocess.Popen(
-        [*command, str(out), "steps=400", "optimizer.schedule=constant"],
+        [*command, str(out), "steps=400", CONSTANT],
         cwd=recipe_file.parent,
-        env=env,
+        env={**os.environ, "PYTHONPATH": f"{recipe_file.parent}:{DIE.parents[2]}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -112,21 +119,9 @@ def test_ctrl_c_finishes_the_step_and_resume_goes_on(recipe_file: Path, tmp_path
     assert latest[0] == steps[-1] < 400
     # The same recipe, shortened to what is left: the end is that of a run of so many steps.
     last = steps[-1] + 2
-    for path in (out, whole):
-        done = subprocess.run(
-            [*command, str(path), f"steps={last}", "optimizer.schedule=constant", "--resume"],
-            cwd=recipe_file.parent,
-            env=env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr + done.stdout
+    run(out, f"steps={last}", CONSTANT, resume=True)
+    run(whole, f"steps={last}", CONSTANT)
     assert timeless(RunFolder.open(whole))[-2:-1] == timeless(RunFolder.open(out))[-2:-1]
-
-
-Run = Callable[..., dict[str, Any]]
-CONSTANT = "optimizer.schedule=constant"
 
 
 def test_a_finished_run_is_extended(run: Run, tmp_path: Path) -> None:
