@@ -121,6 +121,14 @@ def test_a_bug_is_recorded_and_not_hidden(go: Go, fake: Fake, tmp_path: Path) ->
     assert stages["tuned"]["error"] == "ZeroDivisionError: oops"
 
 
+def test_time_of_attempts_that_were_killed_counts(go: Go, fake: Fake) -> None:
+    """Nothing writes down when a process is killed; the stage itself knows the time of its steps."""
+    fake.seconds["tuned"] = 5000.0
+    seconds = {stage["name"]: stage["seconds"] for stage in go()["stages"]}
+    assert seconds["tuned"] == 5000.0
+    assert 0 < seconds["zero"] < 5000
+
+
 def test_a_stopped_stage_stops_the_pipeline(go: Go, fake: Fake) -> None:
     fake.stopping.add("tuned")
     summary = go()
