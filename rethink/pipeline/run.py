@@ -161,7 +161,8 @@ def _run_stage(run: PipelineRun, stage: ResolvedStage) -> bool:
     finally:
         gc.collect()
         return_free_memory()
-    seconds = record.seconds + time.perf_counter() - started
+    # An attempt that was killed left no time in the record; the stage's own summary counts its steps.
+    seconds = max(record.seconds + time.perf_counter() - started, summary.get("wall_s", 0.0))
     if not summary.get("finished", True):
         run.records[record.hash] = folder.change(record, seconds=seconds)
         run.rows.set(stage.name, "stopped", "")
@@ -169,8 +170,6 @@ def _run_stage(run: PipelineRun, stage: ResolvedStage) -> bool:
     elsewhere = isinstance(recipe, CurateRecipe) and not recipe.samples_here
     model = None if elsewhere else getattr(recipe, "model", None)
     compute = computed(stage.kind, out, summary, getattr(model, "path", None))
-    # An attempt that was killed left no time in the record; the stage's own summary counts its steps.
-    seconds = max(seconds, float(summary.get("wall_s") or 0))
     run.records[record.hash] = folder.change(record, state="done", seconds=seconds, ended=now(), compute=compute)
     drop_checkpoints(folder, record)
     run.ran.append(stage.name)

@@ -21,7 +21,7 @@ from rethink.recipe.loading import load_recipe
 from rethink.rollout.scripted import Scripted, ScriptedEngine
 from rethink.store import atomic
 from rethink.types import GenerationRequest
-from tests.train.test_resume import die
+from tests.train.test_resume import die, kill_and_resume
 
 from .conftest import FILES, SAMPLED, Run, killed_recipe, rows, same_files, script
 
@@ -94,13 +94,8 @@ def kills(recipe_file: Path, tmp_path: Path, shares: list[float]) -> None:
     done = die(recipe, whole, 0, "")
     assert done.returncode == 0, done.stderr
     calls = int(done.stdout)
-    for number, share in enumerate(shares):
-        out = tmp_path / f"killed-{number}"
-        killed = die(recipe, out, max(1, int(share * calls)), ("before", "after")[number % 2])
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
-        resumed = die(recipe, out, 0, "")
-        assert resumed.returncode == 0, resumed.stderr
-        same_files(whole, out)
+    points = [max(1, int(share * calls)) for share in shares]
+    kill_and_resume(recipe, whole, points, tmp_path, same_files)
 
 
 @pytest.mark.slow

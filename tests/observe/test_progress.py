@@ -163,6 +163,7 @@ def test_odd_rows_do_no_harm() -> None:
         view.evaluation(1, {})
     live.render()
     live.close()
+    assert "step 1/0  time ?  left ?" in stream.getvalue().splitlines()
 
 
 def test_fine_tuning_is_shown_by_its_losses() -> None:

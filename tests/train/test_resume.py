@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +37,21 @@ def die(recipe: Path, out: Path, at: int, when: str) -> subprocess.CompletedProc
     )
 
 
-def kill_and_resume(recipe: Path, whole: Path, points: list[int], tmp_path: Path) -> None:
-    """Two points at a time: most of each is a process that starts, on one core."""
+def kill_and_resume(
+    recipe: Path, whole: Path, points: list[int], tmp_path: Path, same: Callable[[Path, Path], None] = same_run
+) -> None:
+    """Two points at a time: most of each is a process that starts, on one core. `same` asserts that runs are equal."""
 
-    def at_point(at: int) -> None:
-        out = tmp_path / f"killed-{at}"
+    def at_point(number: int, at: int) -> None:
+        out = tmp_path / f"killed-{number}"
         killed = die(recipe, out, at, random.Random(at).choice(["before", "after"]))
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         resumed = die(recipe, out, 0, "")
         assert resumed.returncode == 0, resumed.stderr
-        same_run(whole, out)
+        same(whole, out)
 
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(at_point, points))
+        list(pool.map(at_point, count(), points))
 
 
 def test_killed_runs_end_like_the_whole_one(recipe_file: Path, tmp_path: Path) -> None:
