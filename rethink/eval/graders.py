@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 from rethink.eval.answers import boxed_answer, letter_answer, line_answer, spoken, yes_no_answer
@@ -11,23 +10,22 @@ from rethink.eval.drop import drop_scores, normal_tokens
 from rethink.eval.ifeval.instructions import judge as judge_instructions
 from rethink.eval.ifeval.text import check_packages
 from rethink.eval.workers import worker_score
-from rethink.tasks.checkers import exact_number
+from rethink.tasks.numbers import read_quantity, same_quantity
 from rethink.types import Problem
-
-_PLAIN_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d{1,60})(?:\.\d{1,60})?(?:/\d{1,60})?")
 
 
 def math_score(answer: str, gold: str | None) -> float | None:
     """1 where the answer equals the gold mathematically, None where the gold cannot be read.
 
-    The one place that decides how mathematics is compared. Raises what `worker_score` does.
+    It says what the reward `math` says of the same texts; two numbers need no worker. Raises what `worker_score` does.
     """
-    if gold is not None and _PLAIN_NUMBER.fullmatch(gold.strip()):
-        if exact_number(answer, gold) == 1.0:
-            return 1.0
-        if _PLAIN_NUMBER.fullmatch(answer.strip()):
-            return 0.0
-    return None if gold is None else worker_score("math", {"answer": "text"}, _asked(gold), answer)
+    if gold is None:
+        return None
+    right = read_quantity(gold)
+    ours = read_quantity(answer) if right is not None else None
+    if right is not None and ours is not None:
+        return float(same_quantity(ours, right, rounded=True))
+    return worker_score("math", {"answer": "text"}, _asked(gold), answer)
 
 
 def _asked(gold: str) -> Problem:
@@ -38,6 +36,8 @@ def math_equivalent(answer: str, other: str) -> bool:
     """Whether two answers are the same mathematically; a comparison that fails says no."""
     if answer == other:
         return True
+    if read_quantity(other) is None:
+        answer, other = other, answer  # a number is the stricter gold: nothing but a number equals it
     try:
         return math_score(answer, other) == 1.0
     except Exception:  # what cannot be compared in time is not equal

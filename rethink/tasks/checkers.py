@@ -4,60 +4,39 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from typing import Literal
 
 from rethink.recipe.schema import TaskSource
+from rethink.tasks.numbers import MAX_DIGITS, read_quantity, same_quantity
 
 Checker = Callable[[str, str | None], float | None]
 """(answer, gold) -> 1, 0, or None where the gold cannot be read. May raise."""
 
-MAX_NUMBER = 100
-"""Characters of a number; longer ones are wrong (reading digits takes quadratic time)."""
-MAX_EXPRESSION = 400
-"""Characters of a mathematical answer; longer ones are wrong."""
 
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:/\d+)?")
-_ANY_NUMBER = re.compile(r"(?<![\w.,])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?(?!,?\d)")
+_PLAIN = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:/\d+)?", re.ASCII)
 
 
 def exact_number(answer: str, gold: str | None) -> float | None:
-    """1 where both are the same number exactly (`1,000` = `1000` = `1000.0`; `1/2` = `0.5`).
+    """1 where both are the same number exactly (`1,000` = `1000.0`; `1/2` = `0.5`), None where the gold is no number.
 
-    A leading currency sign and a trailing `%`, unit or full stop are allowed where the text holds one number only.
+    `rethink.tasks.numbers` says what may stand around a number (`$18`, `x = 18`, `18 dollars`) and what makes it
+    another one, or none (`18x`, `18 million`, `not 18`).
     """
-    right = None if gold is None else read_number(gold)
+    right = None if gold is None else read_quantity(gold)
     if right is None:
         return None
-    return float(read_number(answer) == right)
-
-
-def read_number(text: str) -> Fraction | None:
-    """The number that a text is, or the only one that it holds; None where there is none or more than one."""
-    plain = text.strip()
-    if not _is_number(plain):
-        if len(plain) > MAX_EXPRESSION:
-            return None
-        found = _ANY_NUMBER.findall(plain)
-        if len(found) != 1:
-            return None
-        plain = found[0].rstrip(",")
-    if len(plain) > MAX_NUMBER:
-        return None
-    top, _, bottom = plain.replace(",", "").partition("/")
-    try:
-        return Fraction(top) / Fraction(bottom or "1")
-    except (ValueError, ZeroDivisionError):
-        return None
-
-
-def _is_number(text: str) -> bool:
-    return any(char.isdigit() for char in text[:MAX_NUMBER]) and _NUMBER.fullmatch(text[: MAX_NUMBER + 1]) is not None
+    ours = read_quantity(answer)
+    return float(ours is not None and same_quantity(ours, right, rounded=False))
 
 
 def choose_checker(source: TaskSource, golds: Sequence[str | None]) -> Literal["exact-number", "math-verify"]:
     """The checker that the recipe names; `auto`: exact numbers where every gold is one, else math-verify."""
     if source.checker in ("exact-number", "math-verify"):
         return "exact-number" if source.checker == "exact-number" else "math-verify"
-    numbers = all(gold is None or _is_number(gold.strip()) for gold in golds)
-    return "exact-number" if numbers else "math-verify"
+    return "exact-number" if all(gold is None or _is_plain(gold) for gold in golds) else "math-verify"
+
+
+def _is_plain(text: str) -> bool:
+    """Whether the text is nothing but digits: an integer, a decimal or a fraction with a stroke."""
+    text = text.strip()
+    return len(text) <= MAX_DIGITS and any(c.isdigit() for c in text) and _PLAIN.fullmatch(text) is not None

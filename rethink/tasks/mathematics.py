@@ -3,9 +3,11 @@ r"""Whether a mathematical answer equals the gold: rules for what symbolic compa
 The rules, in order; `docs/rewards.md` has the table:
 
 1. bounds: an answer that is too long, too deep, or could take unbounded time to evaluate is wrong;
-2. the same text is right;
-3. numbers with a base: digits and base must agree; percent, units, degrees: see `_numbers`;
-4. rational numbers are compared exactly; a decimal of six digits or more may be the rounded value;
+2. a gold that is a number (`rethink.tasks.numbers`): an answer that is one too is compared exactly, with percent and
+   units, a decimal of six digits or more may be the rounded value; any other answer must be arithmetic without
+   variables, relations and words;
+3. the same text is right;
+4. numbers with a base: digits and base must agree;
 5. words are compared as words; a single letter as a choice;
 6. a set is no tuple, a closed interval no open one;
 7. everything else by math-verify (sympy).
@@ -18,22 +20,13 @@ import logging
 import re
 from fractions import Fraction
 
-from rethink.tasks.latex_text import (
-    mixed_to_sum,
-    one_spelling,
-    read_rational,
-    split_percent,
-    split_unit,
-    without_degrees,
-    without_words,
-)
+from rethink.tasks.latex_text import is_name, mixed_to_sum, one_spelling, split_unit, without_degrees
+from rethink.tasks.numbers import MAX_SIDES, ROUNDED_DIGITS, Quantity, read_quantity, same_quantity, sides_of
 
 MAX_ANSWER = 600
 """Characters of an answer; longer ones are wrong."""
 MAX_DEPTH = 24
 """Brackets within brackets."""
-ROUNDED_DIGITS = 6
-"""Significant digits from which on a decimal may stand for the value that it is rounded from."""
 
 # A number raised to a number raised to something, an exponent of five digits, a factorial of four, or sixty digits in
 # a row: evaluating it could outlast the universe.
@@ -44,10 +37,8 @@ _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*[A-Za-z]")
 _CHOICE = re.compile(r"\(\s*([A-Z])\s*\)(?:\s*[^\s=+*/^(-].*)?|([A-Z])\s*[).:](?:\s+.*)?", re.DOTALL)
 _BASE_NAMES = dict(zip("two three four five six seven eight nine ten".split(), range(2, 11), strict=True))
 _NAME = re.compile(r"[\\|(]?[\\A-Za-z][\\A-Za-z0-9_{}()|:, ]{0,30}")
-_DECIMAL = re.compile(r"[-+]?\d*\.(\d+)")
 _TEXT = re.compile(r"[A-Za-z0-9 .,'&-]*[A-Za-z]{3}[A-Za-z0-9 .,'&-]*")
 _FUNCTION = re.compile(r"(?<![\\A-Za-z])(sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp|pi|infty)(?![A-Za-z])")
-_COMMAND = re.compile(r"\\[A-Za-z]+|\b(?:mod|log|ln|sin|cos|tan|sqrt|i|e)\b")
 _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
 _CLOCK = re.compile(r"(\d{1,2}:\d{2}(?::\d{2})?)\s*([ap]\.?m\.?)?", re.IGNORECASE)
 _SHORT_DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
@@ -63,12 +54,15 @@ def math_equal(answer: str, gold: str | None) -> float | None:
         return None
     if len(answer) > MAX_ANSWER or depth(answer) > MAX_DEPTH:
         return 0.0
+    number = read_quantity(gold)
+    if number is not None:
+        return float(_is_number(answer, number))
     right, said = one_spelling(gold), one_spelling(answer)
     if not right:
         return None
     if _squeezed(right) == _squeezed(said):
         return 1.0
-    for rule in (_based, _numbers, _words, _brackets):
+    for rule in (_based, _words, _brackets):
         verdict = rule(said, right)
         if verdict is not None:
             return float(verdict)
@@ -95,6 +89,62 @@ def _squeezed(text: str) -> str:
     return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
 
 
+# --- golds that are numbers ------------------------------------------------------------------------------------------
+
+_CLOSED = re.compile(
+    r"(?:[\d.(){}|+\-*/^!√ \n]|\\sqrt\s*\[\s*\d\s*\]"
+    r"|\\(?:sqrt|frac|cdot|times|div|pi|arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|log|ln|exp|binom|lfloor|rfloor|lceil"
+    r"|rceil|lvert|rvert|vert|degree)(?![A-Za-z])|\^\s*\{?\s*\\circ(?![A-Za-z])"
+    r"|(?<![A-Za-z])(?:sqrt|sin|cos|tan|log|ln|exp|pi|e|i)(?![A-Za-z])|(?<=log)\s?_\s?(?:\d|\{\s?\d{1,6}\s?\}))+"
+)
+_IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])")
+# Two numbers side by side, signs in a row, a decimal point without digits, an operator at an end.
+_LOOSE = re.compile(r"\d\s+[\d.]|[-+]\s*[-+]|\.(?!\d)|^\s*[*/^!]|[-+*/^]\s*$|\}\s*\d|[\d)]\s*\{")
+
+
+def _is_number(answer: str, gold: Quantity) -> bool:
+    r"""Whether an answer is the number: read as one, or arithmetic of its value (`\sqrt{4}`, `\binom{5}{2} = 10`).
+
+    `3x`, `x > 3`, `\pm 3`, `3 \text{ or } 4` are no number, whatever a symbolic comparison makes of them.
+    """
+    ours = read_quantity(answer)
+    if ours is not None:
+        return same_quantity(ours, gold, rounded=True)
+    sides = sides_of(answer)
+    if len(sides) > MAX_SIDES:
+        return False
+    values = [side for side in sides if not is_name(side)]
+    if not values or not all(_is_closed(split_unit(side)[0]) or read_quantity(side) is not None for side in values):
+        return False
+    # What is given to a name is the last value; without one all sides have to be equal.
+    return all(_evaluates_to(side, gold) for side in (values[-1:] if is_name(sides[0]) else values))
+
+
+def _evaluates_to(text: str, gold: Quantity) -> bool:
+    ours = read_quantity(text)
+    if ours is not None:
+        return same_quantity(ours, gold, rounded=True)
+    bare, unit = split_unit(text)
+    if None not in (unit, gold.unit) and unit != gold.unit:
+        return False
+    values = [gold.value, gold.value / 100] if gold.percent else [gold.value]
+    bare = _IMAGINARY.sub(r"\\sqrt{-1} ", one_spelling(bare))
+    return any(_symbolic(bare, _plain(value, gold.written)) == 1 for value in values)
+
+
+def _is_closed(text: str) -> bool:
+    """Whether a text is arithmetic: numbers, operators, functions and constants, nothing else."""
+    plain = re.sub(r"\\(?:frac|binom)\s*\d?\s*|log\s?_\s?(?:\d|\{\s?\d+\s?\})\s?", "", text)
+    return _CLOSED.fullmatch(text) is not None and _LOOSE.search(plain) is None
+
+
+def _plain(value: Fraction, written: str) -> str:
+    """A decimal as it was written (a long one may be rounded), every other number as a fraction."""
+    if "." in written and Fraction(written) == value:
+        return written
+    return str(value.numerator) if value.denominator == 1 else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+
+
 # --- rules: (answer, gold) -> verdict, or None where the rule does not apply -----------------------------------------
 
 
@@ -102,7 +152,7 @@ def _based(said: str, right: str) -> bool | None:
     """Digits in a base: `52_8` is not `52`, nor the same value in another base (the question asked for a base)."""
     ours, gold = _BASED.fullmatch(_after_equals(said)), _BASED.fullmatch(_after_equals(right))
     if gold is None:
-        return False if ours is not None and read_rational(right) is not None else None
+        return None
     if ours is None:
         return False
     return ours.group(1).upper().lstrip("0") == gold.group(1).upper().lstrip("0") and _base(ours) == _base(gold)
@@ -114,79 +164,11 @@ def _base(found: re.Match[str]) -> int | str:
 
 
 def _after_equals(text: str) -> str:
-    """What an assignment gives its name: `5` for `x = 5` and `f(2) = 4 + 1 = 5`; other equations as they are."""
-    return _assignment(text)[1]
-
-
-def _assignment(text: str) -> tuple[str | None, str]:
-    if "," in text.rpartition("=")[2] or ";" in text:
-        return None, text
+    """What an assignment gives its name: `52_8` for `x = 52_8` and `f(2) = 4_8 + 1_8 = 5_8`; other texts stay."""
     parts = re.split(r"(?<![<>!\\])=", text)
-    if len(parts) < 2 or not _NAME.fullmatch(parts[0].strip()):
-        return None, text
-    return _squeezed(parts[0]), parts[-1].strip()
-
-
-def _numbers(said: str, right: str) -> bool | None:
-    """Rational numbers, exactly; with percent, degrees and units.
-
-    `28%` stands for 28 and for 0.28 alike, since golds leave the sign out as often as not. A unit may be left out; a
-    unit that contradicts the gold's is wrong.
-    """
-    if None not in (names := {_assignment(right)[0], _assignment(said)[0]}) and len(names) == 2:
-        return None
-    gold, gold_percent, gold_unit = _quantity(right)
-    if gold is not None and "=" in said and _assignment(said)[0] is None and not re.search(r"[<>!]", said):
-        left, _, said = said.rpartition("=")
-        if re.search(r"[A-Za-z]", _COMMAND.sub("", left)):
-            return False  # 2x + z = 5 is an equation, not the number 5; 2 + 3 = 5 is a way to it
-    ours, our_percent, our_unit = _quantity(said)
-    if gold is None or ours is None:
-        return None
-    if gold_unit is not None and our_unit is not None and gold_unit != our_unit:
-        return False
-    if _same_number(ours, gold):
-        return True
-    if gold_percent != our_percent:
-        value = read_rational(ours[0]) if gold_percent else None
-        if gold_percent and value is not None:
-            return _same_number((ours[0], value * 100), gold)
-        return ours[1] / 100 == gold[1]
-    return False
-
-
-Number = tuple[str, Fraction]
-"""A number as it was written, and its value."""
-
-
-def _quantity(text: str) -> tuple[Number | None, bool, str | None]:
-    text = without_degrees(_after_equals(text))
-    text, percent = split_percent(text)
-    text, unit = split_unit(text) if not percent else (text, None)
-    while len(text) > 2 and text[0] == "(" and text[-1] == ")" and "," not in text and depth(text) == 1:
-        text = text[1:-1].strip()
-    value = read_rational(text)
-    if value is None and unit is None:
-        text = without_words(text)
-        value = read_rational(text)
-    return (None if value is None else (text, value)), percent, unit
-
-
-def _same_number(ours: Number, gold: Number) -> bool:
-    """Equal, or one is a long decimal that the other rounds to."""
-    return ours[1] == gold[1] or _rounds_to(ours, gold[1]) or _rounds_to(gold, ours[1])
-
-
-def _rounds_to(decimal: Number, exact: Fraction) -> bool:
-    found = _DECIMAL.fullmatch(decimal[0].strip())
-    if found is None or exact.denominator == 1:
-        return False
-    places = len(found.group(1))
-    digits = decimal[0].lstrip("-+0.").replace(".", "")
-    if len(digits) < ROUNDED_DIGITS:
-        return False
-    # Cut instead of rounded is allowed too: 0.666666 for 2/3.
-    return abs(exact - decimal[1]) < Fraction(1, 10**places)
+    if len(parts) < 2 or "," in parts[-1] or ";" in text or not _NAME.fullmatch(parts[0].strip()):
+        return text
+    return parts[-1].strip()
 
 
 def _words(said: str, right: str) -> bool | None:

@@ -123,6 +123,14 @@ def test_finding_is_linear(unit: str) -> None:
         (MATH, "18", "\\boxed{18.0}", 1.0),
         (MATH, "18", "\\boxed{19}", 0.0),
         (MATH, "18", "\\boxed{\\$18}", 1.0),
+        (MATH, "18", "\\boxed{18 \\text{ dollars}}", 1.0),
+        (MATH, "40", "\\boxed{40元}", 1.0),
+        (MATH, "18", "\\boxed{18 \\text{ million}}", 0.0),
+        (MATH, "18", "\\boxed{x > 18}", 0.0),
+        (MATH, "3", "\\boxed{x^3}", 0.0),
+        (MATH, "3", "\\boxed{\\pm 3}", 0.0),
+        (MATH, "3", "\\boxed{\\sqrt{9}}", 1.0),
+        (MATH, "1/3", "\\boxed{0.333333}", 1.0),
         (MATH, "1000", "\\boxed{1,000}", 1.0),
         (MATH, "0.5", "\\boxed{\\frac{1}{2}}", 1.0),
         (MATH, "\\frac{\\pi}{2}", "\\boxed{\\dfrac{\\pi}{2}}", 1.0),
@@ -144,7 +152,11 @@ def test_verdicts(grader: Grader, gold: str | None, turn: str, score: float | No
 def test_equivalence_for_votes() -> None:
     assert math_equivalent("1/2", "0.5")
     assert math_equivalent("\\frac{1}{2}", "0.5")
+    assert math_equivalent("5 apples", "5")
     assert not math_equivalent("x+1", "x+2")
+    for other in ("x^5", "5 million", "x + y = 5", "5'", "not 5", "5..."):
+        assert not math_equivalent("5", other)
+        assert not math_equivalent(other, "5")
     assert not math_equivalent("9^{9^{9^9}}", "1")
 
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rethink.tasks.answers import last_boxed, last_number, read_gold
-from rethink.tasks.checkers import exact_number, read_number
+from rethink.tasks.checkers import exact_number
 from rethink.tasks.mathematics import math_equal
+from rethink.tasks.numbers import read_quantity
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,10 @@ from rethink.tasks.mathematics import math_equal
         ("25%", "25", 1),
         ("-3", "3", 0),
         ("3 or 4", "3", 0),
-        ("3 + 4 = 7", "7", 0),
+        ("3 + 4 = 7", "7", 1),
+        ("3 + 4 = 8", "8", 0),
+        ("5", "5 million", 0),
+        ("5000000", "5 million", 1),
         ("", "7", 0),
         ("seven", "7", 0),
         ("1/0", "7", 0),
@@ -47,7 +51,7 @@ def test_exact_numbers(answer: str, gold: str | None, score: float | None) -> No
 @settings(deadline=None)
 @given(st.text(max_size=200))
 def test_reading_a_number_never_raises(text: str) -> None:
-    read_number(text)
+    read_quantity(text)
     last_number(text)
     last_boxed(text)
 

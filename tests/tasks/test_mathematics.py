@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rethink.tasks.latex_text import one_spelling, read_rational
+from rethink.tasks.latex_text import one_spelling
 from rethink.tasks.mathematics import MAX_ANSWER, math_equal
+from rethink.tasks.numbers import read_quantity
 
 SAME = r"""
 units            | 5 \text{ cm} | 5
@@ -72,6 +73,15 @@ vectors          | \langle 1,2\rangle | (1,2)
 decimals         | \frac{1+i}{2} | 0.5+0.5i
 vulgar           | 1½ | 1.5
 scientific       | 1e6 | 1000000
+way to it        | 10 | \binom{5}{2} = 10
+way to it        | -1 | e^{i\pi} = -1
+arithmetic       | 2 | \sqrt{4}
+arithmetic       | 2 | x = \sqrt{4}
+arithmetic       | 2 | \sqrt{4} cm
+arithmetic       | 3 | \log_2 8
+arithmetic       | 120 | 5!
+arithmetic       | 0.5 | \sin 30^\circ
+approximation    | \frac{22}{7} | \frac{22}{7} \approx 3.14
 """
 DIFFERENT = r"""
 units            | 5 \text{ cm} | 5 m
@@ -114,6 +124,18 @@ spaces           | 100 | 1 00
 order            | 1,2,3 | (3,2,1)
 clocks           | 12:30 pm | 12:30 am
 repeating        | 0.\overline{3} | 0.3
+variables        | 5 | 5 + 0x
+variables        | 5 | 5x^0
+not arithmetic   | 5 | \overline{5}
+not arithmetic   | 5 | --5
+not arithmetic   | 30 | 5 6
+way to it        | 5 | 6 = 5
+way to it        | 5 | \sqrt{4} = 5
+way to it        | 5 | x^2 = 5
+unlike           | 10 | \frac{22}{7} \approx 10
+words            | \sqrt{2} | \sqrt{2} million
+words            | \sqrt{2} | \sqrt{2} or so
+continued        | \sqrt{2} | \sqrt{2}...
 """
 
 
@@ -176,7 +198,9 @@ def test_hostile_answers_return_at_once_and_are_wrong(answer: str) -> None:
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.sampled_from([*r"0123456789.,/-+%$^_{}()[]\ ", r"\frac", r"\text", "cm", "="]), max_size=40))
 def test_spelling_never_raises(pieces: list[str]) -> None:
-    read_rational(one_spelling("".join(pieces)))
+    text = "".join(pieces)
+    read_quantity(text)
+    read_quantity(one_spelling(text))
 
 
 @settings(deadline=None, max_examples=200)
