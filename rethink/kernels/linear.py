@@ -9,6 +9,7 @@ Axes: T rows, I inputs, O outputs.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -74,6 +75,18 @@ def _forward(x: Tensor, packed: Tensor, outputs: int, bias: Tensor | None, resid
     return ops.product(x, packed, outputs, out, kind, bias=bias, residual=residual)
 
 
+@functools.cache
+def _reorders_bf16() -> bool:
+    """Whether oneDNN lays out bf16 weights on this processor: without AVX-512 or AVX-NE-CONVERT it refuses."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    try:
+        torch.ops.mkldnn._reorder_linear_weight(torch.zeros(1, 1, dtype=torch.bfloat16), ROWS_HINT)
+    except RuntimeError:
+        return False
+    return True
+
+
 class PackedLinear:
     """`linear` without a graph, the weight laid out once.
 
@@ -87,7 +100,7 @@ class PackedLinear:
         self._native = ops.has_products(weight)
         if self._native:
             self._packed = ops.pack_weight(weight, transposed=True)
-        elif weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available():
+        elif weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and _reorders_bf16():
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS_HINT)
 
     @property

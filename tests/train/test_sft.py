@@ -111,7 +111,7 @@ def test_packed_is_unpacked(family: str, dtype: torch.dtype, tolerance: float) -
     packed, packed_gradients = ours(decoder_of(module, dtype), documents())
     alone, gradients = ours(decoder_of(module, dtype), documents(), limit=1)
     assert len(list(micro_batches(documents(), 1, torch.device("cpu")))) == len(documents())
-    assert packed == pytest.approx(alone, abs=tolerance)
+    assert packed == pytest.approx(alone, rel=tolerance)
     close(packed_gradients, gradients, tolerance if dtype == torch.float64 else 1e-5)
 
 
