@@ -15,12 +15,15 @@ The rules, in order; `docs/rewards.md` has the table:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import re
 from fractions import Fraction
+from typing import Any
 
 from rethink.tasks.latex_text import is_name, mixed_to_sum, one_spelling, split_unit, without_degrees
+from rethink.tasks.no_code import WouldBeCode, no_code
 from rethink.tasks.numbers import MAX_SIDES, ROUNDED_DIGITS, Quantity, read_quantity, same_quantity, sides_of
 
 MAX_ANSWER = 600
@@ -288,16 +291,19 @@ def _parse(text: str) -> object | None:
     )
     config = math_verify.LatexExtractionConfig(boxed_match_priority=-1, normalization_config=spelling)
     # Its time limit rests on a signal, which only the main thread can receive: the caller limits us.
-    found = math_verify.parse(
-        f"${_for_library(text)}$", [config], fallback_mode="no_fallback", parsing_timeout=None, raise_on_error=False
-    )
-    return found[0] if found else None
+    options: dict[str, Any] = {"fallback_mode": "no_fallback", "parsing_timeout": None, "raise_on_error": False}
+    with contextlib.suppress(WouldBeCode), no_code():
+        found = math_verify.parse(f"${_for_library(text)}$", [config], **options)
+        return found[0] if found else None
+    return None
 
 
 def _verify(gold: object, answer: object) -> bool:
     import math_verify
 
-    return bool(math_verify.verify([gold], [answer], timeout_seconds=None, allow_set_relation_comp=True))
+    with contextlib.suppress(WouldBeCode), no_code():
+        return bool(math_verify.verify([gold], [answer], timeout_seconds=None, allow_set_relation_comp=True))
+    return False
 
 
 @functools.cache
