@@ -1,7 +1,8 @@
 """Rewards of recorded completions: what `rethink score` does.
 
-Rows come from JSONL or from a run's rollouts. Each row is scored by each reward in the same workers as in training; a
-row may bring options of its own (`params`), which stand above those of the command.
+Rows come from JSONL or from a run's rollouts. Each row is scored by each reward in the same workers as in training. For
+the rewards of `ROW_OPTIONS` a row may bring options of its own (`params`), which stand above those of the command. No
+other reward takes any from a row: a file from elsewhere must not choose the sandbox, an address or a limit.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ COMPLETION_KEYS = ("completion", "response", "pred", "prediction", "output", "ge
 QUESTION_KEYS = ("question", "problem", "prompt")
 LENGTH_KEYS = ("length", "tokens")
 IDS_KEYS = ("token_ids", "completion_ids")
+ROW_OPTIONS = ("cosine", "overlong", "repetition")
+"""Built-in rewards whose options are numbers that only shape the score."""
 NESTED = "inputs"
 """A row's mapping in which keys are looked for too."""
 TOLERANCE = 1e-4
@@ -96,7 +99,11 @@ def score_rows(
         raise UsageError(f"--option names the reward `{unknown[0]}`, which --reward does not; {hint}")
     items = [row_item(row, number, keys) for number, row in enumerate(rows, 1)]
     # Rows with options of their own are scored by rubrics of their own: one for each different set.
-    own = [json.dumps(row.get("params"), sort_keys=True) if isinstance(row.get("params"), dict) else "" for row in rows]
+    takes = any(spec["builtin"] in ROW_OPTIONS for spec in specs)
+    own = [
+        json.dumps(row["params"], sort_keys=True) if takes and isinstance(row.get("params"), dict) else ""
+        for row in rows
+    ]
     results: dict[int, tuple[dict[str, RewardOutcome], float | None]] = {}
     for params in dict.fromkeys(own):
         places = [i for i, value in enumerate(own) if value == params]
@@ -182,8 +189,8 @@ def _hint(name: str, tasks: Mapping[str, Any]) -> str:
     return said + mark
 
 
-def _with(spec: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    return {**spec, "params": {**spec["params"], **params}}
+def _with(spec: Mapping[str, Any], params: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**spec, "params": {**spec["params"], **params}} if spec["builtin"] in ROW_OPTIONS else spec
 
 
 def _rubric(parts: Sequence[Mapping[str, Any]], limits: Limits) -> Rubric:
