@@ -36,7 +36,7 @@ def easiest(task: str) -> dict[str, Any]:
     from reasoning_gym.factory import CURRICULA
 
     from rethink.errors import TaskError
-    from rethink.tasks.gym import make_dataset
+    from rethink.tasks.gym.library import make_dataset
 
     if task not in CURRICULA:
         return {}
@@ -56,10 +56,12 @@ def easiest(task: str) -> dict[str, Any]:
 
 
 def tasks() -> list[str]:
-    """All names; `composite` is no task of its own but a mixture of others."""
+    """All names that recipes take."""
     from reasoning_gym.factory import DATASETS
 
-    return sorted(set(DATASETS) - {"composite"})
+    from rethink.tasks.gym.library import REFUSED
+
+    return sorted(set(DATASETS) - set(REFUSED))
 
 
 # --- gold ----------------------------------------------------------------------------------------------------------
@@ -116,7 +118,7 @@ def make_problems(task: str, params: dict[str, Any]) -> list[Any] | str:
 def _make_problems(task: str, params: dict[str, Any]) -> list[Any] | str:
     from rethink.errors import TaskError
     from rethink.recipe.schema import TaskSource
-    from rethink.tasks.gym import GymSource
+    from rethink.tasks.gym.source import GymSource
 
     try:
         source = GymSource(task, TaskSource(kind="reasoning-gym", name=task, params=params), 0)
@@ -125,11 +127,11 @@ def _make_problems(task: str, params: dict[str, Any]) -> list[Any] | str:
         return str(error)[:200]
 
 
-def _try(source: Any, problem: Any, answer: str) -> float | None:
+def _try(judge: Any, problem: Any, answer: str) -> float:
     try:
-        return float(source.score(problem, answer))
+        return float(judge(problem, answer) or 0.0)
     except Exception:
-        return None
+        return 0.0
 
 
 # --- rates ---------------------------------------------------------------------------------------------------------
@@ -157,7 +159,8 @@ class Sampler:
             return {"task": task, "skipped": "its problems take too long to make"}
         from rethink.model.chat import PromptRenderer
         from rethink.recipe.schema import Example, PromptSection, TaskSource
-        from rethink.tasks.gym import GymSource
+        from rethink.rewards.judges import reward_judges
+        from rethink.tasks.gym.source import GymSource
         from rethink.types import GenerationRequest, SamplingParams
 
         tokenizer = self.checkpoint.tokenizer
@@ -185,9 +188,10 @@ class Sampler:
         )
         requests = [GenerationRequest(p.token_ids, tuple(range(SAMPLES)), params) for p in prompts]
         groups = self.engine.generate(requests)
+        judge = reward_judges({task: source.judge})[task]
         scores = [
             # An engine leaves the stop string out of the text.
-            [_try(source, problem, c.text.partition("</answer>")[0].strip()) or 0.0 for c in group]
+            [_try(judge, problem, c.text.partition("</answer>")[0].strip()) for c in group]
             for problem, group in zip(problems, groups, strict=True)
         ]
         solved = [[s >= 1.0 - 1e-9 for s in group] for group in scores]
@@ -212,7 +216,7 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
 def question_length(task: str) -> int:
     """Characters of the first question: short ones are sampled first. Slow tasks come last."""
     from rethink.recipe.schema import TaskSource
-    from rethink.tasks.gym import GymSource
+    from rethink.tasks.gym.source import GymSource
 
     if "error" in read(GOLD)[task]["settings"]["easiest"]:
         return 1 << 30
@@ -241,7 +245,10 @@ def unfit(row: dict[str, Any]) -> str:
         if "error" in found:
             why = found["error"]
         elif found["without_gold"]:
-            why = "no gold answer, so nothing shows that its checker accepts a right one"
+            some = (
+                "" if found["without_gold"] == found["n"] else f" for {found['without_gold']} of {found['n']} problems"
+            )
+            why = f"no gold answer{some}, so nothing shows that its checker accepts a right one"
         elif found["failing_number"]:
             first = found["failing"][0]
             why = f"{found['failing_number']} of {found['n']} gold answers fail: {first['gold']!r} gets {first['said']}"
@@ -255,12 +262,15 @@ def table() -> str:
     """The page docs/reasoning-gym.md, from the recorded results."""
     from importlib import metadata
 
+    from rethink.tasks.gym.scorers import who_judges
+
     gold_rows, rates = read(GOLD), read(RATES)
     bad = {task: reason for task in tasks() if (reason := unfit(gold_rows[task]))}
     lines = [
         HEAD.format(
             version=metadata.version("reasoning-gym"),
             tasks=len(tasks()),
+            sandbox=", ".join(f"`{task}`" for task in tasks() if who_judges(task) == "sandbox"),
             fit=len(tasks()) - len(bad),
             gold=GOLD_PROBLEMS,
             problems=RATE_PROBLEMS,
@@ -289,13 +299,15 @@ def table() -> str:
 HEAD = """\
 # Tasks of reasoning-gym
 
-Generated by `benchmarks/gym_survey.py table` from `benchmarks/results/`; reasoning-gym {version} has {tasks} tasks
-beside `composite`, which mixes others.
+Generated by `benchmarks/gym_survey.py table` from `benchmarks/results/`. Of reasoning-gym {version}, {tasks} tasks can
+be used. `codeio` is refused (making its problems runs code that a model wrote), and `composite` (a recipe mixes tasks
+itself). [rewards.md](rewards.md#tasks-of-reasoning-gym) says who judges the answers. These tasks need the sandbox:
+{sandbox}.
 
 ## Gold answers
 
 `benchmarks/gym_survey.py gold` scores {gold} gold answers of each task at the easiest setting (level 0 of its
-curriculum) and {gold} at the defaults, in the reward workers, by the task's own checker. Where a task has many right
+curriculum) and {gold} at the defaults, by the judge that training asks. Where a task has many right
 answers and no gold one, the solution in its metadata is scored. {fit} tasks give full marks to all; the others:
 """
 RATES_HEAD = """\

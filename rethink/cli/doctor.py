@@ -88,6 +88,7 @@ def examine() -> dict[str, Any]:
         },
         "cuda_devices": cuda,
         "sandbox": _sandbox(),
+        "worker_filter": _worker_filter(),
         "extras": {extra: {name: _version(name) for name in names} for extra, names in EXTRAS.items()},
         "embedded_model": {"package": f"{PACKAGE}=={VERSION}", "installed": embedded_installed()},
         "defaults": {
@@ -122,6 +123,10 @@ def as_table(found: dict[str, Any]) -> Table:
     table.add_row("CUDA", ", ".join(found["cuda_devices"]) or "none")
     sandbox = found["sandbox"]
     table.add_row("sandbox", "holds: programs can be run" if sandbox["holds"] else f"none: {sandbox['cause']}")
+    walls = found["worker_filter"]
+    table.add_row(
+        "reward workers", "walled: no writing, no processes, no sockets" if walls else "no filter: no libseccomp"
+    )
     for extra, packages in found["extras"].items():
         table.add_row(f"extra {extra}", _extra_line(packages))
     model = found["embedded_model"]
@@ -157,6 +162,13 @@ def _sandbox() -> dict[str, Any]:
     except SandboxUnavailable as error:
         return {"holds": False, "cause": error.cause}
     return {"holds": True, "cause": None}
+
+
+def _worker_filter() -> bool:
+    """Whether workers of built-in rewards can give up writing, processes and sockets."""
+    from rethink.rewards.pool import worker_filter
+
+    return worker_filter() is not None
 
 
 def _extra_line(packages: dict[str, str | None]) -> str:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rethink.curation.asking import decide_by_judge, judge_samples
 from rethink.curation.choose import balance, by_problem, choose, drop_duplicates
 from rethink.curation.drawing import (
@@ -42,11 +44,11 @@ from rethink.rewards.parts import build_part
 from rethink.rewards.rubric import Limits, Rubric, closing
 from rethink.store.atomic import storage_errors, write_json, write_text
 from rethink.store.run_folder import RunFolder
-from rethink.tasks.judging import JudgeSpec
+from rethink.tasks.judge import JudgeSpec
 from rethink.tasks.mix import TaskMix, build_task_mix
 from rethink.tasks.source import draw
 from rethink.train.session import earlier_seconds, open_run, stop_on_interrupt
-from rethink.types import Problem
+from rethink.types import Completion, Problem, Prompt
 
 GOLD_CHECKS = 32
 """Problems whose gold answers are put to their own checker before anything is drawn."""
@@ -149,8 +151,18 @@ def _gold_check(mix: TaskMix, problems: Sequence[Problem], recipe: CurateRecipe)
     """As before training; answers that no rule reads are what a judge is for."""
     some = list(problems[:GOLD_CHECKS])
     if recipe.judge.params:
-        some = [problem for problem in some if problem.answer is not None and mix.score(problem, "0") is not None]
+        some = _readable([problem for problem in some if problem.answer is not None], mix)
     mix.gold_check(some)
+
+
+def _readable(problems: Sequence[Problem], mix: TaskMix) -> list[Problem]:
+    """Those whose gold the checker can read. Workers ask it: a gold comes from a file, and reading it may not end."""
+    part = {"name": "accuracy", "weight": 1.0, "builtin": None, "function": None, "params": {}}
+    spec = {"answer": "text", "judges": mix.judges(), "parts": [part]}
+    nothing = np.zeros(0, np.float32)
+    zero = Completion(np.zeros(0, np.int32), "0", nothing, nothing, "stop")
+    with closing(Rubric(spec, (build_part(spec, 0),), 1.0)) as rubric:
+        return [problem for problem in problems if rubric.score(problem, Prompt("", ()), zero)[1] is not None]
 
 
 def _check_context(recipe: CurateRecipe, context: int) -> None:

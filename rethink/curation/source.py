@@ -15,7 +15,7 @@ from rethink.errors import TaskError
 from rethink.recipe.curate import CurateRecipe
 from rethink.recipe.schema import TaskSource
 from rethink.tasks.checkers import choose_checker
-from rethink.tasks.judging import JudgeSpec
+from rethink.tasks.judge import JudgeSpec
 from rethink.tasks.mix import TaskMix
 
 QUESTION_KEYS, COMPLETION_KEYS, GOLD_KEYS = ("question", "prompt"), ("completion", "response"), ("gold", "answer")
@@ -76,7 +76,7 @@ def judges_of(samples: tuple[Sample, ...], mix: TaskMix | None) -> dict[str, Jud
     found: dict[str, JudgeSpec] = {task: {"kind": choose_checker(any_source, own)} for task, own in golds.items()}
     for sample in samples:  # rows of an earlier run bring what the task's own scorer needs
         if {"task", "params", "index"} <= set(sample.metadata):
-            found[sample.task] = {"kind": "reasoning-gym"}
+            found[sample.task] = {"kind": "reasoning-gym", "task": str(sample.metadata["task"])}
     return {**found, **known}
 
 

@@ -1,4 +1,4 @@
-"""A reasoning-gym task as a benchmark: its held-out problems, its own scorer."""
+"""A reasoning-gym task as a benchmark: its held-out problems, its own judge."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rethink.eval.answers import boxed_answer
 from rethink.eval.benchmark import Benchmark, Grader, Row, SchemaError, Values, Verdict
 from rethink.eval.workers import worker_score
 from rethink.recipe.schema import TaskSource
-from rethink.tasks.gym import GymSource
+from rethink.tasks.gym.source import GymSource
 from rethink.types import Problem
 
 PROBLEMS = 200
@@ -26,7 +26,7 @@ def gym_benchmark(task: str) -> Benchmark:
         data=None,
         read=_no_rows,
         prompt=PROMPT,
-        grader=Grader(f"reasoning-gym: the task's own scorer ({task})", _judge, _equal),
+        grader=Grader(f"reasoning-gym: the task's own judge ({task})", _judge, _equal),
     )
 
 
@@ -50,7 +50,6 @@ def _source(task: str) -> GymSource:
 
 def _judge(problem: Problem, turn: str) -> Verdict:
     answer = boxed_answer(turn)
-    # The scorers of some tasks evaluate what the model wrote.
     return Verdict(answer, 0.0 if answer is None else worker_score("gym", {"task": problem.task}, problem, answer))
 
 

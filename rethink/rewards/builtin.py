@@ -57,7 +57,7 @@ class BuiltIn:
 BUILT_IN: Mapping[str, BuiltIn] = {
     "math": BuiltIn("rethink.rewards.mathematics:math_part", "worker", "the answer equals the gold, as mathematics"),
     "number": BuiltIn("rethink.rewards.mathematics:number_part", "here", "the answer is the gold number"),
-    "gym": BuiltIn("rethink.rewards.mathematics:gym_part", "worker", "what a task of reasoning-gym says"),
+    "gym": BuiltIn("rethink.rewards.gym:gym_part", "worker", "what a task of reasoning-gym says"),
     "language": BuiltIn("rethink.rewards.language:language_part", "here", "share of the thought's words in a language"),
     "judge": BuiltIn(
         "rethink.rewards.judge:judge_part", "thread", "what a model behind an endpoint says of the answer"

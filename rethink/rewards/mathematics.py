@@ -1,17 +1,15 @@
-"""The parts that compare an answer with the gold by themselves: `math`, `number`, and a task of reasoning-gym."""
+"""The parts that compare an answer with the gold by themselves: `math` and `number`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any
 
 from rethink.rewards.builtin import PartContext
 from rethink.rewards.extract import AnswerRule, choice_letter, extract_answer, find_answer, names_several_choices
-from rethink.rewards.outcome import PartFunction
+from rethink.rewards.judges import reward_judges
+from rethink.rewards.outcome import PartFunction, placed
 from rethink.tasks.answers import boxed_list
 from rethink.tasks.checkers import exact_number
-from rethink.tasks.judging import GymJudge, make_judge
 from rethink.tasks.mathematics import math_equal
 from rethink.types import Completion, Problem, Prompt
 
@@ -40,7 +38,7 @@ def math_part(context: PartContext, *, answer: AnswerRule = "auto") -> PartFunct
             said = _choice(said, prompt.prefill + completion.text)
         return math_equal(said or "", gold)
 
-    return _warm(score, lambda: math_equal("x+1", "1+x"))
+    return placed(score, lambda: math_equal("x+1", "1+x"))
 
 
 def _choice(said: str | None, turn: str) -> str | None:
@@ -60,34 +58,6 @@ def number_part(context: PartContext, *, answer: AnswerRule = "auto") -> PartFun
     return score
 
 
-def gym_part(context: PartContext, *, task: str) -> PartFunction:
-    """A task of reasoning-gym: what its own scorer says, 0 to 1, of the answer in `<answer>` or else of everything.
-
-    The entry is made again from `task`, `index` and `params` in the problem's metadata where they stand there (as in
-    a run's rollouts); else it is the row itself: question, answer and `metadata`.
-    """
-    from rethink.tasks.gym import make_dataset
-
-    made = GymJudge()
-    dataset: dict[str, Any] = {}
-
-    def score(problem: Problem, prompt: Prompt, completion: Completion) -> float | None:
-        said = extract_answer(completion.text, prompt.prefill, "answer-tag")
-        said = extract_answer(completion.text, prompt.prefill, "text") if said is None else said
-        if said is None:
-            return 0.0
-        metadata = problem.metadata
-        if {"task", "index", "params"} <= set(metadata) and metadata["task"] == task:
-            return made(problem, said)
-        if not dataset:
-            dataset["it"] = make_dataset(task, {})
-        entry = {"question": problem.question, "answer": problem.answer, "metadata": metadata.get("metadata", metadata)}
-        return float(dataset["it"].score_answer(said, entry))
-
-    make_dataset(task, {})  # an unknown name is an error now
-    return _warm(score, made.warm)
-
-
 def judge_of(context: PartContext) -> PartFunction:
     """What `accuracy` says, for parts that build on it.
 
@@ -101,15 +71,10 @@ def judge_of(context: PartContext) -> PartFunction:
             return float(recorded) if isinstance(recorded, bool) else mathematics(problem, prompt, completion)
 
         return judge_row
-    judges = {task: make_judge(judge) for task, judge in context.judges.items()}
+    judges = reward_judges(context.judges)
 
     def score(problem: Problem, prompt: Prompt, completion: Completion) -> float | None:
         said = extract_answer(completion.text, prompt.prefill, context.answer)
         return judges[problem.task](problem, said or "")
 
-    return score
-
-
-def _warm(score: PartFunction, load: Callable[[], object]) -> PartFunction:
-    score.warm = load  # type: ignore[attr-defined]
     return score

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rethink.tasks.plugins import where_raised
@@ -62,6 +62,25 @@ def outcome_of(value: Any) -> RewardOutcome:
     except (TypeError, ValueError, OverflowError, RuntimeError):
         return failed(INVALID, f"returned a {type(value).__name__} where a number or None is expected")
     return RewardOutcome(score) if math.isfinite(score) else failed(INVALID, f"not finite: {score}")
+
+
+def placed(
+    function: PartFunction,
+    warm: Callable[[], object] = lambda: None,
+    place: str | None = None,
+    places: Mapping[str, str] | None = None,
+) -> PartFunction:
+    """A part's function with what its table line cannot say.
+
+    Args:
+        function: of the part.
+        warm: loads what the first call would load.
+        place: where it is called, in place of what the table says.
+        places: the same for the problems of some tasks, by their names.
+    """
+    for name, value in (("warm", warm), ("place", place), ("places", places or {})):
+        setattr(function, name, value)
+    return function
 
 
 def run_part(function: PartFunction, problem: Problem, prompt: Prompt, completion: Completion) -> RewardOutcome:

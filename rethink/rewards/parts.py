@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rethink.errors import RecipeError
 from rethink.rewards.builtin import BUILT_IN, PartContext, Place, make_part
 from rethink.rewards.extract import extract_answer
+from rethink.rewards.judges import judge_place, reward_judges
 from rethink.rewards.outcome import INVALID, PartFunction, failed, failure_of, outcome_of, run_part
-from rethink.tasks.judging import Judge, cannot_hang, make_judge
+from rethink.tasks.judge import Judge
 from rethink.tasks.plugins import load_function, where_defined
 from rethink.types import Completion, Problem, Prompt, RewardOutcome
 
@@ -38,9 +39,15 @@ class Part:
     """Loads what the first call would load."""
     facts: Mapping[str, Any] | None = None
     """What a reward model was trained for; None for other parts."""
+    places: Mapping[str, Place] = field(default_factory=dict)
+    """Where it is called for the problems of some tasks, by name of the task; for others it is `place`."""
     from_step: int = 0
     until_step: int | None = None
     """The steps whose rollouts it scores: from the first on, before the second."""
+
+    def where(self, task: str) -> Place:
+        """Where it is called for a problem of a task."""
+        return self.places.get(task, self.place)
 
     def holds_at(self, step: int) -> bool:
         """Whether it applies to rollouts sampled for `step` (0-based)."""
@@ -67,17 +74,19 @@ def _build(spec: RubricSpec, part: Mapping[str, Any], field: str) -> Part:
     if builtin == "accuracy":
         if params:
             raise RecipeError(f"{field}.params: the part `{name}` takes no options, but {sorted(params)} are given")
-        judges = {task: make_judge(judge) for task, judge in spec["judges"].items()}
-        place: Place = "here" if all(cannot_hang(judge) for judge in spec["judges"].values()) else "worker"
+        judges = reward_judges(spec["judges"])
+        places = {task: judge_place(judge) for task, judge in spec["judges"].items()}
         warm = [judge.warm for judge in judges.values()]
-        return Part(name, weight, place, accuracy(judges, context), None, lambda: [load() for load in warm])
+        score = accuracy(judges, context)
+        return Part(name, weight, "here", score, None, lambda: [load() for load in warm], places=places)
     if builtin in BUILT_IN and BUILT_IN[builtin].place == "model":
         own = {key: part[key] for key in ("model", "on") if part.get(key) is not None}
         batch: Any = make_part(builtin, {**params, **own}, context, field)
         return Part(name, weight, "model", None, batch, facts=batch.facts())
     function = make_part(builtin, params, context, field)
-    warm_it = getattr(function, "warm", lambda: None)
-    return Part(name, weight, BUILT_IN[builtin].place, function, None, warm_it)
+    warm_it, places = getattr(function, "warm", lambda: None), getattr(function, "places", {})
+    place = getattr(function, "place", None) or BUILT_IN[builtin].place
+    return Part(name, weight, place, function, None, warm_it, places=places)
 
 
 def score_items(part: Part, items: Sequence[Item]) -> list[RewardOutcome]:

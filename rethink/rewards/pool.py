@@ -30,6 +30,8 @@ from dataclasses import dataclass, field
 from rethink.errors import RewardFailure
 from rethink.rewards.outcome import CRASH, TIMEOUT, failed
 from rethink.rewards.parts import Item, RubricSpec
+from rethink.rewards.sandbox.errors import SandboxUnavailable
+from rethink.rewards.sandbox.syscalls import compiled_filter
 from rethink.rewards.wire import Frames, encode, item_to_plain
 from rethink.types import RewardOutcome
 
@@ -46,6 +48,9 @@ RENICE = 5
 PAUSED = 1.0
 """Seconds without a look at the clock after which the run was stopped (SIGSTOP, a paused machine), its workers too most
 likely: that time is nobody's."""
+KEPT = frozenset("HOME PATH LANG LANGUAGE TZ TMPDIR USER LD_LIBRARY_PATH VIRTUAL_ENV XDG_CACHE_HOME".split())
+KEPT_PREFIXES = ("LC_", "PYTHON", "OPENBLAS_", "COVERAGE_")
+"""Of the environment, what workers inherit that run built-in parts alone."""
 JOBS_EACH = 5000
 """Jobs after which a worker is replaced: libraries keep caches."""
 
@@ -112,7 +117,10 @@ class RewardPool:
         memory_bytes: int = 1 << 30,
         places: int | None = None,
     ):
+        self._own_code = _runs_own_code(rubric, worker_parts)
         self._setup = {"rubric": rubric, "worker_parts": list(worker_parts), "memory_bytes": memory_bytes}
+        if not self._own_code:
+            self._setup["filter"] = worker_filter()
         self._seconds = seconds
         self._places = places or len(os.sched_getaffinity(0))
         self._looked = time.monotonic()
@@ -318,10 +326,13 @@ class RewardPool:
         setup = {**self._setup, "path": path, "pid": os.getpid()}
         # One thread for the libraries' own pools: a process with threads cannot be forked soundly.
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        environment = {**os.environ, **single, "PYTHONPATH": os.pathsep.join(path)}
+        # Keys and tokens of the environment are for functions of the user's alone.
+        inherited = {k: v for k, v in os.environ.items() if self._own_code or k in KEPT or k.startswith(KEPT_PREFIXES)}
+        environment = {**inherited, **single, "PYTHONPATH": os.pathsep.join(path)}
         try:
             self._warden = subprocess.Popen(
-                [sys.executable, "-m", "rethink.rewards.warden", str(theirs.fileno())],
+                # Without -P the folder that the command runs in comes first, and its `json.py` would be run.
+                [sys.executable, "-P", "-m", "rethink.rewards.warden", str(theirs.fileno())],
                 stdin=subprocess.PIPE,
                 pass_fds=[theirs.fileno()],
                 env=environment,
@@ -390,6 +401,20 @@ class RewardPool:
     def _notify(self) -> None:
         with contextlib.suppress(BlockingIOError):  # the thread has more than enough to wake it
             self._wake.send(b"!")
+
+
+def _runs_own_code(rubric: RubricSpec, worker_parts: Sequence[int]) -> bool:
+    """Whether workers run functions of the user's, which may need files, keys or the network."""
+    parts = [rubric["parts"][index] for index in worker_parts]
+    return any(part["function"] for part in parts) or any(j["kind"] == "python" for j in rubric["judges"].values())
+
+
+def worker_filter() -> str | None:
+    """The workers' filter of system calls, in hexadecimal; None where the machine has none."""
+    try:
+        return compiled_filter(reading_only=True).hex()
+    except SandboxUnavailable:
+        return None
 
 
 def _settle(job: Job, outcome: RewardOutcome) -> None:

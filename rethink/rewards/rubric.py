@@ -20,6 +20,7 @@ from typing import Any
 
 from rethink.errors import RewardFailure
 from rethink.recipe.schema import Recipe
+from rethink.rewards.judges import worker_spec
 from rethink.rewards.outcome import SHOWN
 from rethink.rewards.parts import Item, Part, RubricSpec, build_part, score_items
 from rethink.rewards.pool import Outcomes, RewardPool
@@ -55,11 +56,11 @@ class Rubric:
 
     def start(self) -> None:
         """Start the workers, where a part needs them: they load while the run does something else."""
-        needed = [i for i, part in enumerate(self.parts) if part.place == "worker"]
+        needed = [i for i, part in enumerate(self.parts) if "worker" in (part.place, *part.places.values())]
         if needed and self._pool is None:
-            limits = self.limits
+            limits, spec = self.limits, worker_spec(self.spec)
             self._pool = RewardPool(
-                self.spec, needed, seconds=limits.seconds, memory_bytes=limits.memory_bytes, places=limits.places
+                spec, needed, seconds=limits.seconds, memory_bytes=limits.memory_bytes, places=limits.places
             )
 
     def models(self) -> dict[str, dict[str, Any]]:
@@ -122,11 +123,12 @@ class Rubric:
     def submit(self, index: int, items: Sequence[Item]) -> Future[Outcomes] | Outcomes:
         """Have a part score completions of one prompt, where it belongs."""
         part = self.parts[index]
-        if part.place == "worker":
+        place = part.where(items[0][0].task)
+        if place == "worker":
             self.start()
             assert self._pool is not None
             return self._pool.submit(index, items)
-        if part.place == "thread":
+        if place == "thread":
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="rewards")
             return self._threads.submit(score_items, part, items)

@@ -14,8 +14,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rethink.rewards.builtin import PartContext
+from rethink.rewards.judges import threaded
 from rethink.rewards.mathematics import judge_of
-from rethink.rewards.outcome import PartFunction
+from rethink.rewards.outcome import PartFunction, placed
 from rethink.types import Completion, Problem, Prompt
 
 Positive = Annotated[int, Field(gt=0)]
@@ -149,4 +150,4 @@ def cosine_part(
         values = (min_value_wrong, max_value_wrong, min_value_correct, max_value_correct)
         return cosine_length(verdict >= RIGHT, length, max_len, *values)
 
-    return score
+    return placed(score, places=threaded(context.judges or {}))

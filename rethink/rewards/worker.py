@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import resource
 import socket
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 from rethink.rewards.outcome import OUT_OF_MEMORY, failure_of
 from rethink.rewards.parts import Part, build_part, score_items
+from rethink.rewards.sandbox.inside.confine import set_filter
 from rethink.rewards.wire import encode, outcome_to_plain, plain_to_item, receive
 from rethink.types import RewardOutcome
 
@@ -22,11 +24,14 @@ def serve(connection: socket.socket, setup: Mapping[str, Any]) -> None:
     """Score jobs until the other side closes.
 
     Memory is limited by RLIMIT_DATA: private writable memory, that is heap and anonymous mappings. Mapped libraries do
-    not count, so a limit means the same whichever libraries a checker loads.
+    not count, so a limit means the same whichever libraries a checker loads. A worker that runs built-in parts alone
+    also gives up writing files, starting processes and making sockets (`filter`, see `rethink.rewards.pool`).
     """
     limit = int(setup["memory_bytes"])
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if setup.get("filter"):
+        set_filter(ctypes.CDLL(None, use_errno=True), bytes.fromhex(setup["filter"]))
     sys.setrecursionlimit(RECURSION)
     parts: dict[int, Part] = {}
     connection.sendall(encode({"ready": True}))

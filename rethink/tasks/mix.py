@@ -12,8 +12,8 @@ from itertools import accumulate
 from rethink.errors import TaskError
 from rethink.recipe.checks import needs_gold
 from rethink.recipe.schema import Recipe, TaskSource
-from rethink.tasks.gym import GymSource
-from rethink.tasks.judging import JudgeSpec
+from rethink.tasks.gym.source import GymSource
+from rethink.tasks.judge import JudgeSpec
 from rethink.tasks.rows import RowSource, hub_source, jsonl_source, python_source
 from rethink.tasks.source import KeepsKey, Source, draw
 from rethink.tasks.split import Split, split_of
@@ -108,9 +108,13 @@ class TaskMix:
         """Whether a reward that applies to a problem looks at its gold answer."""
         return self._golden[problem.task]
 
-    def score(self, problem: Problem, answer: str) -> float | None:
-        """What the checker of the problem's source says of an answer; None where it cannot judge. May raise."""
-        return self._by_name[problem.task].score(problem, answer)
+    def gold_score(self, problem: Problem) -> float | None:
+        """What the checker of the problem's source says of its gold answer; None where it cannot judge. May raise."""
+        return self._by_name[problem.task].gold_score(problem)
+
+    def reads_gold(self, problem: Problem) -> bool:
+        """Whether the checker of the problem's source can judge answers to it. May raise."""
+        return self._by_name[problem.task].reads_gold(problem)
 
     def judges(self) -> dict[str, JudgeSpec]:
         """How each source's answers are judged, by its name: for processes without the problems."""
@@ -127,7 +131,7 @@ class TaskMix:
             if problem.answer is None:
                 continue  # only the task's checker knows, or the gold cannot be read: then it abstains
             try:
-                score = self.score(problem, problem.answer)
+                score = self.gold_score(problem)
                 said = f"scores it {score}"
             except Exception as error:
                 score, said = None, f"fails on it ({type(error).__name__}: {error})"
@@ -145,7 +149,7 @@ class TaskMix:
         rows = [p for p in problems if not isinstance(self._by_name[p.task], GymSource)]
         if len(rows) == len(problems):
             try:
-                abstains = all(self.score(problem, "0") is None for problem in rows)
+                abstains = not any(self.reads_gold(problem) for problem in rows)
             except Exception:  # a checker of the user's that dislikes "0" is alive
                 abstains = False
             if abstains:

@@ -16,7 +16,8 @@ from rethink.recipe.schema import TaskSource
 from rethink.store.jsonl import read_jsonl
 from rethink.tasks.answers import read_gold
 from rethink.tasks.checkers import choose_checker
-from rethink.tasks.judging import JudgeSpec, make_judge
+from rethink.tasks.judge import JudgeSpec
+from rethink.tasks.judging import make_judge
 from rethink.tasks.plugins import load_function, where_raised
 from rethink.tasks.source import KeepsKey, draw
 from rethink.tasks.split import question_key
@@ -102,9 +103,13 @@ class RowSource:
                 seen.add(key)
                 yield self._problem(rows[i], f"{self.name}/{kind}/{i}")
 
-    def score(self, problem: Problem, answer: str) -> float | None:
-        """What the source's checker says."""
-        return self._checker(problem, answer)
+    def gold_score(self, problem: Problem) -> float | None:
+        """See `Source`."""
+        return None if problem.answer is None else self._checker(problem, problem.answer)
+
+    def reads_gold(self, problem: Problem) -> bool:
+        """See `Source`: it is asked with an answer that is as good as any."""
+        return self._checker(problem, "0") is not None
 
     def _problem(self, row: Row, name: str) -> Problem:
         return Problem(name, self.name, row.question, row.answer, row.metadata)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from rethink.tasks.judging import JudgeSpec
+from rethink.tasks.judge import JudgeSpec
 from rethink.types import Problem
 
 KeepsKey = Callable[[int], bool]
@@ -40,8 +40,15 @@ class Source(Protocol):
         """Held-out problems in a fixed order that does not depend on the run's seed; may be endless."""
         ...
 
-    def score(self, problem: Problem, answer: str) -> float | None:
-        """What the checker says of an answer; None where it cannot judge. May raise: answers are hostile input."""
+    def gold_score(self, problem: Problem) -> float | None:
+        """What the checker says of the problem's own gold answer; None where it cannot judge. May raise.
+
+        No text that a model wrote comes here: answers are judged where rewards are computed.
+        """
+        ...
+
+    def reads_gold(self, problem: Problem) -> bool:
+        """Whether the checker can judge answers to this problem at all. May raise."""
         ...
 
 

@@ -11,6 +11,7 @@ import pytest
 from rethink.errors import TaskError
 from rethink.recipe.loading import parse_recipe
 from rethink.recipe.schema import Recipe
+from rethink.tasks.judging import make_judge
 from rethink.tasks.mix import build_task_mix
 
 
@@ -79,16 +80,18 @@ def test_gym_problems_are_scored_by_their_task() -> None:
     mix = build_task_mix(recipe("  - {kind: reasoning-gym, name: countdown}\n"))
     problem = mix.train_batch(0, 1, 0)[0]
     assert problem.answer is not None
-    assert mix.score(problem, problem.answer) == 1.0
-    assert (mix.score(problem, "1 + 1") or 0.0) < 0.5
+    assert mix.gold_score(problem) == 1.0
+    judge = make_judge(mix.judges()[problem.task])
+    assert judge(problem, problem.answer) == 1.0
+    assert judge(problem, "1 + 1") == 0.0
     json.dumps(dict(problem.metadata))  # must survive JSON
 
 
 def test_an_entry_that_was_forgotten_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rethink.tasks.gym.REMEMBERED", 4)
+    monkeypatch.setattr("rethink.tasks.gym.source.REMEMBERED", 4)
     mix = build_task_mix(recipe("  - {kind: reasoning-gym, name: countdown}\n"))
     problems = mix.train_batch(0, 20, 0)
-    assert [mix.score(p, p.answer or "") for p in problems] == [1.0] * 20
+    assert [mix.gold_score(p) for p in problems] == [1.0] * 20
 
 
 def test_a_gold_that_its_checker_refuses_is_found_before_training(tmp_path: Path) -> None:
@@ -154,9 +157,10 @@ def test_a_function_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyP
     mix = build_task_mix(recipe("  - {kind: python, name: 'own_task_for_test:load', params: {n: 40}}\n"))
     problem = mix.train_batch(0, 1, 0)[0]
     assert problem.metadata == {"level": int(problem.answer or "")}
-    assert mix.score(problem, f" {problem.answer}.0") == 1.0
+    assert make_judge(mix.judges()[problem.task])(problem, f" {problem.answer}.0") == 1.0
     mix = build_task_mix(recipe("  - {kind: python, name: 'own_task_for_test:judged', params: {n: 40}}\n"))
-    assert mix.score(mix.train_batch(0, 1, 0)[0], "anything") == 0.5
+    problem = mix.train_batch(0, 1, 0)[0]
+    assert make_judge(mix.judges()[problem.task])(problem, "anything") == mix.gold_score(problem) == 0.5
     with pytest.raises(TaskError, match="KeyError"):
         build_task_mix(recipe("  - {kind: python, name: 'own_task_for_test:broken'}\n"))
     with pytest.raises(TaskError, match="returns rows alone"):

@@ -19,14 +19,21 @@ from pathlib import Path
 from typing import Literal
 
 from rethink.rewards.sandbox.errors import SandboxUnavailable
+from rethink.rewards.sandbox.packages import package_files, shared_objects
 from rethink.rewards.sandbox.syscalls import compiled_filter
 
 Choice = Literal["required", "unsafe-none"]
 """`required`: isolated or refused. `unsafe-none`: programs run as this user, with limits on time and memory alone."""
 
+Contents = Literal["standard", "reasoning-gym"]
+"""What a sandbox holds: the interpreter and its standard library, or reasoning-gym and what it needs beside them."""
+_PACKAGES = {"reasoning-gym": "reasoning_gym"}
+"""Distribution -> the module that is loaded before the first job."""
+
 INSIDE = Path(__file__).parent / "inside"
 PYTHON = "/python/bin/python3"
 SHARED = "/python/shared"
+SCRATCH = "/scratch"
 FLAGS = ("-s", "-P", "-B")
 ENVIRONMENT = {
     "HOME": "/",
@@ -63,12 +70,15 @@ def find_bubblewrap() -> str:
     raise SandboxUnavailable("bubblewrap (`bwrap`) is not installed")
 
 
-def zygote_command(choice: Choice, control_fd: int, *, as_root: bool | None = None) -> list[str]:
+def zygote_command(
+    choice: Choice, control_fd: int, *, contents: Contents = "standard", as_root: bool | None = None
+) -> list[str]:
     """The command that starts a sandbox whose zygote serves `control_fd`.
 
     Args:
         choice: isolated, or not at all.
         control_fd: a socket that the command inherits.
+        contents: what it holds.
         as_root: for tests: which of the two ways; None: by the user that this process runs as.
 
     Raises:
@@ -77,7 +87,7 @@ def zygote_command(choice: Choice, control_fd: int, *, as_root: bool | None = No
     if not sys.platform.startswith("linux"):
         raise SandboxUnavailable(f"this is {sys.platform}, and its walls are Linux's")
     if choice == "unsafe-none":
-        return [_interpreter(), *_start(str(INSIDE.parent), control_fd, "-", "")]
+        return [_interpreter(), *_start(str(INSIDE.parent), control_fd, "-", "", "")]
     root = _may_make_namespaces() if as_root is None else as_root
     uid = str(FIRST_UID + (os.getpid() * 31 + next(_counter)) % UIDS) if root else "-"
     walls = [find_bubblewrap(), "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
@@ -89,18 +99,33 @@ def zygote_command(choice: Choice, control_fd: int, *, as_root: bool | None = No
         walls += ["--unshare-user", "--uid", "65534", "--gid", "65534"]
     for key, value in ENVIRONMENT.items():
         walls += ["--setenv", key, value]
-    binds = [*interpreter_files(), (str(INSIDE), "/sandbox/inside")]
+    binds = [*interpreter_files(), (str(INSIDE), "/sandbox/inside"), *_package_binds(contents)]
     # Without this, folders on the way belong to root alone.
     for parent in sorted({str(parent) for _, target in binds for parent in Path(target).parents} - {"/"} | {"/dev"}):
         walls += ["--perms", "0755", "--dir", parent]
     for source, target in binds:
         walls += ["--ro-bind", source, target]
+    if contents in _PACKAGES:
+        walls += ["--tmpfs", SCRATCH]
     for empty in hidden_folders():
         walls += ["--tmpfs", empty, "--remount-ro", empty]
     for device in DEVICES:
         walls += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
     walls += ["--chdir", "/", "--remount-ro", "/", "--"]
-    return [*walls, PYTHON, *_start("/sandbox", control_fd, uid, compiled_filter().hex())]
+    module = _PACKAGES.get(contents, "")
+    return [*walls, PYTHON, *_start("/sandbox", control_fd, uid, compiled_filter().hex(), module)]
+
+
+def _package_binds(contents: Contents) -> list[tuple[str, str]]:
+    if contents not in _PACKAGES:
+        return []
+    there = {target for _, target in interpreter_files()}
+    shared = [
+        (path, f"{SHARED}/{os.path.basename(path)}")
+        for path in shared_objects(_PACKAGES[contents], contents)
+        if not os.path.basename(path).startswith("ld-") and not Path(path).resolve().is_relative_to(_library())
+    ]
+    return [*package_files(contents), *(bind for bind in shared if bind[1] not in there)]
 
 
 def _may_make_namespaces() -> bool:
@@ -117,9 +142,9 @@ def bare_environment() -> dict[str, str]:
     return {key: value for key, value in ENVIRONMENT.items() if key not in ("LD_LIBRARY_PATH", "PATH")}
 
 
-def _start(folder: str, control_fd: int, uid: str, bpf: str) -> list[str]:
+def _start(folder: str, control_fd: int, uid: str, bpf: str, module: str) -> list[str]:
     code = f"import sys; sys.path.insert(0, {folder!r}); from inside.zygote import start; sys.path.pop(0); "
-    return [*FLAGS, "-c", code + "start(sys.argv[1:])", str(control_fd), uid, bpf]
+    return [*FLAGS, "-c", code + "start(sys.argv[1:])", str(control_fd), uid, bpf, module]
 
 
 def _interpreter() -> str:

@@ -9,56 +9,67 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator
 
-from rethink.rewards.sandbox.isolation import Choice
+from rethink.rewards.sandbox.isolation import Choice, Contents
 from rethink.rewards.sandbox.process import Sandbox
 
 AT_ONCE = 8
 """Judgements at once in a process; others wait. More than cores, since programs that sleep must not hold up others;
 not many more, since each may use its limit of memory."""
+WITH_PACKAGES = min(AT_ONCE, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+"""The same for sandboxes with packages: they compute, and each takes two seconds and 100 MB to start."""
+
+
+def _all_places() -> dict[Contents, threading.BoundedSemaphore]:
+    return {
+        "standard": threading.BoundedSemaphore(AT_ONCE),
+        "reasoning-gym": threading.BoundedSemaphore(WITH_PACKAGES),
+    }
+
 
 _lock = threading.Lock()
-_places = threading.BoundedSemaphore(AT_ONCE)
-_free: dict[Choice, list[Sandbox]] = defaultdict(list)
+_places = _all_places()
+_free: dict[tuple[Choice, Contents], list[Sandbox]] = defaultdict(list)
 
 
 @contextlib.contextmanager
-def borrow(choice: Choice, count: int) -> Iterator[list[Sandbox]]:
+def borrow(choice: Choice, count: int, contents: Contents = "standard") -> Iterator[list[Sandbox]]:
     """So many sandboxes for one judgement; from any thread. One that broke meanwhile is not used again.
 
     Raises:
         SandboxUnavailable: none can be started here.
     """
     taken: list[Sandbox] = []
-    _places.acquire()
+    places = _places[contents]
+    places.acquire()
     try:
         for _ in range(count):
-            taken.append(_take(choice))  # noqa: PERF401 - those taken before one fails must be given back
+            taken.append(_take(choice, contents))  # noqa: PERF401 - those taken before one fails must be given back
         yield taken
     finally:
         for sandbox in taken:
             if sandbox.alive:
                 with _lock:
-                    _free[choice].append(sandbox)
+                    _free[choice, contents].append(sandbox)
             else:
                 sandbox.close()
-        _places.release()
+        places.release()
 
 
-def _take(choice: Choice) -> Sandbox:
+def _take(choice: Choice, contents: Contents) -> Sandbox:
     with _lock:
-        free = _free[choice]
+        free = _free[choice, contents]
         while free:
             sandbox = free.pop()
             if sandbox.alive:
                 return sandbox
             sandbox.close()
-    return Sandbox(choice)
+    return Sandbox(choice, contents)
 
 
 def _forget() -> None:
     """In a fork: its parent's sandboxes are not its own, nor may it keep them alive by an open socket."""
     global _lock, _places
-    _lock, _places = threading.Lock(), threading.BoundedSemaphore(AT_ONCE)
+    _lock, _places = threading.Lock(), _all_places()
     for sandboxes in _free.values():
         for sandbox in sandboxes:
             sandbox.forget()

@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rethink.rewards.sandbox.errors import SandboxFailure, SandboxUnavailable
-from rethink.rewards.sandbox.isolation import Choice, bare_environment, zygote_command
+from rethink.rewards.sandbox.isolation import Choice, Contents, bare_environment, zygote_command
 
-Role = Literal["script", "program", "tests"]
-START_SECONDS = 20.0
-"""A sandbox starts in a tenth of a second; a machine under load may take longer."""
+Role = Literal["script", "program", "tests", "entry", "score"]
+START_SECONDS = 30.0
+"""A sandbox starts in a tenth of a second, or in two seconds with packages; a machine under load may take longer."""
 KILL_SECONDS = 5.0
 SETTLE_SECONDS = 0.5
 PATIENCE = 8
@@ -125,17 +125,18 @@ class Sandbox:
 
     Args:
         choice: isolated, or not at all.
+        contents: what it holds.
         as_root: see `zygote_command`.
 
     Raises:
         SandboxUnavailable: it cannot be started here.
     """
 
-    def __init__(self, choice: Choice = "required", *, as_root: bool | None = None):
+    def __init__(self, choice: Choice = "required", contents: Contents = "standard", *, as_root: bool | None = None):
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, tempfile.TemporaryFile() as errors:
             try:
-                command = zygote_command(choice, theirs.fileno(), as_root=as_root)
+                command = zygote_command(choice, theirs.fileno(), contents=contents, as_root=as_root)
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,

@@ -38,6 +38,10 @@ _FREE = """
 """
 """Allowed with any arguments. None of them names another process or reaches beyond descriptors that the job holds."""
 
+_OPENING = {"open": 1, "openat": 2}
+"""Calls that open files, and which argument says for what."""
+_WRITING = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC
+
 _THREAD = 0x00010000  # CLONE_THREAD
 _NEW_NAMESPACES = 0x7E020080  # CLONE_NEWUSER, NEWPID, NEWNET, NEWNS, NEWIPC, NEWUTS, NEWCGROUP, NEWTIME
 _AF_UNIX = 1
@@ -56,11 +60,15 @@ class _Comparison(ctypes.Structure):
     ]
 
 
-def _rules() -> list[tuple[str, int, tuple[_Comparison, ...]]]:
+def _rules(reading_only: bool) -> list[tuple[str, int, tuple[_Comparison, ...]]]:
     def equal(argument: int, value: int) -> _Comparison:
         return _Comparison(argument, _EQUAL, value, 0)
 
-    rules: list[tuple[str, int, tuple[_Comparison, ...]]] = [(name, _ALLOW, ()) for name in _FREE.split()]
+    free = [name for name in _FREE.split() if not (reading_only and name in _OPENING)]
+    rules: list[tuple[str, int, tuple[_Comparison, ...]]] = [(name, _ALLOW, ()) for name in free]
+    if reading_only:
+        for name, argument in _OPENING.items():
+            rules.append((name, _ALLOW, (_Comparison(argument, _MASKED_EQUAL, _WRITING, os.O_RDONLY),)))
     # Threads only. clone3 hides its flags in memory: where it does not exist, glibc uses clone.
     rules.append(("clone", _ALLOW, (_Comparison(0, _MASKED_EQUAL, _THREAD | _NEW_NAMESPACES, _THREAD),)))
     rules.append(("clone3", 0x00050000 | errno.ENOSYS, ()))
@@ -71,9 +79,12 @@ def _rules() -> list[tuple[str, int, tuple[_Comparison, ...]]]:
     return rules
 
 
-@lru_cache(maxsize=1)
-def compiled_filter() -> bytes:
+@lru_cache(maxsize=2)
+def compiled_filter(*, reading_only: bool = False) -> bytes:
     """The filter as BPF instructions of this machine.
+
+    Args:
+        reading_only: whether files may be opened for reading alone: for a process that sees the host's.
 
     Raises:
         SandboxUnavailable: libseccomp is missing or too old.
@@ -89,7 +100,7 @@ def compiled_filter() -> bytes:
         raise SandboxUnavailable("libseccomp does not know this machine")
     try:
         library.seccomp_attr_set(context, ctypes.c_int(_CTL_OPTIMIZE), ctypes.c_uint32(2))  # a search tree, where known
-        for syscall, action, comparisons in _rules():
+        for syscall, action, comparisons in _rules(reading_only):
             number = library.seccomp_syscall_resolve_name(syscall.encode())
             if number < 0:  # this machine has no such call, or libseccomp is older than it; it stays forbidden
                 continue

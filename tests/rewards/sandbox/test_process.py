@@ -211,7 +211,7 @@ def test_refused_where_the_walls_do_not_stand(kind: str, monkeypatch: pytest.Mon
         expected = "uid map: Permission denied"
     else:
         unsafe = isolation.zygote_command
-        monkeypatch.setattr(process, "zygote_command", lambda choice, fd, as_root=None: unsafe("unsafe-none", fd))
+        monkeypatch.setattr(process, "zygote_command", lambda choice, fd, **_: unsafe("unsafe-none", fd))
         expected = "able to .*read the host's files"
     with pytest.raises(SandboxUnavailable, match=expected):
         check_isolation("required")

@@ -12,22 +12,30 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import importlib
 import json
 import os
 import resource
 import select
+import shutil
 import signal
 import socket
 import sys
 import time
 from typing import Any, NoReturn
 
-from . import program, tests
+from . import confine, gym, program, tests
 
-ROLES = {"script": program.run_script, "program": program.serve, "tests": tests.run}
+ROLES = {
+    "script": program.run_script,
+    "program": program.serve,
+    "tests": tests.run,
+    "entry": gym.make_entry,
+    "score": gym.score,
+}
+PACKAGES, SCRATCH = "/packages", "/scratch"
 
-PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
-SECCOMP_MODE_FILTER = 2
+PR_SET_PDEATHSIG = 1
 STACK = 64 << 20
 GRACE = 2.0
 """Seconds after a job's wall time at which its child is killed even if nobody outside asks for it."""
@@ -40,20 +48,17 @@ for _name in (
     __import__(_name)
 
 
-class _Program(ctypes.Structure):
-    """`struct sock_fprog` of linux/filter.h."""
-
-    _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
-
-
-def main(control_fd: int, uid: int | None, bpf: bytes) -> NoReturn:
+def main(control_fd: int, uid: int | None, bpf: bytes, module: str) -> NoReturn:
     """Serve jobs until the other end of the control socket closes.
 
     Args:
         control_fd: a SOCK_SEQPACKET socket.
         uid: user to become first; None: stay.
         bpf: the children's filter of system calls; empty: none (the unsafe choice).
+        module: of a package; it is imported now, so that jobs that use it start at once. Empty: none.
     """
+    if module:
+        _load(module)
     if uid is not None:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
@@ -75,6 +80,15 @@ def main(control_fd: int, uid: int | None, bpf: bytes) -> NoReturn:
         for fd in fds:
             os.close(fd)
         control.send(json.dumps(_await(child, control, job["wall"] + GRACE)).encode())
+
+
+def _load(module: str) -> None:
+    """Import a package, which may want to keep files while it loads; no job may write where they lay."""
+    os.environ["MPLCONFIGDIR"] = SCRATCH
+    sys.path.append(PACKAGES)
+    importlib.import_module(module)
+    shutil.rmtree(SCRATCH, ignore_errors=True)  # all that is in it: a mount point stays
+    os.chmod(SCRATCH, 0o555)
 
 
 def _await(child: int, control: socket.socket, seconds: float) -> dict[str, float]:
@@ -145,17 +159,12 @@ def _limit(job: dict[str, Any], libc: ctypes.CDLL, bpf: bytes) -> None:
         value = most if hard == resource.RLIM_INFINITY else min(most, hard)
         # A program may catch the signal of the first limit on processor time; the second one, a second later, kills.
         resource.setrlimit(kind, (value, value + (kind == resource.RLIMIT_CPU)))
-    if not bpf:
-        return
-    loaded = _Program(len(bpf) // 8, bpf)
-    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(
-        PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(loaded), 0, 0
-    ):
-        raise OSError(ctypes.get_errno(), "the filter of system calls could not be set")
+    if bpf:
+        confine.set_filter(libc, bpf)
 
 
 def start(arguments: list[str]) -> NoReturn:
-    """`CONTROL_FD UID|- BPF_IN_HEX`."""
-    control_fd, uid, bpf = arguments
+    """`CONTROL_FD UID|- BPF_IN_HEX MODULE`."""
+    control_fd, uid, bpf, module = arguments
     sys.argv = [""]
-    main(int(control_fd), None if uid == "-" else int(uid), bytes.fromhex(bpf))
+    main(int(control_fd), None if uid == "-" else int(uid), bytes.fromhex(bpf), module)

@@ -1,15 +1,15 @@
-"""Problems of reasoning-gym: made on demand, by task name and parameters, scored by the task's own checker."""
+"""Problems of reasoning-gym: made on demand, by task name and parameters, and what their golds are worth."""
 
 from __future__ import annotations
 
-import difflib
-import json
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rethink.errors import TaskError
 from rethink.recipe.schema import TaskSource
+from rethink.tasks.gym.library import gold_answer, make_dataset
+from rethink.tasks.gym.ours import OURS
 from rethink.tasks.source import KeepsKey, draw
 from rethink.tasks.split import question_key
 from rethink.types import Problem
@@ -18,12 +18,6 @@ INDICES = 2**31 - 1
 """Problems are drawn from so many; a task that has fewer says so by an IndexError."""
 REMEMBERED = 4096
 """Problems whose entries are kept for their checker; older ones are made again."""
-SOLUTIONS = {
-    "graph_color": "possible_answer",
-    "propositional_logic": "example_answer",
-    "rubiks_cube": "example_correct_answer",
-}
-"""Tasks with many right answers and no gold one: the metadata's key of one that is right."""
 ATTEMPTS = 2000
 """Draws without a usable question after which a task's domain counts as exhausted."""
 
@@ -43,10 +37,10 @@ class GymSource:
     """
 
     separate = False
-    judge: Mapping[str, Any] = {"kind": "reasoning-gym"}
 
     def __init__(self, name: str, source: TaskSource, seed: int):
         self.name = name
+        self.judge: Mapping[str, Any] = {"kind": "reasoning-gym", "task": source.name}
         self._task = source.name
         self._seed = seed
         stages = [dict(source.params)]
@@ -89,10 +83,19 @@ class GymSource:
             seen.add(key)
             yield self._problem(f"{self.name}/held-out/{len(seen) - 1}", stage, index, entry)
 
-    def score(self, problem: Problem, answer: str) -> float | None:
-        """The score of the task itself, 0 to 1; many tasks give partial credit."""
+    def gold_score(self, problem: Problem) -> float | None:
+        """See `Source`. The library may judge its own gold answer here, whatever its scorer does with text."""
         stage, index = problem.metadata["stage"], problem.metadata["index"]
-        return float(self._stages[stage][1].score_answer(answer, self._entry(stage, index)))
+        entry, gold = self._entry(stage, index), problem.answer
+        if gold is None:
+            return None
+        if self._task in OURS:
+            return OURS[self._task].judge(gold, entry)
+        return float(self._stages[stage][1].score_answer(gold, entry))
+
+    def reads_gold(self, problem: Problem) -> bool:
+        """See `Source`: the task judges by itself."""
+        return True
 
     def _index(self, stage: int, number: int) -> int:
         """A problem's index from a random number."""
@@ -114,41 +117,8 @@ class GymSource:
         return self._entries[key]
 
     def _problem(self, name: str, stage: int, index: int, entry: Mapping[str, Any]) -> Problem:
-        answer = entry["answer"]
-        if answer is None and self._task in SOLUTIONS:
-            known = entry["metadata"][SOLUTIONS[self._task]]
-            answer = known if isinstance(known, str) else json.dumps(known)
         metadata = {"task": self._task, "stage": stage, "index": index, "params": self._stages[stage][0]}
-        return Problem(name, self.name, str(entry["question"]), None if answer is None else str(answer), metadata)
-
-
-def make_dataset(task: str, params: Mapping[str, Any]) -> Any:
-    """The reasoning-gym data set of a task; its seed is fixed, since the index decides the problem.
-
-    Raises:
-        TaskError: no such task (with the nearest names), or parameters that it does not have or refuses.
-    """
-    import reasoning_gym
-    from reasoning_gym.factory import DATASETS
-
-    if task not in DATASETS:
-        near = difflib.get_close_matches(task, sorted(DATASETS), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise TaskError(
-            f"reasoning-gym has no task `{task}`; {hint}It has {len(DATASETS)}: see `python -c 'import "
-            "reasoning_gym.factory as f; print(*sorted(f.DATASETS))'`"
-        )
-    _check_json(task, params)
-    try:
-        return reasoning_gym.create_dataset(task, **{"seed": 0, **params})
-    except TypeError as error:
-        known = ", ".join(getattr(DATASETS[task][1], "__dataclass_fields__", {}))
-        raise TaskError(
-            f"the task `{task}` does not take {dict(params)} ({error}); its parameters are {known}"
-        ) from error
-    except (AssertionError, ValueError, KeyError, AttributeError) as error:
-        reason = f": {error}" if str(error) else ""
-        raise TaskError(f"the task `{task}` refuses {dict(params)}{reason}; change these parameters") from error
+        return Problem(name, self.name, str(entry["question"]), gold_answer(self._task, entry), metadata)
 
 
 def _size(dataset: Any) -> int:
@@ -160,10 +130,3 @@ def _size(dataset: Any) -> int:
     except Exception:  # whatever is wrong with it shows where a problem is made, with a message
         return INDICES
     return INDICES
-
-
-def _check_json(task: str, params: Mapping[str, Any]) -> None:
-    try:
-        json.dumps(params)
-    except (TypeError, ValueError) as error:
-        raise TaskError(f"the parameters of `{task}` must be plain values (JSON): {error}") from error
