@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 
 from rethink.eval.answers import boxed_answer
 from rethink.eval.benchmark import Benchmark, Grader, Row, SchemaError, Values, Verdict
 from rethink.eval.workers import worker_score
 from rethink.recipe.schema import TaskSource
+from rethink.rewards.gym import SandboxedGymJudge
+from rethink.tasks.gym.scorers import who_judges
 from rethink.tasks.gym.source import GymSource
 from rethink.types import Problem
 
@@ -26,7 +28,7 @@ def gym_benchmark(task: str) -> Benchmark:
         data=None,
         read=_no_rows,
         prompt=PROMPT,
-        grader=Grader(f"reasoning-gym: the task's own judge ({task})", _judge, _equal),
+        grader=Grader(f"reasoning-gym: the task's own judge ({task})", _judge, _equal, partial(_check, task)),
     )
 
 
@@ -48,9 +50,15 @@ def _source(task: str) -> GymSource:
     return GymSource(task, TaskSource(kind="reasoning-gym", name=task), seed=0)
 
 
+def _check(task: str) -> None:
+    """Refuse a task whose answers cannot be judged here, before anything is generated."""
+    if who_judges(task) == "sandbox":
+        SandboxedGymJudge(task)
+
+
 def _judge(problem: Problem, turn: str) -> Verdict:
-    answer = boxed_answer(turn)
-    return Verdict(answer, 0.0 if answer is None else worker_score("gym", {"task": problem.task}, problem, answer))
+    answer, options = boxed_answer(turn), {"task": problem.task, "answer": "text"}
+    return Verdict(answer, 0.0 if answer is None else worker_score("gym", options, problem, answer))
 
 
 def _equal(answer: str, other: str) -> bool:

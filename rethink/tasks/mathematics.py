@@ -31,10 +31,16 @@ MAX_ANSWER = 600
 MAX_DEPTH = 24
 """Brackets within brackets."""
 
-# A number raised to a number raised to something, an exponent of five digits, a factorial of four, or sixty digits in
-# a row: evaluating it could outlast the universe.
+# A number raised to a number raised to something, an exponent of five digits or with a product of large numbers in it,
+# a power of ten of three digits, a factorial of four, a binomial or a gamma function of five, or sixty digits in a
+# row: evaluating it could outlast the universe.
 _TOWER = re.compile(r"(?:\^|\*\*)[\s{(]*-?\d+[\s})]*(?:\^|\*\*)[\s{(]*-?\d")
-_EXPLOSIVE = re.compile(r"(?:\^|\*\*)[\s{(]*-?\d{5}|\d{4,}\s*!|!\s*!|\([^()A-Za-z]*\)\s*!|\{[^{}A-Za-z]*\}\s*!|\d{60}")
+_EXPLOSIVE = re.compile(
+    r"(?:\^|\*\*)[\s{(]*-?\d{5}|\d{4,}\s*!|!\s*!|\([^()A-Za-z]*\)\s*!|\{[^{}A-Za-z]*\}\s*!|\d{60}"
+    r"|\d\s*[eE]\s*[-+]?\s*\d{3}|\\(?:binom|Gamma|gamma|zeta)(?![A-Za-z])[^A-Za-z]{0,80}\d{5}"
+    r"|(?:\^|\*\*)\s*[{(][^{}()]{0,80}\d{3}[^{}()]{0,80}(?:\\cdot|\\times|\*)"
+    r"|(?:\^|\*\*)\s*[{(][^{}()]{0,80}(?:\\cdot|\\times|\*)[^{}()]{0,80}\d{3}"
+)
 _BASED = re.compile(r"([0-9A-Fa-f]+(?:\.[0-9A-Fa-f]+)?)\s*_\s*(?:\{\s*(\w+)\s*\}|(\d+))")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*[A-Za-z]")
 _CHOICE = re.compile(r"\(\s*([A-Z])\s*\)(?:\s*[^\s=+*/^(-].*)?|([A-Z])\s*[).:](?:\s+.*)?", re.DOTALL)
