@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rethink.cli.main import main
 from rethink.errors import TaskError
+from rethink.eval.registry import find_benchmark
 from rethink.recipe.schema import TaskSource
 from rethink.rewards import gym
 from rethink.rewards.code.judge import run_script
@@ -143,3 +146,16 @@ def test_without_a_sandbox_tasks_that_need_one_are_refused(part: str, monkeypatc
     assert "unsafe-none" not in str(found.value)
     for task in ("chain_sum", "countdown"):  # these need none
         assert build(task).where("t") == "worker"
+
+
+def test_without_a_sandbox_an_evaluation_is_refused_before_it_generates(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pool.close_all()
+    monkeypatch.setattr(isolation, "find_bubblewrap", without_bubblewrap)
+    code = main(["eval", "--model", "embedded", "--bench", "jugs", "--out", str(tmp_path / "out")])
+    assert code == 2
+    assert "the scorer of the task `jugs`" in capsys.readouterr().err
+    check = find_benchmark("countdown").grader.check
+    assert check is not None
+    check()
