@@ -8,10 +8,8 @@ exempt, holds.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import shutil
-import subprocess
 import sys
 import sysconfig
 from functools import lru_cache
@@ -19,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from rethink.rewards.sandbox.errors import SandboxUnavailable
-from rethink.rewards.sandbox.packages import package_files, shared_objects
+from rethink.rewards.sandbox.packages import loaded_by, package_files, shared_objects
 from rethink.rewards.sandbox.syscalls import compiled_filter
 
 Choice = Literal["required", "unsafe-none"]
@@ -172,40 +170,18 @@ def interpreter_files() -> tuple[tuple[str, str], ...]:
         SandboxUnavailable: the interpreter cannot say which shared objects it uses.
     """
     library, interpreter = _library(), _interpreter()
-    command = [interpreter, "-I", "-S", "-B", "-c", _LIST_SHARED, str(library / "lib-dynload")]
-    try:
-        done = subprocess.run(command, capture_output=True, check=True, timeout=60)
-        shared: list[str] = json.loads(done.stdout)
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
-        raise SandboxUnavailable(f"{interpreter} cannot list its shared objects ({error})") from None
+    extensions = library / "lib-dynload"
+    names = [name.partition(".")[0] for name in sorted(os.listdir(extensions))] if extensions.is_dir() else []
+    left_out = ("_tkinter", "nis", "readline")
+    modules = [name for name in names if name not in left_out and not name.startswith(("_test", "_xx", "xx"))]
+    _, loaded = loaded_by([interpreter, "-I", "-S", "-B"], modules)
+    shared = [path for path in loaded if not Path(path).resolve().is_relative_to(extensions.resolve())]
     files = [(interpreter, PYTHON), (str(library), _inner(library))]
     for path in shared:
         name = os.path.basename(path)
         # The loader is found by its full path only; everything else by name, through LD_LIBRARY_PATH.
         files.append((path, path if name.startswith("ld-") else f"{SHARED}/{name}"))
     return tuple(files)
-
-
-_LIST_SHARED = """
-import ctypes, importlib, json, os, sys
-for file in sorted(os.listdir(sys.argv[1])):
-    name = file.partition(".")[0]
-    if name not in ("_tkinter", "nis", "readline") and not name.startswith(("_test", "_xx", "xx")):
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            pass
-class Info(ctypes.Structure):
-    _fields_ = [("address", ctypes.c_void_p), ("name", ctypes.c_char_p)]
-paths = []
-def visit(info, size, data):
-    paths.append(os.fsdecode(info.contents.name or b""))
-    return 0
-kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(Info), ctypes.c_size_t, ctypes.c_void_p)
-ctypes.CDLL(None).dl_iterate_phdr(kind(visit), None)
-inside = os.path.realpath(sys.argv[1])
-print(json.dumps([p for p in paths if p.startswith("/") and not os.path.realpath(p).startswith(inside)]))
-"""
 
 
 def hidden_folders() -> list[str]:

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,7 +19,12 @@ FOLDER = "/packages"
 
 _LIST_SHARED = """
 import ctypes, importlib, json, os, sys
-importlib.import_module(sys.argv[1])
+missing = []
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        missing.append(name)
 class Info(ctypes.Structure):
     _fields_ = [("address", ctypes.c_void_p), ("name", ctypes.c_char_p)]
 paths = []
@@ -27,8 +33,28 @@ def visit(info, size, data):
     return 0
 kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(Info), ctypes.c_size_t, ctypes.c_void_p)
 ctypes.CDLL(None).dl_iterate_phdr(kind(visit), None)
-print(json.dumps([p for p in paths if p.startswith("/")]))
+print(json.dumps([missing, [path for path in paths if path.startswith("/")]]))
 """
+
+
+def loaded_by(interpreter: Sequence[str], modules: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Which of the modules cannot be imported, and the paths of the shared objects that the others load.
+
+    Args:
+        interpreter: the command that starts it, with its flags.
+        modules: to import.
+
+    Raises:
+        SandboxUnavailable: the interpreter cannot say.
+    """
+    try:
+        done = subprocess.run(
+            [*interpreter, "-c", _LIST_SHARED, *modules], capture_output=True, check=True, timeout=120
+        )
+        missing, paths = json.loads(done.stdout.splitlines()[-1])
+    except (OSError, ValueError, IndexError, subprocess.SubprocessError) as error:
+        raise SandboxUnavailable(f"{interpreter[0]} cannot list its shared objects ({error})") from None
+    return missing, paths
 
 
 @lru_cache(maxsize=4)
@@ -76,11 +102,8 @@ def shared_objects(module: str, package: str) -> tuple[str, ...]:
     Raises:
         SandboxUnavailable: the module cannot be imported.
     """
-    command = [sys.executable, "-P", "-B", "-c", _LIST_SHARED, module]
-    try:
-        done = subprocess.run(command, capture_output=True, check=True, timeout=120)
-        loaded: list[str] = json.loads(done.stdout.splitlines()[-1])
-    except (OSError, ValueError, IndexError, subprocess.SubprocessError) as error:
-        raise SandboxUnavailable(f"{module} cannot be imported ({error})") from None
-    own = [path + os.sep for path, _ in package_files(package)] + [path for path, _ in package_files(package)]
-    return tuple(path for path in loaded if not os.path.realpath(path).startswith(tuple(own)))
+    missing, paths = loaded_by([sys.executable, "-P", "-B"], [module])
+    if missing:
+        raise SandboxUnavailable(f"{module} cannot be imported")
+    own = tuple(end for path, _ in package_files(package) for end in (path, path + os.sep))
+    return tuple(path for path in paths if not os.path.realpath(path).startswith(own))

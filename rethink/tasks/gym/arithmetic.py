@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from rethink.tasks.gym.descent import Descent, Unreadable
+
 MAX_TEXT = 400
 """Characters; longer expressions are not read."""
 MAX_NUMBERS = 40
@@ -43,10 +45,6 @@ class Computed:
     """What follows an equals sign at its end; None without one."""
 
 
-class _Unreadable(Exception):
-    """The text is no expression."""
-
-
 def compute(text: str) -> Computed | None:
     """The value of an expression of whole numbers, `+ - * /` and brackets; None for any other text.
 
@@ -59,17 +57,15 @@ def compute(text: str) -> Computed | None:
     text = text.strip().strip("$").strip().removesuffix(".")
     try:
         reader = _Reader(_tokens(text))
-        value = reader.sum(0)
-        said = None
+        value, numbers, said = reader.sum(0), tuple(reader.numbers), None
         if reader.peek() == "=":
             reader.take()
-            said = reader.signed(0)
+            said = reader.factor(0)
         if reader.peek() is not None:
             return None
-    except (_Unreadable, ZeroDivisionError):
+    except (Unreadable, ZeroDivisionError):
         return None
-    numbers = reader.numbers if said is None else reader.numbers[:-1]
-    return Computed(value, tuple(numbers), said)
+    return Computed(value, numbers, said)
 
 
 def _tokens(text: str) -> list[str]:
@@ -78,61 +74,33 @@ def _tokens(text: str) -> list[str]:
     while place < len(text):
         match = _TOKEN.match(text, place)
         if match is None:
-            raise _Unreadable
+            raise Unreadable
         found.append(match.group(1) or match.group(2))
         place = match.end()
     if sum(token.isdigit() for token in found) > MAX_NUMBERS:
-        raise _Unreadable
+        raise Unreadable
     return found
 
 
-class _Reader:
-    """Recursive descent: sum -> product (± product)…, product -> signed (*/ signed)…, signed -> ± signed | atom."""
+class _Reader(Descent):
+    """A factor is a number, a sum in brackets, or one of them with a sign."""
 
     def __init__(self, tokens: list[str]):
-        self._tokens = tokens
-        self._place = 0
+        super().__init__(tokens)
         self.numbers: list[int] = []
 
-    def peek(self) -> str | None:
-        return self._tokens[self._place] if self._place < len(self._tokens) else None
-
-    def take(self) -> str:
-        token = self.peek()
-        if token is None:
-            raise _Unreadable
-        self._place += 1
-        return token
-
-    def sum(self, depth: int) -> Fraction:
-        value = self.product(depth)
-        while (token := self.peek()) in ("+", "-"):
-            self.take()
-            term = self.product(depth)
-            value = value + term if token == "+" else value - term
-        return value
-
-    def product(self, depth: int) -> Fraction:
-        value = self.signed(depth)
-        while (token := self.peek()) in ("*", "/"):
-            self.take()
-            factor = self.signed(depth)
-            value = value * factor if token == "*" else value / factor
-        return value
-
-    def signed(self, depth: int) -> Fraction:
+    def factor(self, depth: int) -> Fraction:
         if depth > MAX_DEPTH:
-            raise _Unreadable
+            raise Unreadable
         token = self.take()
         if token in ("+", "-"):
-            value = self.signed(depth + 1)
+            value: Fraction = self.factor(depth + 1)
             return -value if token == "-" else value
         if token == "(":
             value = self.sum(depth + 1)
-            if self.take() != ")":
-                raise _Unreadable
+            self.take(")")
             return value
         if not token.isdigit():
-            raise _Unreadable
+            raise Unreadable
         self.numbers.append(int(token))
         return Fraction(self.numbers[-1])

@@ -11,12 +11,16 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
+from rethink.tasks.gym.descent import Descent, Unreadable
+
 MAX_TEXT = 600
 """Characters; longer formulas are not read."""
 MAX_DEPTH = 24
 MAX_DIGITS = 30
 MAX_EXPONENT = 200
 """Of a power with a number in its exponent."""
+MAX_CONSTANT = 1000
+"""Size of a number that a function is taken of, or that is raised to what is no fraction."""
 MAX_POWER_DIGITS = 2000
 """Digits that a power of two numbers may have."""
 FUNCTIONS = (
@@ -31,10 +35,6 @@ _TOKEN = re.compile(
 )
 
 
-class _Unreadable(Exception):
-    """The text is no formula."""
-
-
 def read_formula(text: str, variables: Mapping[str, Any]) -> Any | None:
     """The sympy expression that the whole text is; None for any other text.
 
@@ -47,9 +47,9 @@ def read_formula(text: str, variables: Mapping[str, Any]) -> Any | None:
     try:
         reader = _Reader(_tokens(text.strip().strip("$").replace("−", "-")), variables)
         value = reader.sum(0)
-    except (_Unreadable, ZeroDivisionError):
+    except (Unreadable, ZeroDivisionError):
         return None
-    return value if reader.peek() is None else None
+    return value if reader.peek() is None and not reader.holds_infinity(value) else None
 
 
 def _tokens(text: str) -> list[str]:
@@ -58,57 +58,33 @@ def _tokens(text: str) -> list[str]:
     while place < end:
         match = _TOKEN.match(text, place)
         if match is None:
-            raise _Unreadable
+            raise Unreadable
         found.append("**" if match.group(3) == "^" else match.group(1) or match.group(2) or match.group(3))
         place = match.end()
     return found
 
 
-class _Reader:
-    """Recursive descent with Python's precedences: a power binds to its right, and closer than a sign before it."""
+class _Reader(Descent):
+    """A factor is a power, perhaps with a sign. A power binds to its right, and closer than a sign before it."""
 
     def __init__(self, tokens: list[str], variables: Mapping[str, Any]):
         import sympy
 
+        super().__init__(tokens)
         self._sympy = sympy
-        self._tokens = tokens
-        self._place = 0
         self._names = {"E": sympy.E, "e": sympy.E, "pi": sympy.pi, **variables}
 
-    def peek(self) -> str | None:
-        return self._tokens[self._place] if self._place < len(self._tokens) else None
+    def holds_infinity(self, value: Any) -> bool:
+        """Whether something in a formula has no finite value, like `log(0)`."""
+        infinities = (self._sympy.zoo, self._sympy.oo, -self._sympy.oo, self._sympy.nan)
+        return bool(value.has(*infinities))
 
-    def take(self, wanted: str | None = None) -> str:
-        token = self.peek()
-        if token is None or (wanted is not None and token != wanted):
-            raise _Unreadable
-        self._place += 1
-        return token
-
-    def sum(self, depth: int) -> Any:
-        value = self.product(depth)
-        while (token := self.peek()) in ("+", "-"):
-            self.take()
-            term = self.product(depth)
-            value = value + term if token == "+" else value - term
-        return value
-
-    def product(self, depth: int) -> Any:
-        value = self.signed(depth)
-        while (token := self.peek()) in ("*", "/"):
-            self.take()
-            factor = self.signed(depth)
-            if token == "/" and factor.is_zero:
-                raise _Unreadable
-            value = value * factor if token == "*" else value / factor
-        return value
-
-    def signed(self, depth: int) -> Any:
+    def factor(self, depth: int) -> Any:
         if depth > MAX_DEPTH:
-            raise _Unreadable
+            raise Unreadable
         if (token := self.peek()) in ("+", "-"):
             self.take()
-            value = self.signed(depth + 1)
+            value = self.factor(depth + 1)
             return -value if token == "-" else value
         return self._power(depth)
 
@@ -117,11 +93,11 @@ class _Reader:
         if self.peek() != "**":
             return base
         self.take()
-        exponent = self.signed(depth + 1)
+        exponent = self.factor(depth + 1)
         self._check_power(base, exponent)
         value = base**exponent
         if value.is_Pow and value.exp.is_number and value.exp.is_Rational and abs(value.exp) > MAX_EXPONENT:
-            raise _Unreadable
+            raise Unreadable
         return value
 
     def _check_power(self, base: Any, exponent: Any) -> None:
@@ -129,17 +105,18 @@ class _Reader:
         if not exponent.is_number:
             return
         if not exponent.is_Rational:
-            if base.is_Rational and len(str(base)) > MAX_DIGITS:
-                raise _Unreadable
+            self._check_constant(exponent)
+            if base.is_number:
+                self._check_constant(base)
             return
         if abs(exponent) > MAX_EXPONENT or exponent.q > MAX_EXPONENT:
-            raise _Unreadable
+            raise Unreadable
         if base.is_zero and exponent <= 0:
-            raise _Unreadable
+            raise Unreadable
         if base.is_number and base.is_Rational:
             digits = max(_digits(base.p), _digits(base.q))
             if digits * abs(exponent) > MAX_POWER_DIGITS:
-                raise _Unreadable
+                raise Unreadable
 
     def _atom(self, depth: int) -> Any:
         token = self.take()
@@ -153,13 +130,23 @@ class _Reader:
         if token in self._names:
             return self._names[token]
         if token not in FUNCTIONS:
-            raise _Unreadable
+            raise Unreadable
         self.take("(")
         argument = self.sum(depth + 1)
         self.take(")")
-        if argument.is_Rational and max(_digits(argument.p), _digits(argument.q)) > MAX_DIGITS:
-            raise _Unreadable
+        if argument.is_number:
+            self._check_constant(argument)
         return getattr(self._sympy, _SYMPY_NAMES.get(token, token))(argument)
+
+    def _check_constant(self, value: Any) -> None:
+        """Refuse a number that a function or a power may take long to compute of: a large one, or one of functions."""
+        rational = all(power.exp.is_Rational for power in value.atoms(self._sympy.Pow))
+        if value.atoms(self._sympy.Function) or not rational:
+            raise Unreadable
+        if value.is_Rational and max(_digits(value.p), _digits(value.q)) > MAX_DIGITS:
+            raise Unreadable
+        if abs(complex(value.evalf(5))) > MAX_CONSTANT:
+            raise Unreadable
 
 
 def _digits(number: Any) -> int:

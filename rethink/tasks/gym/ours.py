@@ -131,7 +131,7 @@ def _fraction(text: Any) -> tuple[int, int] | None:
     if match := _FRACTION.fullmatch(text):
         return int(match.group(1)), int(match.group(2))
     if match := _LATEX_FRACTION.fullmatch(text):
-        return int(match.group(1) + match.group(2).removeprefix(match.group(1) or "+")), int(match.group(3))
+        return int(match.group(2)) * (-1 if match.group(1) else 1), int(match.group(3))
     return None
 
 
@@ -318,13 +318,18 @@ def antiderivative(said: str, entry: Entry) -> float | None:
     wanted = read_formula(integrand, {name: symbol})
     if wanted is None:
         return None
-    found = read_formula(said, {name: symbol, "C": constant})
-    if found is None:
+    try:
+        found = read_formula(said, {name: symbol, "C": constant})
+        if found is None:
+            return 0.0
+        difference = sympy.diff(found, symbol) - wanted
+        if not _may_vanish(difference, wanted, {symbol: 0.0, constant: 1.3}, symbol):
+            return 0.0
+        return float(bool(sympy.simplify(difference) == 0))
+    except MemoryError:
+        raise
+    except Exception:  # sympy fails on the formula: whether an answer is judged must not depend on the answer
         return 0.0
-    difference = sympy.diff(found, symbol) - wanted
-    if not _may_vanish(difference, wanted, {symbol: 0.0, constant: 1.3}, symbol):
-        return 0.0
-    return float(bool(sympy.simplify(difference) == 0))
 
 
 POINTS = (0.37, 0.61, 0.89, 1.27, 1.83)
@@ -355,7 +360,7 @@ def value_at(formula: Any, values: Mapping[Any, float]) -> complex:
     """
     if formula in values:
         return complex(values[formula])
-    if formula.is_Number or formula.is_NumberSymbol:
+    if formula.is_Rational or formula.is_NumberSymbol:
         return complex(float(formula))
     if formula.is_Add:
         return sum((value_at(part, values) for part in formula.args), 0j)

@@ -60,6 +60,8 @@ def judged(task: str, said: str) -> float | None:
         ("puzzle24", "4*8-6-2+0"),
         ("puzzle24", "12*2"),
         ("puzzle24", "4*8-6-2 = 25"),
+        ("puzzle24", "8*6/2 = (4+20)"),
+        ("puzzle24", "8*6/2 = 24 + 4 - 4"),
         ("puzzle24", "4*8-(6-2)"),
         ("puzzle24", "48-6*2-2"),
         ("puzzle24", "4*8-6-2 or 24"),
@@ -79,6 +81,8 @@ def judged(task: str, said: str) -> float | None:
         ("fraction_simplification", "6/8"),
         ("fraction_simplification", r"\frac{3}{4}5"),
         ("fraction_simplification", "3/4/1"),
+        ("fraction_simplification", r"-\frac{3}{4}"),
+        ("fraction_simplification", r"-\frac{-3}{4}x"),
         ("game_of_life_halting", "False"),
         ("game_of_life_halting", "anything"),
         ("gsm_symbolic", "-5"),
@@ -100,6 +104,12 @@ def judged(task: str, said: str) -> float | None:
         ("polynomial_multiplication", "2*x**2 + 3*x*y"),
         ("polynomial_multiplication", "2*x**2 + 3*x*z - 1"),
         ("simple_integration", "x**3 + 2*x + x"),
+        ("simple_integration", "x**3 + 2*x + log(0)"),
+        ("simple_integration", "x**3 + 2*x + tan(pi/2)"),
+        ("simple_integration", "1/0"),
+        ("simple_integration", "0**(-1)"),
+        ("simple_integration", "exp(10**29)*x"),
+        ("simple_integration", "(10**29*x)**200"),
         ("simple_integration", "x**3"),
         ("simple_integration", "Integral(3*x**2 + 2, x)"),
         ("simple_integration", "X**3 + 2*X"),
@@ -205,6 +215,12 @@ def test_an_entry_that_lacks_what_it_takes_abstains(task: str) -> None:
             "metadata": metadata,
         }
         assert OURS[task].judge("1", entry) in (None, 0.0)
+
+
+def test_a_negative_fraction_is_not_its_opposite() -> None:
+    judge = OURS["fraction_simplification"].judge
+    for gold, said, score in (("-3/4", r"\frac{-3}{4}", 1.0), ("-3/4", r"-\frac{-3}{4}", 0.0), ("-3/4", "3/4", 0.0)):
+        assert judge(said, {"question": "?", "answer": gold, "metadata": {}}) == score
 
 
 @settings(deadline=None)
