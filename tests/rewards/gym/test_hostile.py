@@ -36,8 +36,8 @@ from tests.rewards.sandbox_needed import needs_sandbox
 
 TASKS = sorted(set(DATASETS) - set(REFUSED))
 SMALL: dict[str, dict[str, Any]] = {
+    "knight_swap": {"max_nodes": 6, "max_steps": 8},
     "futoshiki": {"min_board_size": 4, "max_board_size": 4},
-    "rush_hour": {},
     "sokoban": {"min_w": 6, "max_w": 6, "min_h": 6, "max_h": 6, "min_boxes": 2, "max_boxes": 2},
 }
 """Parameters of tasks whose default problems take long to make."""

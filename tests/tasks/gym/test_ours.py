@@ -194,7 +194,7 @@ def test_the_tasks_own_partial_credit(task: str, said: str, score: Any) -> None:
 @pytest.mark.parametrize("task", [name for name in sorted(OURS) if name != "complex_arithmetic"])
 def test_what_the_library_says_of_its_gold_answers(task: str) -> None:
     dataset = create_dataset(task, seed=5)
-    for index in range(5):
+    for index in range(3):
         entry = dataset[index]
         if gold_answer(task, entry) is not None:
             assert OURS[task].judge(str(entry["answer"]), entry) == 1.0
