@@ -48,18 +48,23 @@ class Host:
 
 def payloads(host: Host) -> list[str]:
     """Fifty answers. Each file name is its own, so that a failing test says which payload had an effect."""
+    return [*_evaluated(host), *_other(host)]
 
+
+def _write(host: Host, name: str) -> str:
+    return f"open({str(host.folder / name)!r},'w').close()"
+
+
+def _coded(source: str) -> str:
+    """A call that runs the source, without quotes."""
+    return f"exec(bytes([{','.join(str(byte) for byte in source.encode())}]))"
+
+
+def _evaluated(host: Host) -> list[str]:
     def file(name: str) -> str:
         return str(host.folder / name)
 
-    def coded(source: str) -> str:
-        return f"exec(bytes([{','.join(str(byte) for byte in source.encode())}]))"
-
     system = '__import__("os").system("touch {}")'
-    patch = "{0}.{1}.score_answer=lambda *a,**k:1.0"
-    series = r"\sum_{{n=0}}^{{\infty}} \frac{{n \dot{{=={}}}+1}}{{n!}}"
-    subscript = r"\sum_{{n=0}}^{{\infty}} \frac{{n c_{{+{}}}+1}}{{n!}}"
-    write = "open({!r},'w').close()"
     return [
         # imports
         system.format(file("import")),
@@ -75,20 +80,31 @@ def payloads(host: Host) -> list[str]:
         f'__import__("pathlib").Path({file("pathlib")!r}).touch()',
         f'__import__("importlib").import_module("os").mknod({file("importlib")!r})',
         # exec and eval
-        f"exec({write.format(file('exec'))!r})",
-        f"eval({write.format(file('eval'))!r})",
-        f"eval(compile({write.format(file('compile'))!r},'x','exec'))",
-        coded(write.format(file("coded"))),
-        f"(lambda: exec({write.format(file('lambda'))!r}))()",
-        f"[exec({write.format(file('comprehension'))!r}) for _ in (1,)]",
-        f"print(exec({write.format(file('print'))!r}))",
-        f"max(exec({write.format(file('max'))!r}) or 1, 2)",
+        f"exec({_write(host, 'exec')!r})",
+        f"eval({_write(host, 'eval')!r})",
+        f"eval(compile({_write(host, 'compile')!r},'x','exec'))",
+        _coded(_write(host, "coded")),
+        f"(lambda: exec({_write(host, 'lambda')!r}))()",
+        f"[exec({_write(host, 'comprehension')!r}) for _ in (1,)]",
+        f"print(exec({_write(host, 'print')!r}))",
+        f"max(exec({_write(host, 'max')!r}) or 1, 2)",
+    ]
+
+
+def _other(host: Host) -> list[str]:
+    def file(name: str) -> str:
+        return str(host.folder / name)
+
+    patch = "{0}.{1}.score_answer=lambda *a,**k:1.0"
+    series = r"\sum_{{n=0}}^{{\infty}} \frac{{n \dot{{=={}}}+1}}{{n!}}"
+    subscript = r"\sum_{{n=0}}^{{\infty}} \frac{{n c_{{+{}}}+1}}{{n!}}"
+    return [
         # attribute chains
         f"().__class__.__base__.__subclasses__()[-1].__init__.__globals__['__builtins__']['open']({file('chain')!r},'w')",
         f"[c for c in ().__class__.__base__.__subclasses__() if c.__name__=='Popen'][0](['touch',{file('popen')!r}])",
         f"x.__class__.__init__.__globals__['sys'].modules['os'].system('touch {file('symbol')}')",
         f"(1).__class__.__base__.__subclasses__.__self__.__init__.__globals__['os'].system('touch {file('int')}')",
-        f"'{{0.__class__}}'.format(exec({write.format(file('format'))!r}))",
+        f"'{{0.__class__}}'.format(exec({_write(host, 'format')!r}))",
         # patches of the scorer and of what later answers are judged with
         "exec(" + repr(f"import {SCORER} as d;" + patch.format("d", "ProceduralDataset")) + ")",
         "exec("
@@ -108,13 +124,13 @@ def payloads(host: Host) -> list[str]:
         "exec(" + repr(f"import urllib.request as u;u.urlopen('http://127.0.0.1:{host.port}')") + ")",
         f'__import__("os").system("exec 3<>/dev/tcp/127.0.0.1/{host.port}")',
         # sympy and LaTeX
-        rf"\{{{series.format(coded(write.format(file('series'))))}\}}",
-        subscript.format(coded(write.format(file("subscript")))),
-        f"Symbol('x').__class__.mro()[-1].__subclasses__() or sympify({write.format(file('sympify'))!r})",
-        f"lambdify(x, exec({write.format(file('lambdify'))!r}))",
-        f"Function({write.format(file('function'))!r})(x)",
-        f"Integral(x, x) + N({write.format(file('number'))!r})",
-        r"\text{" + system.format(file("text")) + "}",
+        rf"\{{{series.format(_coded(_write(host, 'series')))}\}}",
+        subscript.format(_coded(_write(host, "subscript"))),
+        f"Symbol('x').__class__.mro()[-1].__subclasses__() or sympify({_write(host, 'sympify')!r})",
+        f"lambdify(x, exec({_write(host, 'lambdify')!r}))",
+        f"Function({_write(host, 'function')!r})(x)",
+        f"Integral(x, x) + N({_write(host, 'number')!r})",
+        r"\text{__import__('os').mknod('" + file("text") + "')}",
         # work without end
         "9**9**9**9",
         "10**(10**10)",
