@@ -15,7 +15,7 @@ from typing import Any
 
 from rethink.rewards.builtin import PartContext, Place
 from rethink.rewards.extract import AnswerRule, extract_answer
-from rethink.rewards.outcome import CRASH, EXCEPTION, TIMEOUT, PartFailed, PartFunction, placed
+from rethink.rewards.outcome import CRASH, EXCEPTION, INVALID, TIMEOUT, PartFailed, PartFunction, placed
 from rethink.rewards.sandbox.errors import SandboxFailure, SandboxUnavailable
 from rethink.rewards.sandbox.inside import wire
 from rethink.rewards.sandbox.pool import borrow
@@ -73,7 +73,7 @@ class SandboxedGymJudge(Judge):
     """Has the library make entries and judge answers in the sandbox. Safe to call from any thread.
 
     Args:
-        task: for messages.
+        task: the only one whose answers are judged: a row that names another one must not reach that one's scorer.
 
     Raises:
         SandboxUnavailable: none can be started here.
@@ -81,6 +81,7 @@ class SandboxedGymJudge(Judge):
 
     def __init__(self, task: str):
         super().__init__(self._judge)
+        self._task = task
         self._entries: OrderedDict[str, Any] = OrderedDict()
         self._lock = Lock()
         try:
@@ -101,6 +102,8 @@ class SandboxedGymJudge(Judge):
 
     def _judge(self, problem: Problem, answer: str) -> float | None:
         task, params, index = (problem.metadata[key] for key in ("task", "params", "index"))
+        if task != self._task:
+            raise PartFailed(INVALID, f"the problem is one of `{task}`, and `{self._task}` is judged here")
         key = json.dumps([task, params, index], sort_keys=True)
         with self._lock:
             node = self._entries.get(key)

@@ -105,6 +105,7 @@ def test_a_scorer_that_fails_on_an_answer_says_wrong_and_one_that_always_fails_i
     assert judge(problem, "1e999999999") == 0.0
     with pytest.raises(PartFailed, match="KeyError"):
         judge.judge_entry("tower_of_hanoi", {}, "x", {"question": "?", "answer": "y", "metadata": {}})
+    judge = SandboxedGymJudge("jugs")
     with pytest.raises(PartFailed, match="cannot be made again"):
         judge(Problem("p", "t", "?", None, {"task": "jugs", "index": 0, "params": {"difficulty": "x", "y": 1}}), "[]")
     with pytest.raises(TaskError, match="makes another problem"):
@@ -159,3 +160,12 @@ def test_without_a_sandbox_an_evaluation_is_refused_before_it_generates(
     check = find_benchmark("countdown").grader.check
     assert check is not None
     check()
+
+
+@needs_sandbox
+def test_a_row_that_names_another_task_does_not_reach_its_scorer() -> None:
+    """countdown's own scorer would evaluate the answer, within the walls, and could be made to say 1."""
+    judge = SandboxedGymJudge("jugs")
+    problem = Problem("p", "t", "?", "5", {"task": "countdown", "index": 0, "params": {}})
+    with pytest.raises(PartFailed, match="one of `countdown`, and `jugs` is judged here"):
+        judge(problem, "exec('')")
