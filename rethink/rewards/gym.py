@@ -18,8 +18,8 @@ from rethink.rewards.extract import AnswerRule, extract_answer
 from rethink.rewards.outcome import CRASH, EXCEPTION, INVALID, TIMEOUT, PartFailed, PartFunction, placed
 from rethink.rewards.sandbox.errors import SandboxFailure, SandboxUnavailable
 from rethink.rewards.sandbox.inside import wire
-from rethink.rewards.sandbox.pool import borrow
-from rethink.rewards.sandbox.process import Job, Limits, Role, Sandbox, pump
+from rethink.rewards.sandbox.pool import borrow, with_sandboxes
+from rethink.rewards.sandbox.process import Limits, Role, run_job
 from rethink.tasks.gym.judge import GymJudge, bare_entry, check_same
 from rethink.tasks.gym.library import make_dataset
 from rethink.tasks.gym.scorers import MAX_TEXT, who_judges
@@ -28,8 +28,6 @@ from rethink.types import Completion, Problem, Prompt
 
 LIMITS = Limits(cpu_seconds=5.0, wall_seconds=5.0, memory_bytes=2 << 30, output_bytes=4 << 20)
 """Of one job. The address space holds the library, which takes a quarter of a GiB."""
-ATTEMPTS = 2
-"""A sandbox that breaks is replaced, and the job done again."""
 REMEMBERED = 256
 """Entries that are kept: the completions of one problem come close together."""
 
@@ -137,32 +135,16 @@ def ask(role: Role, payload: Mapping[str, Any]) -> dict[str, Any]:
         PartFailed: out of time or memory, or no reply that can be read.
         SandboxUnavailable: no sandbox can be started.
     """
-    for attempt in range(ATTEMPTS):
-        try:
-            with borrow("required", 1, "reasoning-gym") as (sandbox,):
-                return _reply(sandbox, role, payload)
-        except SandboxFailure as failure:
-            if attempt + 1 == ATTEMPTS:
-                raise PartFailed(CRASH, f"the sandbox broke: {failure}") from failure
-    raise AssertionError("unreachable")
-
-
-def _reply(sandbox: Sandbox, role: Role, payload: Mapping[str, Any]) -> dict[str, Any]:
-    job = sandbox.start(role, dict(payload), LIMITS)
-    output = bytearray()
-
-    def take(_: Job, data: bytes | None) -> bool:
-        output.extend(data or b"")
-        return len(output) > LIMITS.output_bytes
-
     try:
-        in_time = pump([job], take, LIMITS.wall_seconds)
-    finally:
-        job.end()
+        job, output, in_time = with_sandboxes(
+            "required", 1, lambda taken: run_job(taken[0], role, dict(payload), LIMITS), "reasoning-gym"
+        )
+    except SandboxFailure as failure:
+        raise PartFailed(CRASH, f"the sandbox broke: {failure}") from failure
     if not in_time:
         raise PartFailed(TIMEOUT, f"the task's scorer took longer than {LIMITS.wall_seconds:g} s")
     try:
-        found = wire.loads(bytes(output))
+        found = wire.loads(output)
     except wire.Unreadable:
         found = None
     if not isinstance(found, dict):

@@ -14,7 +14,7 @@ from typing import Any
 
 from rethink.rewards.code.tests import Assertions, Pairs, Tests, defines
 from rethink.rewards.sandbox.inside import wire
-from rethink.rewards.sandbox.process import Job, Limits, Sandbox, pump, shorter
+from rethink.rewards.sandbox.process import Job, Limits, Sandbox, pump, run_job, shorter
 
 MAX_SOURCE = 200_000
 """Characters of a program; longer ones fail."""
@@ -87,18 +87,9 @@ def run_script(source: str, given: str, sandbox: Sandbox, limits: Limits) -> tup
     Raises:
         SandboxFailure: the sandbox broke.
     """
-    job = sandbox.start("script", {"source": source}, limits)
-    output = bytearray()
-
-    def take(_: Job, data: bytes | None) -> bool:
-        output.extend(data or b"")
-        return len(output) > limits.output_bytes
-
-    try:
-        job.write(job.into, given.encode("utf-8", "surrogatepass"), last=True)
-        in_time = pump([job], take, limits.wall_seconds)
-    finally:
-        job.end()
+    job, output, in_time = run_job(
+        sandbox, "script", {"source": source}, limits, given.encode("utf-8", "surrogatepass")
+    )
     text = output.decode("utf-8", "replace")
     if not in_time:
         return text, f"took longer than {limits.wall_seconds:.3g} s"

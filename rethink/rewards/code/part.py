@@ -13,12 +13,9 @@ from rethink.rewards.code.tests import Pairs, Tests, read_tests
 from rethink.rewards.outcome import CRASH, PartFailed, PartFunction
 from rethink.rewards.sandbox.errors import SandboxFailure
 from rethink.rewards.sandbox.isolation import Choice
-from rethink.rewards.sandbox.pool import borrow
+from rethink.rewards.sandbox.pool import borrow, with_sandboxes
 from rethink.rewards.sandbox.process import Limits
 from rethink.types import Completion, Problem, Prompt
-
-ATTEMPTS = 2
-"""A sandbox that breaks (the machine ran out of memory and killed it, say) is replaced, and the program run again."""
 
 
 def make_code(
@@ -69,14 +66,11 @@ def run(program: str, tests: Tests, sandbox: Choice, limits: Limits, total_secon
         PartFailed: sandboxes broke twice.
         SandboxUnavailable: none can be started.
     """
-    for attempt in range(ATTEMPTS):
-        try:
-            with borrow(sandbox, 1 if isinstance(tests, Pairs) else 2) as sandboxes:
-                return judge(program, tests, sandboxes, limits, total_seconds)
-        except SandboxFailure as failure:
-            if attempt + 1 == ATTEMPTS:
-                raise PartFailed(CRASH, f"the sandbox broke: {failure}") from failure
-    raise AssertionError("unreachable")
+    count = 1 if isinstance(tests, Pairs) else 2
+    try:
+        return with_sandboxes(sandbox, count, lambda taken: judge(program, tests, taken, limits, total_seconds))
+    except SandboxFailure as failure:
+        raise PartFailed(CRASH, f"the sandbox broke: {failure}") from failure
 
 
 _PROBE = """

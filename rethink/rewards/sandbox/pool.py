@@ -7,11 +7,16 @@ import contextlib
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
+from rethink.rewards.sandbox.errors import SandboxFailure
 from rethink.rewards.sandbox.isolation import Choice, Contents
 from rethink.rewards.sandbox.process import Sandbox
 
+Done = TypeVar("Done")
+ATTEMPTS = 2
+"""How often a judgement is tried whose sandbox breaks."""
 AT_ONCE = 8
 """Judgements at once in a process; others wait. More than cores, since programs that sleep must not hold up others;
 not many more, since each may use its limit of memory."""
@@ -53,6 +58,23 @@ def borrow(choice: Choice, count: int, contents: Contents = "standard") -> Itera
             else:
                 sandbox.close()
         places.release()
+
+
+def with_sandboxes(
+    choice: Choice, count: int, work: Callable[[list[Sandbox]], Done], contents: Contents = "standard"
+) -> Done:
+    """Do a judgement's work in so many sandboxes. Where one breaks (the machine ran out of memory and killed it, say)
+    it is replaced, and the work done again.
+
+    Raises:
+        SandboxUnavailable: none can be started here.
+        SandboxFailure: they broke again.
+    """
+    for _ in range(ATTEMPTS - 1):
+        with contextlib.suppress(SandboxFailure), borrow(choice, count, contents) as sandboxes:
+            return work(sandboxes)
+    with borrow(choice, count, contents) as sandboxes:
+        return work(sandboxes)
 
 
 def _take(choice: Choice, contents: Contents) -> Sandbox:

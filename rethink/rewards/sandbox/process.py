@@ -302,6 +302,31 @@ def pump(jobs: list[Job], handle: Handler, seconds: float) -> bool:
                     return True
 
 
+def run_job(
+    sandbox: Sandbox, role: Role, payload: dict[str, Any], limits: Limits, given: bytes = b""
+) -> tuple[Job, bytes, bool]:
+    """Run one job by itself. Gives it, once it has ended, what it wrote, and whether it ended in time.
+
+    It is ended when it has written more than it may.
+
+    Raises:
+        SandboxFailure: the sandbox broke.
+    """
+    job = sandbox.start(role, payload, limits)
+    output = bytearray()
+
+    def take(_: Job, data: bytes | None) -> bool:
+        output.extend(data or b"")
+        return len(output) > limits.output_bytes
+
+    try:
+        job.write(job.into, given, last=True)
+        in_time = pump([job], take, limits.wall_seconds)
+    finally:
+        job.end()
+    return job, bytes(output), in_time
+
+
 def _register(selector: selectors.BaseSelector, job: Job) -> None:
     if job.ended is None:
         selector.register(job.sandbox.control_fd(), selectors.EVENT_READ, job)
