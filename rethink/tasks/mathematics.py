@@ -15,16 +15,12 @@ The rules, in order; `docs/rewards.md` has the table:
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import logging
 import re
 from fractions import Fraction
-from typing import Any
 
-from rethink.tasks.latex_text import is_name, mixed_to_sum, one_spelling, split_unit, without_degrees
-from rethink.tasks.no_code import WouldBeCode, no_code
-from rethink.tasks.numbers import MAX_SIDES, ROUNDED_DIGITS, Quantity, read_quantity, same_quantity, sides_of
+from rethink.tasks.latex_text import is_name, one_spelling, split_list, split_unit, without_degrees
+from rethink.tasks.numbers import MAX_SIDES, Quantity, read_quantity, same_quantity, sides_of
+from rethink.tasks.symbolic import Formula, parse, same_formula
 
 MAX_ANSWER = 600
 """Characters of an answer; longer ones are wrong."""
@@ -46,35 +42,49 @@ _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*[A-Za-z]")
 _CHOICE = re.compile(r"\(\s*([A-Z])\s*\)(?:\s*[^\s=+*/^(-].*)?|([A-Z])\s*[).:](?:\s+.*)?", re.DOTALL)
 _BASE_NAMES = dict(zip("two three four five six seven eight nine ten".split(), range(2, 11), strict=True))
 _NAME = re.compile(r"[\\|(]?[\\A-Za-z][\\A-Za-z0-9_{}()|:, ]{0,30}")
-_TEXT = re.compile(r"[A-Za-z0-9 .,'&-]*[A-Za-z]{3}[A-Za-z0-9 .,'&-]*")
-_FUNCTION = re.compile(r"(?<![\\A-Za-z])(sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp|pi|infty)(?![A-Za-z])")
+_TEXT = re.compile(r"[\w .,'&-]*(?:[A-Za-z]{3}|[^\W\d_A-Za-z])[\w .,'&-]*")
+
 _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
 _CLOCK = re.compile(r"(\d{1,2}:\d{2}(?::\d{2})?)\s*([ap]\.?m\.?)?", re.IGNORECASE)
-_SHORT_DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
 
 
 def math_equal(answer: str, gold: str | None) -> float | None:
     """1 where the answer equals the gold, 0 where it does not, None where the gold cannot be read.
 
-    Answers are hostile: they are bounded before anything symbolic sees them, but a comparison can still take long, so
-    it belongs into a process with a limit on its time.
+    Whether it is None depends on the gold alone. Answers are hostile: they are bounded before anything symbolic sees
+    them, but a comparison can still take long, so it belongs into a process with a limit on its time.
     """
     if gold is None or not gold.strip() or len(gold) > MAX_ANSWER or depth(gold) > MAX_DEPTH:
         return None
+    number = read_quantity(gold)
+    right = one_spelling(gold)
+    if number is None and not _readable(right):
+        return None
     if len(answer) > MAX_ANSWER or depth(answer) > MAX_DEPTH:
         return 0.0
-    number = read_quantity(gold)
-    if number is not None:
-        return float(_is_number(answer, number))
-    right, said = one_spelling(gold), one_spelling(answer)
-    if not right:
-        return None
+    try:
+        return float(_is_number(answer, number) if number is not None else _equal(one_spelling(answer), right))
+    except RecursionError:  # brackets of commands; the gold could be read, so it is the answer's
+        return 0.0
+
+
+def _readable(right: str) -> bool:
+    """Whether anything can be compared with a gold."""
+    if _BASED.fullmatch(_after_equals(right)) or _TEXT.fullmatch(right) or _CLOCK.fullmatch(right):
+        return True
+    if _figure(right) is not None or _ratio(right) is not None:
+        return True
+    items = _named_items(right)
+    return _formula(right) is not None if items is None else all(_formula(value) is not None for _, value in items)
+
+
+def _equal(said: str, right: str) -> bool:
     if _squeezed(right) == _squeezed(said):
-        return 1.0
-    for rule in (_based, _words, _brackets):
+        return True
+    for rule in (_based, _words, _figures, _ratios, _named, _brackets):
         verdict = rule(said, right)
         if verdict is not None:
-            return float(verdict)
+            return verdict
     return _symbolic(said, right)
 
 
@@ -138,7 +148,7 @@ def _evaluates_to(text: str, gold: Quantity) -> bool:
         return False
     values = [gold.value, gold.value / 100] if gold.percent else [gold.value]
     bare = _IMAGINARY.sub(r"\\sqrt{-1} ", one_spelling(bare))
-    return any(_symbolic(bare, _plain(value, gold.written)) == 1 for value in values)
+    return any(_symbolic(bare, _plain(value, gold.written)) for value in values)
 
 
 def _is_closed(text: str) -> bool:
@@ -206,6 +216,80 @@ def _choice(text: str) -> str | None:
     return (found.group(1) or found.group(2)) if found else None
 
 
+_FIGURE = re.compile(
+    r"(?:(m?\s*\\angle|\\(?:triangle|overline|overrightarrow|overleftrightarrow|widehat|odot|square|parallelogram)))"
+    r"\s*\{?\s*((?:[A-Z](?:_\{?\d\}?)?'?\s*){1,6}|\d)\}?"
+)
+
+
+def _figure(text: str) -> tuple[str, list[str]] | None:
+    r"""A figure by its name: `\angle ABC`, `\triangle ABC`, `\overline{AB}`."""
+    found = _FIGURE.fullmatch(text)
+    if found is None:
+        return None
+    letters = re.findall(r"\w(?:_\{?\d\}?)?'?", found.group(2))
+    return found.group(1).lstrip("m "), [letter.replace("{", "").replace("}", "") for letter in letters]
+
+
+def _figures(said: str, right: str) -> bool | None:
+    """A figure is its kind and its letters, forwards or backwards; the corners of a triangle have no order."""
+    gold = _figure(right)
+    if gold is None:
+        return None
+    ours = _figure(said)
+    if ours is None or ours[0] != gold[0]:
+        return False
+    if gold[0] == "\\triangle":
+        return sorted(ours[1]) == sorted(gold[1])
+    return ours[1] == gold[1] or (gold[0] != "\\overrightarrow" and ours[1] == gold[1][::-1])
+
+
+def _ratio(text: str) -> list[Fraction] | None:
+    """The parts of a ratio of three numbers or more, as shares of the first; two are a fraction."""
+    parts = [read_quantity(part) for part in text.split(":")] if 2 < len(text.split(":")) < 20 else [None]
+    values = [part.value for part in parts if part is not None and part.value]
+    return [value / values[0] for value in values] if len(values) == len(parts) else None
+
+
+def _ratios(said: str, right: str) -> bool | None:
+    gold = None if _CLOCK.fullmatch(right) else _ratio(_after_equals(right))
+    return None if gold is None else gold == _ratio(_after_equals(said))
+
+
+_NAMED = re.compile(r"(?:(?:the\s+)?(?:points?|intervals?)\s+)?([A-Z](?:_\{?\w\}?)?'{0,2})\s*=?\s*(?=[(\[])")
+
+
+def _named_items(text: str) -> list[tuple[str | None, str]] | None:
+    """Points and intervals with their names (`A(0, 0), I = [0, 1]`); None for texts without such a name."""
+    items = []
+    for part in split_list(text):
+        found = _NAMED.match(part)
+        value = part[found.end() :] if found else part
+        if _enclosing(value) is None:
+            return None
+        items.append((re.sub(r"[{}]", "", found.group(1)) if found else None, value))
+    return items if any(name is not None for name, _ in items) else None
+
+
+def _named(said: str, right: str) -> bool | None:
+    """What has a name must have the same one, or none: then it stands in the gold's order."""
+    gold, ours = _named_items(right), _named_items(said)
+    if gold is None and ours is None:
+        return None
+    gold, ours = (
+        items if items is not None else [(None, part) for part in split_list(text)]
+        for items, text in ((gold, right), (ours, said))
+    )
+    if len(gold) != len(ours):
+        return False
+    if all(name is not None for name, _ in (*gold, *ours)):
+        gold, ours = sorted(gold, key=str), sorted(ours, key=str)
+    return all(
+        (None in (theirs[0], mine[0]) or theirs[0] == mine[0]) and _equal(mine[1], theirs[1])
+        for theirs, mine in zip(gold, ours, strict=True)
+    )
+
+
 def _brackets(said: str, right: str) -> bool | None:
     """A set in braces is no tuple or interval in round or square brackets; `[1, 2]` is not `(1, 2)`."""
     ours, gold = _enclosing(_after_membership(said)), _enclosing(_after_membership(right))
@@ -244,7 +328,7 @@ def _enclosing(text: str) -> str | None:
     return text[0] + text[-1]
 
 
-# --- math-verify -----------------------------------------------------------------------------------------------------
+# --- formulas --------------------------------------------------------------------------------------------------------
 
 
 def explosive(text: str) -> bool:
@@ -252,68 +336,16 @@ def explosive(text: str) -> bool:
     return _TOWER.search(text) is not None or _EXPLOSIVE.search(text) is not None
 
 
-def _symbolic(said: str, right: str) -> float | None:
+def _symbolic(said: str, right: str) -> bool:
     said, right = _ordered(said, right)
-    right, gold_unit = split_unit(right)
-    gold = None if explosive(right) else _parse(right)
-    if gold is None:
-        # A gold that is words and numbers (June 20) is compared as text, which was done; others cannot be read.
-        return 0.0 if _TEXT.fullmatch(right) else None
-    said, our_unit = split_unit(said)
+    (right, gold_unit), (said, our_unit) = split_unit(right), split_unit(said)
     if gold_unit is not None and our_unit is not None and gold_unit != our_unit:
-        return 0.0
-    found = None if explosive(said) or not said else _parse(said)
-    return float(found is not None and _verify(gold, found))
+        return False
+    gold = None if explosive(right) else parse(right)
+    found = None if gold is None or explosive(said) or not said else parse(said)
+    return gold is not None and found is not None and same_formula(gold, found)
 
 
-def _exact(found: re.Match[str]) -> str:
-    """A short decimal as a fraction: it stands for itself, not for something that it is rounded from."""
-    whole, places = found.groups()
-    if len((whole + places).lstrip("0")) >= ROUNDED_DIGITS:
-        return found.group()
-    return rf"(\frac{{{int(whole + places)}}}{{{10 ** len(places)}}})"
-
-
-def _for_library(text: str) -> str:
-    text = _SHORT_DECIMAL.sub(_exact, text)
-    text = mixed_to_sum(without_degrees(text)).replace("$", "")
-    text = re.sub(r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
-    text = _FUNCTION.sub(r"\\\1", text).replace("\\varnothing", "\\emptyset")
-    return re.sub(r"\*\*\s*", "^", text)
-
-
-def _parse(text: str) -> object | None:
-    """A formula for sympy; None where it cannot be read as a whole.
-
-    Of math-verify's own clean-up only what spells formulas is used: its removal of units cuts formulas apart, and its
-    fall-back to the numbers in a formula that it cannot read would take the rest for right.
-    """
-    import math_verify
-    from latex2sympy2_extended import NormalizationConfig
-
-    _silence()
-    spelling = NormalizationConfig(
-        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
-    )
-    config = math_verify.LatexExtractionConfig(boxed_match_priority=-1, normalization_config=spelling)
-    # Its time limit rests on a signal, which only the main thread can receive: the caller limits us.
-    options: dict[str, Any] = {"fallback_mode": "no_fallback", "parsing_timeout": None, "raise_on_error": False}
-    with contextlib.suppress(WouldBeCode), no_code():
-        found = math_verify.parse(f"${_for_library(text)}$", [config], **options)
-        return found[0] if found else None
-    return None
-
-
-def _verify(gold: object, answer: object) -> bool:
-    import math_verify
-
-    with contextlib.suppress(WouldBeCode), no_code():
-        return bool(math_verify.verify([gold], [answer], timeout_seconds=None, allow_set_relation_comp=True))
-    return False
-
-
-@functools.cache
-def _silence() -> None:
-    """math-verify warns that its limits are off; the worker has its own."""
-    for name in ("math_verify.parser", "math_verify.grader", "latex2sympy2_extended"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+def _formula(text: str) -> Formula | None:
+    bare = split_unit(text)[0]
+    return None if explosive(bare) else parse(bare)

@@ -133,18 +133,28 @@ def same_quantity(ours: Quantity, gold: Quantity, *, rounded: bool) -> bool:
 
 
 def _same(value: Fraction, written: str, gold: Quantity, rounded: bool) -> bool:
-    if value == gold.value:
-        return True
-    return rounded and (_rounds_to(written, value, gold.value) or _rounds_to(gold.written, gold.value, value))
+    return value == gold.value or (rounded and rounds_to(value, written, gold.value, gold.written))
 
 
-def _rounds_to(written: str, value: Fraction, exact: Fraction) -> bool:
-    _, point, places = written.partition(".")
-    digits = written.lstrip("-0.").replace(".", "")
-    if not point or exact.denominator == 1 or len(digits) < ROUNDED_DIGITS:
+def rounds_to(ours: Fraction, written: str | None, gold: Fraction, gold_written: str | None) -> bool:
+    """Whether one of two numbers is a decimal of six digits or more that the other is rounded to.
+
+    The answer may be cut instead (0.666666 for 2/3), the gold only where the answer is no decimal: one that goes on
+    otherwise than the gold's next digits would is another number.
+    """
+    return _decimal_of(written, ours, gold, cut=True) or _decimal_of(
+        gold_written, gold, ours, cut="." not in (written or "")
+    )
+
+
+def _decimal_of(written: str | None, value: Fraction, exact: Fraction, *, cut: bool) -> bool:
+    _, point, places = (written or "").partition(".")
+    digits = (written or "").lstrip("-0.").replace(".", "")
+    if not point or exact.denominator == 1 or len(digits) < ROUNDED_DIGITS or (value > 0) != (exact > 0):
         return False
-    # Cut instead of rounded is allowed too: 0.666666 for 2/3.
-    return abs(exact - value) < Fraction(1, 10 ** len(places))
+    # How far the exact value goes on beyond the decimal, in units of its last place.
+    beyond = (abs(exact) - abs(value)) * 10 ** len(places)
+    return abs(beyond) <= Fraction(1, 2) or (cut and 0 <= beyond < 1)
 
 
 # --- one spelling ----------------------------------------------------------------------------------------------------
