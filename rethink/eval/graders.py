@@ -10,7 +10,8 @@ from rethink.eval.drop import drop_scores, normal_tokens
 from rethink.eval.ifeval.instructions import judge as judge_instructions
 from rethink.eval.ifeval.text import check_packages
 from rethink.eval.workers import worker_score
-from rethink.tasks.numbers import read_quantity, same_quantity
+from rethink.tasks.numbers import read_quantity
+from rethink.tasks.quantity import same_quantity
 from rethink.types import Problem
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from rethink.recipe.schema import TaskSource
-from rethink.tasks.numbers import MAX_DIGITS, read_quantity, same_quantity
+from rethink.tasks.numbers import MAX_DIGITS, read_quantity
+from rethink.tasks.quantity import same_quantity
 
 Checker = Callable[[str, str | None], float | None]
 """(answer, gold) -> 1, 0, or None where the gold cannot be read. May raise."""

@@ -18,9 +18,12 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from rethink.tasks.latex_text import is_name, one_spelling, split_list, split_unit, without_degrees
-from rethink.tasks.numbers import MAX_SIDES, Quantity, read_quantity, same_quantity, sides_of
+from rethink.tasks.latex_text import one_spelling, split_list, without_degrees
+from rethink.tasks.numbers import MAX_SIDES, read_quantity, sides_of
+from rethink.tasks.quantity import Quantity, same_quantity
 from rethink.tasks.symbolic import Formula, parse, same_formula
+from rethink.tasks.units import split_unit
+from rethink.tasks.words import is_name
 
 MAX_ANSWER = 600
 """Characters of an answer; longer ones are wrong."""
@@ -68,8 +71,21 @@ def math_equal(answer: str, gold: str | None) -> float | None:
         return 0.0
 
 
+_NAMELESS = re.compile(r"\s*(?:[<>]|\\(?:le|ge|ne)(?![A-Za-z]))")
+_SUBJECT = re.compile(r"\s*([A-Za-z])\s*(?:[<>]|\\(?:le|ge|ne)(?![A-Za-z]))")
+
+
+def _with_subject(text: str, other: str = "") -> str:
+    r"""`\ne 2` with the name that the other text has, as 5 stands for x = 5."""
+    if not _NAMELESS.match(text):
+        return text
+    found = _SUBJECT.match(other)
+    return f"{found.group(1) if found else 'x'} {text}"
+
+
 def _readable(right: str) -> bool:
     """Whether anything can be compared with a gold."""
+    right = _with_subject(right)
     if _BASED.fullmatch(_after_equals(right)) or _TEXT.fullmatch(right) or _CLOCK.fullmatch(right):
         return True
     if _figure(right) is not None or _ratio(right) is not None:
@@ -79,6 +95,7 @@ def _readable(right: str) -> bool:
 
 
 def _equal(said: str, right: str) -> bool:
+    said, right = _with_subject(said, right), _with_subject(right, said)
     if _squeezed(right) == _squeezed(said):
         return True
     for rule in (_based, _words, _figures, _ratios, _named, _brackets):

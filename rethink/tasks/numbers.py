@@ -13,23 +13,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from fractions import Fraction
-from typing import NamedTuple
 
-from rethink.tasks.latex_text import (
-    COUNTS,
-    SCALES,
-    are_plain_words,
-    is_name,
-    is_unit,
-    joined_unit,
-    plain_commands,
-    plain_symbols,
-    read_count,
-    unit_name,
-    unit_of,
-    unquoted,
-    without_styles,
-)
+from rethink.tasks.latex_text import plain_commands, plain_symbols, unquoted, without_styles
+from rethink.tasks.quantity import Quantity
+from rethink.tasks.units import MONEY, is_unit, joined_unit, measured, read_compound, unit_of
+from rethink.tasks.words import COUNTS, SCALES, are_plain_words, is_name, read_count
 
 MAX_TEXT = 400
 """Characters of a text that is read; longer ones are no number."""
@@ -41,20 +29,6 @@ MAX_DEPTH = 6
 """Brackets within brackets."""
 CLOSE = Fraction(1, 20)
 """How far a number may be from what it is said to be about, as a share."""
-ROUNDED_DIGITS = 6
-"""Significant digits from which on a decimal may stand for the value that it is rounded from."""
-
-
-class Quantity(NamedTuple):
-    """A number that was read, and what stood with it."""
-
-    value: Fraction
-    written: str = ""
-    """The number as it was written where it is a plain decimal."""
-    percent: bool = False
-    unit: str | None = None
-    name: str | None = None
-    """The variable that it is assigned to (`x = 5`)."""
 
 
 def read_quantity(text: str) -> Quantity | None:
@@ -89,7 +63,7 @@ def sides_of(text: str) -> list[str]:
     text = _bare(_spelled(text))
     around = text[:1] + text[-1:]
     # ($5) is what a bookkeeper writes for -5.
-    if around in ("[]", "()", "{}") and _MONEY not in text and not any(char in text[1:-1] for char in around):
+    if around in ("[]", "()", "{}") and _money(text) is None and not any(char in text[1:-1] for char in around):
         text = text[1:-1] if not text[:-1].rstrip().endswith((",", ";")) else text
     sides = [_bare(side) for side in text.split("=")]
     return sides[1:] if len(sides) > 1 and not sides[0] else sides  # "= 5"
@@ -112,56 +86,16 @@ def _chain(sides: list[str]) -> Quantity | None:
     return found._replace(name=name)
 
 
-def same_quantity(ours: Quantity, gold: Quantity, *, rounded: bool) -> bool:
-    """Whether two quantities are the same number.
-
-    `28%` stands for 28 and for 0.28 alike, since golds leave the sign out as often as not. A unit may be left out; one
-    that contradicts the gold's is wrong, and so is another name. With `rounded` a decimal of six digits may be the
-    rounded value.
-    """
-    if None not in (ours.name, gold.name) and ours.name != gold.name:
-        return False
-    if None not in (ours.unit, gold.unit) and ours.unit != gold.unit:
-        return False
-    if (gold.percent and ours.unit is not None) or (ours.percent and gold.unit is not None):
-        return False
-    if _same(ours.value, ours.written, gold, rounded):
-        return True
-    if gold.percent and not ours.percent:
-        return _same(ours.value * 100, "", gold, rounded)
-    return ours.percent and not gold.percent and ours.value / 100 == gold.value
-
-
-def _same(value: Fraction, written: str, gold: Quantity, rounded: bool) -> bool:
-    return value == gold.value or (rounded and rounds_to(value, written, gold.value, gold.written))
-
-
-def rounds_to(ours: Fraction, written: str | None, gold: Fraction, gold_written: str | None) -> bool:
-    """Whether one of two numbers is a decimal of six digits or more that the other is rounded to.
-
-    The answer may be cut instead (0.666666 for 2/3), the gold only where the answer is no decimal: one that goes on
-    otherwise than the gold's next digits would is another number.
-    """
-    return _decimal_of(written, ours, gold, cut=True) or _decimal_of(
-        gold_written, gold, ours, cut="." not in (written or "")
-    )
-
-
-def _decimal_of(written: str | None, value: Fraction, exact: Fraction, *, cut: bool) -> bool:
-    _, point, places = (written or "").partition(".")
-    digits = (written or "").lstrip("-0.").replace(".", "")
-    if not point or exact.denominator == 1 or len(digits) < ROUNDED_DIGITS or (value > 0) != (exact > 0):
-        return False
-    # How far the exact value goes on beyond the decimal, in units of its last place.
-    beyond = (abs(exact) - abs(value)) * 10 ** len(places)
-    return abs(beyond) <= Fraction(1, 2) or (cut and 0 <= beyond < 1)
-
-
 # --- one spelling ----------------------------------------------------------------------------------------------------
 
 _MONEY = "¤"
+_MONEYS = "".join(MONEY)
 _SIGNS = {
-    **dict.fromkeys("€£¥₹₩₽￥", _MONEY),
+    "￥": "¥",
+    "￡": "£",
+    "￦": "₩",
+    "\u2126": "Ω",
+    "\u00b5": "μ",
     **dict.fromkeys("∕⁄", "/"),
     "∙": r"\cdot ",
     **dict.fromkeys("\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000", " "),
@@ -174,8 +108,10 @@ _LATEX = (
     (re.compile(r"\\[()\[\]]"), "\n"),
     (re.compile(r"\\(?:displaystyle|quad|qquad)(?![A-Za-z])"), "\n"),
     (re.compile(r"(?<=\d)(?:\{,\}|,?\s?\\!|,\\,)\s?(?=\d{3})"), ","),
-    (re.compile(r"\\[,;: ]|(?<=[\w}])~(?=[A-Za-z\\\n])"), " "),
+    (re.compile(r"\\[,;: ]|(?<=[\w}\n])~(?=[A-Za-z\\\n])"), " "),
     (re.compile(r"\\[lr]?vert(?![A-Za-z])"), "|"),
+    (re.compile(r"(?<=[\d\s}])([kM]?)\s*\\Omega(?![A-Za-z])"), r" \1Ω"),
+    (re.compile(r"(?<=[\d\s}])\\mu\s*(?=[mgsFCA](?![A-Za-z]))"), " μ"),
     (re.compile(r"\\!"), ""),
 )
 
@@ -226,7 +162,7 @@ def _bare(text: str) -> str:
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 _SPACE = re.compile(r"\s*")
-_SIGN = re.compile(r"\s*([-+])\s*|\s*(?:(?i:minus|negative))\s+(?=[\d.\\¤({|])")
+_SIGN = re.compile(rf"\s*([-+])\s*|\s*(?:(?i:minus|negative))\s+(?=[\d.\\{_MONEYS}({{|])")
 _DIGITS = re.compile(
     r"(?:[1-9]\d{0,2}(?:,\d{3})+(?!,?\d)|[1-9]\d{0,2}(?: \d{3})+(?! ?\d|\s*/)|\d+)(?:\.\d+)?(?![\d.])|\.\d+(?![\d.])",
     re.ASCII,
@@ -343,7 +279,7 @@ _HUNDREDTHS = re.compile(r"\s*\\?%")
 
 def _arithmetic(text: str) -> Fraction | None:
     """The value of sums, differences, products and quotients of numbers; None where the text is none."""
-    scan = _Scan(_after_lead(text).replace(_MONEY, ""))
+    scan = _Scan(_MONEY_SIGN.sub("", _after_lead(text)))
     try:
         value = _sum(scan, 0)
     except _NoNumber:
@@ -388,15 +324,34 @@ def _term(scan: _Scan, depth: int) -> Fraction:
 
 # --- what stands before and after a number ---------------------------------------------------------------------------
 
-_CURRENCY = re.compile(r"\s*(?:(?:(?:US|AU|NZ|HK|CA|NT|[ACS])\s?)?¤|(?:USD|EUR|GBP|CNY|RMB|INR|Rs)\.?\s+(?=[\d.]))\s*")
+_CURRENCY = re.compile(
+    rf"\s*(?:(?:(?:US|AU|NZ|HK|CA|NT|[ACS])\s?)?[{_MONEYS}]|(?:USD|EUR|GBP|CNY|RMB|JPY|INR|CHF|Rs)\.?\s+(?=[\d.]))\s*"
+)
+_MONEY_SIGN = re.compile(f"[{_MONEYS}]")
+_MONEY_CODE = re.compile(r"\s*[-+]?\s*(USD|EUR|GBP|CNY|RMB|JPY|INR|CHF|Rs)(?![A-Za-z])")
+
+
+def _money(text: str) -> str | None:
+    """The money that a text is an amount of, by its sign or the code before the number."""
+    if found := _MONEY_SIGN.search(text):
+        return MONEY[found.group()]
+    code = _MONEY_CODE.match(text)
+    return unit_of([code.group(1)]) if code else None
+
+
 _CONNECTIVE = re.compile(
-    r"(?:(?:so|thus|therefore|hence|then)\b|∴|所以|因此),?，?\s*|(?:exactly|precisely|just|only)\s+(?=[-+\d¤])",
+    r"(?:(?:so|thus|therefore|hence|then)\b|∴|所以|因此),?，?\s*|(?:exactly|precisely|just|only)\s+(?=[-+\d"
+    + _MONEYS
+    + "])",
     re.IGNORECASE,
 )
 _LABEL = re.compile(
     r"([A-Za-z][A-Za-z' ]{0,60}?)\s*(?::|\b(?:(?:is|are) equal to|is|are|was|were|equals|will be|has|have|had|makes|"
-    r"earns|costs|gets|got|needs|pays|takes|spends|sells|becomes)(?![A-Za-z])):?(?=[\s\d.¤\\({|+-])"
-    r"|(answer|ans|result|total|sum)\b\.?(?= *\n? *[-+\d¤\\.{])|((?:最终|最后)?(?:的)?(?:答案|结果|答)(?:是|为|：|:)+"
+    r"earns|costs|gets|got|needs|pays|takes|spends|sells|becomes)(?![A-Za-z])):?(?=[\s\d.\\({|+"
+    + _MONEYS
+    + r"-])|(answer|ans|result|total|sum)\b\.?(?= *\n? *[-+\d\\.{"
+    + _MONEYS
+    + r"])|((?:最终|最后)?(?:的)?(?:答案|结果|答)(?:是|为|：|:)+"
     r"|(?:一?共|总共|总计)(?:有|是)?)",
     re.IGNORECASE,
 )
@@ -419,14 +374,16 @@ def _after_lead(text: str) -> str:
 
 _PERCENT = re.compile(r"\s*(?:\\?%|(?:per\s?cent|pct|percentage(?!\s+points?))(?![A-Za-z]))", re.IGNORECASE)
 _DEGREE = re.compile(r"\s*(?:\^\s*(?:\{\s*\\circ\s*\}|\\circ)|\\degree)(?:\s*([CF])(?![A-Za-z]))?")
-_TEMPERATURES = {"C": "celsius", "F": "fahrenheit"}
+_TEMPERATURES = {"C": "celsius", "F": "fahrenheit", "": "degree"}
 _ORDINAL = re.compile(r"\s?(?:\^\s*\{?\s*)?(st|nd|rd|th)\s*\}?(?![A-Za-z])")
 _SCALE = re.compile(r"\s*([A-Za-z]+(?![A-Za-z-])|[百千万萬亿億](?![米克瓦卡]))")
 
 
 def _quantity(text: str) -> Quantity | None:
     scan = _Scan(_after_lead(text))
-    money = _MONEY in scan.text
+    if compound := read_compound(scan.text.replace("\n", " ")):
+        return Quantity(*compound[:1], unit=compound[1], unit_needed=True)
+    money = _money(scan.text)
     try:
         value = scan.signed()
     except _NoNumber:
@@ -442,9 +399,11 @@ def _quantity(text: str) -> Quantity | None:
             value, written, scan.at = value * SCALES[found.group(1).lower()], "", found.end()
     scan.take(_CURRENCY)
     words = _words(scan.text[scan.at :], value)
-    if words is None or not are_plain_words(words) or (money and words and len(words[0]) == 1 and words[0] != "a"):
+    if words is None or (money and words and len(words[0]) == 1 and words[0] != "a"):
         return None  # $5 m is five millions
-    return Quantity(value, written, percent, unit if percent or unit else unit_of(words))
+    if measured(words) is None and not are_plain_words(words):
+        return None
+    return Quantity(value, written, percent, unit if percent or unit else money or unit_of(words))
 
 
 def _proportion(quantity: Quantity) -> Fraction:
@@ -488,7 +447,7 @@ def _words(rest: str, value: Fraction) -> list[str] | None:
         power = _UNIT_POWER.match(rest, at) if word is not None else None
         if power is not None:
             at = power.end()
-            if unit_name(word) is None:
+            if unit_of([word]) is None:
                 return None
         if word or stroke:
             words.append((word or stroke) + (f"^{power.group(1) or power.group(2)}" if power else ""))

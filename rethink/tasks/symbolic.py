@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from rethink.tasks.latex_text import mixed_to_sum, without_degrees
 from rethink.tasks.no_code import WouldBeCode, no_code
-from rethink.tasks.numbers import ROUNDED_DIGITS, rounds_to
+from rethink.tasks.quantity import ROUNDED_DIGITS, rounds_to
 
 DIGITS = 50
 """Significant digits to which irrational numbers must agree."""

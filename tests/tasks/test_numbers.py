@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from rethink.eval.graders import MATH, math_equivalent
 from rethink.tasks.checkers import exact_number
-from rethink.tasks.latex_text import is_name, is_plain_word
 from rethink.tasks.mathematics import math_equal
 from rethink.tasks.numbers import MAX_TEXT, read_quantity
+from rethink.tasks.words import is_name, is_plain_word
 from rethink.types import Problem
 from tests.paths import SHARED_DATA
 
