@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Callable
 
 # Raised and lowered characters become powers and indices before NFKC would turn "2²" and "2₂" into "22".
-_RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺⁼⁽⁾ⁿⁱᵃᵇᶜᵈᵉᵏᵐᵖᵗˣʸᶻ", "0123456789-+=()niabcdekmptxyz", strict=True))
+_RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺⁼⁽⁾ⁿⁱᵃᵇᶜᵈᵉᶠᵍʰʲᵏˡᵐᵒᵖʳˢᵗᵘᵛʷˣʸᶻ", "0123456789-+=()niabcdefghjklmoprstuvwxyz", strict=True))
 _LOWERED = dict(zip("₀₁₂₃₄₅₆₇₈₉₋₊₌₍₎ₙₐₑₓᵢⱼₖₗₘₚᵣₛₜ", "0123456789-+=()naexijklmprst", strict=True))
 _SUPERSCRIPT = re.compile(f"[{''.join(_RAISED)}]+")
 _SUBSCRIPT = re.compile(f"[{''.join(_LOWERED)}]+")
@@ -82,7 +82,7 @@ _THIN = re.compile(
 _BRACKETS = re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![A-Za-z])\.?")
 _FRACTIONS = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 _STYLES = re.compile(
-    r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|operatorname|mbox|hbox|bm|rm)\s*\{([^{}]*)\}"
+    r"\\(?:text|textbf|textit|textrm|textnormal|textsuperscript|mathrm|mathbf|mathit|mathsf|operatorname|mbox|hbox|bm|rm)\s*\{([^{}]*)\}"
 )
 _DEGREES = re.compile(r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![A-Za-z]))|\\degree(?![A-Za-z])")
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")

@@ -152,8 +152,7 @@ def _is_number(answer: str, gold: Quantity) -> bool:
     values = [side for side in sides if not is_name(side)]
     if not values or not all(_is_closed(split_unit(side)[0]) or read_quantity(side) is not None for side in values):
         return False
-    # What is given to a name is the last value; without one all sides have to be equal.
-    return all(_evaluates_to(side, gold) for side in (values[-1:] if is_name(sides[0]) else values))
+    return all(_evaluates_to(side, gold) for side in values)
 
 
 def _evaluates_to(text: str, gold: Quantity) -> bool:
@@ -273,19 +272,20 @@ def _ratios(said: str, right: str) -> bool | None:
     return None if gold is None else gold == _ratio(_after_equals(said))
 
 
-_NAMED = re.compile(r"(?:(?:the\s+)?(?:points?|intervals?)\s+)?([A-Z](?:_\{?\w\}?)?'{0,2})\s*=?\s*(?=[(\[])")
+_KIND = re.compile(r"(?:the\s+)?(?:point|(?:open|closed)?\s*interval)s?\s+(?=[A-Z(\[])")
+_NAMED = re.compile(r"([A-Z](?:_\{?\w\}?)?'{0,2})\s*=?\s*(?=[(\[])")
 
 
 def _named_items(text: str) -> list[tuple[str | None, str]] | None:
     """Points and intervals with their names (`A(0, 0), I = [0, 1]`); None for texts without such a name."""
     items = []
-    for part in split_list(text):
+    for part in split_list(_KIND.sub("", text)):
         found = _NAMED.match(part)
         value = part[found.end() :] if found else part
         if _enclosing(value) is None:
             return None
         items.append((re.sub(r"[{}]", "", found.group(1)) if found else None, value))
-    return items if any(name is not None for name, _ in items) else None
+    return items if _KIND.match(text) or any(name is not None for name, _ in items) else None
 
 
 def _named(said: str, right: str) -> bool | None:

@@ -34,8 +34,8 @@ CLOSE = Fraction(1, 20)
 def read_quantity(text: str) -> Quantity | None:
     r"""The number that the whole text is, with its unit, percent sign and name; None where it is none.
 
-    In a chain (`2 + 3 = 5`) all sides are names or have the same value; what is given to a name (`x = 2 + 3 = 5`) is
-    the last one. `22/7 \approx 3.14` is 22/7, `x \approx 3.14` is 3.14.
+    In a chain (`x = 2 + 3 = 5`) all sides are names or have the same value. `22/7 \approx 3.14` is 22/7, and
+    `x \approx 3.14` is 3.14.
     """
     text = text.strip()
     if not text or len(text) > MAX_TEXT or not any(char.isnumeric() for char in text):
@@ -81,7 +81,7 @@ def _chain(sides: list[str]) -> Quantity | None:
             return None
         elif len(side) < 3 or not side[1:].isalpha():
             name = "".join(side.split())
-    if found is None or _proportion(found) != values[-1] or (len(set(values)) > 1 and not is_name(sides[0])):
+    if found is None or _proportion(found) != values[-1] or len(set(values)) > 1:
         return None
     return found._replace(name=name)
 
@@ -134,6 +134,8 @@ def _digit(char: str) -> str:
         return chr(ord(char) - 0xFEE0)
     if unicodedata.category(char) == "Nd":
         return str(unicodedata.decimal(char))
+    if "\u3380" <= char <= "\u33df":  # units in one character
+        return " " + unicodedata.normalize("NFKC", char)
     if unicodedata.category(char) == "No" and "FRACTION" in unicodedata.name(char, ""):
         top, stroke, bottom = unicodedata.normalize("NFKC", char).partition("⁄")
         return rf"\frac{{{top}}}{{{bottom}}}" if stroke and bottom else char
@@ -169,7 +171,7 @@ _DIGITS = re.compile(
 )
 _REPEATING = re.compile(r"(\d{1,30})?\.(\d{0,30})\\overline\s*\{\s*(\d{1,30})\s*\}", re.ASCII)
 _EXPONENT = re.compile(
-    r"[eE]([-+]?\d{1,2})(?!\d)|\s*(?:\\times|\\cdot|\*|[xX])\s*10\s*(?:\^|\*\*)\s*(?:\{\s*([-+]?\d{1,2})\s*\}|([-+]?\d{1,2})(?!\d))",
+    r"[eE]([-+]?\d{1,2})(?!\d)|\s*(?:\\times|\\cdot|\\ast|\*|[xX]|times\s)\s*10\s*(?:\^|\*\*)\s*(?:\{\s*([-+]?\d{1,2})\s*\}|([-+]?\d{1,2})(?!\d))",
     re.ASCII,
 )
 _POWER = re.compile(r"\s*(?:\^|\*\*)\s*(?:\{\s*([-+]?\d{1,3})\s*\}|(-?\d{1,3})(?!\d))(?!\s*(?:\^|\*\*))", re.ASCII)
@@ -273,7 +275,7 @@ def _ratio(found: re.Match[str]) -> Fraction:
     return Fraction(top) / Fraction(bottom)
 
 
-_OPERATOR = re.compile(r"\s*(\\times|\\cdot|\\div|\\b?mod(?![A-Za-z])|[-+*/xX])\s*")
+_OPERATOR = re.compile(r"\s*(\\times|times(?=\s*[\d.(])|\\cdot|\\ast|\\div|\\b?mod(?![A-Za-z])|[-+*/xX])\s*")
 _HUNDREDTHS = re.compile(r"\s*\\?%")
 
 
@@ -340,7 +342,7 @@ def _money(text: str) -> str | None:
 
 
 _CONNECTIVE = re.compile(
-    r"(?:(?:so|thus|therefore|hence|then)\b|∴|所以|因此),?，?\s*|(?:exactly|precisely|just|only)\s+(?=[-+\d"
+    r"(?:(?:so|thus|therefore|hence|then)\b|∴|所以|因此),?，?\s*|the\s+(?=\d{1,9}(?:st|nd|rd|th)\b)|(?:exactly|precisely|just|only)\s+(?=[-+\d"
     + _MONEYS
     + "])",
     re.IGNORECASE,
@@ -375,7 +377,7 @@ def _after_lead(text: str) -> str:
 _PERCENT = re.compile(r"\s*(?:\\?%|(?:per\s?cent|pct|percentage(?!\s+points?))(?![A-Za-z]))", re.IGNORECASE)
 _DEGREE = re.compile(r"\s*(?:\^\s*(?:\{\s*\\circ\s*\}|\\circ)|\\degree)(?:\s*([CF])(?![A-Za-z]))?")
 _TEMPERATURES = {"C": "celsius", "F": "fahrenheit", "": "degree"}
-_ORDINAL = re.compile(r"\s?(?:\^\s*\{?\s*)?(st|nd|rd|th)\s*\}?(?![A-Za-z])")
+_ORDINAL = re.compile(r"[\s-]?(?:\^\s*\{?\s*)?(st|nd|rd|th)\s*\}?(?![A-Za-z])")
 _SCALE = re.compile(r"\s*([A-Za-z]+(?![A-Za-z-])|[百千万萬亿億](?![米克瓦卡]))")
 
 

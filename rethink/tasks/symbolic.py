@@ -23,7 +23,7 @@ from rethink.tasks.quantity import ROUNDED_DIGITS, rounds_to
 DIGITS = 50
 """Significant digits to which irrational numbers must agree."""
 MOST_DIGITS = 400
-"""Digits that may cancel before two numbers count as the same."""
+"""Significant digits to which a number is worked out that seems to be zero."""
 MAX_PAIRS = 400
 """Elements of two sets that are compared one by one."""
 
@@ -132,7 +132,7 @@ Decimals = Mapping[Fraction, str]
 def _same(gold: Any, said: Any, decimals: Decimals) -> bool:
     from sympy import Expr, MatrixBase, Set, Symbol, Tuple, nan, zoo
 
-    gold, said = _aligned(_apart(gold), _apart(said))
+    gold, said = _aligned(_apart(gold), _apart(said), decimals)
     if any(value in (nan, zoo) for value in (gold, said) if isinstance(value, Expr)):
         return False
     if _relations(gold) and _relations(said):
@@ -176,20 +176,20 @@ def _equations(value: Any) -> list[Any]:
     return relations if all(isinstance(relation, Eq) for relation in relations) else []
 
 
-def _aligned(gold: Any, said: Any) -> tuple[Any, Any]:
+def _aligned(gold: Any, said: Any, decimals: Decimals) -> tuple[Any, Any]:
     """Both as equations, or both as what an equation gives its name (`x = 5` and 5)."""
     from sympy import Eq
 
     ours, theirs = _equations(said), _equations(gold)
     ours_named, theirs_named = bool(ours) and _is_named(ours), bool(theirs) and _is_named(theirs)
-    if ours_named and len(ours) > 1:
+    # All sides have to be equal but for the name: 2x = 5 and x = 6 = 5 are no 5.
+    whole = all(_same(each.lhs, each.rhs, decimals) for each in ours[ours_named:])
+    if ours_named and whole and len(ours) > 1:
         said = Eq(ours[0].lhs, ours[-1].rhs, evaluate=False)
     if theirs_named and len(theirs) > 1:
         gold = Eq(theirs[0].lhs, theirs[-1].rhs, evaluate=False)
-    if ours and not _relations(gold):
-        # Without a name all sides have to be equal: 2x = 5 is no 5.
-        chain = all(_same_values(each.lhs, each.rhs, {}) for each in ours) if not ours_named else True
-        said = ours[-1].rhs if chain else said
+    if whole and ours and not _relations(gold):
+        said = ours[-1].rhs
     elif theirs_named and not _relations(said):
         gold = theirs[-1].rhs
     return gold, said
@@ -440,16 +440,27 @@ def _percentage(value: Any) -> Any:
 
 def _same_numbers(gold: Any, said: Any, decimals: Decimals) -> bool | None:
     """Whether two numbers agree to `DIGITS` significant digits; None where they cannot be evaluated."""
-    ours, theirs = said.evalf(DIGITS), gold.evalf(DIGITS)
-    if not all(part.is_Float or part.is_Rational for value in (ours, theirs) for part in value.as_real_imag()):
+    theirs, ours = _evaluated(gold), _evaluated(said)
+    if theirs is None or ours is None:
         return None
-    difference = (gold - said).evalf(DIGITS // 4, maxn=MOST_DIGITS)
-    if difference == 0 or getattr(difference, "_prec", 2) == 1:  # no digit of it is left
-        return True
-    scale = max(abs(ours), abs(theirs))
-    if abs(difference) <= scale / 10**DIGITS:
+    if abs(ours - theirs) <= max(abs(ours), abs(theirs)) / 10 ** (DIGITS - 2):
         return True
     return _rounded(gold, said, decimals)
+
+
+def _evaluated(value: Any) -> Any:
+    """A number to `DIGITS` significant digits, and more where nearly all cancel; None where there is no such number."""
+    from sympy import I, Integer
+
+    for digits in (DIGITS, MOST_DIGITS):
+        parts = value.evalf(digits, maxn=2 * MOST_DIGITS).as_real_imag()
+        if not all(part.is_Float or part.is_Rational for part in parts):
+            return None
+        # sympy says by a precision of one bit that no digit is left.
+        real, imaginary = (part if getattr(part, "_prec", 2) > 1 else Integer(0) for part in parts)
+        if real != 0 or imaginary != 0:
+            break
+    return real + I * imaginary
 
 
 def _rounded(gold: Any, said: Any, decimals: Decimals) -> bool:
