@@ -10,23 +10,21 @@ from rethink.eval.drop import drop_scores, normal_tokens
 from rethink.eval.ifeval.instructions import judge as judge_instructions
 from rethink.eval.ifeval.text import check_packages
 from rethink.eval.workers import worker_score
+from rethink.tasks.mathematics import equal_numbers
 from rethink.tasks.numbers import read_quantity
-from rethink.tasks.quantity import same_quantity
 from rethink.types import Problem
 
 
 def math_score(answer: str, gold: str | None) -> float | None:
     """1 where the answer equals the gold mathematically, None where the gold cannot be read.
 
-    It says what the reward `math` says of the same texts; two numbers need no worker. Raises what `worker_score` does.
+    It says what the reward `math` says of the same texts: two numbers need no worker, everything else goes through the
+    part itself. Raises what `worker_score` does.
     """
     if gold is None:
         return None
-    right = read_quantity(gold)
-    ours = read_quantity(answer) if right is not None else None
-    if right is not None and ours is not None:
-        return float(same_quantity(ours, right, rounded=True))
-    return worker_score("math", {"answer": "text"}, _asked(gold), answer)
+    verdict = equal_numbers(answer, gold)
+    return float(verdict) if verdict is not None else worker_score("math", {"answer": "text"}, _asked(gold), answer)
 
 
 def _asked(gold: str) -> Problem:

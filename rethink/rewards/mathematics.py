@@ -38,7 +38,7 @@ def math_part(context: PartContext, *, answer: AnswerRule = "auto") -> PartFunct
             said = _choice(said, prompt.prefill + completion.text)
         return math_equal(said or "", gold)
 
-    return placed(score, lambda: math_equal("x+1", "1+x"))
+    return placed(score, lambda: math_equal("x+1", "1+x"), only_compares=True)
 
 
 def _choice(said: str | None, turn: str) -> str | None:

@@ -40,7 +40,7 @@ def make_judge(spec: JudgeSpec) -> Judge:
 
 
 def _against_gold(checker: Checker, warm: Callable[[], object] = lambda: None) -> Judge:
-    return Judge(lambda problem, answer: checker(answer, problem.answer), warm)
+    return Judge(lambda problem, answer: checker(answer, problem.answer), warm, only_compares=True)
 
 
 def _own_scorer(reference: str, params: Mapping[str, Any]) -> Callable[[Problem, str], float | None]:

@@ -75,6 +75,13 @@ _NAMELESS = re.compile(r"\s*(?:[<>]|\\(?:le|ge|ne)(?![A-Za-z]))")
 _SUBJECT = re.compile(r"\s*([A-Za-z])\s*(?:[<>]|\\(?:le|ge|ne)(?![A-Za-z]))")
 
 
+def equal_numbers(answer: str, gold: str) -> bool | None:
+    """What `math_equal` says of two numbers; None where one of the texts is none. Linear in them."""
+    right = read_quantity(gold)
+    ours = None if right is None else read_quantity(answer)
+    return None if ours is None or right is None else same_quantity(ours, right, rounded=True)
+
+
 def _with_subject(text: str, other: str = "") -> str:
     r"""`\ne 2` with the name that the other text has, as 5 stands for x = 5."""
     if not _NAMELESS.match(text):

@@ -12,7 +12,8 @@ import pytest
 from rethink.errors import RecipeError, RewardFailure
 from rethink.recipe.loading import parse_recipe
 from rethink.rewards.extract import extract_answer
-from rethink.rewards.rubric import Rubric, build_rubric
+from rethink.rewards.parts import build_part
+from rethink.rewards.rubric import Limits, Rubric, build_rubric
 from rethink.tasks.mix import TaskMix, build_task_mix
 from rethink.types import Completion, Problem, Prompt, RewardOutcome, Rollout
 
@@ -145,3 +146,21 @@ def test_parts_that_cannot_be_built(overrides: list[str], says: str) -> None:
 )
 def test_where_answers_are_found(rule: Any, text: str, answer: str | None) -> None:
     assert extract_answer(text, "<think>", rule) == answer
+
+
+SLOW = r"\sum_{n=1}^{9999}\frac{1}{n^{999}}"
+"""An answer that sympy works on for minutes."""
+
+
+@pytest.mark.parametrize(("gold", "score"), [(r"\sqrt{2}", 0.0), (r"\frac{", None)])
+def test_whether_an_answer_is_judged_does_not_depend_on_the_answer(gold: str, score: float | None) -> None:
+    """One that hangs is wrong, one that is missing too; where the gold cannot be read none is judged."""
+    spec = {"name": "math", "weight": 1.0, "builtin": "math", "function": None, "params": {"answer": "text"}}
+    accuracy = {"name": "accuracy", "weight": 1.0, "builtin": "accuracy", "function": None, "params": {}}
+    rubric = {"answer": "boxed", "judges": {"t": {"kind": "math-verify"}}, "parts": [spec, accuracy]}
+    parts = tuple(build_part(rubric, index) for index in range(2))
+    OPEN.append(Rubric(rubric, parts, 1.0, Limits(seconds=0.7)))
+    problem = Problem("p", "t", "?", gold)
+    for text in (SLOW, "", "3", f"\\boxed{{{SLOW}}}", "\\boxed{3}", "\\boxed{x^2}"):
+        outcomes, _ = OPEN[-1].score(problem, Prompt("", ()), completion(text))
+        assert outcomes == dict.fromkeys(("math", "accuracy"), RewardOutcome(score)), text

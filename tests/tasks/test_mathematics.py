@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
+from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 from rethink.tasks.latex_text import one_spelling
 from rethink.tasks.mathematics import MAX_ANSWER, math_equal
 from rethink.tasks.numbers import read_quantity
+from tests.paths import SHARED_DATA
 
 SAME = r"""
 units            | 5 \text{ cm} | 5
@@ -155,6 +159,111 @@ def test_the_same(gold: str, answer: str) -> None:
 @pytest.mark.parametrize(("gold", "answer"), cases(DIFFERENT))
 def test_different(gold: str, answer: str) -> None:
     assert math_equal(answer, gold) == 0
+
+
+def kinds(text: str) -> dict[str, list[list[str]]]:
+    """The rows of `answer_pairs.txt` (equal or not, gold, answer) by kind."""
+    found: dict[str, list[list[str]]] = {}
+    for line in text.splitlines()[1:]:
+        if line.startswith("# "):
+            rows = found.setdefault(line[2:], [])
+        else:
+            rows.append(line.split(" || "))
+    return found
+
+
+PAIRS = kinds(Path(__file__).with_name("answer_pairs.txt").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_pairs(kind: str) -> None:
+    assert len(PAIRS[kind]) > 45
+    assert not [row for row in PAIRS[kind] if math_equal(row[2], row[1]) != float(row[0])]
+
+
+CASES = [
+    json.loads(line)
+    for kind in (
+        "tiny-difference unit-names scientific-notation unicode-spelling ordinal assignment-list-order "
+        "named-point-or-interval"
+    ).split()
+    for path in [SHARED_DATA / "cases" / f"{kind}.jsonl"]
+    if path.is_file()
+    for line in path.read_text("utf-8").splitlines()
+]
+
+
+@pytest.mark.skipif(not CASES, reason=f"no reference data at {SHARED_DATA / 'cases'}")
+def test_shared_cases() -> None:
+    assert not [row["id"] for row in CASES if math_equal(row["answer"], row["gold"]) != row["expected"]]
+
+
+@pytest.mark.parametrize("mark", ["\u200b", "\u200d", "\u200e", "\u2060", "\ufeff", "\u00ad", "\ufe0f"])
+def test_characters_that_nobody_sees(mark: str) -> None:
+    assert math_equal(f"{mark}1{mark}2{mark}", "12") == 1
+    assert math_equal(f"x{mark}+1", "1+x") == 1
+    assert math_equal(f"1{mark}3", "12") == 0
+
+
+RATIONALS = st.builds(Fraction, st.integers(-(10**9), 10**9), st.integers(1, 10**9))
+
+
+def spellings(value: Fraction, power: int) -> list[str]:
+    """A rational number times a power of ten, in several ways."""
+    top, bottom = value.numerator, value.denominator
+    scaled = value * Fraction(10) ** power
+    return [
+        rf"\frac{{{scaled.numerator}}}{{{scaled.denominator}}}",
+        rf"\frac{{{top}}}{{{bottom}}}\cdot 10^{{{power}}}",
+        rf"\frac{{{top}\times 10^{{{power}}}}}{{{bottom}}}",
+        f"{top}e{power}/{bottom}",
+        f"({scaled.numerator}/{scaled.denominator})",
+        f"x = {scaled.numerator} / {scaled.denominator}",
+    ]
+
+
+@settings(deadline=None, max_examples=60)
+@given(RATIONALS, RATIONALS, st.integers(-40, 40), st.data())
+def test_rational_numbers_are_compared_exactly_at_every_scale(
+    p: Fraction, q: Fraction, power: int, data: st.DataObject
+) -> None:
+    gold = data.draw(st.sampled_from(spellings(p, power)))
+    assert math_equal(data.draw(st.sampled_from(spellings(p, power))), gold) == 1
+    for other in (q, p + Fraction(1, 10**30), p * (1 + Fraction(1, 10**18))):
+        if other != p:
+            assert math_equal(data.draw(st.sampled_from(spellings(other, power))), gold) == 0
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(2, 50), st.integers(2, 50), st.integers(-60, 60), st.sampled_from([r"\sqrt{%d}", r"\pi^{%d}", "%dx"])
+)
+def test_the_scale_changes_nothing(a: int, b: int, power: int, form: str) -> None:
+    at_one = math_equal(form % b, form % a)
+    assert at_one == float(a == b)
+    assert math_equal(rf"{form % b}\cdot 10^{{{power}}}", rf"{form % a}\cdot 10^{{{power}}}") == at_one
+    assert math_equal(rf"({form % b}\cdot 10^{{{power}}}, 1)", rf"({form % a}\cdot 10^{{{power}}}, 1)") == at_one
+
+
+GOLDS = [
+    r"27.3\%",
+    r"\sqrt{2}",
+    "x = 1, y = 2",
+    "P(3, 4)",
+    r"\frac{",
+    "9**9**9**9",
+    "北京",
+    "June 20",
+    "52_8",
+    "(1, 2",
+    "E = (0, 2)",
+]
+
+
+@pytest.mark.parametrize("gold", GOLDS)
+def test_whether_an_answer_is_judged_depends_on_the_gold_alone(gold: str) -> None:
+    answers = ["", "5", "abc", r"\frac{", "x^2", "(1, 2)", "9**9**9**9", "(" * 99, "x > 3", r"\text{", "1/0", "北京"]
+    assert len({math_equal(answer, gold) is None for answer in [gold, *answers, *GOLDS]}) == 1
 
 
 @pytest.mark.parametrize(
