@@ -94,7 +94,7 @@ def _build(spec: RubricSpec, part: Mapping[str, Any], field: str) -> Part:
     function = make_part(builtin, params, context, field)
     warm_it, places = getattr(function, "warm", lambda: None), getattr(function, "places", {})
     place = getattr(function, "place", None) or BUILT_IN[builtin].place
-    compares = getattr(function, "compares", frozenset())
+    compares: frozenset[str] | Literal["all"] = getattr(function, "compares", frozenset())
     return Part(name, weight, place, function, None, warm_it, places=places, compares=compares)
 
 

@@ -297,12 +297,12 @@ def _named_items(text: str) -> list[tuple[str | None, str]] | None:
 
 def _named(said: str, right: str) -> bool | None:
     """What has a name must have the same one, or none: then it stands in the gold's order."""
-    gold, ours = _named_items(right), _named_items(said)
-    if gold is None and ours is None:
+    named = [_named_items(text) for text in (right, said)]
+    if named == [None, None]:
         return None
     gold, ours = (
         items if items is not None else [(None, part) for part in split_list(text)]
-        for items, text in ((gold, right), (ours, said))
+        for items, text in zip(named, (right, said), strict=True)
     )
     if len(gold) != len(ours):
         return False

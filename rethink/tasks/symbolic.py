@@ -43,6 +43,7 @@ class Formula(NamedTuple):
     """Its decimals of six digits or more, as they were written: each may be rounded from the exact value."""
 
 
+@functools.lru_cache(maxsize=128)
 def parse(text: str) -> Formula | None:
     """A formula for sympy; None where it cannot be read as a whole."""
     return _connected(text) if _CONNECTIVE.search(text) else _parse(text)
@@ -467,10 +468,9 @@ def _rounded(gold: Any, said: Any, decimals: Decimals) -> bool:
     """Whether one number is a long decimal that the other is rounded or cut to."""
     if not decimals:
         return False
-    values = [_fraction(value) for value in (gold, said)]
-    if None in values:
+    theirs, ours = _fraction(gold), _fraction(said)
+    if theirs is None or ours is None:
         return False
-    theirs, ours = values
     return rounds_to(ours, decimals.get(abs(ours)), theirs, decimals.get(abs(theirs)))
 
 
