@@ -1,4 +1,4 @@
-r"""Whether a mathematical answer equals the gold: rules for what symbolic comparison gets wrong, then math-verify.
+r"""Whether a mathematical answer equals the gold: rules for what formulas do not say, then formulas.
 
 The rules, in order; `docs/rewards.md` has the table:
 
@@ -9,8 +9,9 @@ The rules, in order; `docs/rewards.md` has the table:
 3. the same text is right;
 4. numbers with a base: digits and base must agree;
 5. words are compared as words; a single letter as a choice;
-6. a set is no tuple, a closed interval no open one;
-7. everything else by math-verify (sympy).
+6. figures and ratios by their parts; points and intervals with a name by name;
+7. a set is no tuple, a closed interval no open one;
+8. everything else as formulas (`rethink.tasks.symbolic`).
 """
 
 from __future__ import annotations
