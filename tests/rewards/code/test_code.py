@@ -56,6 +56,24 @@ def verdict(program: str, **metadata: Any) -> Verdict:
         ("```python\n```", "", None),
         ("<answer></answer>", "", None),
         ("  <answer>x", "", "x"),
+        # A block that names Python before one that names nothing, wherever that stands.
+        ("```python\nx = 1\n```\nIt prints:\n```\n5\n```", "", "x = 1\n"),
+        ("```bash\npip\n```\n```\nx = 1\n```", "", "x = 1\n"),
+        ("```pycon\n>>> 1\n```\n```\nx = 1\n```", "", "x = 1\n"),
+        ("```python\nx = 1\n```\n```\ncut", "", "x = 1\n"),
+        # Other fences.
+        ("~~~python\nx = 1\n~~~", "", "x = 1\n"),
+        ("````python\ns = '''\n```\n'''\n````", "", "s = '''\n```\n'''\n"),
+        ("- so\n   ```{.python .x}\n   if x:\n       y\n   ```", "", "if x:\n    y\n"),
+        ("So: ```python\nx = 1\n```", "", "x = 1\n"),
+        ("```python\nx = 1```", "", "x = 1"),
+        ("```Python 3 title=a\r\nx = 1\r\n```", "", "x = 1\r\n"),
+        ("So: ```python x = 1```.", "", "x = 1"),
+        ("```python\ndef f():\n    '''\n    ```\n    '''\n```", "", "def f():\n    '''\n    ```\n    '''\n"),
+        # A fence that closes the prompt's.
+        ("import x\ndef f(): x\n```", "", "import x\ndef f(): x\n"),
+        ("def f(): x\n```\nThis is it.", "", "def f(): x\n"),
+        ("This is it:\n```\ndef f(): x", "", "def f(): x"),
     ],
 )
 def test_the_program_in_a_completion(text: str, prefill: str, program: str | None) -> None:
