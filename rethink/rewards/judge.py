@@ -1,9 +1,9 @@
 """The part `judge`: a score from a language model behind an endpoint, for answers that rules cannot check.
 
 DeepSeek-R1 (arXiv 2501.12948, 2.3.3) has DeepSeek-V3 judge such answers against the reference. The judge is told to end
-with a line `Score: N`; nothing else in its reply counts. What it judges is hostile (a policy learns to address its judge), so
-the answer stands between marks made from its content, which it cannot close, and a score outside the scale is a
-failure.
+with a line `Score: N`; nothing else in its reply counts. What it judges is hostile (a policy learns to address its
+judge), so the answer stands between marks made from its content, which it cannot close, and a score outside the scale
+is a failure.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ LONGEST_ANSWER = 20_000
 
 _PLACE = re.compile(r"\{(question|gold|answer|mark|highest)\}")
 _SCORE = re.compile(
-    r"[\s*_`]{0,8}(?:final )?score[\s*_`]{0,4}[:=][\s*_`]{0,4}(-?\d{1,6}(?:\.\d{1,6})?)(?:\s?/\s?(\d{1,6}))?[\s*_`.]{0,8}",
+    r"[\s*_`]{0,8}(?:final )?score[\s*_`]{0,4}[:=][\s*_`]{0,4}"
+    r"(-?\d{1,6}(?:\.\d{1,6})?)(?:\s?/\s?(\d{1,6}))?[\s*_`.]{0,8}",
     re.IGNORECASE | re.ASCII,
 )
 """A whole line: `Score: N`, also marked up (`**Score:** N`) or as `N/highest`."""
@@ -153,7 +154,9 @@ def read_score(reply: str, highest: float) -> float:
     if text is None:
         text = reply
     if not _BARE.fullmatch(text):
-        raise PartFailed(INVALID, f"the judge's reply does not end with a line `Score: N`: it ends with {reply[-60:]!r}")
+        raise PartFailed(
+            INVALID, f"the judge's reply does not end with a line `Score: N`: it ends with {reply[-60:]!r}"
+        )
     value = float(text)
     if not 0 <= value <= highest:
         raise PartFailed(INVALID, f"the judge's score {value:g} is not between 0 and {highest:g}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from rethink.model.chat import END_THINK
 
 _LANGUAGE = re.compile(r"[\s{.]*(?:python|py)[\d.]*(?![\w-])", re.IGNORECASE | re.ASCII)
-"""Beginning of what follows a fence: `python`, `Python 3`, `py`, `{python}`, `{.python .numberLines}`, `python:a.py`."""
+"""What begins after a fence: `python`, `Python 3`, `py`, `{python}`, `{.python .numberLines}`, `python:a.py`."""
 _OPENING = re.compile(r"([ \t]*)(`{3,}|~{3,})([^\n`]*)$")
 _WITHIN = re.compile(r"(`{3,}|~{3,})([^\n`~]*)$")
 _ONE_LINE = re.compile(r"[^`]*`{3}(?:python|py)\d?[ \t]+([^`\n]+)`{3}[^`]*$", re.IGNORECASE | re.ASCII)
