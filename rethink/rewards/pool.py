@@ -1,8 +1,8 @@
 """The pool of reward workers, as the run sees it: jobs in, outcomes out, whatever the checkers do.
 
 One thread of the run serves all sockets. A checker that reaches its limit on time is killed with its children and
-replaced; the job gets a named failure, or is judged wrong (`rethink.rewards.blame`); the others never notice. Futures keep the order and may be waited for from any
-thread.
+replaced; the job gets a named failure, or is judged wrong (`rethink.rewards.blame`); the others never notice. Futures
+keep the order and may be waited for from any thread.
 
 How many at once. As many workers compute as there are cores. A worker that sleeps, or has computed for long, no longer
 counts: another is started in its place, up to `MOST_WORKERS`. So checkers that hang hold no places. What "long" means
