@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator
 
 _COUNTED = (b"RssAnon:", b"RssShmem:", b"VmSwap:", b"VmPTE:")
-"""Lines of /proc/PID/status (proc_pid_status(5)), in KiB: what the process does not share with a file, and its tables."""
+"""Lines of /proc/PID/status (proc_pid_status(5)), in KiB: what it does not share with a file, and its page tables."""
 
 
 def innermost(pid: int) -> int:

@@ -66,8 +66,9 @@ class Link:
         if number is not None:
             error: BaseException = self._held[number]
             return error
-        kind = wire.TYPES[f"builtins.{name}"]
-        return kind(*(wire.decode(node, self._find) for node in args))
+        kind: Any = wire.TYPES[f"builtins.{name}"]
+        made: BaseException = kind(*(wire.decode(node, self._find) for node in args))
+        return made
 
     def hold(self, value: Any) -> Any:
         """The node of an object that stays here, or of one that the tests have handed over."""

@@ -139,10 +139,8 @@ def _made(tree: ast.AST) -> set[str]:
             made.add(node.id)
         elif isinstance(node, ast.arg):
             made.add(node.arg)
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or (
-            isinstance(node, ast.ExceptHandler) and node.name
-        ):
-            made.add(node.name)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.ExceptHandler):
+            made.add(node.name or "")
         elif isinstance(node, ast.alias):
             made.add((node.asname or node.name).partition(".")[0])
     return made

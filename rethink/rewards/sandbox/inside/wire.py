@@ -240,7 +240,7 @@ def _named(held: Any, find: Find, known: Containers | None) -> Any:
 
 @lru_cache(maxsize=64)
 def _named_tuple(name: str, fields: tuple[str, ...]) -> Any:
-    return namedtuple(name, fields)  # type: ignore[misc]  # it refuses what is no identifier
+    return namedtuple(name, fields)  # it refuses what is no identifier
 
 
 def _zone(seconds: Any) -> datetime.timezone | None:
@@ -306,8 +306,8 @@ _READERS: dict[str, Callable[[Any, Find, Containers | None], Any]] = {
     "D": _decimal,
     "F": lambda held, *_: Fraction(_integer(held[0]), _integer(held[1])),
     "Y": lambda held, *_: datetime.date(*held),
-    "Z": lambda held, *_: datetime.datetime(*held[:7], tzinfo=_zone(held[7])),
-    "H": lambda held, *_: datetime.time(*held[:4], tzinfo=_zone(held[4])),
+    "Z": lambda held, *_: datetime.datetime(*held[:7]).replace(tzinfo=_zone(held[7])),
+    "H": lambda held, *_: datetime.time(*held[:4]).replace(tzinfo=_zone(held[4])),
     "L": lambda held, *_: datetime.timedelta(*map(_plain_integer, held)),
     "U": lambda held, *_: _zone(held),
     "T": lambda held, *_: TYPES[held],
