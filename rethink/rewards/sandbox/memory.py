@@ -13,11 +13,12 @@ _COUNTED = (b"RssAnon:", b"RssShmem:", b"VmSwap:", b"VmPTE:")
 """Lines of /proc/PID/status (proc_pid_status(5)), in KiB: what it does not share with a file, and its page tables."""
 
 
-def innermost(pid: int) -> int:
-    """The last of a process's line of children; itself where it has none, or the kernel does not say."""
-    while children := _children(pid):
-        pid = children[-1]
-    return pid
+def line_of(pid: int) -> list[int]:
+    """A process, its child, the child of that, …; itself alone where it has none, or the kernel does not say."""
+    line = [pid]
+    while children := _children(line[-1]):
+        line.append(children[-1])
+    return line
 
 
 def held_below(pid: int) -> int:

@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rethink.rewards.sandbox.errors import SandboxFailure, SandboxUnavailable
+from rethink.rewards.sandbox.groups import Group, make_group
 from rethink.rewards.sandbox.isolation import Choice, Contents, bare_environment, zygote_command
-from rethink.rewards.sandbox.memory import held_below, innermost
+from rethink.rewards.sandbox.memory import held_below, line_of
 
 Role = Literal["script", "program", "tests", "entry", "score"]
 START_SECONDS = 30.0
@@ -149,6 +150,7 @@ class Sandbox:
 
     def __init__(self, choice: Choice = "required", contents: Contents = "standard", *, as_root: bool | None = None):
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._group: Group | None = None
         with theirs, tempfile.TemporaryFile() as errors:
             try:
                 command = zygote_command(choice, theirs.fileno(), contents=contents, as_root=as_root)
@@ -173,7 +175,8 @@ class Sandbox:
                 raise SandboxUnavailable(
                     "it could not be started" + (f" ({said[-1][:300]})" if said else " (no word of why)")
                 )
-        self._zygote = innermost(self._process.pid)
+        line = line_of(self._process.pid)
+        self._zygote, self._group, self._kills = line[-1], make_group(line), 0
 
     def start(self, role: Role, payload: dict[str, Any], limits: Limits) -> Job:
         """Fork a child for a job.
@@ -185,6 +188,8 @@ class Sandbox:
         theirs = [pipes[0][0], pipes[1][0], pipes[2][1], pipes[3][1]]
         source, into, out, errors = pipes[0][1], pipes[1][1], pipes[2][0], pipes[3][0]
         job = Job(self, (source, into, out, errors), limits.memory_bytes)
+        if self._group is not None:
+            self._group.hold(limits.memory_bytes)
         values = {
             "role": role,
             "wall": limits.wall_seconds * PATIENCE,
@@ -224,7 +229,7 @@ class Sandbox:
                 raise SandboxFailure("the sandbox is gone")
             if "used" in found:
                 return float(found["used"])
-            job.ended = Ended(int(found["code"]), float(found["cpu"]), int(found["rss"]))
+            job.ended = self._ended(found)
         return job.ended.cpu
 
     def read_end(self) -> Ended:
@@ -232,7 +237,11 @@ class Sandbox:
         found = self._receive(KILL_SECONDS)
         if found is None:
             raise SandboxFailure("the sandbox is gone")
-        return Ended(int(found["code"]), float(found["cpu"]), int(found["rss"]))
+        return self._ended(found)
+
+    def _ended(self, found: dict[str, Any]) -> Ended:
+        before, self._kills = self._kills, 0 if self._group is None else self._group.kills()
+        return Ended(int(found["code"]), float(found["cpu"]), int(found["rss"]), self._kills > before)
 
     def kill_job(self) -> Ended | None:
         """End the running job; where the zygote does not answer, the sandbox goes with it."""
@@ -260,6 +269,8 @@ class Sandbox:
             self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(KILL_SECONDS)
+        if self._group is not None:
+            self._group.close()
 
     def _receive(self, seconds: float) -> dict[str, Any] | None:
         message = b""
