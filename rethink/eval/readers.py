@@ -150,12 +150,16 @@ def read_humaneval(row: Values) -> Row:
 
 
 def read_mbpp(row: Values) -> Row:
-    """`prompt` (or `text`, `question`), `test_list`, `test_imports`. The tests are part of the question."""
+    """`prompt` (or `text`, `question`), `test_list`, `test_imports`, `test_setup_code`. The question has the tests."""
     tests, imports = _texts(row, "test_list"), _texts(row, "test_imports", optional=True)
+    before = row.get("test_setup_code") or ""
+    if not isinstance(before, str):
+        raise SchemaError(f"`test_setup_code` must be a text, not {before!r:.80}")
     if not tests:
         raise SchemaError("`test_list` is empty")
     question = f"{_text(row, 'prompt', 'text', 'question')}\nYour code should pass these tests:\n\n" + "\n".join(tests)
-    return Row(question, None, _id(row), {"test_list": tests, "test_imports": imports})
+    metadata = {"test_list": tests, "test_imports": imports} | ({"test_setup_code": before} if before else {})
+    return Row(question, None, _id(row), metadata)
 
 
 def read_livecodebench(row: Values) -> Row | None:

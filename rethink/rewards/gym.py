@@ -93,8 +93,8 @@ class SandboxedGymJudge(Judge):
         """What the task's scorer says of an answer to an entry.
 
         Raises:
-            PartFailed: it took too long, used too much memory, or fails on the gold answer too (on an empty one, where
-                none is known).
+            PartFailed: the sandbox broke, or the scorer fails, takes too long or uses too much memory on the gold
+                answer too (on an empty one, where none is known).
         """
         return self._ask_scorer(task, params, answer, wire.encode(dict(entry), _plain_only), entry["answer"])
 
@@ -119,9 +119,18 @@ class SandboxedGymJudge(Judge):
         if len(answer) > MAX_TEXT:
             return 0.0
         payload = {"task": task, "params": dict(params), "entry": node}
-        reply = ask("score", {**payload, "said": answer})
-        if "raised" in reply and "score" in ask("score", {**payload, "said": gold or ""}):
-            return 0.0  # the scorer can judge: whether an answer is judged must not depend on the answer
+        failure = None
+        try:
+            reply = ask("score", {**payload, "said": answer})
+        except PartFailed as failed:
+            if isinstance(failed.__cause__, SandboxFailure):
+                raise
+            failure, reply = failed, {}
+        # The scorer can judge: whether an answer is judged must not depend on the answer.
+        if (failure or "raised" in reply) and "score" in ask("score", {**payload, "said": gold or ""}):
+            return 0.0
+        if failure is not None:
+            raise failure
         score = reply.get("score")
         if type(score) is not float:
             raise PartFailed(EXCEPTION, str(reply.get("raised") or reply.get("failed") or "no score"))

@@ -1,15 +1,16 @@
 """The part `judge`: a score from a language model behind an endpoint, for answers that rules cannot check.
 
 DeepSeek-R1 (arXiv 2501.12948, 2.3.3) has DeepSeek-V3 judge such answers against the reference. The judge is told to end
-with `Score: N`; nothing else in its reply counts. What it judges is hostile (a policy learns to address its judge), so
-the answer stands between marks made from its content, which it cannot close, and a score outside the scale is a
-failure.
+with a line `Score: N`; nothing else in its reply counts. What it judges is hostile (a policy learns to address its
+judge), so the answer stands between marks made from its content, which it cannot close, and a score outside the scale
+is a failure.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -44,8 +45,13 @@ LONGEST_ANSWER = 20_000
 """Characters of an answer that are shown to the judge, its end."""
 
 _PLACE = re.compile(r"\{(question|gold|answer|mark|highest)\}")
-_SCORE = re.compile(r'"?\bscore"?\s{0,3}[:=]\s{0,3}\**\s{0,3}(-?\d{1,6}(?:\.\d{1,6})?)', re.IGNORECASE)
-_BARE = re.compile(r"-?\d{1,6}(?:\.\d{1,6})?")
+_SCORE = re.compile(
+    r"[\s*_`]{0,8}(?:final )?score[\s*_`]{0,4}[:=][\s*_`]{0,4}"
+    r"(-?\d{1,6}(?:\.\d{1,6})?)(?:\s?/\s?(\d{1,6}))?[\s*_`.]{0,8}",
+    re.IGNORECASE | re.ASCII,
+)
+"""A whole line: `Score: N`, also marked up (`**Score:** N`) or as `N/highest`."""
+_BARE = re.compile(r"-?\d{1,6}(?:\.\d{1,6})?", re.ASCII)
 
 
 def judge_part(
@@ -132,19 +138,42 @@ def fill(template: str, problem: Problem, answer: str, highest: float) -> str:
 
 
 def read_score(reply: str, highest: float) -> float:
-    """The last `Score: N` of a reply (also `"score": N`), or the number that it consists of.
+    """The N of a reply's last line that is not empty, where that whole line is `Score: N` or `{…, "score": N}`; or the
+    number that the whole reply is.
+
+    What stands above is the judge's reasoning, which quotes the hostile answer, so no score in it counts.
 
     Raises:
-        PartFailed: there is none, or it is not between 0 and `highest`.
+        PartFailed: the last line is none, or N is not between 0 and `highest`.
     """
-    found = _SCORE.findall(reply)
-    if found:
-        text = found[-1]
-    elif _BARE.fullmatch(reply.strip()):
-        text = reply.strip()
-    else:
-        raise PartFailed(INVALID, f"the judge's reply has no `Score: N`: it ends with {reply[-60:]!r}")
+    reply = reply.strip()
+    last = reply.rpartition("\n")[2]  # no other mark ends a line: an answer that is quoted may hold one
+    text = _json_score(reply if reply.startswith("{") else last)
+    if text is None and (found := _SCORE.fullmatch(last)) and found.group(2) in (None, f"{highest:g}"):
+        text = found.group(1)
+    if text is None:
+        text = reply
+    if not _BARE.fullmatch(text):
+        raise PartFailed(
+            INVALID, f"the judge's reply does not end with a line `Score: N`: it ends with {reply[-60:]!r}"
+        )
     value = float(text)
     if not 0 <= value <= highest:
         raise PartFailed(INVALID, f"the judge's score {value:g} is not between 0 and {highest:g}")
     return value
+
+
+def _json_score(text: str) -> str | None:
+    """The number under the key `score` of a JSON object, as it is written; None where it is none, or has two."""
+    if not text.startswith("{"):
+        return None
+    try:
+        pairs = json.loads(text, parse_int=_Written, parse_float=_Written, object_pairs_hook=list)
+    except (ValueError, RecursionError):
+        return None
+    found = [pair[1] for pair in pairs if pair[0].lower() == "score"]
+    return found[0] if len(found) == 1 and isinstance(found[0], _Written) else None
+
+
+class _Written(str):
+    """A number of JSON as its text."""

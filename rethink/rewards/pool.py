@@ -1,8 +1,8 @@
 """The pool of reward workers, as the run sees it: jobs in, outcomes out, whatever the checkers do.
 
 One thread of the run serves all sockets. A checker that reaches its limit on time is killed with its children and
-replaced; the job gets a named failure, the others never notice. Futures keep the order and may be waited for from any
-thread.
+replaced; the job gets a named failure, or is judged wrong (`rethink.rewards.blame`); the others never notice. Futures
+keep the order and may be waited for from any thread.
 
 How many at once. As many workers compute as there are cores. A worker that sleeps, or has computed for long, no longer
 counts: another is started in its place, up to `MOST_WORKERS`. So checkers that hang hold no places. What "long" means
@@ -28,6 +28,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from rethink.errors import RewardFailure
+from rethink.rewards.blame import LEAST_COMPUTED, exhausted, judge_is_ours, without_answer
 from rethink.rewards.outcome import CRASH, TIMEOUT, failed
 from rethink.rewards.parts import Item, RubricSpec
 from rethink.rewards.sandbox.errors import SandboxUnavailable
@@ -68,6 +69,8 @@ class Job:
     items: Sequence[Item]
     future: Future[Outcomes]
     tries: int = 0
+    failed: RewardOutcome | None = None
+    """How the judge failed on the answer: the job now asks what it says of none."""
 
 
 @dataclass(slots=True)
@@ -90,6 +93,8 @@ class Worker:
     """It gets no further jobs."""
     dying: str | None = None
     """Why it was killed."""
+    held_up: bool = False
+    """Whether the machine, and not the job, is to blame for its end."""
     done: int = 0
     frames: Frames = field(default_factory=Frames)
 
@@ -118,6 +123,7 @@ class RewardPool:
         places: int | None = None,
     ):
         self._own_code = _runs_own_code(rubric, worker_parts)
+        self._rubric = rubric
         self._setup = {"rubric": rubric, "worker_parts": list(worker_parts), "memory_bytes": memory_bytes}
         if not self._own_code:
             self._setup["filter"] = worker_filter()
@@ -237,7 +243,7 @@ class RewardPool:
                 job, worker.job, worker.stuck = worker.job, None, False
                 worker.done += 1
                 self._longest = max(self._longest, (time.monotonic() - worker.started) / len(job.items))
-                job.future.set_result([RewardOutcome(*outcome) for outcome in frame["outcomes"]])
+                self._end_job(job, [RewardOutcome(*outcome) for outcome in frame["outcomes"]])
                 worker.leaving = frame["leaving"]
                 if worker.done >= JOBS_EACH:
                     self._retire(worker)
@@ -255,6 +261,8 @@ class RewardPool:
                 self._kill(worker)
         elif message["event"] == "ended" and worker is not None:
             self._drain(worker)
+            # Nothing in a worker kills it so: the kernel did, for want of memory, or a person.
+            worker.held_up |= worker.dying is None and message["code"] == -signal.SIGKILL
             self._forget(worker, _how_it_ended(message["code"]))
 
     def _drain(self, worker: Worker) -> None:
@@ -272,10 +280,23 @@ class RewardPool:
             self._pending.appendleft(worker.job)
         elif worker.job is not None:
             outcome = failed(TIMEOUT, worker.dying) if worker.dying else failed(CRASH, how)
-            _settle(worker.job, outcome)
+            self._end_job(worker.job, [outcome] * len(worker.job.items), held_up=worker.held_up)
         elif not worker.ready and worker.dying is None and self._pending:
             # It died while starting, as the next one would: no job may wait for ever.
             _settle(self._pending.popleft(), failed(CRASH, f"a worker ended while starting: {how}"))
+
+    def _end_job(self, job: Job, outcomes: Outcomes, *, held_up: bool = False) -> None:
+        """Settle a job, or ask once more without its answer where that may have exhausted a judge of ours."""
+        (problem, *_), *more = job.items
+        if job.failed is not None:
+            outcomes = outcomes if outcomes[0].failure is None else [job.failed]
+        elif not (more or held_up) and exhausted(outcomes[0]) and judge_is_ours(self._rubric, job.part, problem.task):
+            job.failed, job.tries, job.items = outcomes[0], 0, [without_answer(job.items[0])]
+            with self._lock:
+                self._pending.appendleft(job)
+            return
+        if not job.future.done():
+            job.future.set_result(outcomes)
 
     def _look_at_the_clock(self) -> None:
         now = time.monotonic()
@@ -295,6 +316,7 @@ class RewardPool:
             if taken > limit:
                 used = _processor_seconds(worker.pid)[0] - worker.processor
                 worker.dying = f"longer than {limit:g} s ({used:.1f} s of processor time)"
+                worker.held_up = used < LEAST_COMPUTED * limit
                 worker.stuck = worker.leaving = True
                 self._kill(worker)
             elif not worker.stuck:
@@ -378,6 +400,7 @@ class RewardPool:
         code = self._warden.wait()
         workers = list(self._workers.values())
         for worker in workers:
+            worker.held_up = True
             self._forget(worker, f"the workers' warden ended with {code}")
         if not any(worker.ready for worker in workers):
             self._broken = (

@@ -39,6 +39,7 @@ MBPP = {
     "test_list": ["assert double(3) == 6"],
     "test_imports": [],
 }
+SETUP = {"test_setup_code": "four = double(2)", "test_list": ["assert double(four) == 8"]}
 PRIVATE = [{"input": "5\n", "output": "10\n", "testtype": "stdin"}]
 STDIN = {
     "question_id": "a",
@@ -65,9 +66,17 @@ FUNCTIONAL = {
         ("humaneval", HUMANEVAL, "import os\nos._exit(0)", 0.0),
         ("mbpp", MBPP, "def double(x):\n    return x + x", 1.0),
         ("mbpp", MBPP, "def double(x):\n    return x", 0.0),
+        ("mbpp", MBPP | SETUP, "def double(x):\n    return x + x", 1.0),
+        ("mbpp", MBPP | SETUP, "def double(x):\n    return 6", 0.0),
         ("livecodebench", STDIN, "print(2 * int(input()))", 1.0),
         ("livecodebench", STDIN, "print(4)", 0.0),  # right on the public test alone
         ("livecodebench", FUNCTIONAL, "class Solution:\n    def double(self, x):\n        return 2 * x", 1.0),
+        (
+            "livecodebench",
+            FUNCTIONAL,
+            "class Solution:\n    def double(self, x: List[int]):\n        return 2 * x",
+            1.0,
+        ),
         ("livecodebench", FUNCTIONAL, "class Solution:\n    def double(self, x):\n        return x", 0.0),
     ],
 )

@@ -269,13 +269,46 @@ def test_mistakes_are_named_before_anything_starts(
         ("  10 ", 10),
         ("Score: 8/10", 8),
         ("score = 0", 0),
+        ("**Score:** 7", 7),
+        ("Score: 9 would be too much.\nScore: 2\n\n", 2),
+        ('{"score": 3,\n "reason": "it says \\"score\\": 10"}', 3),
     ],
 )
 def test_scores_are_read(reply: str, score: float) -> None:
     assert read_score(reply, 10) == score
 
 
-@pytest.mark.parametrize("reply", ["", "well done", "Score: 11", "Score: -1", "Score: ten", "8 of 10", "Score:" * 1000])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "",
+        "well done",
+        "Score: 11",
+        "Score: -1",
+        "Score: ten",
+        "8 of 10",
+        "Score:" * 1000,
+        # A score that is quoted, or is only a part of the last line.
+        "It says Score: 10",
+        "Score: 10 is what it asks for",
+        "Score: 10\nI cannot grade this.",
+        "It ends with\u2028Score: 10",
+        "It ends with\rScore: 10",
+        'It ends with "score": 10',
+        '{"reason": {"score": 10}}',
+        '{"score": 1, "score": 10}',
+        '{"score": "10"}',
+        '{"score": true}',
+        '{"score": ' * 5000,
+        # Other numbers.
+        "Score: 1e1",
+        '{"score": 1e1}',
+        "1e1",
+        "Score: 5/7",
+        "Score: 1,5",
+        "Score: ٣",
+    ],
+)
 def test_replies_without_a_score_are_failures(reply: str) -> None:
     with pytest.raises(PartFailed):
         read_score(reply, 10)

@@ -35,15 +35,11 @@ class Verdict:
 
 
 def assemble(program: str, tests: Tests) -> str:
-    """The source that is run: with the imports that the tests promise, after the code that it was asked to continue.
+    """The source that is run: the program, after the code that it was asked to continue.
 
     A program that defines the entry point stands for itself, but may use what the prompt imports and defines.
     """
-    if not isinstance(tests, Assertions) or "from __future__" in program:
-        return program
-    if tests.imports:
-        return f"{tests.imports}\n{program}"
-    if not tests.prompt or tests.entry is None:
+    if not isinstance(tests, Assertions) or not tests.prompt or tests.entry is None or "from __future__" in program:
         return program
     between = "\n\n" if defines(program, tests.entry) else "" if tests.prompt.endswith("\n") else "\n"
     return f"{tests.prompt}{between}{program}"
@@ -73,7 +69,7 @@ def judge(program: str, tests: Tests, sandboxes: Sequence[Sandbox], limits: Limi
 def _judge_pairs(source: str, tests: Pairs, sandbox: Sandbox, limits: Limits, until: float) -> Verdict:
     for number, (given, expected) in enumerate(tests.pairs, 1):
         now = shorter(limits, until - time.monotonic())
-        output, trouble = run_script(source, given, sandbox, now)
+        output, trouble = run_script(source, given, sandbox, now, tests.before)
         if trouble:
             return Verdict(False, f"test {number} of {len(tests.pairs)}: {trouble}")
         if not same_output(output, expected):
@@ -81,15 +77,23 @@ def _judge_pairs(source: str, tests: Pairs, sandbox: Sandbox, limits: Limits, un
     return Verdict(True)
 
 
-def run_script(source: str, given: str, sandbox: Sandbox, limits: Limits) -> tuple[str, str]:
+def run_script(
+    source: str, given: str, sandbox: Sandbox, limits: Limits, before: Sequence[str] = ()
+) -> tuple[str, str]:
     """Run a program as a script. Gives its output, and what went wrong (empty: it ended with exit code 0).
+
+    Args:
+        source: the program.
+        given: its standard input.
+        sandbox: where.
+        limits: of the run.
+        before: sources whose names the program may use.
 
     Raises:
         SandboxFailure: the sandbox broke.
     """
-    job, output, in_time = run_job(
-        sandbox, "script", {"source": source}, limits, given.encode("utf-8", "surrogatepass")
-    )
+    payload = {"source": source, "before": list(before)}
+    job, output, in_time = run_job(sandbox, "script", payload, limits, given.encode("utf-8", "surrogatepass"))
     text = output.decode("utf-8", "replace")
     if not in_time:
         return text, f"took longer than {limits.wall_seconds:.3g} s"
@@ -138,7 +142,7 @@ def _same_word(ours: str, theirs: str) -> bool:
 def _judge_assertions(
     source: str, tests: Assertions, for_program: Sandbox, for_tests: Sandbox, limits: Limits
 ) -> Verdict:
-    program = for_program.start("program", {"source": source}, limits)
+    program = for_program.start("program", {"source": source, "before": tests.before}, limits)
     try:
         payload = {"setup": tests.setup, "tests": tests.tests, "entry": tests.entry}
         asking = for_tests.start("tests", payload, limits)
@@ -214,7 +218,7 @@ class _Exchange:
             return False
         try:
             message = wire.loads(line)
-            verdict, asks = message.get("verdict"), message.get("op") != "names"
+            verdict, asks = message.get("verdict"), message.get("op") in ("call", "do")
         except (wire.Unreadable, AttributeError):
             self.verdict = Verdict(None, "the tests write to the descriptors of their runner")
             return True

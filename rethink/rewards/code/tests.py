@@ -19,6 +19,22 @@ from typing import Any
 PAIR_KEYS = ("tests", "official_tests", "public_test_cases", "private_test_cases", "input_output")
 """Where pairs are looked for; `examples` only where none of these holds any."""
 
+_LIVECODEBENCH_KEYS = ("public_test_cases", "private_test_cases", "starter_code")
+"""Keys that a row of LiveCodeBench has, and no other."""
+_STARRED = (
+    "string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json "
+    "builtins typing"
+).split()
+_PLAIN = [name for name in _STARRED if name not in ("builtins", "typing")]
+LIVECODEBENCH = "\n".join(
+    [f"from {name} import *" for name in _STARRED]
+    + [f"import {name}" for name in _PLAIN]
+    + ["sys.setrecursionlimit(50_000)"]
+)
+"""What LiveCodeBench's grader runs before every program: all names of these modules in this order, the modules, and the
+depth of recursion (`import_string` of lcb_runner/evaluation/testing_util.py at 15808c7; its prompts promise nothing of
+it, but programs written for LeetCode rely on it)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Assertions:
@@ -32,8 +48,8 @@ class Assertions:
     """The name that must be the program's."""
     prompt: str = ""
     """Code that the program continues or repeats."""
-    imports: str = ""
-    """Imports that the program may rely on as well."""
+    before: tuple[str, ...] = ()
+    """Sources that the program may rely on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +57,8 @@ class Pairs:
     """Inputs on standard input, and the outputs expected on standard output."""
 
     pairs: tuple[tuple[str, str], ...]
+    before: tuple[str, ...] = ()
+    """Sources that the program may rely on."""
 
 
 Tests = Assertions | Pairs
@@ -69,9 +87,10 @@ def read_tests(metadata: Mapping[str, Any], question: str = "") -> Tests | None:
         return None
     known = [case for case in cases if case is not None]
     names = {case.function for case in known}
+    before = (LIVECODEBENCH,) if any(key in metadata for key in _LIVECODEBENCH_KEYS) else ()
     if names == {None}:
-        return Pairs(tuple((case.given, case.expected) for case in known))
-    return _functional(known) if len(names) == 1 else None
+        return Pairs(tuple((case.given, case.expected) for case in known), before)
+    return _functional(known, before) if len(names) == 1 else None
 
 
 def _asserts(metadata: Mapping[str, Any], tests: tuple[str, ...]) -> Assertions | None:
@@ -80,7 +99,7 @@ def _asserts(metadata: Mapping[str, Any], tests: tuple[str, ...]) -> Assertions 
     if not _texts(imports) or not isinstance(before, str):
         return None
     setup = tuple(source for source in (*imports, before) if source.strip())
-    return Assertions(tests, setup, None, "", "\n".join(setup))
+    return Assertions(tests, setup, None, "", setup)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +171,9 @@ for _number, (_given, _expected) in enumerate(_json.loads({cases!r})):
 """
 
 
-def _functional(cases: Sequence[_Case]) -> Assertions:
+def _functional(cases: Sequence[_Case], before: tuple[str, ...]) -> Assertions:
     packed = json.dumps([[case.given, case.expected] for case in cases])
-    return Assertions((_CALLS.format(name=cases[0].function, cases=packed),))
+    return Assertions((_CALLS.format(name=cases[0].function, cases=packed),), before=before)
 
 
 def _is_name(text: str) -> bool:

@@ -17,7 +17,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rethink.rewards.sandbox.errors import SandboxFailure, SandboxUnavailable
+from rethink.rewards.sandbox.groups import Group, make_group
 from rethink.rewards.sandbox.isolation import Choice, Contents, bare_environment, zygote_command
+from rethink.rewards.sandbox.memory import held_below, line_of
 
 Role = Literal["script", "program", "tests", "entry", "score"]
 START_SECONDS = 30.0
@@ -28,6 +30,8 @@ PATIENCE = 8
 """How many times `wall_seconds` a program may take that computes all the time, on a machine that is busy."""
 TICK = 0.5
 """Seconds after which the clock is looked at."""
+LOOK = 0.02
+"""Seconds after which a job's memory is looked at."""
 BUSY = 0.02
 """Share of the time on the clock that a program must have computed to be given more of it."""
 ERRORS_KEPT = 4096
@@ -45,7 +49,7 @@ class Limits:
     wall_seconds: float = 5.0
     """Time on the clock of one run that hardly computes; see `pump` for one that does."""
     memory_bytes: int = 512 << 20
-    """Address space."""
+    """Address space; and what it holds together with its page tables, as `pump` sees it."""
     threads: int = 32
     output_bytes: int = 8 << 20
     """Characters written to standard output, or of one value that a function returns."""
@@ -61,9 +65,13 @@ class Ended:
     """Seconds of processor time."""
     rss: int
     """Peak memory, bytes."""
+    over_memory: bool = False
+    """Whether it was killed for the memory that it held."""
 
     def explain(self, limits: Limits) -> str:
         """In words."""
+        if self.over_memory:
+            return f"held more than {limits.memory_bytes >> 20} MiB of memory"
         if self.code == -signal.SIGXCPU or (self.code == -signal.SIGKILL and self.cpu >= limits.cpu_seconds):
             return f"used its {limits.cpu_seconds:g} s of processor time"
         if self.code < 0:
@@ -81,8 +89,9 @@ def _readable(fd: int, seconds: float) -> bool:
 class Job:
     """One child of a sandbox's zygote, and our ends of its pipes."""
 
-    def __init__(self, sandbox: Sandbox, source: int, into: int, out: int, errors: int):
-        self.sandbox = sandbox
+    def __init__(self, sandbox: Sandbox, pipes: tuple[int, int, int, int], memory_bytes: int):
+        source, into, out, errors = pipes
+        self.sandbox, self.memory_bytes = sandbox, memory_bytes
         self.ended: Ended | None = None
         self.into, self.out = into, out
         self.open = {source, into, out, errors}
@@ -112,6 +121,13 @@ class Job:
         if self.ended is None and _readable(self.sandbox.control_fd(), SETTLE_SECONDS):
             self.ended = self.sandbox.read_end()
 
+    def watch(self) -> None:
+        """Kill it where it holds more memory than it may."""
+        if self.ended is None and self.sandbox.held() > self.memory_bytes:
+            ended = self.sandbox.kill_job()
+            self.ended = None if ended is None else replace(ended, over_memory=True)
+            self.drop(self.into)
+
     def end(self) -> None:
         """Kill what still runs, and close the pipes."""
         for fd in tuple(self.open):
@@ -134,6 +150,7 @@ class Sandbox:
 
     def __init__(self, choice: Choice = "required", contents: Contents = "standard", *, as_root: bool | None = None):
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._group: Group | None = None
         with theirs, tempfile.TemporaryFile() as errors:
             try:
                 command = zygote_command(choice, theirs.fileno(), contents=contents, as_root=as_root)
@@ -158,6 +175,8 @@ class Sandbox:
                 raise SandboxUnavailable(
                     "it could not be started" + (f" ({said[-1][:300]})" if said else " (no word of why)")
                 )
+        line = line_of(self._process.pid)
+        self._zygote, self._group, self._kills = line[-1], make_group(line), 0
 
     def start(self, role: Role, payload: dict[str, Any], limits: Limits) -> Job:
         """Fork a child for a job.
@@ -168,7 +187,9 @@ class Sandbox:
         pipes = [os.pipe() for _ in range(4)]  # source, input, output, errors
         theirs = [pipes[0][0], pipes[1][0], pipes[2][1], pipes[3][1]]
         source, into, out, errors = pipes[0][1], pipes[1][1], pipes[2][0], pipes[3][0]
-        job = Job(self, source, into, out, errors)
+        job = Job(self, (source, into, out, errors), limits.memory_bytes)
+        if self._group is not None:
+            self._group.hold(limits.memory_bytes)
         values = {
             "role": role,
             "wall": limits.wall_seconds * PATIENCE,
@@ -190,6 +211,10 @@ class Sandbox:
         job.write(source, json.dumps(payload).encode(), last=True)
         return job
 
+    def held(self) -> int:
+        """Bytes of memory that the running job holds, with its page tables."""
+        return held_below(self._zygote)
+
     def control_fd(self) -> int:
         """Readable when a job has ended."""
         return self._control.fileno()
@@ -204,7 +229,7 @@ class Sandbox:
                 raise SandboxFailure("the sandbox is gone")
             if "used" in found:
                 return float(found["used"])
-            job.ended = Ended(int(found["code"]), float(found["cpu"]), int(found["rss"]))
+            job.ended = self._ended(found)
         return job.ended.cpu
 
     def read_end(self) -> Ended:
@@ -212,7 +237,11 @@ class Sandbox:
         found = self._receive(KILL_SECONDS)
         if found is None:
             raise SandboxFailure("the sandbox is gone")
-        return Ended(int(found["code"]), float(found["cpu"]), int(found["rss"]))
+        return self._ended(found)
+
+    def _ended(self, found: dict[str, Any]) -> Ended:
+        before, self._kills = self._kills, 0 if self._group is None else self._group.kills()
+        return Ended(int(found["code"]), float(found["cpu"]), int(found["rss"]), self._kills > before)
 
     def kill_job(self) -> Ended | None:
         """End the running job; where the zygote does not answer, the sandbox goes with it."""
@@ -240,6 +269,8 @@ class Sandbox:
             self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(KILL_SECONDS)
+        if self._group is not None:
+            self._group.close()
 
     def _receive(self, seconds: float) -> dict[str, Any] | None:
         message = b""
@@ -275,6 +306,7 @@ def pump(jobs: list[Job], handle: Handler, seconds: float) -> bool:
         SandboxFailure: a sandbox broke.
     """
     clock, allowed, last = 0.0, seconds, time.monotonic()
+    looked = last
     while True:
         now = time.monotonic()
         # Where this process was stopped meanwhile (Ctrl-Z), so were its programs: they are not charged for it.
@@ -285,13 +317,17 @@ def pump(jobs: list[Job], handle: Handler, seconds: float) -> bool:
                 return False
             allowed += seconds
             continue
+        if now - looked >= LOOK:
+            looked = now
+            for job in jobs:
+                job.watch()
         busy = [job for job in jobs if job.ended is None or job.out in job.open]
         if not busy:
             return True
         with selectors.PollSelector() as selector:  # registering costs nothing there
             for job in busy:
                 _register(selector, job)
-            for key, _ in selector.select(min(allowed - clock, TICK)):
+            for key, _ in selector.select(min(allowed - clock, LOOK)):
                 job, fd = key.data, key.fd
                 if fd == job.sandbox.control_fd() and job.ended is None:
                     job.ended = job.sandbox.read_end()

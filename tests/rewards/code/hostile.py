@@ -300,6 +300,18 @@ FORGERIES: dict[str, str] = {
     "exception that cannot be built": "def solve(x): raise UnicodeDecodeError('a', b'', 0, 1, 'x')",
 }
 
+SCATTERED = """
+import ctypes
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+def scatter():
+    for step in range(1, 60000):  # a page and two or three of tables each, while the address space grows by one
+        page = libc.mmap(step << 30, 4096, 3, 0x100022, -1, 0)
+        if page and page != 2**64 - 1: ctypes.memset(page, 1, 1)
+"""
+"""A quarter of a GiB of pages, each far from the others: three quarters with their tables."""
+
 EXHAUSTION: dict[str, str] = {
     "endless loop": "def solve(x):\n    while True: pass",
     "endless loop at once": "while True: pass",
@@ -342,6 +354,19 @@ EXHAUSTION: dict[str, str] = {
                 except MemoryError: pass
     """,
     "mapped memory": "import mmap\nkept = []\ndef solve(x):\n    while True: kept.append(mmap.mmap(-1, 1 << 24))",
+    "page tables": SCATTERED + "import time\ndef solve(x):\n    scatter()\n    time.sleep(1000)",
+    "socket buffers": """
+        import socket
+        made = []
+        def solve(x):
+            while True:
+                made.append(socket.socketpair())
+                for one in made[-1]:
+                    one.setblocking(False)
+                    try:
+                        while True: one.send(bytes(65536))
+                    except BlockingIOError: pass
+    """,
     "big number": "def solve(x): return 9**9**9",
     "big string": "def solve(x): return 'x' * 10**8",
     "many big strings": "def solve(x): return ['x' * 10**6] * 1000",

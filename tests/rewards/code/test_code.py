@@ -17,11 +17,12 @@ from rethink.rewards.builtin import PartContext, make_part
 from rethink.rewards.code.extract import extract_program
 from rethink.rewards.code.judge import Verdict, assemble, same_output
 from rethink.rewards.code.part import run
-from rethink.rewards.code.tests import Assertions, Pairs, defines, read_tests
+from rethink.rewards.code.tests import LIVECODEBENCH, Assertions, Pairs, defines, read_tests
 from rethink.rewards.outcome import PartFunction
 from rethink.rewards.sandbox.process import Limits
 from rethink.types import Completion, Problem, Prompt
 from tests.paths import SHARED_DATA
+from tests.rewards.code.by_value import BY_VALUE
 from tests.rewards.sandbox_needed import needs_sandbox
 
 ROOMY = Limits(wall_seconds=60.0)
@@ -56,6 +57,24 @@ def verdict(program: str, **metadata: Any) -> Verdict:
         ("```python\n```", "", None),
         ("<answer></answer>", "", None),
         ("  <answer>x", "", "x"),
+        # A block that names Python before one that names nothing, wherever that stands.
+        ("```python\nx = 1\n```\nIt prints:\n```\n5\n```", "", "x = 1\n"),
+        ("```bash\npip\n```\n```\nx = 1\n```", "", "x = 1\n"),
+        ("```pycon\n>>> 1\n```\n```\nx = 1\n```", "", "x = 1\n"),
+        ("```python\nx = 1\n```\n```\ncut", "", "x = 1\n"),
+        # Other fences.
+        ("~~~python\nx = 1\n~~~", "", "x = 1\n"),
+        ("````python\ns = '''\n```\n'''\n````", "", "s = '''\n```\n'''\n"),
+        ("- so\n   ```{.python .x}\n   if x:\n       y\n   ```", "", "if x:\n    y\n"),
+        ("So: ```python\nx = 1\n```", "", "x = 1\n"),
+        ("```python\nx = 1```", "", "x = 1"),
+        ("```Python 3 title=a\r\nx = 1\r\n```", "", "x = 1\r\n"),
+        ("So: ```python x = 1```.", "", "x = 1"),
+        ("```python\ndef f():\n    '''\n    ```\n    '''\n```", "", "def f():\n    '''\n    ```\n    '''\n"),
+        # A fence that closes the prompt's.
+        ("import x\ndef f(): x\n```", "", "import x\ndef f(): x\n"),
+        ("def f(): x\n```\nThis is it.", "", "def f(): x\n"),
+        ("This is it:\n```\ndef f(): x", "", "def f(): x"),
     ],
 )
 def test_the_program_in_a_completion(text: str, prefill: str, program: str | None) -> None:
@@ -81,18 +100,21 @@ def test_forms_of_tests() -> None:
     assert read.setup == ()
     mbpp = {"test_list": ["assert f() == 1"], "test_imports": ["import math"], "test_setup_code": "x = 1"}
     assert read_tests(mbpp) == Assertions(
-        ("assert f() == 1",), ("import math", "x = 1"), None, "", "import math\nx = 1"
+        ("assert f() == 1",), ("import math", "x = 1"), None, "", ("import math", "x = 1")
     )
     pair = Pairs((("1", "2"),))
     assert read_tests({"tests": [{"input": "1", "output": "2"}]}) == pair
     assert read_tests({"official_tests": [{"input": "1", "output": "2"}], "examples": [{"input": "0"}]}) == pair
     assert read_tests({"examples": [{"input": "1", "output": "2"}]}) == pair
     assert read_tests({"input_output": '{"inputs": ["1"], "outputs": ["2"]}'}) == pair
-    assert read_tests({"public_test_cases": '[{"input": "1", "output": "2", "testtype": "stdin"}]'}) == pair
+    theirs = {"before": (LIVECODEBENCH,)}
+    assert read_tests({"public_test_cases": '[{"input": "1", "output": "2", "testtype": "stdin"}]'}) == Pairs(
+        (("1", "2"),), **theirs
+    )
     both = read_tests(
         {"public_test_cases": '[{"input":"1","output":"2"}]', "private_test_cases": '[{"input":"3","output":"4"}]'}
     )
-    assert both == Pairs((("1", "2"), ("3", "4")))
+    assert both == Pairs((("1", "2"), ("3", "4")), **theirs)
     assert isinstance(read_tests({"tests": ["assert f()"]}), Assertions)
 
 
@@ -201,7 +223,7 @@ def forever():
         "assert twice(plus)(1) == 3 and plus(1, by=4) == 5",
         "try:\n    fail('value')\n    assert False\nexcept ValueError as error:\n    assert str(error) == 'no'",
         "try:\n    fail('own')\n    assert False\nexcept KeyError:\n    pass",
-        "values = []\nchange(values)\nassert values == []  # arguments are copies",
+        "values = []\nchange(values)\nassert values == [1]",
         "assert plus(1.5, by=float('inf')) == float('inf') and plus((1,), by=(2,)) == (1, 2)",
     ]
     for line in asserts:
@@ -214,7 +236,7 @@ def test_who_is_to_blame() -> None:
     assert verdict("def f(): return 1", test_list=["assert g() == 1"]).why == "NameError: name 'g' is not defined"
     assert verdict("def g(): return 1", test="def check(c): assert c() == 1", entry_point="f").passed is False
     # Tests that no program could pass or fail abstain.
-    for line in ("assert f( ==", "assert 1 == 1", "assert f(lambda: 1)"):
+    for line in ("assert f( ==", "assert 1 == 1", "import missing\nassert f( =="):
         assert verdict("def f(*a): return 1", test_list=[line]).passed is None, line
     assert verdict("def f(): return 1", test_list=["assert f() == 1"], test_imports=["import missing"]).passed is None
     assert verdict("def f(: 1", test_list=["assert f( =="]).passed is None
@@ -229,6 +251,69 @@ def test_who_is_to_blame() -> None:
     check = {"test": "def check(c):\n    assert half(c(3)) == 3"} | helped
     assert verdict("    return 2 * half(x) * 2\n", **check).passed is True
     assert verdict("def f(x): return 0\ndef half(x): return 3", **check).passed is False
+
+
+@needs_sandbox
+@pytest.mark.parametrize("line", BY_VALUE)
+def test_what_goes_to_and_fro(line: str) -> None:
+    assert verdict(BY_VALUE[line], test_list=[line]).passed is True
+    names = set(re.findall(r"^(?:def|class) (\w+)", BY_VALUE[line], re.M)) | {"f"}
+    assert verdict("\n".join(map("def {}(*a, **k): return a".format, names)), test_list=[line]).passed is False
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("line", "program"),
+    [
+        ("assert f((1, 2)) == sys.getsizeof((1, 2))", "class sys: getsizeof = lambda x: 0\ndef f(x): return 0"),
+        ("assert math.isclose(f(), 2)", "class math: isclose = lambda *a: True\ndef f(): return 1"),
+        ("xs = [2, 1]\nassert f(xs) == sorted(xs)", "def f(xs): xs.clear(); return xs"),
+        ("assert f() == 3", "class f:\n    def __eq__(self, other): return True"),
+        ("assert not f() - 3", "class f:\n    def __sub__(self, other): return 0"),
+        ("assert f() < 3", "class f:\n    def __lt__(self, other): return True"),
+        ("assert f(lambda: 3) == 2", "def f(g): g.__globals__['f'] = lambda g: 2\ndef g(): return 2"),
+        (
+            "class O: x = 1\nassert f(O()) == 2",
+            "def f(o): o.__class__ = int; o._link.ask('get', 0, a=['__init__'], n={}).__globals__",
+        ),
+        ("assert f(lambda: 3) == 3", "def f(g): g._link.send({'do': 'call', 'k': 7, 'a': [], 'n': {}}); return 3"),
+        ("class E(Exception): pass\ntry: f()\nexcept E: pass", "class E(Exception): pass\ndef f(): raise E"),
+    ],
+)
+def test_a_program_cannot_decide(line: str, program: str) -> None:
+    assert verdict(program, test_list=[line]).passed is False
+
+
+@needs_sandbox
+def test_code_that_sets_the_tests_up() -> None:
+    tree = {"test_setup_code": "root = Node(1)\r\nroot.left = Node(2)", "test_list": ["assert height(root) == 2"]}
+    program = """
+class Node:
+    def __init__(self, value): self.value, self.left, self.right = value, None, None
+def height(node): return 0 if node is None else 1 + max(height(node.left), height(node.right))
+"""
+    assert verdict(program, **tree).passed is True
+    assert verdict(program.replace("max", "min"), **tree).passed is False
+    given = {"test_setup_code": "K = 3", "test_imports": ["import math"], "test_list": ["assert f() == K + math.pi"]}
+    assert verdict("from __future__ import annotations\ndef f(): return K + math.pi", **given).passed is True
+    assert verdict("K = 0\ndef f(): return math.pi", **given).passed is False
+
+
+@needs_sandbox
+def test_livecodebench_gives_imports_and_depth() -> None:
+    def functional(body: str) -> bool | None:
+        case = {"input": "40000", "output": "3", "testtype": "functional"}
+        row = {"public_test_cases": [case], "metadata": {"func_name": "f"}}
+        return verdict(
+            f"class Solution:\n    def f(self, n: Optional[int]) -> List[int]:\n        {body}", **row
+        ).passed
+
+    assert functional("return int(min(inf, sqrt(9), heappop([3])))") is True
+    assert functional("g = lambda i: 3 if i == 0 else g(i - 1)\n        return g(n)") is True
+    script = "def f(xs: List[int]): return Counter(xs)[1]\nprint(f([int(x) for x in input().split()]))"
+    pair = [{"input": "1 1", "output": "2"}]
+    assert verdict(script, public_test_cases=pair).passed is True
+    assert verdict(script, tests=pair).passed is False  # other data sets promise nothing
 
 
 @needs_sandbox

@@ -28,6 +28,7 @@ from rethink.rewards.sandbox.errors import SandboxFailure, SandboxUnavailable
 from rethink.rewards.sandbox.process import Limits, Sandbox
 from rethink.tasks.mix import build_task_mix
 from tests.paths import ROOT
+from tests.rewards.code.hostile import SCATTERED
 from tests.rewards.sandbox_needed import children, needs_sandbox
 
 ECHO = Pairs((("41\n", "42\n"),))
@@ -104,6 +105,18 @@ print(made < 9)
     assert "longer than 0.3 s" in output_of("import time; time.sleep(60)", limits=Limits(wall_seconds=0.3))[1]
     assert time.monotonic() - started < 20
     assert "wrote more than" in output_of("while True: print('x' * 999)", limits=Limits(output_bytes=10_000))[1]
+
+
+@needs_sandbox
+def test_page_tables_count_as_memory() -> None:
+    limits = Limits(cpu_seconds=30.0, wall_seconds=60.0, memory_bytes=160 << 20)
+    assert output_of(f"{SCATTERED}\nscatter()", limits=limits)[1] == "held more than 160 MiB of memory"
+    # What a program may map it may also hold.
+    full = (
+        "import resource\nkept = []\ntry:\n    while True: kept.append(bytearray(1 << 20))\nexcept MemoryError: pass\n"
+    )
+    waits = "import time; time.sleep(0.2); print(len(kept) > 99)"
+    assert output_of(full + waits, limits=limits) == ("True\n", "")
 
 
 @needs_sandbox

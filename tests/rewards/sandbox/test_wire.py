@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import enum
 import json
 import math
-from collections import Counter, OrderedDict, deque, namedtuple
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from rethink.rewards.sandbox.inside import wire
 
 PLAIN = (bool, int, float, str, list, tuple, dict, set, frozenset, bytes, bytearray, complex, range, deque)
+DATES = (datetime.date, datetime.time, datetime.timedelta, datetime.timezone)
 
 hashable = st.recursive(
     st.none()
@@ -44,7 +46,8 @@ values = st.recursive(
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(list("itdszbBcrqDFhx")), inner, max_size=2)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(list("itdszbBcrqDFhxoCONYZHLUT")), inner, max_size=2)
     ),
     max_leaves=15,
 )
@@ -70,7 +73,7 @@ def test_any_text_is_read_as_plain_values_or_refused(node: Any) -> None:
         value = wire.decode(node, lambda number: None)
     except wire.Unreadable:
         return
-    assert value is None or type(value) in (*PLAIN, Decimal, Fraction)
+    assert value is None or isinstance(value, (*PLAIN, *DATES, type)) or type(value) in (Decimal, Fraction)
 
 
 def test_special_numbers() -> None:
@@ -88,10 +91,53 @@ def test_subclasses_become_their_base() -> None:
     class Grade(enum.IntEnum):
         GOOD = 3
 
-    Point = namedtuple("Point", "x y")
-    for value, kind in ((Grade.GOOD, int), (Point(1, 2), tuple), (Counter("ab"), dict), (OrderedDict(a=1), dict)):
+    class Text(str):
+        pass
+
+    for value, kind in ((Grade.GOOD, int), (Text("a"), str), (defaultdict(list, a=1), dict)):
         assert type(there_and_back(value)) is kind
         assert there_and_back(value) == value
+
+
+def test_types_of_the_library() -> None:
+    zone = datetime.timezone(datetime.timedelta(hours=-5))
+    for value in (
+        Counter("aab"),
+        OrderedDict(b=1, a=2),
+        datetime.date(2020, 1, 2),
+        datetime.datetime(2020, 1, 2, 3, 4, 5, 6, zone),
+        datetime.time(1, 2, 3, 4),
+        datetime.timedelta(-1, 2, 3),
+        zone,
+        int,
+        Fraction,
+    ):
+        assert (there_and_back(value), type(there_and_back(value))) == (value, type(value))
+    point = there_and_back(namedtuple("Point", "x y")(1, 2))
+    assert (point, point.x, type(point).__name__) == ((1, 2), 1, "Point")
+
+
+def test_containers_that_are_named_keep_their_identity() -> None:
+    inner: list[Any] = [1]
+    value = [inner, inner, {"a": inner}]
+    value.append(value)
+    known, here = wire.Containers(growing=True), wire.Containers(growing=True)
+    node = json.loads(wire.dumps(wire.encode(value, refuse, known)))
+    found = wire.decode(node, refuse, here)
+    assert found[0] is found[1] is found[2]["a"]
+    assert found[3] is found
+    found[0].append(2)
+    here.growing = known.growing = False
+    for number, changed in enumerate(here.objects):
+        wire.refill(known.objects[number], wire.content(changed, refuse, here), refuse, known)
+    assert inner == [1, 2]
+    assert value[0] is inner
+    assert value[3] is value
+    for bad in ({"o": 9}, {"o": -1}, {"o": [9, []]}, {"o": "x"}):
+        with pytest.raises(wire.Unreadable):
+            wire.decode(bad, refuse, known)
+    with pytest.raises(wire.Unreadable):
+        wire.refill([], {"d": []}, refuse, known)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +163,13 @@ def test_subclasses_become_their_base() -> None:
         b'{"h":"0"}',
         b'{"h":9}',
         b'{"t":"ab"}',
+        b'{"T":"os.system"}',
+        b'{"T":["int"]}',
+        b'{"N":["P",["x","__init__"],[1,2]]}',
+        b'{"N":["P",["x=print(1)"],[1]]}',
+        b'{"Y":[2020,13,1]}',
+        b'{"U":1e9}',
+        b'{"o":0}',
         b"9" * 5000,
         b"\xff",
     ],

@@ -5,27 +5,26 @@ What it can do with that is to answer its own calls with other plain data, or no
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import random
 import sys
 import threading
 import types
-from collections.abc import Callable
 from typing import Any
 
-from . import wire
-
-MAX_WHY = 500
+from . import link
 
 
-def run_script(payload: dict[str, str]) -> int:
+def run_script(payload: dict[str, Any]) -> int:
     """Run the source as `__main__`, with the job's streams as its own; gives the exit code that Python would."""
     _fresh_streams()
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
     code = 0
     try:
+        _prepare(payload, module)
         exec(compile(payload["source"], "program.py", "exec", dont_inherit=True), module.__dict__)
         _join_threads()
     except SystemExit as end:
@@ -64,18 +63,18 @@ def _join_threads() -> None:
 def _exit_code(end: SystemExit) -> int:
     if end.code is None or isinstance(end.code, int):
         return (end.code or 0) & 0xFF
-    print(str(end.code)[:MAX_WHY], file=sys.stderr)
+    print(str(end.code)[: link.MAX_WHY], file=sys.stderr)
     return 1
 
 
 def _report(error: BaseException) -> None:
     import traceback
 
-    print("".join(traceback.format_exception(error))[-4 * MAX_WHY :], file=sys.stderr)
+    print("".join(traceback.format_exception(error))[-4 * link.MAX_WHY :], file=sys.stderr)
 
 
-def serve(payload: dict[str, str]) -> int:
-    """Run the source as a module, then answer requests: what it defines, calls, attributes, items.
+def serve(payload: dict[str, Any]) -> int:
+    """Run the source as a module, then answer requests: what it defines, calls, attributes, items (see `link`).
 
     Requests come on descriptor 0 and replies go to 1; the program itself sees nothing there but /dev/null.
     """
@@ -87,61 +86,20 @@ def serve(payload: dict[str, str]) -> int:
     _fresh_streams()
     module = types.ModuleType("program")
     sys.modules["program"] = module
+    exchange = link.Link(requests, replies, module)
     try:
+        _prepare(payload, module)
         exec(compile(payload["source"], "program.py", "exec", dont_inherit=True), module.__dict__)
     except BaseException as error:
-        _send(replies, {"failed": f"{type(error).__name__}: {_text(error)}"[:MAX_WHY]})
+        exchange.send({"failed": f"{type(error).__name__}: {link.text_of(error)}"[: link.MAX_WHY]})
         return 1
-    _send(replies, {"loaded": True})
-    held: list[Any] = []
-    for line in requests:
-        _send(replies, _answer(wire.loads(line), module, held))
+    exchange.send({"loaded": True})
+    exchange.serve()
     return 0
 
 
-def _send(fd: int, message: Any) -> None:
-    data = memoryview(wire.dumps(message))
-    while data:
-        data = data[os.write(fd, data) :]
-
-
-def _answer(request: Any, module: types.ModuleType, held: list[Any]) -> Any:
-    def hold(value: Any) -> Any:
-        held.append(value)
-        return {"h": len(held) - 1}
-
-    try:
-        value = _perform(request, module, held)
-        return {"v": wire.encode(value, hold)}
-    except StopIteration:
-        if request["op"] == "next":
-            return {"stop": True}
-        return {"e": ["RuntimeError"], "m": "StopIteration was raised"}
-    except BaseException as error:
-        return {"e": [kind.__name__ for kind in type(error).__mro__], "m": _text(error)}
-
-
-def _perform(request: Any, module: types.ModuleType, held: list[Any]) -> Any:
-    op = request["op"]
-    if op == "names":
-        return {name: getattr(module, name) for name in request["names"] if hasattr(module, name)}
-    target = held[request["h"]]
-    if op == "call":
-        arguments = wire.decode(request["a"], held.__getitem__)
-        named = wire.decode(request["k"], held.__getitem__)
-        return target(*arguments, **named)
-    if op == "get":
-        return getattr(target, request["name"])
-    if op == "item":
-        return target[wire.decode(request["a"], held.__getitem__)]
-    return _UNARY[op](target)
-
-
-_UNARY: dict[str, Callable[[Any], Any]] = {"iter": iter, "next": next, "len": len, "bool": bool, "str": str}
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)[:MAX_WHY]
-    except BaseException:
-        return ""
+def _prepare(payload: dict[str, Any], module: types.ModuleType) -> None:
+    """Run what the program may rely on. What fails there (it may use what only the program defines) is left out."""
+    for source in payload["before"]:
+        with contextlib.suppress(Exception):
+            exec(compile(source, "before.py", "exec", dont_inherit=True), module.__dict__)

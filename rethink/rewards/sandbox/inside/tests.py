@@ -6,24 +6,18 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
+import importlib
 import os
 import random
 import sys
 import types
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
-from . import wire
-
-_T = TypeVar("_T")
+from .remote import EXCHANGE
 
 MAX_WHY = 500
-
-_requests: Any = None
-_replies = -1
-
-
-class NoVerdict(BaseException):
-    """The program's reply cannot be read. Not an Exception: tests that catch those must not go on."""
 
 
 class Unfit(BaseException):
@@ -33,12 +27,10 @@ class Unfit(BaseException):
 def run(payload: dict[str, Any]) -> int:
     """Run the tests and send the verdict, one line: `{"verdict": "passed" | "failed" | "unfit", "why"}`.
 
-    The payload: `setup`, sources that must run (imports, helpers); `tests`, sources that assert; `entry`, the name
-    whose value must be the program's (None: any name that is defined nowhere else is).
+    The payload: `setup`, sources that must run (imports, helpers, objects of the program's classes); `tests`, sources
+    that assert; `entry`, the name whose value must be the program's (None: any name that is defined nowhere else is).
     """
-    global _requests, _replies
-    _requests = os.fdopen(os.dup(0), "rb")
-    _replies = os.dup(1)
+    EXCHANGE.open(os.fdopen(os.dup(0), "rb"), os.dup(1))
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
@@ -50,7 +42,7 @@ def run(payload: dict[str, Any]) -> int:
         message = {"verdict": "unfit", "why": str(error)}
     except BaseException as error:
         message = {"verdict": "failed", "why": _why(error)}
-    _send(message)
+    EXCHANGE.send(message)
     return 0
 
 
@@ -59,142 +51,110 @@ def _run(payload: dict[str, Any]) -> None:
     sys.modules["tests"] = module
     space = module.__dict__
     try:
-        for source in payload["setup"]:
-            exec(compile(source, "setup.py", "exec", dont_inherit=True), space)
-        trees = [ast.parse(source, "tests.py") for source in payload["tests"]]
+        later = _set_up(payload["setup"], space)
+        trees = [_ExpectedFirst().visit(ast.parse(source, "tests.py")) for source in (*later, *payload["tests"])]
         codes = [compile(tree, "tests.py", "exec", dont_inherit=True) for tree in trees]
     except Exception as error:
         raise Unfit(f"the tests cannot be run: {_why(error)}") from None
     entry = payload["entry"]
     wanted = {name for tree in trees for name in _free_names(tree, space)}
+    for tree in trees[: len(later)]:
+        wanted -= _made(tree)
+    wanted -= _import_modules(wanted, trees, space)
     if not wanted and not entry:  # the program's function is named as a built-in one is, say `sum`
         wanted = set.intersection(*map(_called_builtins, trees))
-    found = _ask({"op": "names", "names": sorted(wanted | ({entry} if entry else set()))})
-    if not isinstance(found, dict):
-        raise NoVerdict("the program's names cannot be read")
+    asked = wanted | ({entry} if entry else set())
+    found, types_of_library = EXCHANGE.names(sorted(asked))
     if entry and entry not in found:
         raise NameError(f"the program does not define {entry}")
-    space.update({name: value for name, value in found.items() if name in wanted or name == entry})
+    EXCHANGE.named |= asked
+    space.update({name: value for name, value in found.items() if name in asked})
+    if len(types_of_library) < len(found):  # else they are what is tested
+        space.update({name: kind for name, kind in types_of_library.items() if kind.__name__ == name != entry})
     for code in codes:
         exec(code, space)
 
 
-def _free_names(tree: ast.AST, space: dict[str, Any]) -> set[str]:
-    """Names that the tests read and that neither they, their setup nor Python define."""
-    read: set[str] = set()
+class _ExpectedFirst(ast.NodeTransformer):
+    """Turns `f(xs) == sorted(xs)` round: what is expected is computed before the program could change what it is
+    computed from. Where nothing is changed, the order makes no difference.
+    """
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        """Of two sides that call something with the same variable, the second one first."""
+        self.generic_visit(node)
+        if len(node.ops) == 1 and isinstance(node.ops[0], ast.Eq | ast.NotEq):
+            left, right = node.left, node.comparators[0]
+            if _called_with(left) & _called_with(right):
+                return ast.copy_location(ast.Compare(right, node.ops, [left]), node)
+        return node
+
+
+def _called_with(node: ast.AST) -> set[str]:
+    """Variables within the arguments of calls."""
+    calls = (call for call in ast.walk(node) if isinstance(call, ast.Call))
+    inner = (name for call in calls for value in (*call.args, *call.keywords) for name in ast.walk(value))
+    return {name.id for name in inner if isinstance(name, ast.Name)}
+
+
+def _set_up(sources: Sequence[str], space: dict[str, Any]) -> list[str]:
+    """Run sources; gives those that need the program's names, from the first such one on."""
+    for number, source in enumerate(sources):
+        try:
+            exec(compile(source, "setup.py", "exec", dont_inherit=True), space)
+        except NameError:
+            return list(sources[number:])
+    return []
+
+
+def _import_modules(names: set[str], trees: Sequence[ast.AST], space: dict[str, Any]) -> set[str]:
+    """Import those of the names that the tests use as modules of the standard library, and nothing else: a program
+    that happens to import or to define `sys` must not choose what the tests compute with.
+    """
+    used: dict[str, set[str]] = {}
+    attributes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    for node in attributes:
+        if isinstance(node.value, ast.Name) and node.value.id in names & sys.stdlib_module_names:
+            used.setdefault(node.value.id, set()).add(node.attr)
+    bases = {id(node.value) for node in attributes}
+    for tree in trees:
+        for name in ast.walk(tree):
+            if isinstance(name, ast.Name) and id(name) not in bases:
+                used.pop(name.id, None)
+    imported = set()
+    for module, wanted in used.items():
+        with contextlib.suppress(Exception):
+            found = importlib.import_module(module)
+            if all(hasattr(found, attribute) for attribute in wanted):
+                space[module] = found
+                imported.add(module)
+    return imported
+
+
+def _made(tree: ast.AST) -> set[str]:
+    """Names that a source binds."""
     made: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
-            (read if isinstance(node.ctx, ast.Load) else made).add(node.id)
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            made.add(node.id)
         elif isinstance(node, ast.arg):
             made.add(node.arg)
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            made.add(node.name)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.ExceptHandler):
+            made.add(node.name or "")
         elif isinstance(node, ast.alias):
             made.add((node.asname or node.name).partition(".")[0])
-    return {name for name in read - made if name not in space and not hasattr(builtins, name)}
+    return made
+
+
+def _free_names(tree: ast.AST, space: dict[str, Any]) -> set[str]:
+    """Names that the tests read and that neither they, their setup nor Python define."""
+    read = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    return {name for name in read - _made(tree) if name not in space and not hasattr(builtins, name)}
 
 
 def _called_builtins(tree: ast.AST) -> set[str]:
     called = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
     return {func.id for func in called if isinstance(func, ast.Name) and hasattr(builtins, func.id)}
-
-
-def _send(message: Any) -> None:
-    data = memoryview(wire.dumps(message))
-    while data:
-        data = data[os.write(_replies, data) :]
-
-
-def _ask(request: Any) -> Any:
-    """One request to the program and its answer. Raises what the program raised, as a built-in exception."""
-    _send(request)
-    line = _requests.readline()
-    try:
-        reply = wire.loads(line)
-        if not isinstance(reply, dict):
-            raise wire.Unreadable("not a reply")
-        if "v" in reply:
-            return wire.decode(reply["v"], Remote)
-        if "e" in reply:
-            _raise(reply["e"], reply.get("m"))
-        if reply.get("stop") is True and request["op"] == "next":
-            raise StopIteration
-        raise wire.Unreadable("not a reply")
-    except (wire.Unreadable, RecursionError, MemoryError) as error:
-        raise NoVerdict(f"what the program returned is no plain data ({error})") from None
-
-
-def _raise(names: Any, text: Any) -> NoReturn:
-    """The first of the names that is a built-in exception.
-
-    Never one that ends a loop (StopIteration: `all(map(f, xs))` would be true at once) or a process.
-    """
-    if not isinstance(names, list) or not isinstance(text, str):
-        raise wire.Unreadable("not an exception")
-    for name in names:
-        kind = getattr(builtins, name, None) if isinstance(name, str) else None
-        if (
-            isinstance(kind, type)
-            and issubclass(kind, Exception)
-            and not issubclass(kind, StopIteration | StopAsyncIteration | UnicodeError | BaseExceptionGroup)
-        ):
-            raise kind(text)
-    raise RuntimeError(text)
-
-
-class Remote:
-    """An object that stays with the program: a function, a class, an iterator, an instance.
-
-    It is equal to itself alone; what it says of itself (length, truth, text, items) comes as plain data.
-    """
-
-    def __init__(self, number: int):
-        self._number = number
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call it there, with plain data."""
-        a, k = wire.encode(list(args), _node), wire.encode(kwargs, _node)
-        return _ask({"op": "call", "h": self._number, "a": a, "k": k})
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _ask({"op": "get", "h": self._number, "name": name})
-
-    def __getitem__(self, key: Any) -> Any:
-        return _ask({"op": "item", "h": self._number, "a": wire.encode(key, _node)})
-
-    def __iter__(self) -> Any:
-        return _iterator(_ask({"op": "iter", "h": self._number}))
-
-    def __next__(self) -> Any:
-        return _ask({"op": "next", "h": self._number})
-
-    def __len__(self) -> int:
-        return _of(int, _ask({"op": "len", "h": self._number}))
-
-    def __bool__(self) -> bool:
-        return _of(bool, _ask({"op": "bool", "h": self._number}))
-
-    def __str__(self) -> str:
-        return _of(str, _ask({"op": "str", "h": self._number}))
-
-
-def _of(kind: type[_T], value: Any) -> _T:
-    if type(value) is not kind:
-        raise TypeError(f"expected {kind.__name__}, not {type(value).__name__}")
-    return value
-
-
-def _iterator(value: Any) -> Any:
-    return value if isinstance(value, Remote) else iter(value)
-
-
-def _node(value: Any) -> Any:
-    if isinstance(value, Remote):
-        return {"h": value._number}
-    raise Unfit(f"the tests pass a value of type {type(value).__name__}, which cannot cross as plain data")
 
 
 def _why(error: BaseException) -> str:
