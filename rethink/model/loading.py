@@ -7,8 +7,10 @@ lazily. A GGUF file is dequantised once and the result cached.
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,7 @@ from rethink.model.export import save_hf_folder
 from rethink.model.files import read_json_object
 from rethink.model.hf_config import expected_shapes, parse_hf_config, to_hf_config
 from rethink.model.hub import download, is_hub_id
-from rethink.model.safetensors_folder import FolderTensors
+from rethink.model.safetensors_folder import HEAD, FolderTensors
 from rethink.model.tiny import SEED, TINY, write_tiny
 from rethink.model.tokenizer import Tokenizer
 from rethink.store.cache import cache_root, cached_folder
@@ -79,6 +81,14 @@ def load_checkpoint(
     hf_config = read_json_object(folder / "config.json")
     parsed = parse_hf_config(hf_config, path)
     tensors = FolderTensors(folder)
+    tied = hf_config.get("tie_word_embeddings") is True
+    if tied and not tensors.settle_head(tied):
+        _warn(
+            f"{path} has a {HEAD} that differs from its embedding, so it is used, as in transformers, although "
+            "config.json says `tie_word_embeddings: true`"
+        )
+        hf_config["tie_word_embeddings"] = False
+        parsed = parse_hf_config(hf_config, path)
     if parsed.config is not None:
         tensors.check(expected_shapes(parsed.config))
     tokenizer = Tokenizer.from_folder(folder)
@@ -88,6 +98,11 @@ def load_checkpoint(
             f"{parsed.config.vocab_size}: they belong to different models. Download both again"
         )
     return Checkpoint(parsed.config, hf_config, tensors, tokenizer, path, folder, parsed.reason)
+
+
+@functools.cache
+def _warn(text: str) -> None:
+    print(f"rethink: {text}", file=sys.stderr)
 
 
 def _resolve(path: str, revision: str | None, trust_remote_code: bool, root: Path) -> Path:

@@ -83,7 +83,7 @@ def spoil_cut_shard(folder: Path) -> str:
 
 def spoil_index_json(folder: Path) -> str:
     (folder / "model.safetensors.index.json").write_text('{"weight_map": ')
-    return "not a readable index"
+    return "cannot be read as JSON"
 
 
 def spoil_index_outside(folder: Path) -> str:
