@@ -120,7 +120,7 @@ def check_fields(fields: Fields, rope: Fields, config: DecoderConfig) -> None:
     unread = {key: value for key, value in fields.values.items() if key not in known}
     known_in_rope = _ROPE_READ | (_LLAMA3_READ if config.rope_scaling is not None else frozenset())
     unread |= {f"rope {key}": value for key, value in rope.values.items() if key not in known_in_rope}
-    unread = {key: value for key, value in unread.items() if not _is_neutral(value)}
+    unread = {key: value for key, value in unread.items() if not is_neutral(value)}
     for key, value in unread.items():
         if _OTHER_COMPUTATION.search(key):
             raise ModelError(
@@ -136,7 +136,7 @@ def check_fields(fields: Fields, rope: Fields, config: DecoderConfig) -> None:
         _name(fields.source, ", ".join(repr(name[:60]) for name in names[:_SHOWN]), max(len(names) - _SHOWN, 0))
 
 
-def _is_neutral(value: Any) -> bool:
+def is_neutral(value: Any) -> bool:
     """Whether a field with this value asks for nothing: off, null, empty, or a factor of one."""
     return value is None or value is False or value in ("", [], {}) or (type(value) in (int, float) and value in (0, 1))
 

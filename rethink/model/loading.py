@@ -63,6 +63,7 @@ def load_checkpoint(
     revision: str | None = None,
     trust_remote_code: bool = False,
     cache_dir: Path | None = None,
+    headers_only: bool = False,
 ) -> Checkpoint:
     """Find a model and read its headers.
 
@@ -72,11 +73,15 @@ def load_checkpoint(
         revision: branch, tag or commit of a hub id.
         trust_remote_code: whether a hub repository's Python files are fetched as well (they are not run here).
         cache_dir: where converted GGUF files are kept; None: `$RETHINK_CACHE` or `~/.cache/rethink`.
+        headers_only: for estimates: a GGUF file is not converted. Its tensors are dequantised when they are asked for,
+            and `folder` is the file itself.
 
     Raises:
         ModelError: nothing is found, or what is found cannot be read; the message says what to give instead.
         StorageFailure: a converted model cannot be cached.
     """
+    if headers_only and (gguf := _gguf_file(path)) is not None:
+        return _header_of(gguf, path)
     folder = _resolve(path, revision, trust_remote_code, cache_root(cache_dir))
     hf_config = read_json_object(folder / "config.json")
     parsed = parse_hf_config(hf_config, path)
@@ -92,12 +97,38 @@ def load_checkpoint(
     if parsed.config is not None:
         tensors.check(expected_shapes(parsed.config))
     tokenizer = Tokenizer.from_folder(folder)
-    if parsed.config is not None and tokenizer.vocab_size > parsed.config.vocab_size:
-        raise ModelError(
-            f"the tokenizer of {path} has {tokenizer.vocab_size} tokens and its model only "
-            f"{parsed.config.vocab_size}: they belong to different models. Download both again"
-        )
+    _check_vocabulary(parsed.config, tokenizer, path)
     return Checkpoint(parsed.config, hf_config, tensors, tokenizer, path, folder, parsed.reason)
+
+
+def _gguf_file(path: str) -> Path | None:
+    """The GGUF file that a recipe's word means, where it means one."""
+    if path == EMBEDDED:
+        return embedded_gguf()
+    local = Path(path).expanduser()
+    return local if local.suffix == ".gguf" and local.is_file() else None
+
+
+def _header_of(file: Path, source: str) -> Checkpoint:
+    from rethink.model.gguf import GgufModel
+
+    model = GgufModel(file)
+    tokenizer = Tokenizer.from_gguf_fields(model.fields, str(file))
+    _check_vocabulary(model.config, tokenizer, source)
+    hf_config = to_hf_config(model.config)
+    for name in ("bos", "eos", "pad"):
+        token_id = getattr(tokenizer, f"{name}_id")
+        if token_id is not None:
+            hf_config[f"{name}_token_id"] = token_id
+    return Checkpoint(model.config, hf_config, model, tokenizer, source, file)
+
+
+def _check_vocabulary(config: DecoderConfig | None, tokenizer: Tokenizer, source: str) -> None:
+    if config is not None and tokenizer.vocab_size > config.vocab_size:
+        raise ModelError(
+            f"the tokenizer of {source} has {tokenizer.vocab_size} tokens and its model only "
+            f"{config.vocab_size}: they belong to different models. Download both again"
+        )
 
 
 @functools.cache
@@ -177,14 +208,14 @@ def _convert(path: Path, root: Path, key: str) -> Path:
         return root / key
     from rethink.model.gguf import GgufModel
 
-    model = GgufModel(path)
-    tokenizer = Tokenizer.from_gguf_fields(model.fields, str(path))
-    hf_config = to_hf_config(model.config)
-    for name in ("bos", "eos", "pad"):
-        token_id = getattr(tokenizer, f"{name}_id")
-        if token_id is not None:
-            hf_config[f"{name}_token_id"] = token_id
-    return cached_folder(root, key, lambda folder: save_hf_folder(folder, model, hf_config, tokenizer), model.nbytes())
+    found = _header_of(path, str(path))
+    assert isinstance(found.tensors, GgufModel)
+    return cached_folder(
+        root,
+        key,
+        lambda folder: save_hf_folder(folder, found.tensors, found.hf_config, found.tokenizer),
+        found.tensors.nbytes(),
+    )
 
 
 def _near_matches(path: str) -> str:

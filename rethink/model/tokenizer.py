@@ -15,7 +15,8 @@ from tokenizers import Tokenizer as Backend
 
 from rethink.errors import ModelError
 from rethink.model.chat_template import compile_template, render
-from rethink.model.files import read_json_object
+from rethink.model.files import read_json_object, read_text
+from rethink.reading import check_regular_file
 from rethink.store.atomic import write_json, write_text
 
 END_OF_TURN_TOKENS = (
@@ -31,6 +32,8 @@ END_OF_TURN_TOKENS = (
     "</s>",
 )
 """Names that end a turn in the models of this family: they end a completion wherever they are special tokens."""
+_MOST_BYTES = 1 << 28
+"""Of `tokenizer.json`; the largest real ones have thirty megabytes."""
 _NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -74,14 +77,17 @@ class Tokenizer:
                 "`AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)` (transformers), else download it again"
             )
         try:
+            check_regular_file(path, _MOST_BYTES)
             backend = Backend.from_file(str(path))
-        except Exception as error:  # the library raises a bare Exception
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises a bare Exception, and a panic of Rust is not even that
             raise ModelError(f"{path} is not a readable tokenizer ({error}); download the model again") from error
         config = read_json_object(folder / "tokenizer_config.json", missing_ok=True)
         for name, token in read_json_object(folder / "special_tokens_map.json", missing_ok=True).items():
             config.setdefault(name, token)
         if (folder / "chat_template.jinja").is_file():
-            config["chat_template"] = (folder / "chat_template.jinja").read_text("utf-8")
+            config["chat_template"] = read_text(folder / "chat_template.jinja")
         elif "chat_template" not in config:
             separate = read_json_object(folder / "chat_template.json", missing_ok=True)
             config["chat_template"] = separate.get("chat_template")
@@ -189,10 +195,15 @@ class Tokenizer:
 
     def _find_end_of_turn(self) -> frozenset[int]:
         declared = self._generation.get("eos_token_id")
-        ids = set(declared if isinstance(declared, list) else [declared])
-        ids.add(self.eos_id)
-        ids |= {i for i in map(self.token_to_id, END_OF_TURN_TOKENS) if i in self._special}
-        return frozenset(int(i) for i in ids if i is not None)
+        listed = declared if isinstance(declared, list) else [] if declared is None else [declared]
+        for i in listed:
+            if type(i) is not int or i < 0:
+                raise ModelError(
+                    f"generation_config.json has {str(i)[:60]!r} as `eos_token_id`, which must be the id of a token or "
+                    "a list of ids; correct it, or download the model again"
+                )
+        named = {i for i in map(self.token_to_id, END_OF_TURN_TOKENS) if i in self._special}
+        return frozenset(listed) | named | ({self.eos_id} if self.eos_id is not None else set())
 
     def _bos_is_added(self) -> bool:
         if self.bos_id is None:
