@@ -97,7 +97,7 @@ class _Values:
     def number(self, name: str, default: float | None = None) -> float:
         value = self.get(name)
         value = default if value is None else value
-        if type(value) not in (int, float) or not math.isfinite(value) or value <= 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
             raise self._bad(name, value)
         # The file has it in single precision: 9.999999747378752e-06 was written as 1e-05.
         return float(str(np.float32(value)))

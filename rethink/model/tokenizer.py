@@ -6,7 +6,7 @@ a GGUF file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 
 from rethink.errors import ModelError
-from rethink.model.chat_template import compile_template, render
+from rethink.model.chat_template import render
 from rethink.model.files import read_json_object, read_text
 from rethink.reading import check_regular_file
 from rethink.store.atomic import write_json, write_text
@@ -163,7 +163,12 @@ class Tokenizer:
         Raises:
             ModelError: there is no chat template, or it refuses the messages, or it fails.
         """
-        return render(self._template, messages, add_generation_prompt, self._special_spellings())
+        if self.chat_template is None:
+            raise ModelError(
+                "this model has no chat template (it is probably a base model); set prompt.template to r1-zero or "
+                "raw, or use an instruction-tuned model"
+            )
+        return render(self.chat_template, messages, add_generation_prompt, self._special_spellings())
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json`, `tokenizer_config.json` (with the template) and `generation_config.json`."""
@@ -175,15 +180,6 @@ class Tokenizer:
         write_json(folder / "generation_config.json", self._generation or self._generation_from_tokens())
         # A template beside the configuration would win over it when the folder is read again.
         (folder / "chat_template.jinja").unlink(missing_ok=True)
-
-    @cached_property
-    def _template(self) -> Callable[..., str]:
-        if self.chat_template is None:
-            raise ModelError(
-                "this model has no chat template (it is probably a base model); set prompt.template to r1-zero or "
-                "raw, or use an instruction-tuned model"
-            )
-        return compile_template(self.chat_template)
 
     def _special_spellings(self) -> dict[str, str]:
         spelled = {name: _spelling(self._config.get(name)) for name in _NAMED_TOKENS}
