@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import re
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from rethink.errors import ModelError
 from rethink.model.config import DecoderConfig
+from rethink.model.notes import note_once
 
 _READ = frozenset(
     "model_type vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads "
@@ -133,15 +132,11 @@ def check_fields(fields: Fields, rope: Fields, config: DecoderConfig) -> None:
         unread["rope_parameters"] = losing  # transformers takes rope_scaling alone
     if unread:
         names = sorted(unread)
-        _name(fields.source, ", ".join(repr(name[:60]) for name in names[:_SHOWN]), max(len(names) - _SHOWN, 0))
+        rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        shown = ", ".join(repr(name[:60]) for name in names[:_SHOWN])
+        note_once(f"{fields.source} has fields that are not used: {shown}{rest}")
 
 
 def is_neutral(value: Any) -> bool:
     """Whether a field with this value asks for nothing: off, null, empty, or a factor of one."""
     return value is None or value is False or value in ("", [], {}) or (type(value) in (int, float) and value in (0, 1))
-
-
-@functools.cache
-def _name(source: str, names: str, more: int) -> None:
-    rest = f" and {more} more" if more else ""
-    print(f"rethink: {source} has fields that are not used: {names}{rest}", file=sys.stderr)

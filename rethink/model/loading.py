@@ -7,10 +7,8 @@ lazily. A GGUF file is dequantised once and the result cached.
 from __future__ import annotations
 
 import difflib
-import functools
 import hashlib
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from rethink.model.export import save_hf_folder
 from rethink.model.files import read_json_object
 from rethink.model.hf_config import expected_shapes, parse_hf_config, to_hf_config
 from rethink.model.hub import download, is_hub_id
+from rethink.model.notes import note_once
 from rethink.model.safetensors_folder import HEAD, FolderTensors
 from rethink.model.tiny import SEED, TINY, write_tiny
 from rethink.model.tokenizer import Tokenizer
@@ -88,7 +87,7 @@ def load_checkpoint(
     tensors = FolderTensors(folder)
     tied = hf_config.get("tie_word_embeddings") is True
     if tied and not tensors.settle_head(tied):
-        _warn(
+        note_once(
             f"{path} has a {HEAD} that differs from its embedding, so it is used, as in transformers, although "
             "config.json says `tie_word_embeddings: true`"
         )
@@ -129,11 +128,6 @@ def _check_vocabulary(config: DecoderConfig | None, tokenizer: Tokenizer, source
             f"the tokenizer of {source} has {tokenizer.vocab_size} tokens and its model only "
             f"{config.vocab_size}: they belong to different models. Download both again"
         )
-
-
-@functools.cache
-def _warn(text: str) -> None:
-    print(f"rethink: {text}", file=sys.stderr)
 
 
 def _resolve(path: str, revision: str | None, trust_remote_code: bool, root: Path) -> Path:

@@ -44,9 +44,17 @@ class Tokenizer:
         backend: the tokenizer proper.
         config: the content of `tokenizer_config.json` (special tokens by name, chat template).
         generation: the content of `generation_config.json`, whose `eos_token_id` also ends a turn.
+        source: where it is from, for messages.
     """
 
-    def __init__(self, backend: Backend, config: Mapping[str, Any], generation: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        backend: Backend,
+        config: Mapping[str, Any],
+        generation: Mapping[str, Any] | None = None,
+        source: str = "the model",
+    ):
+        self.source = source
         self._backend = backend
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -91,7 +99,8 @@ class Tokenizer:
         elif "chat_template" not in config:
             separate = read_json_object(folder / "chat_template.json", missing_ok=True)
             config["chat_template"] = separate.get("chat_template")
-        return cls(backend, config, read_json_object(folder / "generation_config.json", missing_ok=True))
+        generation = read_json_object(folder / "generation_config.json", missing_ok=True)
+        return cls(backend, config, generation, str(folder))
 
     @classmethod
     def from_gguf_fields(cls, fields: Mapping[str, Any], source: str = "the GGUF file") -> Tokenizer:
@@ -103,7 +112,7 @@ class Tokenizer:
         from rethink.model.gguf_tokenizer import build_backend
 
         backend, config, generation = build_backend(fields, source)
-        return cls(backend, config, generation)
+        return cls(backend, config, generation, source)
 
     def to_gguf_fields(self, vocab_size: int, source: str) -> tuple[dict[str, Any], tuple[str, ...]]:
         """The `tokenizer.*` key/value pairs of a GGUF file, and notes on what they cannot hold.

@@ -23,6 +23,7 @@ from torch import Tensor
 from rethink.errors import ModelError
 from rethink.kernels.head import TokenObjective
 from rethink.model.loading import Checkpoint
+from rethink.model.notes import note_once
 from rethink.model.packing import PackedBatch
 from rethink.model.safetensors_folder import check_finite
 
@@ -336,10 +337,9 @@ def _load_module(checkpoint: Checkpoint, dtype: torch.dtype, trust_remote_code: 
         )
     unused = sorted(report["unexpected_keys"])
     if unused:
-        print(
-            f"rethink: {checkpoint.source} holds {len(unused)} tensors that transformers does not use for this "
-            f"architecture, first {unused[0]!r}",
-            file=sys.stderr,
+        note_once(
+            f"{checkpoint.source} holds {len(unused)} tensors that transformers does not use for this architecture, "
+            f"first {unused[0]!r}"
         )
     return module
 
