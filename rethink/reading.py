@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +88,50 @@ def _check_text(text: str) -> None:
         raise ValueError(
             f"a text in it holds half a surrogate pair (\\u{ord(text[error.start]):04x}), which is no character"
         ) from None
+
+
+Parts = Callable[[Any], tuple[int, Iterable[Any]]]
+"""Of an item its own size and the items in it."""
+
+
+def check_expanded(item: Any, parts: Parts, most: int, known: dict[int, tuple[Any, int, int]]) -> tuple[int, int]:
+    """Refuse what is small as it is written and huge once every reference in it is followed.
+
+    Args:
+        item: a value whose parts may be shared.
+        parts: how to look into it.
+        most: the largest size.
+        known: what was measured before, by identity: (item, size, depth).
+
+    Returns:
+        Its size with every shared part counted as often as it is used, and its depth.
+
+    Raises:
+        ValueError: it is larger than `most`, nested more than `DEEPEST` levels, or within itself.
+    """
+    if id(item) in known:
+        _, size, depth = known[id(item)]
+        if depth < 0:
+            raise ValueError("it has a cyclic reference, to what it is within")
+        return size, depth
+    size, inner = parts(item)
+    depth = 0
+    known[id(item)] = (item, 0, -1)
+    for part in inner:
+        more, below = check_expanded(part, parts, most, known)
+        size, depth = size + more, max(depth, below + 1)
+        if size > most:
+            raise ValueError(f"it has more than {most:,} letters once every reference in it is followed")
+        if depth > DEEPEST:
+            raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+    known[id(item)] = (item, size, depth)
+    return size, depth
+
+
+def parts_of_value(value: Any) -> tuple[int, Iterable[Any]]:
+    """`Parts` of a value of JSON's kinds."""
+    if isinstance(value, dict):
+        return 1, [*value, *value.values()]
+    if isinstance(value, list | tuple):
+        return 1, value
+    return 1 + (len(value) if isinstance(value, str) else 0), ()
