@@ -25,7 +25,7 @@ from rethink.model.notes import note_once
 from rethink.model.safetensors_folder import HEAD, FolderTensors
 from rethink.model.tiny import SEED, TINY, write_tiny
 from rethink.model.tokenizer import Tokenizer
-from rethink.store.cache import cache_root, cached_folder
+from rethink.store.cache import cache_root, cached_entry, cached_folder
 from rethink.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def load_checkpoint(
     Raises:
         ModelError: nothing is found, or what is found cannot be read; the message says what to give instead.
         StorageFailure: a converted model cannot be cached.
+        UsageError: another user owns the cache, or may write there.
     """
     if headers_only and (gguf := _gguf_file(path)) is not None:
         return _header_of(gguf, path)
@@ -170,9 +171,7 @@ def _model_of_run(path: Path) -> Path:
 def _embedded_folder(root: Path) -> Path:
     # The hash is part of the key, so an entry that is there was made from the right file.
     key = f"embedded-{SHA256[:16]}-v{_CONVERSION}"
-    if (root / key).is_dir():
-        return root / key
-    return _convert(embedded_gguf(), root, key)
+    return cached_entry(root, key) or _convert(embedded_gguf(), root, key)
 
 
 def cached_folder_of_gguf(path: Path, root: Path) -> Path:
@@ -198,8 +197,8 @@ def cached_folder_of_gguf(path: Path, root: Path) -> Path:
 
 
 def _convert(path: Path, root: Path, key: str) -> Path:
-    if (root / key).is_dir():
-        return root / key
+    if (entry := cached_entry(root, key)) is not None:
+        return entry
     from rethink.model.gguf import GgufModel
 
     found = _header_of(path, str(path))
