@@ -70,7 +70,7 @@ def _look(recipe: RewardModelRecipe) -> tuple[ModelShape, RewardDataSize, dict[s
     from rethink.recipe.reward_model import RewardDataSize
     from rethink.train.reward_model_run import load_start, read_data
 
-    checkpoint = load_start(recipe)
+    checkpoint = load_start(recipe, headers_only=True)
     if checkpoint.config is None and recipe.model.shape is None:
         raise ModelError(
             f"{recipe.model.path} cannot be estimated: {checkpoint.reason}. Declare its shape under `model.shape` for "

@@ -70,7 +70,9 @@ def _look(recipe: SFTRecipe) -> tuple[ModelShape, SFTDataSize, int, dict[str, An
     from rethink.train.sft_run import read_data
 
     model = recipe.model
-    checkpoint = load_checkpoint(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    checkpoint = load_checkpoint(
+        model.path, revision=model.revision, trust_remote_code=model.trust_remote_code, headers_only=True
+    )
     if checkpoint.config is None and model.shape is None:
         raise ModelError(
             f"{model.path} cannot be estimated: {checkpoint.reason}. Declare its shape under `model.shape` for a dry "

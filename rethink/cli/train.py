@@ -153,7 +153,9 @@ def _look(recipe: Recipe) -> tuple[ModelShape, int]:
     from rethink.tasks.mix import build_task_mix
 
     model = recipe.model
-    checkpoint = load_checkpoint(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    checkpoint = load_checkpoint(
+        model.path, revision=model.revision, trust_remote_code=model.trust_remote_code, headers_only=True
+    )
     if checkpoint.config is None:
         raise ModelError(
             f"{model.path} cannot be estimated: {checkpoint.reason}. Declare its shape under `model.shape` for a dry "

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from rethink.errors import ModelError, RunFolderError
+from rethink.errors import ModelError, RecipeError, RunFolderError
 from rethink.model.config import DecoderConfig
 from rethink.model.embedded import embedded_gguf
 from rethink.model.hub import is_hub_id
 from rethink.model.loading import EMBEDDED, load_checkpoint
 from rethink.model.tokenizer import Tokenizer
+from rethink.reading import read_bounded_text
+from rethink.recipe.yaml_text import MOST_BYTES, load_yaml
 from rethink.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -126,8 +128,8 @@ def origin_of(path: str, run: RunFolder | None = None) -> Origin:
 def recipe_of(run: RunFolder) -> dict[str, Any]:
     """The run's recipe as plain data, whatever its kind."""
     try:
-        recipe = yaml.safe_load(run.recipe_yaml)
-    except yaml.YAMLError as error:
+        recipe = load_yaml(run.recipe_yaml)
+    except (yaml.YAMLError, RecipeError) as error:
         raise RunFolderError(f"the recipe in `{run.path / 'run.json'}` is not YAML ({error}); restore it") from error
     return recipe if isinstance(recipe, dict) else {}
 
@@ -195,13 +197,13 @@ def _licence(front: Mapping[str, Any]) -> str | None:
 def front_matter(folder: Path) -> dict[str, Any]:
     """The YAML at the head of a folder's card; empty where there is none."""
     try:
-        text = (folder / "README.md").read_text("utf-8", "replace")
-    except OSError:
+        text = read_bounded_text(folder / "README.md", MOST_BYTES)
+    except (OSError, ValueError):
         return {}
     if not text.startswith("---\n"):
         return {}
     try:
-        found = yaml.safe_load(text[4:].split("\n---", 1)[0])
-    except yaml.YAMLError:
+        found = load_yaml(text[4:].split("\n---", 1)[0])
+    except (yaml.YAMLError, RecipeError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rethink.errors import ModelError, TaskError
+from rethink.model.notes import note_once
 from rethink.model.r1_template import render_r1_zero
 from rethink.model.tokenizer import Tokenizer
 from rethink.recipe.checks import check_prompt
@@ -17,6 +18,7 @@ from rethink.types import Problem, Prompt
 
 THINK, END_THINK, ANSWER, END_ANSWER = "<think>", "</think>", "<answer>", "</answer>"
 _PLACE = "{question}"
+_MARK = "\ue000turn\ue001"
 _MARGIN = 64
 """Tokens by which a text may have more than bytes: marks at the beginning and the end, spaces put before pieces."""
 
@@ -80,6 +82,12 @@ class PromptRenderer:
         self._tokenizer = tokenizer
         self._section = section
         self._limit = context - 1 if section.max_tokens is None else min(section.max_tokens, context - 1)
+        if section.template == "chat" and (header := missing_generation_prompt(tokenizer)):
+            note_once(
+                f"the chat template of {tokenizer.source} has no generation prompt: prompts end before "
+                f"{header[:60]!r}, which it writes ahead of every turn of the assistant, so the model has to write "
+                "that itself. Add it under `{% if add_generation_prompt %}`, or set prompt.template to r1-zero or raw"
+            )
         # A template that fails does so now, not at the first problem.
         self._bytes_without = len(self._render_text("?")[0].encode("utf-8", "replace"))
 
@@ -151,6 +159,17 @@ class PromptRenderer:
                     "cannot be shown; set prompt.template to r1-zero or raw, or leave the examples out"
                 )
             text = text.replace(mark, completion)
+        if closed := closed_by_template(text):
+            template = f"the generation prompt of the chat template of {self._tokenizer.source}"
+            if THINK in section.prefill:
+                raise ModelError(
+                    f"{template} has already closed the thought ({closed!r}), so prompt.prefill {section.prefill!r} "
+                    f"would open a second one; remove {THINK} from prompt.prefill, or use a template without that"
+                )
+            note_once(
+                f"{template} ends behind a closed thought, so completions are answers without reasoning; for reasoning "
+                "use a template that leaves the thought to the model"
+            )
         opened = opened_by_template(text)
         if opened and section.prefill.lstrip().startswith(THINK):
             raise ModelError(
@@ -163,3 +182,23 @@ class PromptRenderer:
 def opened_by_template(text: str) -> str:
     """`<think>` and the white space after it, where the template's generation prompt ends so; else nothing."""
     return text[text.rindex(THINK) :] if text.rstrip().endswith(THINK) else ""
+
+
+def closed_by_template(text: str) -> str:
+    """The thought and the white space after it, where the template's generation prompt ends with a whole one."""
+    begin = text.rfind(THINK) if text.rstrip().endswith(END_THINK) else -1
+    return text[begin:] if begin >= 0 else ""
+
+
+def missing_generation_prompt(tokenizer: Tokenizer) -> str:
+    """What the chat template writes before an assistant's turn, where `add_generation_prompt` does not add it."""
+    asked = [{"role": "user", "content": "?"}]
+    try:
+        prompt = tokenizer.render_chat(asked, add_generation_prompt=True)
+        if prompt != tokenizer.render_chat(asked, add_generation_prompt=False):
+            return ""
+        whole = tokenizer.render_chat([*asked, {"role": "assistant", "content": _MARK}], add_generation_prompt=False)
+    except ModelError:  # it refuses this conversation; whether it takes the real ones is seen there
+        return ""
+    before, found, _ = whole.partition(_MARK)
+    return before.removeprefix(prompt).strip() if found and before.startswith(prompt) else ""

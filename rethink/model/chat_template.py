@@ -1,95 +1,33 @@
-"""Jinja chat templates, by the conventions of Hugging Face and in a sandbox: a template is a downloaded program.
-
-The sandbox forbids attributes that lead to Python's internals, changing the arguments, ranges over 100,000 and
-products or powers that would fill the memory. It does not bound the time of nested loops.
-"""
+"""Jinja chat templates, by the conventions of Hugging Face, in a process with limits (`template_worker.py`)."""
 
 from __future__ import annotations
 
+import atexit
 import json
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
-from typing import Any, NoReturn
-
-import jinja2
-from jinja2 import nodes
-from jinja2.exceptions import SecurityError
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
 
 from rethink.errors import ModelError
 
-CHAT_DATE = datetime(2024, 7, 26)
-"""What `strftime_now` formats. A prompt must not depend on the day a run is resumed, so the date is fixed; this one
-is the fallback that Llama 3's own template uses."""
-_LONGEST_PRODUCT = 1_000_000
-_LARGEST_POWER = 4096
-
-
-class _TemplateRefusal(Exception):
-    """The template called `raise_exception`."""
-
-
-class _GenerationTag(Extension):
-    """`{% generation %} … {% endgeneration %}`, which marks assistant text for training, renders its body."""
-
-    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
-
-    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-class _ChatSandbox(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset(("*", "**"))
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**" and (_magnitude(left) > _LARGEST_POWER or _magnitude(right) > _LARGEST_POWER):
-            raise SecurityError(f"a power above {_LARGEST_POWER}")
-        if operator == "*" and _size(left) * _size(right) > _LONGEST_PRODUCT:
-            raise SecurityError(f"a text or list longer than {_LONGEST_PRODUCT}")
-        return super().call_binop(context, operator, left, right)
-
-    def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
-        # Jinja itself would render such an attribute as nothing; a template that reaches for one is better refused.
-        raise SecurityError(f"access to the attribute {attribute!r} of {type(obj).__name__}")
-
-
-def _magnitude(value: Any) -> float:
-    return abs(value) if isinstance(value, int | float) else 0
-
-
-def _size(value: Any) -> float:
-    """Length of a sequence times repetitions; numbers by themselves multiply freely."""
-    if isinstance(value, str | bytes | Sequence):
-        return max(len(value), 1)
-    return 0 if not isinstance(value, int) else abs(value)
-
-
-def compile_template(source: str) -> Callable[..., str]:
-    """A function that renders the template with keyword arguments.
-
-    Raises:
-        ModelError: the template is not valid Jinja.
-    """
-    environment = _ChatSandbox(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols], autoescape=False
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = CHAT_DATE.strftime
-    try:
-        return environment.from_string(source).render
-    except jinja2.TemplateError as error:
-        raise ModelError(
-            f"the model's chat template is not valid Jinja ({error}); correct `chat_template` in its "
-            "tokenizer_config.json, or set prompt.template to r1-zero or raw"
-        ) from error
+SECONDS, MEMORY, LETTERS = 5.0, 1 << 30, 1 << 25
+"""Most processor seconds of a rendering, memory of the process in bytes, and letters of a conversation's text. Honest
+templates take a millisecond and some megabytes."""
+_KEPT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+"""Of the environment, what the process inherits: no keys, no tokens."""
+_PACKAGES = Path(__file__).resolve().parents[2]
+_ADVICE = (
+    "correct `chat_template` in its tokenizer_config.json, use another model, or set prompt.template to r1-zero or raw"
+)
 
 
 def render(
-    template: Callable[..., str],
+    source: str,
     messages: Sequence[Mapping[str, str]],
     add_generation_prompt: bool,
     special_tokens: Mapping[str, str],
@@ -97,39 +35,111 @@ def render(
     """Render a conversation.
 
     Raises:
-        ModelError: the template refused the messages or failed; the message says what to set instead.
+        ModelError: the template is not valid Jinja, refused the messages, failed, or takes too much time or memory; the
+            message says what to set instead.
     """
-    try:
-        return template(
-            messages=[dict(message) for message in messages],
-            add_generation_prompt=add_generation_prompt,
-            tools=None,
-            documents=None,
-            **special_tokens,
-        )
-    except _TemplateRefusal as error:
+    arguments = {
+        "messages": [dict(message) for message in messages],
+        "add_generation_prompt": add_generation_prompt,
+        "tools": None,
+        "documents": None,
+        **special_tokens,
+    }
+    status, text = _WORKER.ask(json.dumps({"template": source, "arguments": arguments}).encode())
+    if status == b"r":
+        return text.decode("utf-8", "surrogatepass")
+    said = text.decode("utf-8", "replace")
+    if status == b"n":
         roles = ", ".join(message["role"] for message in messages)
         raise ModelError(
-            f"the model's chat template refuses this conversation (roles: {roles}): {error}. Change prompt.system or "
-            "prompt.examples accordingly, or set prompt.template to r1-zero or raw"
-        ) from error
-    except Exception as error:  # a template is foreign code: whatever it raises is its failure
-        raise ModelError(
-            f"the model's chat template failed ({type(error).__name__}: {error}); correct `chat_template` in its "
-            "tokenizer_config.json, or set prompt.template to r1-zero or raw"
-        ) from error
+            f"the model's chat template refuses this conversation (roles: {roles[:200]}): {said}. Change prompt.system "
+            "or prompt.examples accordingly, or set prompt.template to r1-zero or raw"
+        )
+    wrong = "is not valid Jinja" if status == b"i" else "failed"
+    raise ModelError(f"the model's chat template {wrong} ({said}); {_ADVICE}")
 
 
-def _refuse(message: str) -> NoReturn:
-    raise _TemplateRefusal(message)
+class _Worker:
+    """The process, started when it is first needed and again after a template has ended it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def ask(self, request: bytes) -> tuple[bytes, bytes]:
+        """Status and text of a reply.
+
+        Raises:
+            ModelError: the process cannot be started.
+        """
+        with self.lock:
+            try:
+                process = self.process = self.process or _start()
+            except OSError as error:
+                raise ModelError(
+                    f"the process that renders chat templates cannot be started ({error.strerror or error}); free "
+                    "memory or processes"
+                ) from error
+            try:
+                assert process.stdin is not None
+                assert process.stdout is not None
+                _write(process.stdin, len(request).to_bytes(4, "big") + request)
+                head = _read(process.stdout, 5)
+                return head[:1], _read(process.stdout, int.from_bytes(head[1:], "big"))
+            except (OSError, EOFError):
+                self.end()
+                return b"f", f"it takes more than {SECONDS:g} s of processor time or too much memory".encode()
+            except BaseException:  # Ctrl-C: the rest of the reply must not be taken for that of the next request
+                self.end()
+                raise
+
+    def end(self) -> None:
+        """Kill the process."""
+        process, self.process = self.process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with suppress(OSError):
+                        pipe.close()
+
+    def forget(self) -> None:
+        """In the child of a fork: the process is the parent's."""
+        self.__init__()  # type: ignore[misc]
 
 
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """JSON without HTML escapes, as templates expect."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+def _write(pipe: IO[bytes], data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[pipe.write(rest) :]
+
+
+def _read(pipe: IO[bytes], length: int) -> bytes:
+    data = bytearray()
+    while len(data) < length:
+        piece = pipe.read(length - len(data))
+        if not piece:
+            raise EOFError
+        data += piece
+    return bytes(data)
+
+
+def _start() -> subprocess.Popen[bytes]:
+    path = os.pathsep.join([str(_PACKAGES), *filter(None, sys.path)])
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    return subprocess.Popen(
+        # Without -P the folder that the command runs in comes first, and its `json.py` would be run.
+        [sys.executable, "-P", "-m", "rethink.model.template_worker", str(SECONDS), str(MEMORY), str(LETTERS)],
+        bufsize=0,  # a buffer would be written twice where the process forks
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**kept, "PYTHONPATH": path},
+        start_new_session=True,  # Ctrl-C is for the command
+    )
+
+
+_WORKER = _Worker()
+atexit.register(_WORKER.end)
+os.register_at_fork(after_in_child=_WORKER.forget)

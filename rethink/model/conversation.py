@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rethink.errors import ModelError, TaskError
-from rethink.model.chat import THINK, opened_by_template
+from rethink.model.chat import END_THINK, THINK, closed_by_template, missing_generation_prompt, opened_by_template
 from rethink.model.r1_template import render_r1_zero, spaced
 from rethink.model.tokenizer import Tokenizer
 
@@ -66,6 +66,12 @@ class ConversationRenderer:
         self._last_end = self._end = self._spelling_of_the_end()
         if template == "chat":
             self._end = self._end_of_turn()
+            if header := missing_generation_prompt(tokenizer):
+                raise ModelError(
+                    f"the chat template of {tokenizer.source} has no generation prompt, so turns would be trained on "
+                    f"without {header[:_SHOWN]!r}, which it writes ahead of them; add that under "
+                    "`{% if add_generation_prompt %}`, or set prompt.template to r1-zero or raw"
+                )
 
     def render(self, messages: Sequence[Message], where: str) -> Document:
         """The document of a conversation.
@@ -107,7 +113,7 @@ class ConversationRenderer:
             prompt = self._tokenizer.render_chat(messages[:place], add_generation_prompt=True)
             if not prompt.startswith(built):
                 raise TaskError(_rewritten(built, prompt, number - 1, where))
-            completion = self._turn(messages[place]["content"], opened_by_template(prompt), where) + self._end
+            completion = self._turn(messages[place]["content"], prompt, where) + self._end
             out.append((prompt, prompt[len(built) :], completion))
             built = prompt + completion
         return out
@@ -125,13 +131,16 @@ class ConversationRenderer:
         prompt = self._beginning() + asked
         return prompt, prompt, self._turn(answer, "", where) + self._end
 
-    def _turn(self, content: str, opened: str, where: str) -> str:
+    def _turn(self, content: str, prompt: str, where: str) -> str:
         """What of a turn follows the prompt: without a `<think>` that the prompt has opened, and without the end."""
         stripped = content.rstrip()
         if stripped.endswith(self._last_end):
             content = stripped.removesuffix(self._last_end)
         if not content.strip():
             raise TaskError(f"{where}: an assistant turn is empty; remove the row, or the turn")
+        if closed_by_template(prompt):
+            return _without_thought(content, where)
+        opened = opened_by_template(prompt)
         if not opened:
             return content
         rest = content.lstrip()
@@ -197,6 +206,20 @@ class ConversationRenderer:
                 f"{where}: an assistant turn holds the token {self._tokenizer.id_to_token(inside[0])!r}, which ends a "
                 f"turn of this model: {text[:_SHOWN]!r}. Remove it from the text, or the row"
             )
+
+
+def _without_thought(content: str, where: str) -> str:
+    """A turn behind a thought that the prompt has closed: without an empty one of its own."""
+    before, _, rest = content.lstrip().partition(THINK)
+    thought, closed, after = rest.partition(END_THINK)
+    answer = after.lstrip() if closed and not before and not thought.strip() else content
+    if THINK in answer or not answer.strip():
+        raise TaskError(
+            f"{where}: the generation prompt of the model's chat template has already closed the thought, and this "
+            f"turn brings one of its own: {content.strip()[:_SHOWN]!r}. Use a template that leaves the thought to the "
+            "model, remove the thought from the row, or set prompt.template to r1-zero or raw"
+        )
+    return answer
 
 
 def _rewritten(built: str, prompt: str, turn: int, where: str) -> str:

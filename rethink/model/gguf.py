@@ -1,4 +1,4 @@
-"""GGUF files: read by the `gguf` package, dequantised to tensors under Hugging Face names.
+"""GGUF files as tensors under Hugging Face names, dequantised by the `gguf` package.
 
 Llama-architecture files hold the rows of the query and key projections in another order (rotary pairs side by side
 instead of half a head apart); that order is undone here. Qwen2 and Qwen3 files are stored as Hugging Face has them.
@@ -6,9 +6,10 @@ instead of half a head apart); that order is undone here. Qwen2 and Qwen3 files 
 
 from __future__ import annotations
 
+import math
 import mmap
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,9 @@ from numpy.typing import NDArray
 from rethink.errors import ModelError
 from rethink.model.config import DecoderConfig
 from rethink.model.gguf_config import config_from_gguf
+from rethink.model.gguf_header import AGAIN, StoredTensor, read_header
 from rethink.model.hf_config import expected_shapes
+from rethink.model.safetensors_folder import check_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,17 +64,17 @@ class GgufModel(Mapping[str, "Tensor"]):
 
     def __init__(self, path: Path):
         self.path = path
-        reader = _open(path)
-        self._map: mmap.mmap = reader.data._mmap
-        self.fields: dict[str, Any] = _fields(reader, path)
-        stored = {tensor.name: tensor for tensor in reader.tensors}
+        header = read_header(path, SUPPORTED_TYPES)
+        self._map: mmap.mmap = header.data
+        self.fields: Mapping[str, Any] = header.fields
+        stored = dict(header.tensors)
         _check_types(stored.values(), path)
-        factors = _dequantise(stored.pop(ROPE_FACTORS), path) if ROPE_FACTORS in stored else None
+        factors = self._dequantise(stored.pop(ROPE_FACTORS)) if ROPE_FACTORS in stored else None
         embedding = stored.get("token_embd.weight")
-        if embedding is None:
+        if embedding is None or len(embedding.shape) != 2:
             raise ModelError(f"{path} holds no token embedding, so it is no language model; give another file")
         self.config: DecoderConfig = config_from_gguf(
-            self.fields, str(path), int(embedding.shape[1]), "output.weight" not in stored, factors
+            self.fields, str(path), embedding.shape[0], "output.weight" not in stored, factors
         )
         self._stored = {_hugging_face_name(name, path): tensor for name, tensor in stored.items()}
         self._check_shapes()
@@ -80,16 +83,12 @@ class GgufModel(Mapping[str, "Tensor"]):
         import torch
 
         stored = self._stored[name]
-        kind = stored.tensor_type.name
-        if kind == "BF16":
-            words = np.array(stored.data).view(np.int16).reshape(_shape(stored))
-            tensor = torch.from_numpy(words).view(torch.bfloat16)
-        elif kind == "F16":
-            tensor = torch.from_numpy(np.array(stored.data).reshape(_shape(stored)))
+        if stored.kind in ("BF16", "F16"):
+            dtype = torch.bfloat16 if stored.kind == "BF16" else torch.float16
+            tensor = torch.from_numpy(self._bytes(stored).view(np.int16).reshape(stored.shape)).view(dtype)
         else:
-            tensor = torch.from_numpy(_dequantise(stored, self.path))
-        if not bool(torch.isfinite(tensor).all()):
-            raise ModelError(f"tensor {stored.name!r} of {self.path} holds values that are not finite; {_AGAIN}")
+            tensor = torch.from_numpy(self._dequantise(stored))
+        check_finite(tensor, stored.name, str(self.path))
         return self._undo_permutation(name, tensor)
 
     def __iter__(self) -> Iterator[str]:
@@ -106,16 +105,33 @@ class GgufModel(Mapping[str, "Tensor"]):
     def nbytes(self) -> int:
         """Bytes of all tensors once dequantised."""
         width = {"F16": 2, "BF16": 2}
-        return sum(int(np.prod(_shape(t))) * width.get(t.tensor_type.name, 4) for t in self._stored.values())
+        return sum(math.prod(t.shape) * width.get(t.kind, 4) for t in self._stored.values())
+
+    def _bytes(self, stored: StoredTensor) -> NDArray[np.uint8]:
+        """A copy of what the file holds."""
+        return np.frombuffer(self._map, np.uint8, stored.nbytes, stored.offset).copy()
+
+    def _dequantise(self, stored: StoredTensor) -> NDArray[np.float32]:
+        from gguf import GGMLQuantizationType
+        from gguf.quants import dequantize
+
+        rows = self._bytes(stored).reshape(math.prod(stored.shape[:-1]), -1)
+        try:
+            values = np.asarray(dequantize(rows, GGMLQuantizationType[stored.kind]), dtype=np.float32)
+            return np.array(values.reshape(stored.shape))
+        except (ValueError, NotImplementedError) as error:
+            raise ModelError(
+                f"tensor {stored.name!r} of {self.path} cannot be dequantised ({error}); {AGAIN}"
+            ) from error
 
     def _check_shapes(self) -> None:
         expected = expected_shapes(self.config)
         for name, shape in expected.items():
             if name not in self._stored:
-                raise ModelError(f"{self.path} has no tensor for {name!r}; {_AGAIN}")
-            if _shape(self._stored[name]) != shape:
-                found = list(_shape(self._stored[name]))
-                raise ModelError(f"{self.path} has {name!r} as {found} where {list(shape)} belongs; {_AGAIN}")
+                raise ModelError(f"{self.path} has no tensor for {name!r}; {AGAIN}")
+            if self._stored[name].shape != shape:
+                found = list(self._stored[name].shape)
+                raise ModelError(f"{self.path} has {name!r} as {found} where {list(shape)} belongs; {AGAIN}")
         extra = sorted(set(self._stored) - set(expected))
         if extra:
             raise ModelError(
@@ -135,62 +151,13 @@ class GgufModel(Mapping[str, "Tensor"]):
         return tensor
 
 
-_AGAIN = "the file is damaged or incomplete: download it again"
-
-
-def _open(path: Path) -> Any:
-    """The file's reader; whatever goes wrong inside means that the file is not whole."""
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read ({error.strerror or error}); check the path") from error
-    if magic != b"GGUF":
-        raise ModelError(
-            f"{path} is no GGUF file: it begins with {magic!r} where b'GGUF' belongs; the download may have fetched "
-            "a web page or a git-lfs pointer instead. Download it again"
-        )
-    from gguf import GGUFReader
-
-    try:
-        return GGUFReader(path, "r")
-    except Exception as error:  # a damaged header can break the reader in any way
-        raise ModelError(
-            f"{path} is not a whole GGUF file, or of a type that is not known "
-            f"({type(error).__name__}: {str(error)[:200]}); known tensor types are {', '.join(SUPPORTED_TYPES)}. "
-            "If the download was cut short, download it again"
-        ) from error
-
-
-def _fields(reader: Any, path: Path) -> dict[str, Any]:
-    try:
-        return {name: field.contents() for name, field in reader.fields.items()}
-    except Exception as error:
-        raise ModelError(f"the header of {path} cannot be read ({type(error).__name__}: {error}); {_AGAIN}") from error
-
-
-def _check_types(tensors: Any, path: Path) -> None:
+def _check_types(tensors: Iterable[StoredTensor], path: Path) -> None:
     for tensor in tensors:
-        if tensor.tensor_type.name not in SUPPORTED_TYPES:
+        if tensor.kind not in SUPPORTED_TYPES:
             raise ModelError(
-                f"tensor {tensor.name!r} of {path} has type {tensor.tensor_type.name}, which is not read here; "
+                f"tensor {tensor.name!r} of {path} has type {tensor.kind}, which is not read here; "
                 f"readable are {', '.join(SUPPORTED_TYPES)}. Use another quantisation of the model, e.g. Q8_0 or Q4_K_M"
             )
-
-
-def _shape(tensor: Any) -> tuple[int, ...]:
-    """Row-major shape; GGUF writes the fastest axis first."""
-    return tuple(int(size) for size in reversed(tensor.shape))
-
-
-def _dequantise(tensor: Any, path: Path) -> NDArray[np.float32]:
-    from gguf.quants import dequantize
-
-    try:
-        values = np.asarray(dequantize(np.array(tensor.data), tensor.tensor_type), dtype=np.float32)
-        return np.array(values.reshape(_shape(tensor)))
-    except (ValueError, NotImplementedError) as error:
-        raise ModelError(f"tensor {tensor.name!r} of {path} cannot be dequantised ({error}); {_AGAIN}") from error
 
 
 def _hugging_face_name(name: str, path: Path) -> str:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rethink.errors import ModelError
-from rethink.model.config import Architecture, DecoderConfig, Llama3RopeScaling
+from rethink.model.config import Architecture, DecoderConfig, Llama3RopeScaling, check_shape
+from rethink.model.hf_fields import is_neutral
 
 _READABLE: Mapping[str, Architecture] = {"llama": "llama", "mistral": "mistral", "qwen2": "qwen2", "qwen3": "qwen3"}
+_READ = frozenset(
+    "attention.head_count attention.head_count_kv attention.key_length attention.value_length "
+    "attention.sliding_window attention.layer_norm_rms_epsilon embedding_length feed_forward_length block_count "
+    "context_length expert_count rope.freq_base rope.dimension_count rope.scaling.type "
+    "rope.scaling.original_context_length".split()
+)
+_WITHOUT_EFFECT = frozenset(("vocab_size", "rope.scaling.finetuned", "tensor_data_layout"))
 _LLAMA3_LOW, _LLAMA3_HIGH, _LLAMA3_CONTEXT = 1.0, 4.0, 8192
 """What every published model with llama3 scaling uses; a GGUF holds only the resulting factors."""
 
@@ -45,7 +54,7 @@ def config_from_gguf(
     if architecture == "llama" and window is not None:
         architecture = "mistral"
     theta = values.number("rope.freq_base", 10000.0)
-    return DecoderConfig(
+    config = DecoderConfig(
         architecture=architecture,
         vocab_size=vocab_size,
         hidden_size=hidden,
@@ -61,8 +70,12 @@ def config_from_gguf(
         qkv_bias=architecture == "qwen2",
         qk_norm=architecture == "qwen3",
         sliding_window=window,
-        rope_scaling=None if rope_factors is None else _llama3_scaling(rope_factors, theta, head_dim, values),
+        rope_scaling=None,
     )
+    check_shape(config, source)
+    if rope_factors is None:
+        return config
+    return replace(config, rope_scaling=_llama3_scaling(rope_factors, theta, head_dim, values))
 
 
 class _Values:
@@ -77,20 +90,20 @@ class _Values:
     def integer(self, name: str, default: int | None = None) -> int:
         value = self.get(name)
         value = default if value is None else value
-        if not isinstance(value, int) or value < 0:
+        if type(value) is not int or value < 0:
             raise self._bad(name, value)
         return value
 
     def number(self, name: str, default: float | None = None) -> float:
         value = self.get(name)
         value = default if value is None else value
-        if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
             raise self._bad(name, value)
         # The file has it in single precision: 9.999999747378752e-06 was written as 1e-05.
         return float(str(np.float32(value)))
 
     def _bad(self, name: str, value: Any) -> ModelError:
-        found = "lacks" if value is None else f"has {value!r} for"
+        found = "lacks" if value is None else f"has {str(value)[:60]!r} for"
         return ModelError(
             f"{self.source} {found} the key {self.prefix}.{name}, which must be one positive number; the file is "
             "damaged, or its layers differ from one another, which is not supported: use another file or the "
@@ -101,17 +114,18 @@ class _Values:
 def _architecture(fields: Mapping[str, Any], source: str) -> Architecture:
     if fields.get("general.type", "model") != "model":
         raise ModelError(
-            f"{source} is a GGUF of type {fields['general.type']!r}, not a whole model; give the model's own file"
+            f"{source} is a GGUF of type {str(fields['general.type'])[:60]!r}, not a whole model; give the model's own "
+            "file"
         )
-    if int(fields.get("split.count") or 0) > 1:
+    if fields.get("split.count", 0) not in (0, 1):
         raise ModelError(
-            f"{source} is one of {fields['split.count']} parts; join them with llama.cpp's "
+            f"{source} is one of {str(fields['split.count'])[:60]} parts; join them with llama.cpp's "
             "`llama-gguf-split --merge FIRST_PART OUT.gguf` and give the result"
         )
     name = fields.get("general.architecture")
     if not isinstance(name, str) or name not in _READABLE:
         raise ModelError(
-            f"{source} holds a model of architecture {name!r}; GGUF files are read for "
+            f"{source} holds a model of architecture {str(name)[:60]!r}; GGUF files are read for "
             f"{', '.join(_READABLE)}. Use the model's Hugging Face folder or hub id"
         )
     return _READABLE[name]
@@ -120,9 +134,17 @@ def _architecture(fields: Mapping[str, Any], source: str) -> Architecture:
 def _refuse_what_is_not_computed(values: _Values, head_dim: int) -> None:
     reasons = []
     if values.get("expert_count"):
-        reasons.append(f"{values.get('expert_count')} experts")
+        reasons.append(f"{str(values.get('expert_count'))[:60]} experts")
     if values.get("rope.scaling.type") not in (None, "none"):
-        reasons.append(f"rope scaling {values.get('rope.scaling.type')!r}")
+        reasons.append(f"rope scaling {str(values.get('rope.scaling.type'))[:60]!r}")
+    prefix = f"{values.prefix}."
+    for key, value in values.fields.items():
+        name = key.removeprefix(prefix)
+        if not key.startswith(prefix) or name in _READ | _WITHOUT_EFFECT:
+            continue
+        # Causal attention is the one thing that false switches off.
+        if not (value is True if name == "attention.causal" else is_neutral(value)):
+            reasons.append(f"{str(value)[:60]} for {key[:60]!r}")
     if values.integer("rope.dimension_count", head_dim) != head_dim:
         reasons.append(f"rotary embedding on {values.get('rope.dimension_count')} of {head_dim} entries of a head")
     if values.integer("attention.value_length", head_dim) != head_dim:

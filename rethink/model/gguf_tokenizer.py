@@ -8,6 +8,7 @@ Unicode normalisation is applied, as in llama.cpp (a GGUF does not record any).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from rethink.errors import ModelError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """Token types of GGUF."""
+_LONGEST_TOKEN, _MOST_LETTERS = 4096, 1 << 25
+"""Far above what vocabularies hold: some hundred letters, and three million in all."""
 
 _CONTRACTIONS = r"'s|'t|'re|'ve|'m|'ll|'d"
 _GPT2 = rf"{_CONTRACTIONS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S)|\s+"
@@ -78,7 +81,18 @@ def build_backend(fields: Mapping[str, Any], source: str) -> tuple[Backend, dict
     Raises:
         ModelError: the tokenizer's kind or pre-tokenizer is unknown, or its fields contradict each other.
     """
-    kind = fields.get("tokenizer.ggml.model")
+    try:
+        return _build(fields, source)
+    except ModelError:
+        raise
+    except Exception as error:  # fields may be of any kind, and the library raises a bare Exception
+        raise ModelError(
+            f"the tokenizer in {source} contradicts itself ({str(error)[:200]}); download the file again"
+        ) from error
+
+
+def _build(fields: Mapping[str, Any], source: str) -> tuple[Backend, dict[str, Any], dict[str, Any]]:
+    kind = str(fields.get("tokenizer.ggml.model"))[:60]
     builders = {"gpt2": _byte_level, "llama": _sentencepiece}
     if kind not in builders:
         raise ModelError(
@@ -86,12 +100,7 @@ def build_backend(fields: Mapping[str, Any], source: str) -> tuple[Backend, dict
             "(SentencePiece). Use the model's Hugging Face folder instead"
         )
     tokens, types = _tokens_and_types(fields, source)
-    try:
-        backend = builders[kind](fields, tokens, types, source)
-    except ModelError:
-        raise
-    except Exception as error:  # the library raises a bare Exception on contradicting merges
-        raise ModelError(f"the tokenizer in {source} contradicts itself ({error}); download the file again") from error
+    backend = builders[kind](fields, tokens, types, source)
     _add_special_tokens(backend, tokens, types)
     config, generation = _configurations(fields, tokens, source)
     if _adds_bos(fields, kind) and "bos_token" in config:
@@ -107,6 +116,12 @@ def _tokens_and_types(fields: Mapping[str, Any], source: str) -> tuple[list[str]
     if len(types) != len(tokens):
         raise ModelError(
             f"{source} has {len(tokens)} tokens and {len(types)} token types; the file is damaged: download it again"
+        )
+    longest, total = max(map(len, tokens)), sum(map(len, tokens))
+    if longest > _LONGEST_TOKEN or total > _MOST_LETTERS:  # what follows tries every cut of every token
+        raise ModelError(
+            f"{source} has tokens of up to {longest:,} letters and {total:,} in all, where {_LONGEST_TOKEN:,} and "
+            f"{_MOST_LETTERS:,} are allowed; the file is damaged: download it again"
         )
     return tokens, types
 
@@ -150,8 +165,10 @@ def _pair(line: str, source: str) -> tuple[str, str]:
 
 def _sentencepiece(fields: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int], source: str) -> Backend:
     scores = fields.get("tokenizer.ggml.scores")
-    if not isinstance(scores, list) or len(scores) != len(tokens):
-        raise ModelError(f"{source} carries no score for each token; the file is damaged: download it again")
+    if not isinstance(scores, list) or len(scores) != len(tokens) or not all(map(math.isfinite, scores)):
+        raise ModelError(
+            f"{source} carries no score (a finite number) for each token; the file is damaged: download it again"
+        )
     vocabulary = {token: i for i, token in enumerate(tokens) if types[i] != UNUSED}
     unknown = tokens[types.index(UNKNOWN)] if UNKNOWN in types else None
     backend = Backend(

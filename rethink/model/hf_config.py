@@ -1,19 +1,20 @@
 """Hugging Face `config.json` to `DecoderConfig` and back.
 
-The keys and their defaults are those of `transformers`' LlamaConfig, Qwen2Config, Qwen3Config and MistralConfig.
-Version 5 of that library writes `rope_parameters` where earlier ones wrote `rope_theta` and `rope_scaling`; both are
+The keys, their defaults and which of two wins are those of `transformers` 5: LlamaConfig, Qwen2Config, Qwen3Config and
+MistralConfig. Version 5 writes `rope_parameters` where earlier ones wrote `rope_theta` and `rope_scaling`; both are
 read. What the decoder cannot compute exactly is never approximated: it is handed on to `transformers`, with the
-reason.
+reason. What neither computes is refused, and fields that nothing reads are named (`hf_fields.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast, get_args
 
 from rethink.errors import ModelError
-from rethink.model.config import Architecture, DecoderConfig, Llama3RopeScaling
+from rethink.model.config import Architecture, DecoderConfig, Llama3RopeScaling, check_shape
+from rethink.model.hf_fields import Fields, check_fields
 
 ARCHITECTURES: tuple[str, ...] = get_args(Architecture)
 CLASS_NAMES = {
@@ -26,7 +27,8 @@ ROPE_TYPES_OF_TRANSFORMERS = ("linear", "dynamic", "yarn", "longrope", "proporti
 """Rope scalings that our decoder does not compute but `transformers` does."""
 _DEFAULT_KV_HEADS = {"qwen2": 32, "qwen3": 32, "mistral": 8}
 _DEFAULT_CONTEXT = {"llama": 2048, "qwen2": 32768, "qwen3": 32768, "mistral": 131072}
-_MISTRAL_DEFAULT_WINDOW = 4096
+_DEFAULT_WINDOW, _DEFAULT_MAX_WINDOW_LAYERS = 4096, 28
+_SLIDING = "sliding_attention"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +65,14 @@ def parse_hf_config(hf: Mapping[str, Any], source: str) -> ParsedConfig:
         )
     if model_type not in ARCHITECTURES:
         return ParsedConfig(None, f"architecture {model_type!r} is none of {', '.join(ARCHITECTURES)}")
-    reason = _outside_the_family(hf, model_type)
+    fields = Fields(hf, f"config.json of {source}")
+    rope = _rope_values(fields)
+    reason = _outside_the_family(fields, rope.values, model_type)
     if reason is not None:
         return ParsedConfig(None, reason)
-    try:
-        return _parse_family(hf, cast(Architecture, model_type), source)
-    except (TypeError, ValueError) as error:
-        raise ModelError(
-            f"config.json of {source} holds a value of the wrong kind ({error}); download the model again"
-        ) from error
+    config = _parse_family(fields, rope, cast(Architecture, model_type))
+    check_fields(fields, rope, config)
+    return ParsedConfig(config)
 
 
 def to_hf_config(config: DecoderConfig) -> dict[str, Any]:
@@ -139,18 +140,20 @@ def _quantiser(hf: Mapping[str, Any]) -> str:
     return str(details.get("quant_method", "unknown")) if isinstance(details, Mapping) else "unknown"
 
 
-def _outside_the_family(hf: Mapping[str, Any], model_type: str) -> str | None:
+def _outside_the_family(fields: Fields, rope: Mapping[str, Any], model_type: str) -> str | None:
     """Why the decoder would compute this model wrongly; None when it would not."""
+    hf = fields.values
     if hf.get("hidden_act", "silu") not in ("silu", "swish"):
         return f"activation {hf['hidden_act']!r} instead of silu"
     if hf.get("mlp_bias"):
         return "biases in the feed-forward layers (mlp_bias)"
     if model_type != "qwen2" and hf.get("attention_bias"):
         return "biases in the attention layers (attention_bias)"
-    kinds = set(hf.get("layer_types") or ()) - {"full_attention", "sliding_attention"}
+    kinds = set(fields.texts("layer_types") or ()) - {"full_attention", _SLIDING}
     if kinds:
-        return f"layers of type {', '.join(sorted(map(str, kinds)))}"
-    rope = _rope_values(hf)
+        return f"layers of type {', '.join(sorted(kinds))}"
+    if hf.get("per_layer_config"):
+        return "layers that differ from one another (per_layer_config)"
     if rope.get("partial_rotary_factor", hf.get("partial_rotary_factor", 1.0)) not in (None, 1.0, 1):
         return "rotary embedding on a part of each head (partial_rotary_factor)"
     if any(isinstance(value, Mapping) for value in rope.values()):
@@ -159,94 +162,103 @@ def _outside_the_family(hf: Mapping[str, Any], model_type: str) -> str | None:
     return f"rope scaling {kind!r}" if kind in ROPE_TYPES_OF_TRANSFORMERS else None
 
 
-def _parse_family(hf: Mapping[str, Any], architecture: Architecture, source: str) -> ParsedConfig:
-    def need(key: str) -> int:
-        if hf.get(key) is None:
-            raise ModelError(
-                f"config.json of {source} has no `{key}`, which a {architecture} model needs; download the model again"
-            )
-        return int(hf[key])
-
-    heads, hidden = need("num_attention_heads"), need("hidden_size")
-    rope = _rope_values(hf)
+def _parse_family(fields: Fields, rope: Fields, architecture: Architecture) -> DecoderConfig:
+    heads, hidden = fields.integer("num_attention_heads"), fields.integer("hidden_size")
+    layers = fields.integer("num_hidden_layers")
+    head_dim = 128 if architecture == "qwen3" else hidden // max(heads, 1)
+    kv_heads = heads  # what null means; where the key is missing, some families have a number of their own
+    if "num_key_value_heads" not in fields.values:
+        kv_heads = _DEFAULT_KV_HEADS.get(architecture, heads)
     config = DecoderConfig(
         architecture=architecture,
-        vocab_size=need("vocab_size"),
+        vocab_size=fields.integer("vocab_size"),
         hidden_size=hidden,
-        intermediate_size=need("intermediate_size"),
-        num_layers=need("num_hidden_layers"),
+        intermediate_size=fields.integer("intermediate_size"),
+        num_layers=layers,
         num_heads=heads,
-        num_kv_heads=int(hf.get("num_key_value_heads") or _DEFAULT_KV_HEADS.get(architecture, heads)),
-        head_dim=int(hf.get("head_dim") or (128 if architecture == "qwen3" else hidden // max(heads, 1))),
-        rms_norm_eps=float(hf.get("rms_norm_eps", 1e-6)),
-        rope_theta=float(rope.get("rope_theta") or hf.get("rope_theta") or 10000.0),
-        max_position_embeddings=int(hf.get("max_position_embeddings") or _DEFAULT_CONTEXT[architecture]),
-        tie_word_embeddings=bool(hf.get("tie_word_embeddings", False)),
+        num_kv_heads=fields.integer("num_key_value_heads", kv_heads),
+        head_dim=fields.integer("head_dim", head_dim),
+        rms_norm_eps=fields.number("rms_norm_eps", 1e-6),
+        rope_theta=_rope_theta(fields, rope),
+        max_position_embeddings=fields.integer("max_position_embeddings", _DEFAULT_CONTEXT[architecture]),
+        tie_word_embeddings=fields.boolean("tie_word_embeddings"),
         qkv_bias=architecture == "qwen2",
         qk_norm=architecture == "qwen3",
-        sliding_window=_sliding_window(hf, architecture),
-        rope_scaling=_scaling_from_hf(rope, source),
+        sliding_window=_sliding_window(fields, architecture, layers),
+        rope_scaling=None,
     )
-    _check_divisions(config, source)
-    return ParsedConfig(config)
+    config = replace(config, rope_scaling=_scaling_from_hf(fields, rope, config.max_position_embeddings))
+    check_shape(config, fields.source)
+    return config
 
 
-def _check_divisions(config: DecoderConfig, source: str) -> None:
-    counts = (config.hidden_size, config.num_layers, config.num_heads, config.num_kv_heads, config.head_dim)
-    if min(counts) < 1 or config.vocab_size < 1 or config.num_heads % config.num_kv_heads or config.head_dim % 2:
-        raise ModelError(
-            f"config.json of {source} describes no possible model: {config.num_heads} query heads, "
-            f"{config.num_kv_heads} key/value heads of size {config.head_dim}, {config.num_layers} layers, "
-            f"vocabulary {config.vocab_size}; query heads must be a multiple of key/value heads and the head size "
-            "even. Download the model again"
-        )
-
-
-def _sliding_window(hf: Mapping[str, Any], architecture: str) -> int | None:
+def _sliding_window(fields: Fields, architecture: str, layers: int) -> int | None:
+    """The width of the layers that slide; None where none does."""
     if architecture == "mistral":
-        window = hf.get("sliding_window", _MISTRAL_DEFAULT_WINDOW)
-    elif architecture in ("qwen2", "qwen3") and hf.get("use_sliding_window", False):
-        window = hf.get("sliding_window", 4096)
-    else:
-        window = None
-    return None if window is None else int(window)
+        missing = "sliding_window" not in fields.values
+        return fields.integer("sliding_window", _DEFAULT_WINDOW) if missing or fields.given("sliding_window") else None
+    if architecture == "llama":
+        return None
+    kinds = fields.texts("layer_types")
+    if not fields.boolean("use_sliding_window"):
+        if kinds is not None and _SLIDING in kinds:
+            raise fields.bad("use_sliding_window", "true, since `layer_types` has layers that slide")
+        return None
+    if "sliding_window" in fields.values and not fields.given("sliding_window"):
+        return None
+    slide = layers > fields.integer("max_window_layers", _DEFAULT_MAX_WINDOW_LAYERS) if kinds is None else None
+    return fields.integer("sliding_window", _DEFAULT_WINDOW) if slide or (kinds and _SLIDING in kinds) else None
 
 
-def _rope_values(hf: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The scaling keys, whichever of the two places they are written in (`rope_parameters` first)."""
-    for key in ("rope_parameters", "rope_scaling"):
-        if isinstance(hf.get(key), Mapping):
-            return cast(Mapping[str, Any], hf[key])
-    return {}
+def _rope_values(fields: Fields) -> Fields:
+    """The rotary keys, whichever of the two places they are written in; as in `transformers`, `rope_scaling` wins."""
+    for key in ("rope_scaling", "rope_parameters"):
+        value = fields.values.get(key)
+        if value:
+            if not isinstance(value, Mapping):
+                raise fields.bad(key, "an object")
+            return Fields(value, f"`{key}` in {fields.source}")
+    return Fields({}, fields.source)
+
+
+def _rope_theta(fields: Fields, rope: Fields) -> float:
+    holder = rope if "rope_theta" in rope.values else fields
+    return holder.number("rope_theta") if "rope_theta" in holder.values else 10000.0
 
 
 def _rope_type(rope: Mapping[str, Any]) -> str:
     return str(rope.get("rope_type") or rope.get("type") or "default")
 
 
-def _scaling_from_hf(rope: Mapping[str, Any], source: str) -> Llama3RopeScaling | None:
-    kind = _rope_type(rope)
+def _scaling_from_hf(fields: Fields, rope: Fields, context: int) -> Llama3RopeScaling | None:
+    kind = _rope_type(rope.values)
     if kind == "default":
         return None
     if kind != "llama3":
         known = ", ".join(("default", "llama3", *ROPE_TYPES_OF_TRANSFORMERS))
         raise ModelError(
-            f"config.json of {source} asks for rope scaling {kind!r}, which neither this decoder nor transformers is "
+            f"{fields.source} asks for rope scaling {kind!r}, which neither this decoder nor transformers is "
             f"known to compute; known are {known}. Correct `rope_type` or use another model"
         )
-    keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    missing = [key for key in keys if rope.get(key) is None]
+    keys = ("factor", "low_freq_factor", "high_freq_factor")
+    missing = [key for key in keys if rope.values.get(key) is None]
     if missing:
         raise ModelError(
-            f"config.json of {source} asks for llama3 rope scaling but lacks {', '.join(missing)}; "
-            "download the model again"
+            f"{fields.source} asks for llama3 rope scaling but lacks {', '.join(missing)}; download the model again"
         )
-    return Llama3RopeScaling(
-        factor=float(rope["factor"]),
-        low_freq_factor=float(rope["low_freq_factor"]),
-        high_freq_factor=float(rope["high_freq_factor"]),
-        original_max_position_embeddings=int(rope["original_max_position_embeddings"]),
+    # As in transformers: the top level wins, and where neither place has it, the context is meant.
+    original = "original_max_position_embeddings"
+    scaling = Llama3RopeScaling(
+        factor=rope.number("factor"),
+        low_freq_factor=rope.number("low_freq_factor"),
+        high_freq_factor=rope.number("high_freq_factor"),
+        original_max_position_embeddings=(fields if original in fields.values else rope).integer(
+            original, None if original in fields.values else context
+        ),
     )
+    if scaling.low_freq_factor >= scaling.high_freq_factor:
+        raise rope.bad("high_freq_factor", "more than low_freq_factor")
+    return scaling
 
 
 def _scaling_to_hf(scaling: Llama3RopeScaling | None) -> dict[str, Any] | None:

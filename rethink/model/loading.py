@@ -21,10 +21,11 @@ from rethink.model.export import save_hf_folder
 from rethink.model.files import read_json_object
 from rethink.model.hf_config import expected_shapes, parse_hf_config, to_hf_config
 from rethink.model.hub import download, is_hub_id
-from rethink.model.safetensors_folder import FolderTensors
+from rethink.model.notes import note_once
+from rethink.model.safetensors_folder import HEAD, FolderTensors
 from rethink.model.tiny import SEED, TINY, write_tiny
 from rethink.model.tokenizer import Tokenizer
-from rethink.store.cache import cache_root, cached_folder
+from rethink.store.cache import cache_root, cached_entry, cached_folder
 from rethink.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def load_checkpoint(
     revision: str | None = None,
     trust_remote_code: bool = False,
     cache_dir: Path | None = None,
+    headers_only: bool = False,
 ) -> Checkpoint:
     """Find a model and read its headers.
 
@@ -70,24 +72,63 @@ def load_checkpoint(
         revision: branch, tag or commit of a hub id.
         trust_remote_code: whether a hub repository's Python files are fetched as well (they are not run here).
         cache_dir: where converted GGUF files are kept; None: `$RETHINK_CACHE` or `~/.cache/rethink`.
+        headers_only: for estimates: a GGUF file is not converted. Its tensors are dequantised when they are asked for,
+            and `folder` is the file itself.
 
     Raises:
         ModelError: nothing is found, or what is found cannot be read; the message says what to give instead.
         StorageFailure: a converted model cannot be cached.
+        UsageError: another user owns the cache, or may write there.
     """
+    if headers_only and (gguf := _gguf_file(path)) is not None:
+        return _header_of(gguf, path)
     folder = _resolve(path, revision, trust_remote_code, cache_root(cache_dir))
     hf_config = read_json_object(folder / "config.json")
     parsed = parse_hf_config(hf_config, path)
     tensors = FolderTensors(folder)
+    tied = hf_config.get("tie_word_embeddings") is True
+    if tied and not tensors.settle_head(tied):
+        note_once(
+            f"{path} has a {HEAD} that differs from its embedding, so it is used, as in transformers, although "
+            "config.json says `tie_word_embeddings: true`"
+        )
+        hf_config["tie_word_embeddings"] = False
+        parsed = parse_hf_config(hf_config, path)
     if parsed.config is not None:
         tensors.check(expected_shapes(parsed.config))
     tokenizer = Tokenizer.from_folder(folder)
-    if parsed.config is not None and tokenizer.vocab_size > parsed.config.vocab_size:
-        raise ModelError(
-            f"the tokenizer of {path} has {tokenizer.vocab_size} tokens and its model only "
-            f"{parsed.config.vocab_size}: they belong to different models. Download both again"
-        )
+    _check_vocabulary(parsed.config, tokenizer, path)
     return Checkpoint(parsed.config, hf_config, tensors, tokenizer, path, folder, parsed.reason)
+
+
+def _gguf_file(path: str) -> Path | None:
+    """The GGUF file that a recipe's word means, where it means one."""
+    if path == EMBEDDED:
+        return embedded_gguf()
+    local = Path(path).expanduser()
+    return local if local.suffix == ".gguf" and local.is_file() else None
+
+
+def _header_of(file: Path, source: str) -> Checkpoint:
+    from rethink.model.gguf import GgufModel
+
+    model = GgufModel(file)
+    tokenizer = Tokenizer.from_gguf_fields(model.fields, str(file))
+    _check_vocabulary(model.config, tokenizer, source)
+    hf_config = to_hf_config(model.config)
+    for name in ("bos", "eos", "pad"):
+        token_id = getattr(tokenizer, f"{name}_id")
+        if token_id is not None:
+            hf_config[f"{name}_token_id"] = token_id
+    return Checkpoint(model.config, hf_config, model, tokenizer, source, file)
+
+
+def _check_vocabulary(config: DecoderConfig | None, tokenizer: Tokenizer, source: str) -> None:
+    if config is not None and tokenizer.vocab_size > config.vocab_size:
+        raise ModelError(
+            f"the tokenizer of {source} has {tokenizer.vocab_size} tokens and its model only "
+            f"{config.vocab_size}: they belong to different models. Download both again"
+        )
 
 
 def _resolve(path: str, revision: str | None, trust_remote_code: bool, root: Path) -> Path:
@@ -130,9 +171,7 @@ def _model_of_run(path: Path) -> Path:
 def _embedded_folder(root: Path) -> Path:
     # The hash is part of the key, so an entry that is there was made from the right file.
     key = f"embedded-{SHA256[:16]}-v{_CONVERSION}"
-    if (root / key).is_dir():
-        return root / key
-    return _convert(embedded_gguf(), root, key)
+    return cached_entry(root, key) or _convert(embedded_gguf(), root, key)
 
 
 def cached_folder_of_gguf(path: Path, root: Path) -> Path:
@@ -158,18 +197,18 @@ def cached_folder_of_gguf(path: Path, root: Path) -> Path:
 
 
 def _convert(path: Path, root: Path, key: str) -> Path:
-    if (root / key).is_dir():
-        return root / key
+    if (entry := cached_entry(root, key)) is not None:
+        return entry
     from rethink.model.gguf import GgufModel
 
-    model = GgufModel(path)
-    tokenizer = Tokenizer.from_gguf_fields(model.fields, str(path))
-    hf_config = to_hf_config(model.config)
-    for name in ("bos", "eos", "pad"):
-        token_id = getattr(tokenizer, f"{name}_id")
-        if token_id is not None:
-            hf_config[f"{name}_token_id"] = token_id
-    return cached_folder(root, key, lambda folder: save_hf_folder(folder, model, hf_config, tokenizer), model.nbytes())
+    found = _header_of(path, str(path))
+    assert isinstance(found.tensors, GgufModel)
+    return cached_folder(
+        root,
+        key,
+        lambda folder: save_hf_folder(folder, found.tensors, found.hf_config, found.tokenizer),
+        found.tensors.nbytes(),
+    )
 
 
 def _near_matches(path: str) -> str:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rethink.errors import ModelError
+from rethink.model.files import read_json_object
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
+_COMPUTED_ANYWAY = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
+"""Tensors of old files that follow from config.json."""
+_ROWS = 4096
+"""Rows of a matrix that are compared at once."""
 
 
 class FolderTensors(Mapping[str, "Tensor"]):
@@ -41,6 +47,7 @@ class FolderTensors(Mapping[str, "Tensor"]):
     def __getitem__(self, name: str) -> Tensor:
         file = self._files[name]
         tensor: Tensor = self._handle(file).get_tensor(name)
+        check_finite(tensor, name, str(file))
         return tensor
 
     def __iter__(self) -> Iterator[str]:
@@ -57,12 +64,34 @@ class FolderTensors(Mapping[str, "Tensor"]):
         """Shape of a tensor, from the file's header."""
         return tuple(self._handle(self._files[name]).get_slice(name).get_shape())
 
+    def settle_head(self, tied: bool) -> bool:
+        """Whether the head is the embedding: where the configuration says so, and the file has no other.
+
+        As `transformers` 5 does: a head in the file that differs from the embedding is used, whatever the
+        configuration says; one that is equal is left out here.
+        """
+        if not tied or HEAD not in self._files or EMBEDDING not in self._files:
+            return tied
+        ours, theirs = (self._handle(self._files[name]).get_slice(name) for name in (EMBEDDING, HEAD))
+        if self.shape(EMBEDDING) != self.shape(HEAD) or not all(
+            (ours[i : i + _ROWS] == theirs[i : i + _ROWS]).all() for i in range(0, self.shape(HEAD)[0], _ROWS)
+        ):
+            return False
+        del self._files[HEAD]
+        return True
+
     def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Compare names, shapes and types with what the decoder needs, without reading weights.
 
         Raises:
-            ModelError: naming the first tensor that is missing, misshaped or not of a float type.
+            ModelError: naming the first tensor that is missing, misshaped, not of a float type, or not computed.
         """
+        extra = min((n for n in self._files if n not in shapes and not _COMPUTED_ANYWAY.fullmatch(n)), default=None)
+        if extra is not None and all(name in self._files for name in shapes):
+            raise ModelError(
+                f"{self.folder} holds the tensor {extra!r}, which its config.json does not call for, so the model "
+                "would be computed without it; config.json and weights belong to different models: download both again"
+            )
         for name, shape in shapes.items():
             if name not in self._files:
                 raise ModelError(
@@ -95,6 +124,20 @@ class FolderTensors(Mapping[str, "Tensor"]):
         return self._open[file]
 
 
+def check_finite(tensor: Tensor, name: str, source: str) -> None:
+    """Refuse a tensor with nan or inf in it.
+
+    Raises:
+        ModelError: naming the tensor and where it is from.
+    """
+    # torch cannot ask types of one byte
+    if not bool((tensor.float() if tensor.element_size() == 1 else tensor).isfinite().all()):
+        raise ModelError(
+            f"tensor {name!r} of {source} holds values that are not finite (nan or inf), so the model is broken; "
+            "download it again, or use another"
+        )
+
+
 def _files_with_names(folder: Path) -> list[tuple[Path, set[str] | None]]:
     """The weight files, with the tensor names that the index gives each (None: all that the file holds)."""
     if (folder / INDEX).is_file():
@@ -106,15 +149,12 @@ def _files_with_names(folder: Path) -> list[tuple[Path, set[str] | None]]:
 
 def _read_index(folder: Path) -> dict[str, set[str]]:
     path = folder / INDEX
-    try:
-        weight_map = json.loads(path.read_text("utf-8"))["weight_map"]
-        by_file: dict[str, set[str]] = {}
-        for tensor, file in weight_map.items():
-            by_file.setdefault(str(file), set()).add(tensor)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise ModelError(
-            f"{path} is not a readable index of shards ({type(error).__name__}: {error}); download the model again"
-        ) from error
+    weight_map = read_json_object(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise ModelError(f"{path} is not a readable index of shards: it has no `weight_map`; download the model again")
+    by_file: dict[str, set[str]] = {}
+    for tensor, file in weight_map.items():
+        by_file.setdefault(file, set()).add(tensor)
     outside = [name for name in by_file if Path(name).name != name]
     if outside or not by_file:
         raise ModelError(

@@ -6,7 +6,7 @@ a GGUF file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 
 from rethink.errors import ModelError
-from rethink.model.chat_template import compile_template, render
-from rethink.model.files import read_json_object
+from rethink.model.chat_template import render
+from rethink.model.files import read_json_object, read_text
+from rethink.reading import check_regular_file
 from rethink.store.atomic import write_json, write_text
 
 END_OF_TURN_TOKENS = (
@@ -31,6 +32,8 @@ END_OF_TURN_TOKENS = (
     "</s>",
 )
 """Names that end a turn in the models of this family: they end a completion wherever they are special tokens."""
+_MOST_BYTES = 1 << 28
+"""Of `tokenizer.json`; the largest real ones have thirty megabytes."""
 _NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -41,9 +44,17 @@ class Tokenizer:
         backend: the tokenizer proper.
         config: the content of `tokenizer_config.json` (special tokens by name, chat template).
         generation: the content of `generation_config.json`, whose `eos_token_id` also ends a turn.
+        source: where it is from, for messages.
     """
 
-    def __init__(self, backend: Backend, config: Mapping[str, Any], generation: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        backend: Backend,
+        config: Mapping[str, Any],
+        generation: Mapping[str, Any] | None = None,
+        source: str = "the model",
+    ):
+        self.source = source
         self._backend = backend
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -74,18 +85,22 @@ class Tokenizer:
                 "`AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)` (transformers), else download it again"
             )
         try:
+            check_regular_file(path, _MOST_BYTES)
             backend = Backend.from_file(str(path))
-        except Exception as error:  # the library raises a bare Exception
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises a bare Exception, and a panic of Rust is not even that
             raise ModelError(f"{path} is not a readable tokenizer ({error}); download the model again") from error
         config = read_json_object(folder / "tokenizer_config.json", missing_ok=True)
         for name, token in read_json_object(folder / "special_tokens_map.json", missing_ok=True).items():
             config.setdefault(name, token)
         if (folder / "chat_template.jinja").is_file():
-            config["chat_template"] = (folder / "chat_template.jinja").read_text("utf-8")
+            config["chat_template"] = read_text(folder / "chat_template.jinja")
         elif "chat_template" not in config:
             separate = read_json_object(folder / "chat_template.json", missing_ok=True)
             config["chat_template"] = separate.get("chat_template")
-        return cls(backend, config, read_json_object(folder / "generation_config.json", missing_ok=True))
+        generation = read_json_object(folder / "generation_config.json", missing_ok=True)
+        return cls(backend, config, generation, str(folder))
 
     @classmethod
     def from_gguf_fields(cls, fields: Mapping[str, Any], source: str = "the GGUF file") -> Tokenizer:
@@ -97,7 +112,7 @@ class Tokenizer:
         from rethink.model.gguf_tokenizer import build_backend
 
         backend, config, generation = build_backend(fields, source)
-        return cls(backend, config, generation)
+        return cls(backend, config, generation, source)
 
     def to_gguf_fields(self, vocab_size: int, source: str) -> tuple[dict[str, Any], tuple[str, ...]]:
         """The `tokenizer.*` key/value pairs of a GGUF file, and notes on what they cannot hold.
@@ -157,7 +172,12 @@ class Tokenizer:
         Raises:
             ModelError: there is no chat template, or it refuses the messages, or it fails.
         """
-        return render(self._template, messages, add_generation_prompt, self._special_spellings())
+        if self.chat_template is None:
+            raise ModelError(
+                "this model has no chat template (it is probably a base model); set prompt.template to r1-zero or "
+                "raw, or use an instruction-tuned model"
+            )
+        return render(self.chat_template, messages, add_generation_prompt, self._special_spellings())
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json`, `tokenizer_config.json` (with the template) and `generation_config.json`."""
@@ -170,15 +190,6 @@ class Tokenizer:
         # A template beside the configuration would win over it when the folder is read again.
         (folder / "chat_template.jinja").unlink(missing_ok=True)
 
-    @cached_property
-    def _template(self) -> Callable[..., str]:
-        if self.chat_template is None:
-            raise ModelError(
-                "this model has no chat template (it is probably a base model); set prompt.template to r1-zero or "
-                "raw, or use an instruction-tuned model"
-            )
-        return compile_template(self.chat_template)
-
     def _special_spellings(self) -> dict[str, str]:
         spelled = {name: _spelling(self._config.get(name)) for name in _NAMED_TOKENS}
         return {name: token for name, token in spelled.items() if token is not None}
@@ -189,10 +200,15 @@ class Tokenizer:
 
     def _find_end_of_turn(self) -> frozenset[int]:
         declared = self._generation.get("eos_token_id")
-        ids = set(declared if isinstance(declared, list) else [declared])
-        ids.add(self.eos_id)
-        ids |= {i for i in map(self.token_to_id, END_OF_TURN_TOKENS) if i in self._special}
-        return frozenset(int(i) for i in ids if i is not None)
+        listed = declared if isinstance(declared, list) else [] if declared is None else [declared]
+        for i in listed:
+            if type(i) is not int or i < 0:
+                raise ModelError(
+                    f"generation_config.json has {str(i)[:60]!r} as `eos_token_id`, which must be the id of a token or "
+                    "a list of ids; correct it, or download the model again"
+                )
+        named = {i for i in map(self.token_to_id, END_OF_TURN_TOKENS) if i in self._special}
+        return frozenset(listed) | named | ({self.eos_id} if self.eos_id is not None else set())
 
     def _bos_is_added(self) -> bool:
         if self.bos_id is None:

@@ -23,7 +23,9 @@ from torch import Tensor
 from rethink.errors import ModelError
 from rethink.kernels.head import TokenObjective
 from rethink.model.loading import Checkpoint
+from rethink.model.notes import note_once
 from rethink.model.packing import PackedBatch
+from rethink.model.safetensors_folder import check_finite
 
 CHUNK_ROWS = 64
 """Rows whose fp32 logits exist at once."""
@@ -69,7 +71,8 @@ class TransformersModel:
             ModelError: `transformers` is missing, does not know the architecture, or the weights do not fit it.
         """
         module = _load_module(checkpoint, dtype, trust_remote_code).to(device)
-        for parameter in module.parameters():
+        for name, parameter in module.named_parameters():
+            check_finite(parameter, name, checkpoint.source)
             # Read from a file, a weight lies where the file has it; products round otherwise there than when aligned,
             # so a clone would differ from its original in the last bits.
             if parameter.data_ptr() % _ALIGNMENT:
@@ -331,6 +334,12 @@ def _load_module(checkpoint: Checkpoint, dtype: torch.dtype, trust_remote_code: 
         raise ModelError(
             f"{checkpoint.source} lacks {len(missing)} of the tensors that its architecture has, first {missing[0]!r}; "
             "the folder is incomplete or its config.json belongs to another model: download it again"
+        )
+    unused = sorted(report["unexpected_keys"])
+    if unused:
+        note_once(
+            f"{checkpoint.source} holds {len(unused)} tensors that transformers does not use for this architecture, "
+            f"first {unused[0]!r}"
         )
     return module
 

@@ -53,7 +53,7 @@ def _parameters(model: str) -> int | None:
     from rethink.model.loading import load_checkpoint
 
     try:
-        config = load_checkpoint(model).config
+        config = load_checkpoint(model, headers_only=True).config
     except RethinkError:
         return None
     if config is None:

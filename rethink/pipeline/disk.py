@@ -49,7 +49,7 @@ def check_space(path: Path, recipe: AnyRecipe, stage: str) -> None:
     if recipe.kind not in TRAINS or model is None:
         return
     try:
-        config = load_checkpoint(model.path, revision=model.revision).config
+        config = load_checkpoint(model.path, revision=model.revision, headers_only=True).config
     except RethinkError:
         return  # the stage itself says what is wrong with its model
     if config is None:

@@ -251,7 +251,7 @@ def _shape(recipe: Any, by_name: Mapping[str, ResolvedStage]) -> ModelShape | No
         recipe = by_name[name].recipe
     from rethink.model.loading import load_checkpoint
 
-    checkpoint = load_checkpoint(model.path, revision=model.revision)
+    checkpoint = load_checkpoint(model.path, revision=model.revision, headers_only=True)
     if checkpoint.config is None:
         raise ModelError(
             f"{model.path} cannot be estimated: {checkpoint.reason}. Declare its shape under `model.shape` for a dry "

@@ -1,15 +1,13 @@
 """From a YAML file and `key=value` overrides to a recipe of its kind, and back.
 
-YAML is read by the safe loader with two changes: a key given twice is an error, and `2e-5` is a number (YAML 1.1 wants
-`2.0e-5` and would make it text). Types are strict: `"8"` is not 8.
+YAML is read as in `yaml_text.py`. Types are strict: `"8"` is not 8.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,12 @@ import yaml
 from pydantic import ValidationError
 
 from rethink.errors import RecipeError
+from rethink.reading import read_bounded_text
 from rethink.recipe.explain import explain
 from rethink.recipe.fields import Segment, annotation_at, default_of, field_at, is_text, plain
 from rethink.recipe.kinds import AnyRecipe, kind_of
 from rethink.recipe.schema import Section
+from rethink.recipe.yaml_text import MOST_BYTES, RecipeDumper, load_yaml
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -38,8 +38,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
     """
     file = find_recipe(path)
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bounded_text(file, MOST_BYTES)
+    except (OSError, ValueError) as error:
         raise RecipeError(f"The recipe {file} cannot be read: {error}.") from error
     return parse_recipe(text, f"The recipe `{path}`", overrides)
 
@@ -101,51 +101,12 @@ def shipped_recipes() -> dict[str, Path]:
 
 def recipe_to_yaml(recipe: AnyRecipe) -> str:
     """The whole recipe, defaults included, as YAML that `load_recipe` reads back to an equal one."""
-    return yaml.dump(plain(recipe), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
-
-
-# YAML 1.1 wants `2.0e-5`; this is the rest of what people write.
-_FLOAT = re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$")
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: dict[str, int] = {}
-        for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode) or key_node.value == "<<":
-                continue  # the parent class refuses other keys, and merges `<<` below the keys written out
-            if key_node.tag == "tag:yaml.org,2002:bool":
-                key_node.tag = "tag:yaml.org,2002:str"  # YAML 1.1 takes the key `on` for true
-            key, line = key_node.value, key_node.start_mark.line + 1
-            if key in seen:
-                raise RecipeError(
-                    f"The key `{key}` is given twice in the same place, in lines {seen[key]} and {line}; YAML would "
-                    "take the last one silently. Remove one of them."
-                )
-            seen[key] = line
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Safe YAML with several lines of text as a block."""
-
-
-def _block(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
-
-
-_Dumper.add_representer(str, _block)
-# On a subclass this copies the rules first: the library's own classes stay as they are. The dumper needs the rule too,
-# or it would write the text "2e-5" without quotes.
-for _class in (_Loader, _Dumper):
-    _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
+    return yaml.dump(plain(recipe), Dumper=RecipeDumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def _read_yaml(text: str, origin: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)
+        return load_yaml(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
@@ -197,7 +158,7 @@ def _value(segments: Sequence[str], text: str, override: str, model: type[Sectio
     """The value as YAML; as it stands where the field is text, so that braces and colons need no quotes."""
     text_field = is_text(annotation_at(model, segments))
     try:
-        value = yaml.load(text, Loader=_Loader)
+        value = load_yaml(text)
     except yaml.YAMLError as error:
         if text_field:
             return text

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from rethink.errors import RecipeError
+from rethink.reading import check_expanded, parts_of_value
 from rethink.recipe.explain import explain
 from rethink.recipe.pipeline import OUTPUTS, DistillRecipe, PipelineRecipe, Stage
+from rethink.recipe.yaml_text import MOST_LETTERS
 
 if TYPE_CHECKING:
     from rethink.recipe.kinds import AnyRecipe
@@ -86,7 +88,17 @@ def substitute(value: Any, replace: Callable[[str, str], Any]) -> Any:
     whole = REFERENCE.fullmatch(value)
     if whole:
         return replace(whole[1], whole[2])
-    return REFERENCE.sub(lambda found: str(replace(found[1], found[2])), value)
+    room = MOST_LETTERS
+
+    def put_in(found: re.Match[str]) -> str:
+        nonlocal room
+        text = str(replace(found[1], found[2]))
+        room -= len(text)
+        if room < 0:
+            raise RecipeError(f"A text has more than {MOST_LETTERS:,} letters once its references are put in.")
+        return text
+
+    return REFERENCE.sub(put_in, value)
 
 
 def references(value: Any) -> list[tuple[str, str]]:
@@ -128,10 +140,12 @@ def upstream(stages: Iterable[ResolvedStage], name: str) -> set[str]:
 
 def _written_out(recipe: PipelineRecipe) -> Iterator[tuple[str, Stage]]:
     """Plain stages: distillations as their parts, evaluations behind what they measure; variables are put in."""
-    variables = _variables(recipe.vars)
+    measured: dict[int, tuple[Any, int, int]] = {}
+    variables = _variables(recipe.vars, measured)
 
     def put_in(value: Any, where: str) -> Any:
-        return substitute(value, partial(_look_up, variables=variables, where=where))
+        filled = substitute(value, partial(_look_up, variables=variables, where=where))
+        return _bounded(filled, where, measured)
 
     plain: dict[str, Stage] = {}
     for name, stage in recipe.stages.items():
@@ -163,12 +177,22 @@ def _written_out(recipe: PipelineRecipe) -> Iterator[tuple[str, Stage]]:
             yield EVALUATION + name, _evaluation(evaluation, f"${{{name}.model}}", plain)
 
 
-def _variables(given: Mapping[str, Any]) -> Mapping[str, Any]:
+def _variables(given: Mapping[str, Any], measured: dict[int, tuple[Any, int, int]]) -> Mapping[str, Any]:
     """Values of `vars`, which may use those written before them."""
     known: dict[str, Any] = {}
     for name, value in given.items():
-        known[name] = substitute(value, partial(_look_up, variables=known, where=f"`vars.{name}`"))
+        where = f"`vars.{name}`"
+        known[name] = _bounded(substitute(value, partial(_look_up, variables=known, where=where)), where, measured)
     return known
+
+
+def _bounded(value: Any, where: str, measured: dict[int, tuple[Any, int, int]]) -> Any:
+    """The value; refused where its references, which are shared, would make it huge once it is written."""
+    try:
+        check_expanded(value, parts_of_value, MOST_LETTERS, measured)
+    except ValueError as error:
+        raise RecipeError(f"{where[0].upper() + where[1:]} cannot be used: {error}.") from None
+    return value
 
 
 def _look_up(first: str, second: str, variables: Mapping[str, Any], where: str) -> Any:

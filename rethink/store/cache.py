@@ -1,15 +1,19 @@
-"""The cache of what is made once (converted models, compiled kernels): a folder each, either whole or not there."""
+"""The cache of what is made once (converted models, compiled kernels): a folder each, either whole or not there.
+
+What lies there runs as code or is trained on, so nothing is taken from a folder that another user owns or may write.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rethink.errors import StorageFailure
+from rethink.errors import StorageFailure, UsageError
 from rethink.store.atomic import storage_errno
 
 
@@ -34,21 +38,29 @@ def cached_folder(root: Path, key: str, build: Callable[[Path], None], needed_by
 
     Raises:
         StorageFailure: the cache cannot be written or has too little space.
+        UsageError: another user owns the cache or the entry, or may write there.
     """
+    found = cached_entry(root, key)
+    if found is not None:
+        return found
     final = root / key
-    if final.is_dir():
-        return final
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        for folder in (*reversed(root.parents), root):
+            if not folder.exists():
+                folder.mkdir(mode=0o700, exist_ok=True)
+        _check_root(root)
         with _locked(root / f"{key}.lock"):
-            if final.is_dir():
-                return final
+            found = cached_entry(root, key)
+            if found is not None:
+                return found
             _check_space(root, needed_bytes)
             draft = root / f".{key}.draft"
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir()
             try:
                 build(draft)
+                for path in (draft, *draft.rglob("*")):  # whatever the umask is
+                    path.chmod(stat.S_IMODE(path.lstat().st_mode) & ~_OTHERS_WRITE)
                 os.rename(draft, final)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
@@ -61,6 +73,54 @@ def cached_folder(root: Path, key: str, build: Callable[[Path], None], needed_by
             "RETHINK_CACHE to a folder on another disk"
         ) from error
     return final
+
+
+def cached_entry(root: Path, key: str) -> Path | None:
+    """The entry, where it is there.
+
+    Raises:
+        UsageError: another user owns the cache or the entry, or may write there.
+    """
+    entry = root / key
+    if not entry.is_dir():
+        return None
+    _check_root(root)
+    for path in (entry, *entry.rglob("*")):
+        wrong = _not_ours(path.lstat(), _OTHERS_WRITE)
+        if wrong is not None:
+            raise UsageError(
+                f"{path} in the cache {wrong}, so what it holds may be another's; look into it, remove it "
+                f"(`rm -r {entry}`), and it is made again, or set RETHINK_CACHE to a folder of your own"
+            )
+    return entry
+
+
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+def _check_root(root: Path) -> None:
+    """Refuse a cache that others can change, or exchange by way of a folder above it."""
+    real = root.resolve()
+    for folder in (real, *real.parents):
+        status = folder.stat()
+        # A group may write above: many systems give every user a group of their own. In folders like /tmp, only owners
+        # may rename.
+        bits = _OTHERS_WRITE if folder == real else 0 if status.st_mode & stat.S_ISVTX else stat.S_IWOTH
+        wrong = _not_ours(status, bits)
+        if wrong is not None:
+            raise UsageError(
+                f"the cache {root} is not safe: {folder} {wrong}, who could put code of theirs into it; if you trust "
+                f"what is there, `chmod go-w {folder}` (or `chown`), else set RETHINK_CACHE to a folder of your own"
+            )
+
+
+def _not_ours(status: os.stat_result, bits: int) -> str | None:
+    """What makes a file another user's: its owner, or one of these bits of its mode."""
+    if status.st_uid not in (os.geteuid(), 0):
+        return f"belongs to another user (uid {status.st_uid})"
+    if stat.S_ISLNK(status.st_mode):
+        return "is a link, which could lead to files of another user"
+    return f"may be written by other users (mode {stat.S_IMODE(status.st_mode):o})" if status.st_mode & bits else None
 
 
 @contextmanager

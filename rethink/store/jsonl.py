@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from rethink.errors import TaskError
+from rethink.reading import parse_json
 
 
 def read_jsonl(path: Path, what: str, advice: str) -> Iterator[tuple[str, object]]:
@@ -34,8 +34,8 @@ def read_jsonl(path: Path, what: str, advice: str) -> Iterator[tuple[str, object
 def parse_line(line: bytes | str, where: str) -> object:
     """The value of a line. Raises `TaskError`, which says `where`."""
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
+        return parse_json(line)
+    except ValueError as error:
         raise TaskError(
             f"{where}, is not JSON ({error}); each line must be one JSON object: mend or remove it"
         ) from error

@@ -98,7 +98,7 @@ def train_reward_model(
     return summary
 
 
-def load_start(recipe: RewardModelRecipe) -> Checkpoint:
+def load_start(recipe: RewardModelRecipe, *, headers_only: bool = False) -> Checkpoint:
     """The model to begin with; its headers alone are read.
 
     Raises:
@@ -106,7 +106,9 @@ def load_start(recipe: RewardModelRecipe) -> Checkpoint:
         UsageError: it is a reward model of another objective, or scores another part of a response.
     """
     model = recipe.model
-    checkpoint = load_checkpoint(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    checkpoint = load_checkpoint(
+        model.path, revision=model.revision, trust_remote_code=model.trust_remote_code, headers_only=headers_only
+    )
     if is_reward_model(checkpoint.folder):
         info = read_info(checkpoint.folder)
         for key, wanted in (("objective", recipe.objective), ("on", recipe.scored_on)):

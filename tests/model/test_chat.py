@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from rethink.errors import ModelError, RecipeError, TaskError
 from rethink.model.chat import END_ANSWER, END_THINK, ParsedCompletion, PromptRenderer, parse_completion
+from rethink.model.notes import note_once
 from rethink.model.r1_template import R1_ZERO_TEMPLATE, render_r1_zero
 from rethink.model.tokenizer import Tokenizer
 from rethink.recipe.schema import Example, PromptSection
 from rethink.types import Problem
+from tests.conftest import CHATML
 
 Fields = Callable[[str, str], dict[str, Any]]
 PROBLEM = Problem("sum/train/3", "sum", "What is 2 + 3?", "5")
@@ -210,6 +212,41 @@ def test_think_that_the_template_opens_belongs_to_the_assistants_turn(
     assert parse_completion(" a</think><answer>5</answer>", prompt.prefill).well_formed
     with pytest.raises(ModelError, match="already begins the assistant's turn with <think>"):
         PromptRenderer(tokenizer, section(prefill=" <think>"), 512)
+
+
+@pytest.mark.parametrize("closed", ["<think>\n\n</think>\n\n", "<think></think>", "<think>\nNone.\n</think>\n"])
+def test_a_thought_that_the_template_closes_is_not_opened_again(
+    tokenizer_with: Callable[[str], Tokenizer], capsys: pytest.CaptureFixture[str], closed: str
+) -> None:
+    tokenizer = tokenizer_with(CHATML.replace("assistant\n{% endif %}", f"assistant\n{closed}{{% endif %}}"))
+    for prefill in ("<think>", "\n<think>\n", "Let me see. <think>"):
+        with pytest.raises(ModelError, match=r"the GGUF file has already closed the thought .*prompt\.prefill"):
+            PromptRenderer(tokenizer, section(prefill=prefill), 512)
+    for _ in range(2):
+        prompt = PromptRenderer(tokenizer, section(), 512).render(PROBLEM)
+        assert prompt.text.count("<think>") == 1
+    assert capsys.readouterr().err.count("behind a closed thought") <= 1
+    # a question about tags is no such thing
+    asked = Problem("p", "t", "What is <think>x</think>", "5")
+    plain = PromptRenderer(tokenizer_with(CHATML), section(prefill="<think>"), 512).render(asked)
+    assert plain.prefill == "<think>"
+
+
+def test_a_template_without_a_generation_prompt_is_named_once(
+    tokenizer_with: Callable[[str], Tokenizer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    note_once.cache_clear()
+    without = CHATML.partition("{% if add_generation_prompt %}")[0]
+    inline = "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }}"
+    inline += "</s>{% endif %}{% endfor %}"
+    for template in (CHATML, inline, CHATML.replace("{% if add_generation_prompt %}", "{% if true %}")):
+        PromptRenderer(tokenizer_with(template), section(), 512)
+    assert capsys.readouterr().err == ""
+    for _ in range(2):
+        PromptRenderer(tokenizer_with(without), section(), 512)
+    said = capsys.readouterr().err
+    assert said.count("the chat template of the GGUF file has no generation prompt") == 1
+    assert "'<|im_start|>assistant'" in said
 
 
 def test_template_that_cuts_thoughts_out_still_shows_the_example(tokenizer_with: Callable[[str], Tokenizer]) -> None:

@@ -172,3 +172,40 @@ def test_a_refusal_of_the_template_names_the_row(small_tokenizer: Tokenizer) -> 
     renderer = ConversationRenderer(with_template(small_tokenizer, refuses), "chat")
     with pytest.raises(TaskError, match=r"line 4: .*no system"):
         renderer.render(turns("a?", "A.", system="s"), "line 4")
+
+
+CLOSES = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n\n</think>\n\n{% endif %}")
+
+
+@pytest.mark.parametrize(
+    ("answer", "trained"),
+    [
+        ("4", "4<|im_end|>"),
+        ("<think>\n\n</think>\n\n4", "4<|im_end|>"),
+        (" <think></think>4", "4<|im_end|>"),
+        ("<think>\nadd\n</think>\n\n4", None),
+        (" <think>x</think> y", None),
+        ("So <think>x</think> y", None),
+        ("<think></think><think>x</think> y", None),
+        ("<think>x", None),
+        ("<think></think>", None),
+    ],
+)
+def test_a_thought_that_the_prompt_closes_is_not_written_twice(
+    small_tokenizer: Tokenizer, answer: str, trained: str | None
+) -> None:
+    tokenizer = with_template(small_tokenizer, CLOSES)
+    renderer = ConversationRenderer(tokenizer, "chat")
+    if trained is None:
+        with pytest.raises(TaskError, match=r"line 3.*closed the thought"):
+            renderer.render(turns("2+2?", answer), "line 3")
+        return
+    prompt, completion = parts(tokenizer, renderer.render(turns("2+2?", answer), "line 3"))
+    assert prompt[1].endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert completion == (True, trained)
+
+
+def test_a_template_without_a_generation_prompt_cannot_be_trained_on(small_tokenizer: Tokenizer) -> None:
+    without = CHATML.partition("{% if add_generation_prompt %}")[0]
+    with pytest.raises(ModelError, match=r"no generation prompt.*im_start\|>assistant"):
+        ConversationRenderer(with_template(small_tokenizer, without), "chat")

@@ -83,7 +83,7 @@ def spoil_cut_shard(folder: Path) -> str:
 
 def spoil_index_json(folder: Path) -> str:
     (folder / "model.safetensors.index.json").write_text('{"weight_map": ')
-    return "not a readable index"
+    return "cannot be read as JSON"
 
 
 def spoil_index_outside(folder: Path) -> str:
@@ -253,3 +253,24 @@ def test_hub_repository_without_safetensors_is_refused(monkeypatch: pytest.Monke
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
     with pytest.raises(ModelError, match="only GGUF files or pickles"):
         load_checkpoint("some-org/model-GGUF")
+
+
+def test_headers_of_a_gguf_file_are_read_without_its_tensors(
+    tiny_folder: FolderMaker, tmp_path: Path, vocabulary_fields: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rethink.model.gguf import GgufModel
+    from tests.model.test_gguf import tensors_of, write_gguf
+
+    tensors, config = tensors_of(tiny_folder("llama"))
+    path = write_gguf(tmp_path / "m.gguf", config, tensors, vocabulary_fields("gpt2", "qwen2"))
+    whole = load_checkpoint(str(path), cache_dir=tmp_path / "cache")
+    monkeypatch.setenv("RETHINK_CACHE", str(tmp_path / "other"))
+
+    def dequantised(self: GgufModel, name: str) -> torch.Tensor:
+        raise AssertionError(f"{name} was read")
+
+    monkeypatch.setattr(GgufModel, "__getitem__", dequantised)
+    found = load_checkpoint(str(path), headers_only=True)
+    assert found.config == whole.config
+    assert found.tokenizer.encode("What is 12?") == whole.tokenizer.encode("What is 12?")
+    assert not (tmp_path / "other").exists()

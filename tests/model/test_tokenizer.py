@@ -1,13 +1,16 @@
 """The tokenizer's special tokens and chat template, against transformers and against hostile templates."""
 
 import json
-from collections.abc import Callable
+import os
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rethink.errors import ModelError
+from rethink.model import chat_template
 from rethink.model.loading import Checkpoint
 from rethink.model.tokenizer import Tokenizer
 
@@ -29,10 +32,35 @@ HOSTILE = [
     "{{ strftime_now.__self__.__reduce__() }}",
     "{{ messages | attr('__class__') | attr('__base__') | attr('__subclasses__')() }}",
     "{% for i in range(10**9) %}{% endfor %}",
+    # without end
+    "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "{% macro f(n) %}{{ f(n - 1) }}{{ f(n - 1) }}{% endmacro %}{{ f(99) }}",
+    "{% for i in range(99999) recursive %}{% if true %}{{ loop(range(99999)) }}{% endif %}{% endfor %}",
+    "{{ (range(99999) | map('string') | join('a' * 9999)) | replace('a', 'aaaa' * 99999) | length }}",
+    "{% set ns = namespace(l=[1]) %}{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}{{ ns.l }}",
+    "{% set ns = namespace(l=[1]) %}{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}"
+    "{{ ns.l | tojson }}",
+    # without measure
+    "{{ 'a'.ljust(10**10) }}",
+    "{{ 'a' | center(10**10) }}",
+    "{{ '%1000000000d' % 1 }}{{ '%5000000000d' % 1 }}",
+    "{{ '%5000000000d' | format(1) }}",
+    "{{ '{:>5000000000}'.format(1) }}",
+    "{{ (1).to_bytes(10**10, 'big') }}",
+    "{{ lipsum(n=10**7) }}",
+    "{{ 'a' | indent(10**10, true) }}",
+    "{{ messages | tojson(indent=10**10) }}",
+    "{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
+    "{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+    "{% set ns = namespace(s=[1]) %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+    "{% for i in range(99999) %}{{ 'a' * 9999 }}{% endfor %}",
+    "{{ [range(99999) | list] * 99999 | sum(start=[]) | length }}",
+    "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+    "{% if true %}" * 3000 + "{% endif %}" * 3000,
     "{{ 'a' * 10**9 }}",
     "{{ 10**9 * 'a' }}",
     "{{ [0] * 10**9 }}",
-    "{{ 9 ** 9 ** 9 }}",
+    "{{ 9 ** (9 ** 9) }}",
     "{% include '/etc/passwd' %}",
     "{{ self.__init__.__globals__ }}",
 ]
@@ -69,10 +97,59 @@ def test_embedded_template_renders_as_in_transformers(embedded: Checkpoint) -> N
             assert embedded.tokenizer.encode(text) == ids
 
 
-@pytest.mark.parametrize("template", HOSTILE)
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Less time and memory, so that the tests take less."""
+    monkeypatch.setattr(chat_template, "SECONDS", 0.3)
+    monkeypatch.setattr(chat_template, "MEMORY", 1 << 28)
+    monkeypatch.setattr(chat_template, "LETTERS", 1 << 20)
+    chat_template._WORKER.end()
+    yield
+    chat_template._WORKER.end()
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("template", HOSTILE, ids=lambda template: template[:60])
 def test_hostile_templates_reach_nothing(tmp_path: Path, small_tokenizer: Tokenizer, template: str) -> None:
-    with pytest.raises(ModelError, match="chat template"):
-        with_template(tmp_path, small_tokenizer, template).render_chat(MESSAGES, True)
+    tokenizer = with_template(tmp_path, small_tokenizer, template)
+    with pytest.raises(ModelError, match="chat template") as caught:
+        tokenizer.render_chat(MESSAGES, True)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 800
+    # and whatever came before, the next one is rendered
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    assert tokenizer.render_chat(MESSAGES, True) == MESSAGES[0]["content"]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 8 << 20  # KiB
+
+
+def test_templates_are_rendered_without_keys_of_the_environment(
+    tmp_path: Path, small_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_API_KEY", "secret")
+    chat_template._WORKER.end()
+    with_template(tmp_path, small_tokenizer, "x").render_chat(MESSAGES, True)
+    process = chat_template._WORKER.process
+    assert process is not None
+    assert b"secret" not in Path(f"/proc/{process.pid}/environ").read_bytes()
+
+
+def test_any_text_comes_back_as_it_is(tmp_path: Path, small_tokenizer: Tokenizer) -> None:
+    tokenizer = with_template(tmp_path, small_tokenizer, "{{ messages[0].content }}")
+    for content in ("", "\x00\r\n\u2028{{ 1 }}{% endif %}", "\ud800", "𝔸é中" * 300_000):
+        assert tokenizer.render_chat([{"role": "user", "content": content}], True) == content
+
+
+def test_a_forked_process_renders_with_a_process_of_its_own(tmp_path: Path, small_tokenizer: Tokenizer) -> None:
+    tokenizer = with_template(tmp_path, small_tokenizer, "{{ messages[0].content }}")
+    tokenizer.render_chat(MESSAGES, True)
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if tokenizer.render_chat(MESSAGES[:1], True) == MESSAGES[0]["content"] else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    assert tokenizer.render_chat(MESSAGES, True) == MESSAGES[0]["content"]
 
 
 def test_template_that_refuses_or_is_broken_or_missing_says_what_to_set(

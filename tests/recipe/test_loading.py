@@ -243,3 +243,74 @@ def test_yaml_gives_back_what_was_written(
     }
     recipe = Recipe.model_validate(data)
     assert parse_recipe(recipe_to_yaml(recipe), "x") == recipe
+
+
+# --- recipes from strangers ------------------------------------------------------------------------------------------
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 30)
+)
+MERGES = "m0: &m0 {k: 1}\n" + "".join(f"m{i}: &m{i} {{<<: [*m{i - 1}, *m{i - 1}]}}\n" for i in range(1, 60))
+HOSTILE = {
+    "deep lists": "a: " + "[" * 100_000,
+    "deep mappings": "a: " + "{a: " * 5000 + "1" + "}" * 5000,
+    "rather deep": "a: " + "[" * 150 + "]" * 150,
+    "deep by indentation": "".join(" " * i + "a:\n" for i in range(900)),
+    "aliases": BOMB,
+    "merges": MERGES,
+    "a long text often": "a: &a " + "x" * 100_000 + "\nb: [" + "*a, " * 10_000 + "]",
+    "itself": "a: &a [*a]",
+    "itself merged": "a: &a {<<: *a}",
+    "digits": "steps: " + "9" * 100_000,
+    "sexagesimal": "steps: 1" + ":10" * 200_000,
+    "no number": "steps: !!int ''",
+    "no number either": "steps: !!float ''",
+    "no date": "steps: 2001-99-99",
+    "no date at all": "steps: !!timestamp x",
+    "half a surrogate pair": 'name: "\\ud800"',
+    "an object": "name: !!python/object/apply:os.system [id]",
+    "much": "a: " + "x" * (1 << 21),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_yaml_is_an_error_of_ours(name: str, tmp_path: Path) -> None:
+    said = refused(text=MINIMAL + HOSTILE[name])
+    assert said.startswith("The recipe `small`")
+    assert len(said) < 1500
+    path = tmp_path / "r.yaml"
+    path.write_text(MINIMAL + HOSTILE[name])
+    with pytest.raises(RecipeError):
+        load_recipe(path)
+
+
+def test_aliases_and_merges_of_a_sane_size_are_read() -> None:
+    text = "common: &common {max_terms: 2}\n"
+    with pytest.raises(RecipeError, match="common"):  # read, and then refused as a key that is not known
+        load(text=text + MINIMAL)
+    recipe = load(text=MINIMAL.replace("params: {max_terms: 2}", "params: &p {<<: {max_terms: 2}, min_terms: 2}"))
+    assert recipe.tasks[0].params == {"max_terms": 2, "min_terms": 2}
+
+
+def test_a_recipe_in_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "r.yaml")
+    with pytest.raises(RecipeError, match="neither a file"):
+        load_recipe(tmp_path / "r.yaml")
+
+
+@pytest.mark.parametrize(
+    "step", ["'${vars.v%d}${vars.v%d}'", "['${vars.v%d}', '${vars.v%d}']", "{a: '${vars.v%d}', b: '${vars.v%d}'}"]
+)
+def test_variables_that_grow_without_measure_are_refused(step: str) -> None:
+    values = "vars:\n  v0: xxxxxxxxxx\n" + "".join(f"  v{i}: {step % (i - 1, i - 1)}\n" for i in range(1, 80))
+    text = f"name: p\nkind: pipeline\n{values}stages:\n  a: {{kind: samples, recipe: {{problems: '${{vars.v79}}'}}}}\n"
+    said = refused(text=text)
+    assert "A text has more than" in said or ("vars.v" in said and ("letters" in said or "levels" in said))
+
+
+def test_a_variable_used_too_often_is_refused() -> None:
+    text = "name: p\nkind: pipeline\nvars: {v: " + "x" * 100_000 + "}\nstages:\n  a: {kind: samples, recipe: {a: "
+    for use in ("'" + "${vars.v}" * 2000 + "'", "[" + "'${vars.v}', " * 2000 + "]"):
+        assert "4,194,304" in refused(text=text + use + "}}\n")

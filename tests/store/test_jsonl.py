@@ -17,12 +17,20 @@ def test_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
     assert found == [(f"`{path}`, line 1", {"a": "x\u2028y"}), (f"`{path}`, line 4", [1])]
 
 
-@pytest.mark.parametrize("line", ["nonsense", "[" * 100_000, '"\\'])
+@pytest.mark.parametrize(
+    "line", ["nonsense", "[" * 100_000, "[" * 500 + "]" * 500, '"\\', '{"a": ["\\ud83d"]}', '{"\\udc00": 1}']
+)
 def test_a_line_that_is_not_json(tmp_path: Path, line: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(f"{{}}\n{line}\n", "utf-8")
     with pytest.raises(TaskError, match=r"a\.jsonl`, line 2, is not JSON .*mend or remove it"):
         list(read_jsonl(path, "the data file", "give another"))
+
+
+def test_whole_surrogate_pairs_are_characters(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": "\\ud83d\\ude00"}')
+    assert [value for _, value in read_jsonl(path, "the data file", "give another")] == [{"a": "\U0001f600"}]
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
