@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rethink.errors import RunFolderError
-from rethink.store.atomic import replacing, storage_errors
-from rethink.store.rollout_files import column_names, read_rows
+from rethink.store.atomic import storage_errors
+from rethink.store.rollout_files import column_names, read_rows, write_table
 
 FLUSH_SAMPLES = 256
 FLUSH_SECONDS = 20.0
@@ -141,7 +141,6 @@ class SampleStore:
 
 def _write(path: Path, samples: Sequence[Sample]) -> None:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     rows: list[Mapping[str, Any]] = [asdict(sample) for sample in samples]
     arrays = {}
@@ -150,8 +149,7 @@ def _write(path: Path, samples: Sequence[Sample]) -> None:
         wanted = pa.type_for_alias(plain)
         values = [_utf8(row[name]) for row in rows]
         arrays[name] = pa.array(values, type=wanted if plain == kind else pa.list_(wanted))
-    with replacing(path) as temporary:
-        pq.write_table(pa.table(arrays), temporary, compression="zstd")
+    write_table(path, pa.table(arrays))
 
 
 def _utf8(value: Any) -> Any:
