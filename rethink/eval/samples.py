@@ -37,11 +37,14 @@ _TYPES = {
     "answer": "string",
     "score": "float64",
     "failure": "string",
+    "judged_by": "string",
     "detail": "string",
     "mixing": "float64",
     "seconds": "float64",
     "file_seconds": "float64",
 }
+_LATER: dict[str, Any] = {"judged_by": ""}
+"""Columns that earlier versions did not write, and what they stand for then."""
 
 
 @dataclass(slots=True)
@@ -69,6 +72,8 @@ class Sample:
     """None: the gold cannot be read."""
     failure: str | None
     """What the grader raised; the score is then 0."""
+    judged_by: str
+    """Hash of gold answer, grader and its version: what the verdict depends on beside the completion."""
     detail: str
     """JSON: what else the grader says."""
     mixing: float | None
@@ -87,12 +92,16 @@ class SampleStore:
         self._seconds = 0.0
         self._flushed = time.monotonic()
 
-    def read(self) -> list[Sample]:
-        """All samples, in the order in which they were written, without their large columns (`LARGE`): these are empty.
+    def read(self, *, whole: bool = False) -> list[Sample]:
+        """All samples, each as it was judged last, in the order in which they were first written.
 
-        Raises `RunFolderError` on a damaged file.
+        Large columns (`LARGE`) are empty unless `whole`. Raises `RunFolderError` on a damaged file.
         """
-        return [sample for path in self._files() for sample in self._of(path)]
+        found: dict[tuple[str, int], Sample] = {}
+        for path in self._files():
+            for sample in self._of(path, whole):
+                found[sample.problem_id, sample.sample] = sample
+        return list(found.values())
 
     def seconds(self) -> float:
         """Seconds of generation behind the samples."""
@@ -128,15 +137,18 @@ class SampleStore:
     def _files(self) -> list[Path]:
         return sorted(path for path in self._folder.glob("part-*.parquet") if path.stem.partition("-")[2].isdigit())
 
-    def _of(self, path: Path) -> Iterator[Sample]:
-        names = [field.name for field in fields(Sample) if field.name not in LARGE]
-        if not set(names) <= set(column_names(path)):
+    def _of(self, path: Path, whole: bool) -> Iterator[Sample]:
+        there = set(column_names(path))
+        names = [field.name for field in fields(Sample) if whole or field.name not in LARGE]
+        names = [name for name in names if name in there or name not in _LATER]
+        if not set(names) <= there:
             raise RunFolderError(
                 f"`{path}` does not have the columns of an evaluation's samples; it was written by something else: "
                 "remove it, or give another --out"
             )
+        rest = _LATER | ({} if whole else {"prompt": "", "text": "", "token_ids": []})
         for row in read_rows(path, names):
-            yield Sample(**row, prompt="", text="", token_ids=[])
+            yield Sample(**(rest | row))
 
 
 def _write(path: Path, samples: Sequence[Sample]) -> None:
