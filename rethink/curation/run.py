@@ -43,6 +43,7 @@ from rethink.rewards.endpoint import EndpointClient
 from rethink.rewards.parts import build_part
 from rethink.rewards.rubric import Limits, Rubric, closing
 from rethink.store.atomic import storage_errors, write_json, write_text
+from rethink.store.integrity import write_index
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.judge import JudgeSpec
 from rethink.tasks.mix import TaskMix, build_task_mix
@@ -53,6 +54,8 @@ from rethink.types import Completion, Problem, Prompt
 
 GOLD_CHECKS = 32
 """Problems whose gold answers are put to their own checker before anything is drawn."""
+FILES = ("samples.jsonl", "train.jsonl", "statistics.json", "statistics.md")
+"""What a finished run leaves; the hash of each stands in `checksums.json`."""
 SCORED_AT_ONCE = 256
 """Samples of a file in a part."""
 
@@ -364,5 +367,6 @@ def _finish(
         summary["general"] = sum(sample.task == GENERAL for sample in kept)
         summary["tokens_total"] = sum(sample.tokens for sample in samples)
         summary["train"] = str(folder.path / "train.jsonl")
+        write_index(folder.path, FILES)
     folder.write_summary(summary)
     return summary

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from rethink.store.integrity import INDEX
 from rethink.store.run_folder import RunFolder
 
 TRAINS = ("grpo", "sft", "reward-model")
@@ -15,8 +16,12 @@ SHOWN = 5
 _PART = re.compile(r"(?:part|chunk)-(\d{6,})\.\w+")
 
 
-def lost_parts(folder: RunFolder) -> list[str]:
+def lost_parts(folder: RunFolder, until: int | None = None) -> list[str]:
     """A sentence for each kind of thing that is lost; empty where all is there.
+
+    Args:
+        folder: of the run.
+        until: the last step that must be there; None: the last that anything in the folder speaks of.
 
     Raises:
         RunFolderError: a file that is read for it is damaged.
@@ -29,6 +34,7 @@ def lost_parts(folder: RunFolder) -> list[str]:
     if kind in TRAINS and isinstance(summary.get("steps"), int):
         done = max(done or 0, summary["steps"])
     lost: list[str] = []
+    done = done if until is None else until
     if done is not None:
         first = 0 if kind in TRAINS else 1
         steps = set(range(first, done + 1)) - {int(row["step"]) for row in rows}
@@ -41,12 +47,15 @@ def lost_parts(folder: RunFolder) -> list[str]:
         lost += _said(evaluated - there, f"files of `{folder.path / 'evaluations'}` are lost: those of steps")
     for name in ("drawn", "evaluations") if kind in ("samples", "eval") else ():
         lost += _said(_holes(folder, name), f"files of `{folder.path / name}` are lost: numbers")
-    lost += _models(folder, kind, summary)
-    return lost
+    return lost + _files(folder, kind, summary)
 
 
-def _models(folder: RunFolder, kind: str, summary: dict[str, Any]) -> list[str]:
+def _files(folder: RunFolder, kind: str, summary: dict[str, Any]) -> list[str]:
     lost = []
+    if not (folder.path / "environment.json").is_file():
+        lost.append(f"`{folder.path / 'environment.json'}` is lost: what the run was started on is not known.")
+    if not summary and (folder.model_path.is_dir() or ((folder.path / INDEX).is_file() and kind == "samples")):
+        lost.append(f"`{folder.path / 'summary.json'}` is lost: --resume writes it again.")
     if kind in TRAINS and summary.get("finished") and not folder.model_path.is_dir():
         lost.append(f"`{folder.model_path}` is lost, or was not written before a kill: --resume writes it again.")
     if "best" in summary and not folder.best_path.is_dir():

@@ -360,6 +360,11 @@ class RunFolder:
         """Write `summary.json`: `before`, `after`, totals."""
         write_sealed(self.path / "summary.json", summary)
 
+    def drop_summary(self) -> None:
+        """Remove the summary of an end that the run has fallen behind."""
+        with storage_errors(self.path):
+            (self.path / "summary.json").unlink(missing_ok=True)
+
     def read_summary(self) -> dict[str, Any] | None:
         """The summary, or None before the run has one."""
         return read_sealed(self.path / "summary.json")

@@ -105,8 +105,11 @@ def restore(
         note(f"{error} The run goes on from step {step}: later steps are done again.")
         remove_folder(path)
     folder.drop_metrics_after(step)
-    for sentence in lost_parts(folder):
-        note(sentence)
+    if step:
+        for sentence in lost_parts(folder, step):
+            note(sentence)
+    if damaged:
+        folder.drop_summary()  # it speaks of an end that is not reached any more
     return found
 
 

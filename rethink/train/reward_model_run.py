@@ -26,6 +26,7 @@ from rethink.observe.progress import Progress
 from rethink.observe.trackers import check_trackers, open_trackers
 from rethink.recipe.reward_model import RewardModelRecipe
 from rethink.store.atomic import write_text
+from rethink.store.integrity import write_index
 from rethink.store.run_folder import RunFolder
 from rethink.train.checkpoint import restore
 from rethink.train.choices import apply_choices, training_choices
@@ -157,6 +158,7 @@ def _assemble(
     )
     rows = [json.dumps(example.preference.row(), ensure_ascii=False) for example in data.train]
     write_text(folder.path / PAIRS_FILE, "\n".join(rows) + "\n")
+    write_index(folder.path, [PAIRS_FILE])
     return run
 
 
