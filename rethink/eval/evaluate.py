@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -147,6 +148,7 @@ def _evaluate(
 ) -> Measured:
     record = read_record(folder) if (folder / RECORD).is_file() else _new_record(backend)
     _check_backend(folder, record, backend)
+    _same_threads(record)
     plans = []
     for benchmark in request.benchmarks:
         if mode not in _askable(benchmark, request.modes):
@@ -251,6 +253,14 @@ def _check_backend(folder: Path, record: Mapping[str, Any], backend: Backend) ->
             f"`{folder}` holds the evaluation of {_said(record['backend'])}, not of {_said(backend.describe())}; give "
             "another --out, or the same model"
         )
+
+
+def _same_threads(record: dict[str, Any]) -> None:
+    """Compute with as many threads as the evaluation began with: their number decides the order of sums."""
+    torch = sys.modules.get("torch")
+    if torch is not None:  # an endpoint computes elsewhere, and torch is not loaded for it
+        record["threads"] = int(record.get("threads", torch.get_num_threads()))
+        torch.set_num_threads(record["threads"])
 
 
 def _said(description: Mapping[str, Any]) -> str:

@@ -352,7 +352,11 @@ class RunFolder:
 
     def best(self) -> dict[str, Any] | None:
         """The `info` of the best model, or None while there is none."""
-        return read_sealed(self.best_path / "rethink.json")
+        path = self.best_path / "rethink.json"
+        info = read_sealed(path)
+        if info is None and self.best_path.is_dir():
+            raise RunFolderError(f"`{path}` is missing: restore it from a copy, or remove `{self.best_path}`.")
+        return info
 
     # -- summary -----------------------------------------------------------------------------------------------------
 
