@@ -36,10 +36,16 @@ def damage(path: Path, way: str, seed: int = 0) -> None:
     path.write_bytes(bytes(data))
 
 
-def damaged_copies(run: Path, place: Path, ways: tuple[str, ...] = WAYS, seed: int = 0) -> Iterator[tuple[str, Path]]:
-    """A copy of a run for each of its files and each way, with that file damaged: (what was done, copy)."""
+def damaged_copies(
+    run: Path, place: Path, ways: tuple[str, ...] = WAYS, seed: int = 0, below: str = ""
+) -> Iterator[tuple[str, Path]]:
+    """A copy of a run for each of its files and each way, with that file damaged: (what was done, copy).
+
+    `below`: the folder whose files are damaged; `-` before it: all others.
+    """
     for relative in files_of(run):
-        if not (run / relative).stat().st_size:
+        inside = relative.parts[0] == below.removeprefix("-")
+        if not (run / relative).stat().st_size or (below and inside == below.startswith("-")):
             continue
         for way in ways:
             copy = place / "copy"
