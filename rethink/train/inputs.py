@@ -122,4 +122,4 @@ def _said(key: str, values: Mapping[str, Any]) -> str:
     field, arrow, file = key.partition(_FILE)
     if arrow:
         return f"`{file}` (code of `{field}`: {values.get(field)})"
-    return f"`{values[field]}` (`{field}`)" if isinstance(values.get(field), str) else key
+    return f"`{values[field]}`" if isinstance(values.get(field), str) else key

@@ -119,7 +119,7 @@ def test_a_change_is_refused_and_named(go: Any, tmp_path: Path) -> None:
     data[-9] ^= 1
     weights.write_bytes(bytes(data))
     try:
-        with pytest.raises(RunFolderError, match=r"`model\.path`\) changed since the run"):
+        with pytest.raises(RunFolderError, match=r"llama` changed since the run"):
             go(resume=True)
     finally:
         weights.write_bytes(files[weights])
