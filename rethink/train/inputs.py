@@ -68,7 +68,11 @@ def check_inputs(folder: RunFolder, recipe: AnyRecipe, found: Mapping[str, str])
     if not old:  # begun by an earlier version
         return
     values = leaves(identity(recipe))
-    changed = [_said(key, values) for key in sorted({*old, *found}) if old.get(key) != found.get(key)]
+    changed = [
+        _said(key, values) + ("" if key in found else " (which is not found any more)")
+        for key in sorted({*old, *found})
+        if old.get(key) != found.get(key)
+    ]
     if changed:
         more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
         raise RunFolderError(

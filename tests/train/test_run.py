@@ -65,7 +65,7 @@ def test_a_refused_resume_keeps_everything(run: Run, tmp_path: Path, recipe_file
     before = sorted(out.rglob("*"))
     (tmp_path / "rewards_for_tests.py").rename(tmp_path / "gone.py")
     sys.modules.pop("rewards_for_tests", None)
-    with pytest.raises(RecipeError, match="no module"):
+    with pytest.raises(RunFolderError, match=r"rewards_for_tests\.py.*not found any more"):
         run(out, "steps=2", *SHORT[1:], resume=True)
     assert sorted(out.rglob("*")) == before
 
