@@ -93,6 +93,14 @@ def run(args: argparse.Namespace) -> int:
 
     with Progress() as progress:
         measured = evaluate_all(request, load, progress.seen)
+    for one in measured:
+        for name, number in one.judged_anew.items():
+            if number:
+                print(
+                    f"{name}: {number} stored completions of {one.model} were judged anew, since their gold answers "
+                    "or the grader have changed",
+                    file=sys.stderr,
+                )
     if args.json:
         print_json({"folder": str(request.out), "results": by_model(measured)})
         write_tables(request, measured, args.published)

@@ -76,6 +76,8 @@ def _show(state: Mapping[str, Any]) -> None:
     for stage in state["stages"]:
         if stage["error"]:
             print(f"\n{stage['name']} failed: {stage['error']}")
+        for sentence in stage["damage"]:
+            print(f"\n{stage['name']} is not whole: {sentence}")
     done = sum(stage["state"] == "done" for stage in state["stages"])
     print(
         f"\n{done} of {len(state['stages'])} stages done, {size_text(state['disk_bytes'])} on disk, of which "

@@ -112,12 +112,12 @@ def dry_run(recipe: Recipe, *, as_json: bool) -> int:
     from rethink.recipe.gpus import gpus_text, plan_gpus
     from rethink.recipe.identity import recipe_hash
     from rethink.recipe.loading import recipe_to_yaml
-    from rethink.train.choices import check_device, reward_model_heads
+    from rethink.train.choices import check_device, check_reward_models
 
     check_device(recipe)
     shape, prompt_tokens = recipe.model.shape, None
     if shape is None:
-        reward_model_heads(recipe)
+        check_reward_models(recipe)
         shape, prompt_tokens = _look(recipe)
     dtype, rates = measure(recipe)
     expected = estimate(recipe, shape, rates, prompt_tokens=prompt_tokens)

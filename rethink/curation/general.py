@@ -7,7 +7,6 @@ the model talks about everyday things.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -35,23 +34,6 @@ MOST_REPEATED = 0.3
 def wanted_general(kept: int, share: float) -> int:
     """How many samples make `share` of the mix, beside `kept` others."""
     return round(share / (1.0 - share) * kept)
-
-
-def data_hash(recipe: CurateRecipe) -> str | None:
-    """SHA-256 (hex) of the file that general data come from; None for the list that ships, or without such data.
-
-    Raises:
-        TaskError: it cannot be read.
-    """
-    path = recipe.general.path or recipe.general.prompts
-    if path is None or recipe.general.share == 0:
-        return None
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError as error:
-        raise TaskError(
-            f"the file `{path}` of `general` cannot be read ({error.strerror or error}); correct it"
-        ) from error
 
 
 def general_prompts(path: str | None) -> list[str]:

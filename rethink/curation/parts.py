@@ -1,6 +1,6 @@
 """Work in parts: each is written whole or not at all, so that a killed run repeats no more than the part it was in.
 
-    FOLDER/part-000000.jsonl    first line: which items; then a row a line
+    FOLDER/part-000000.jsonl    first line: which items, and the hash of the rows; then a row a line
 
 What comes next always reads the parts back from disk, so a resumed run sees what an uninterrupted one saw.
 """
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from rethink.errors import RunFolderError
 from rethink.store.atomic import clean_leftovers, storage_errors, write_text
+from rethink.store.integrity import json_digest
 
 Row = dict[str, Any]
 Item = TypeVar("Item")
@@ -65,7 +66,8 @@ def in_parts(
             done(index, made, True)
             with storage_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-            write_lines(path, [{"items": digest}, *made])
+            made = json.loads(json.dumps(made, ensure_ascii=False).encode("utf-8", "replace"))  # as it is read back
+            write_lines(path, [{"items": digest, "checksum": json_digest(made)}, *made])
             found = _read(path, digest)
         rows += found
     return rows
@@ -86,14 +88,16 @@ def _read(path: Path, digest: str) -> list[Row]:
     try:
         lines = path.read_bytes().split(b"\n")
         header, *rows = [json.loads(line) for line in lines if line]
-    except ValueError as error:
+        if "items" not in header or header.get("checksum", json_digest(rows)) != json_digest(rows):
+            raise ValueError("its rows do not have their checksum")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise RunFolderError(
             f"`{path}` is damaged ({error}). It is written whole or not at all, so it was changed later: delete it, "
             "and --resume makes it again."
         ) from error
-    if header.get("items") != digest:
+    if header["items"] != digest:
         raise RunFolderError(
-            f"`{path}` was made from other problems or samples than those of now: a file that the recipe names changed "
-            "since the run began. Restore it, or start anew with another --out."
+            f"`{path}` was made from other problems or samples than those of now, or is damaged: a file that the "
+            "recipe names changed since the run began. Restore it, or start anew with another --out."
         )
     return rows

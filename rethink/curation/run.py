@@ -26,14 +26,14 @@ from rethink.curation.drawing import (
     score_samples,
 )
 from rethink.curation.filters import UNJUDGED, first_reason, too_few
-from rethink.curation.general import check_general, data_hash, general_prompts, general_samples, wanted_general
+from rethink.curation.general import check_general, general_prompts, general_samples, wanted_general
 from rethink.curation.models import EngineFactory, Models, make_choices
 from rethink.curation.parts import Row, Stopped, in_parts, write_lines
 from rethink.curation.records import GENERAL, Sample, from_row
 from rethink.curation.source import judges_of, read_samples
 from rethink.curation.statistics import as_markdown, summarise
 from rethink.curation.teacher import check_teacher, rewrite
-from rethink.errors import RecipeError, RunFailure, RunFolderError, UsageError
+from rethink.errors import RecipeError, RunFailure, UsageError
 from rethink.kernels.machine import peak_rss_mb
 from rethink.model.chat import PromptRenderer
 from rethink.model.loading import load_checkpoint
@@ -43,15 +43,19 @@ from rethink.rewards.endpoint import EndpointClient
 from rethink.rewards.parts import build_part
 from rethink.rewards.rubric import Limits, Rubric, closing
 from rethink.store.atomic import storage_errors, write_json, write_text
+from rethink.store.integrity import write_index
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.judge import JudgeSpec
 from rethink.tasks.mix import TaskMix, build_task_mix
 from rethink.tasks.source import draw
+from rethink.train.inputs import model_hash
 from rethink.train.session import earlier_seconds, open_run, stop_on_interrupt
 from rethink.types import Completion, Problem, Prompt
 
 GOLD_CHECKS = 32
 """Problems whose gold answers are put to their own checker before anything is drawn."""
+FILES = ("samples.jsonl", "train.jsonl", "statistics.json", "statistics.md")
+"""What a finished run leaves; the hash of each stands in `checksums.json`."""
 SCORED_AT_ONCE = 256
 """Samples of a file in a part."""
 
@@ -63,8 +67,8 @@ class _Plan:
     problems: tuple[Problem, ...]
     given: tuple[Sample, ...]
     judges: dict[str, JudgeSpec]
-    data: dict[str, str | None]
-    """SHA-256 of the files that are read."""
+    rows: dict[str, str]
+    """Hashes of what data sets of the hub and functions gave."""
     parts: int
 
 
@@ -99,15 +103,15 @@ def curate(
         _check_context(recipe, checkpoint.config.max_position_embeddings)
     fresh = not RunFolder.exists(out)
     folder = open_run(
-        recipe, out, resume=resume, steps=plan.parts, choices=lambda: make_choices(recipe) | {"data": plan.data}
+        recipe,
+        out,
+        resume=resume,
+        steps=plan.parts,
+        choices=lambda: make_choices(recipe),
+        also=model_hash(recipe.model.path, checkpoint.folder) | plan.rows,
     )
     with folder.lock(), stop_on_interrupt(progress) as stop_requested:
         try:
-            if folder.choices["data"] != plan.data:
-                raise RunFolderError(
-                    f"a file that the recipe names changed since the run in `{out}` began, so it cannot go on exactly. "
-                    "Restore it, or start anew with another --out."
-                )
             rubric = _rubric(recipe, plan.judges)
             models = Models(recipe, checkpoint, folder.choices, engine_factory)
             work = _Work(recipe, folder, plan, models, rubric, progress, stop_requested)
@@ -130,21 +134,18 @@ def curate(
 
 def _plan(recipe: CurateRecipe) -> _Plan:
     mix = build_task_mix(as_training(recipe)) if recipe.tasks else None
-    data: dict[str, str | None] = {"general": data_hash(recipe)}
+    rows = mix.row_hashes() if mix is not None else {}
     if recipe.general.share > 0 and recipe.general.path is None:
         general_prompts(recipe.general.prompts)  # a bad line is said now
     if recipe.source is not None:
         given = read_samples(recipe)
         size = SCORED_AT_ONCE
-        return _Plan(
-            (), given.samples, judges_of(given.samples, mix), data | {"source": given.sha256},
-            -(-len(given.samples) // size),
-        )  # fmt: skip
+        return _Plan((), given, judges_of(given, mix), rows, -(-len(given) // size))
     assert mix is not None
     problems = different_problems(mix, recipe.problems)
     if recipe.filters.correct == "accuracy":
         _gold_check(mix, problems, recipe)
-    return _Plan(tuple(problems), (), mix.judges(), data, -(-len(problems) // recipe.sampling.prompts_per_batch))
+    return _Plan(tuple(problems), (), mix.judges(), rows, -(-len(problems) // recipe.sampling.prompts_per_batch))
 
 
 def _gold_check(mix: TaskMix, problems: Sequence[Problem], recipe: CurateRecipe) -> None:
@@ -366,5 +367,6 @@ def _finish(
         summary["general"] = sum(sample.task == GENERAL for sample in kept)
         summary["tokens_total"] = sum(sample.tokens for sample in samples)
         summary["train"] = str(folder.path / "train.jsonl")
+        write_index(folder.path, FILES)
     folder.write_summary(summary)
     return summary

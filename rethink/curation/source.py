@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +20,8 @@ QUESTION_KEYS, COMPLETION_KEYS, GOLD_KEYS = ("question", "prompt"), ("completion
 GENERAL_ROW = "general"
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFile:
-    """All samples of a file, unscored."""
-
-    samples: tuple[Sample, ...]
-    sha256: str
-    """Of the file's bytes (hex)."""
-
-
-def read_samples(recipe: CurateRecipe) -> SourceFile:
-    """The samples of `recipe.source`. Rows of the task `general` (what an earlier run mixed in) are left out.
+def read_samples(recipe: CurateRecipe) -> tuple[Sample, ...]:
+    """The samples of `recipe.source`, unscored. Rows of the task `general` (what an earlier run mixed in) are left out.
 
     Raises:
         TaskError: no such file, a line that is no sample (file and line), or none at all.
@@ -63,7 +52,7 @@ def read_samples(recipe: CurateRecipe) -> SourceFile:
         samples.append(_sample(row, recipe, path.stem, seen, where))
     if not samples:
         raise TaskError(f"`{path}` holds no samples; give a JSONL file with at least one")
-    return SourceFile(tuple(samples), hashlib.sha256(content).hexdigest())
+    return tuple(samples)
 
 
 def judges_of(samples: tuple[Sample, ...], mix: TaskMix | None) -> dict[str, JudgeSpec]:

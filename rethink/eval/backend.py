@@ -13,6 +13,7 @@ from rethink.model.chat import PromptRenderer
 from rethink.model.tokenizer import Tokenizer
 from rethink.recipe.schema import PromptSection
 from rethink.rollout.engine import RolloutEngine
+from rethink.store.contents import content_hash
 from rethink.types import Completion, FinishReason, GenerationRequest, Problem, SamplingParams
 
 
@@ -237,17 +238,13 @@ def load_vllm_backend(model: str, dtype: str | None = None) -> EngineBackend:
     return EngineBackend(model, engine, checkpoint.tokenizer, engine.dtype, weights, name="vllm", close=engine.close)
 
 
-_PROBE_BYTES = 1 << 20
-
-
 def fingerprint(folder: Path) -> str:
-    """Tells the weights in a folder from others: name, size, first and last MiB of each file of weights."""
-    digest = hashlib.blake2b(digest_size=8)
+    """Tells the weights in a folder from others: the beginning of a hash of all files of weights, whole.
+
+    Raises:
+        RunFolderError: a file is not what was written there.
+    """
+    digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(_PROBE_BYTES))
-            file.seek(max(size - _PROBE_BYTES, 0))
-            digest.update(file.read(_PROBE_BYTES))
-    return digest.hexdigest()
+        digest.update(f"{path.name} {content_hash(path)}\n".encode())
+    return digest.hexdigest()[:32]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rethink.errors import RunFolderError, UsageError
-from rethink.eval.evaluate import RECORD
+from rethink.eval.evaluate import RECORD, read_record
 from rethink.eval.samples import Sample, SampleStore
 from rethink.eval.statistics import PairedComparison, paired_comparison
 
@@ -69,12 +68,23 @@ def compare_folders(first: Path, second: Path) -> Comparison:
     return Comparison(
         str(records[0]["backend"]["model"]),
         str(records[1]["backend"]["model"]),
-        tuple(_compare(name, first / "samples" / name, second / "samples" / name) for name in names),
+        tuple(_compare(name, *map(_samples, (first, second), records, (name, name))) for name in names),
     )
 
 
-def _compare(name: str, first: Path, second: Path) -> BenchmarkComparison:
-    a, b = _by_problem(SampleStore(first).read()), _by_problem(SampleStore(second).read())
+def _samples(folder: Path, record: Mapping[str, Any], name: str) -> list[Sample]:
+    """The samples of a benchmark, all that its results were computed from."""
+    samples, kept = SampleStore(folder / "samples" / name).read(), record.get("kept", {}).get(name, 0)
+    if len(samples) < kept:
+        raise RunFolderError(
+            f"`{folder / 'samples' / name}` holds {len(samples)} samples, and its results were computed from {kept}: a "
+            "file is lost. Restore it, or run the same `rethink eval` again, which draws what is missing"
+        )
+    return samples
+
+
+def _compare(name: str, first: Sequence[Sample], second: Sequence[Sample]) -> BenchmarkComparison:
+    a, b = _by_problem(first), _by_problem(second)
     common = [problem for problem in a if problem in b]
     if not common:
         raise UsageError(
@@ -116,18 +126,10 @@ def _mean(samples: Sequence[Sample]) -> float:
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        if not isinstance(record["backend"], dict) or not isinstance(record["benchmarks"], dict):
-            raise ValueError("it lacks backend or benchmarks")
-    except (FileNotFoundError, NotADirectoryError):
+    if not (folder / RECORD).is_file():
         below = sorted(str(path.parent) for path in folder.glob(f"*/{RECORD}")) if folder.is_dir() else []
         hint = f"; it holds evaluations below it: {', '.join(below)}" if below else ""
         raise RunFolderError(
             f"`{folder}` holds no evaluation (no {RECORD}){hint}. Give the folder that `rethink eval --out` wrote"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(
-            f"`{folder / RECORD}` cannot be read ({error}); evaluate again into another folder"
-        ) from error
-    return dict(record)
+        )
+    return read_record(folder)

@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,9 +30,10 @@ from rethink.eval.card import card_section
 from rethink.eval.data import load_problems, source_name
 from rethink.eval.prompting import Mode, prompt_section
 from rethink.eval.results import BenchmarkResult, summarise
-from rethink.eval.run import Overrides, Plan, make_plan, run_plan
+from rethink.eval.run import Overrides, Plan, judge_anew, make_plan, run_plan
 from rethink.eval.samples import SampleStore
 from rethink.store.atomic import clean_leftovers, storage_errors, write_json, write_text
+from rethink.store.integrity import json_digest, read_sealed, write_sealed
 from rethink.types import Problem
 
 FORMAT = 1
@@ -66,6 +68,8 @@ class Measured:
     folder: Path
     results: tuple[BenchmarkResult, ...]
     plans: tuple[Plan, ...]
+    judged_anew: Mapping[str, int]
+    """By benchmark: stored completions whose gold answer or grader had changed since."""
 
 
 def check_request(request: Request) -> dict[str, list[Problem]]:
@@ -114,7 +118,7 @@ def evaluate_all(request: Request, load: Load, on_progress: OnProgress | None = 
     measured = []
     for model in request.models:
         folders = {mode: folder_of(request, model, mode) for mode in request.modes}
-        recorded = [_record(folder) for folder in folders.values() if (folder / RECORD).is_file()]
+        recorded = [read_record(folder) for folder in folders.values() if (folder / RECORD).is_file()]
         backend = load(model, next((str(r["backend"]["dtype"]) for r in recorded if "dtype" in r["backend"]), None))
         try:
             for mode, folder in folders.items():
@@ -142,8 +146,9 @@ def _evaluate(
     problems: Mapping[str, list[Problem]],
     on_progress: OnProgress | None,
 ) -> Measured:
-    record = _record(folder) if (folder / RECORD).is_file() else _new_record(backend)
+    record = read_record(folder) if (folder / RECORD).is_file() else _new_record(backend)
     _check_backend(folder, record, backend)
+    _same_threads(record)
     plans = []
     for benchmark in request.benchmarks:
         if mode not in _askable(benchmark, request.modes):
@@ -164,8 +169,8 @@ def _evaluate(
     for plan in plans:
         record["benchmarks"][plan.benchmark.name] = plan.identity() | {"data": plan.source}
     with storage_errors(folder):
-        write_json(folder / RECORD, record)
-    results = []
+        write_sealed(folder / RECORD, record)
+    results, anew = [], {}
     for plan in plans:
         name = plan.benchmark.name
         clean_leftovers(folder / "samples" / name)
@@ -175,23 +180,48 @@ def _evaluate(
             if on_progress is not None:
                 on_progress(backend.model, mode, name, done, total)
 
+        anew[name] = judge_anew(plan, store)
         samples = run_plan(plan, backend, store, seen)
         drawn = store.read()
         results.append(summarise(plan, samples, store.seconds(), sum(sample.tokens for sample in drawn)))
         # After each benchmark, so that an evaluation of many that is stopped shows what it has.
-        _write(folder, backend, results)
-    return Measured(backend.model, mode, folder, tuple(results), tuple(plans))
+        record["kept"] = record.get("kept", {}) | {name: len(drawn)}
+        _write(folder, record, backend, results)
+    return Measured(backend.model, mode, folder, tuple(results), tuple(plans), anew)
 
 
-def _write(folder: Path, backend: Backend, results: Sequence[BenchmarkResult]) -> None:
-    """Merge into what earlier requests left for other benchmarks."""
-    rows = _json(folder / "results.json") | {result.benchmark: result.row() for result in results}
-    details = _json(folder / "details.json") | {
+def _write(folder: Path, record: dict[str, Any], backend: Backend, results: Sequence[BenchmarkResult]) -> None:
+    """Merge into what earlier requests left for other benchmarks.
+
+    The record gets the hashes first, beside those of the files as they are: a kill in between leaves one that fits.
+    """
+    rows = read_results(folder, record, "results.json") | {result.benchmark: result.row() for result in results}
+    details = read_results(folder, record, "details.json") | {
         result.benchmark: result.row() | dict(result.details) for result in results
     }
-    write_json(folder / "results.json", rows)
-    write_json(folder / "details.json", details)
-    write_text(folder / "model-card.md", card_section(backend.model, details))
+    hashes = record.setdefault("hashes", {})
+    for name, value in (("results.json", rows), ("details.json", details)):
+        hashes[name] = [*hashes.get(name, [])[-1:], json_digest(json.loads(json.dumps(value)))]
+    with storage_errors(folder):
+        write_sealed(folder / RECORD, record)
+        write_json(folder / "results.json", rows)
+        write_json(folder / "details.json", details)
+        write_text(folder / "model-card.md", card_section(backend.model, details))
+
+
+def read_results(folder: Path, record: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """`results.json` or `details.json`, empty where there is none.
+
+    Raises:
+        RunFolderError: it is damaged.
+    """
+    value, hashes = _json(folder / name), record.get("hashes", {}).get(name)
+    if value and hashes and json_digest(value) not in hashes:
+        raise RunFolderError(
+            f"`{folder / name}` is damaged: its content does not have the hash that was written. Remove it, and run "
+            "the same `rethink eval` again: it is computed anew from the samples, and nothing is generated"
+        )
+    return value
 
 
 # --- the record ------------------------------------------------------------------------------------------------------
@@ -201,10 +231,17 @@ def _new_record(backend: Backend) -> dict[str, Any]:
     return {"format": FORMAT, "backend": backend.describe(), "benchmarks": {}}
 
 
-def _record(folder: Path) -> dict[str, Any]:
-    record = _json(folder / RECORD)
+def read_record(folder: Path) -> dict[str, Any]:
+    """What an evaluation's folder says of itself.
+
+    Raises:
+        RunFolderError: it is damaged, of something else, or of a later version.
+    """
+    record = read_sealed(folder / RECORD) or {}
     if not isinstance(record.get("backend"), dict) or not isinstance(record.get("benchmarks"), dict):
-        raise RunFolderError(f"`{folder / RECORD}` is not the record of an evaluation; give another --out")
+        raise RunFolderError(
+            f"`{folder / RECORD}` cannot be read as the record of an evaluation; restore it, or give another --out"
+        )
     if record.get("format", 0) > FORMAT:
         raise RunFolderError(f"`{folder}` was written by a later version of Rethink; update it, or give another --out")
     return record
@@ -216,6 +253,14 @@ def _check_backend(folder: Path, record: Mapping[str, Any], backend: Backend) ->
             f"`{folder}` holds the evaluation of {_said(record['backend'])}, not of {_said(backend.describe())}; give "
             "another --out, or the same model"
         )
+
+
+def _same_threads(record: dict[str, Any]) -> None:
+    """Compute with as many threads as the evaluation began with: their number decides the order of sums."""
+    torch = sys.modules.get("torch")
+    if torch is not None:  # an endpoint computes elsewhere, and torch is not loaded for it
+        record["threads"] = int(record.get("threads", torch.get_num_threads()))
+        torch.set_num_threads(record["threads"])
 
 
 def _said(description: Mapping[str, Any]) -> str:

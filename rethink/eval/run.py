@@ -17,12 +17,13 @@ from rethink.eval.benchmark import (
     Benchmark,
     Verdict,
 )
+from rethink.eval.grader_version import judged_by
 from rethink.eval.judging import Judging
 from rethink.eval.mixing import mixing_share
 from rethink.eval.prompting import Mode, prompt_section, stop_strings
 from rethink.eval.samples import Sample, SampleStore
 from rethink.tasks.source import draw
-from rethink.types import Problem, SamplingParams
+from rethink.types import FinishReason, Problem, SamplingParams
 
 CHUNK = 4096
 """Completions asked of the engine at once: bounds memory, and is large enough that its end costs little."""
@@ -174,6 +175,34 @@ def run_plan(plan: Plan, backend: Backend, store: SampleStore, on_sample: OnSamp
     return [there[problem.id, sample] for problem in plan.problems for sample in range(plan.k)]
 
 
+def judge_anew(plan: Plan, store: SampleStore) -> int:
+    """Judge stored completions again whose gold answer or grader is not the one of their verdict; returns how many.
+
+    Nothing is generated. The new verdicts are kept beside the old ones, and are read in their place.
+
+    Raises:
+        TaskError: the store's samples answer other prompts (the data has changed).
+    """
+    grader = plan.benchmark.grader
+    numbers = {problem.id: number for number, problem in enumerate(plan.problems)}
+    now = {problem.id: judged_by(problem, grader) for problem in plan.problems}
+    stale = {
+        place
+        for place, sample in _usable(plan, store).items()
+        if now.get(place[0], sample.judged_by) != sample.judged_by
+    }
+    if not stale:
+        return 0
+    samples = [sample for sample in store.read(whole=True) if (sample.problem_id, sample.sample) in stale]
+    with Judging(grader, lambda *given: _judged(plan, *given), lambda sample, _: store.add(sample, 0.0)) as judging:
+        reply_came = judging.takes([(numbers[sample.problem_id], [sample.sample]) for sample in samples])
+        for place, sample in enumerate(samples):
+            finish: FinishReason = "length" if sample.finish_reason == "length" else "stop"
+            reply_came(place, 0, Reply(sample.text, sample.tokens, finish, sample.seconds, tuple(sample.token_ids)))
+    store.flush()
+    return len(samples)
+
+
 def _judged(plan: Plan, number: int, which: int, reply: Reply) -> Sample:
     problem, question = plan.problems[number], plan.questions[number]
     failure = None
@@ -199,6 +228,7 @@ def _judged(plan: Plan, number: int, which: int, reply: Reply) -> Sample:
         answer=verdict.answer,
         score=verdict.score,
         failure=failure,
+        judged_by=judged_by(problem, plan.benchmark.grader),
         detail=json.dumps(dict(verdict.detail)),
         mixing=mixing_share(problem.question, reply.text),
         seconds=reply.seconds,
@@ -206,7 +236,7 @@ def _judged(plan: Plan, number: int, which: int, reply: Reply) -> Sample:
 
 
 def _usable(plan: Plan, store: SampleStore) -> dict[tuple[str, int], Sample]:
-    """What the store has, by problem and sample; the first where one was written twice."""
+    """What the store has, by problem and sample."""
     hashes = {problem.id: _hash(question) for problem, question in zip(plan.problems, plan.questions, strict=True)}
     there: dict[tuple[str, int], Sample] = {}
     for sample in store.read():
@@ -216,7 +246,7 @@ def _usable(plan: Plan, store: SampleStore) -> dict[tuple[str, int], Sample]:
                 "prompt: the data or the model's chat template has changed since. Give another --out to evaluate the "
                 "new data"
             )
-        there.setdefault((sample.problem_id, sample.sample), sample)
+        there[sample.problem_id, sample.sample] = sample
     return there
 
 

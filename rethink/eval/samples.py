@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rethink.errors import RunFolderError
-from rethink.store.atomic import replacing, storage_errors
-from rethink.store.rollout_files import column_names, read_rows
+from rethink.store.atomic import storage_errors
+from rethink.store.rollout_files import column_names, read_rows, write_table
 
 FLUSH_SAMPLES = 256
 FLUSH_SECONDS = 20.0
@@ -37,11 +37,14 @@ _TYPES = {
     "answer": "string",
     "score": "float64",
     "failure": "string",
+    "judged_by": "string",
     "detail": "string",
     "mixing": "float64",
     "seconds": "float64",
     "file_seconds": "float64",
 }
+_LATER: dict[str, Any] = {"judged_by": ""}
+"""Columns that earlier versions did not write, and what they stand for then."""
 
 
 @dataclass(slots=True)
@@ -69,6 +72,8 @@ class Sample:
     """None: the gold cannot be read."""
     failure: str | None
     """What the grader raised; the score is then 0."""
+    judged_by: str
+    """Hash of gold answer, grader and its version: what the verdict depends on beside the completion."""
     detail: str
     """JSON: what else the grader says."""
     mixing: float | None
@@ -87,12 +92,16 @@ class SampleStore:
         self._seconds = 0.0
         self._flushed = time.monotonic()
 
-    def read(self) -> list[Sample]:
-        """All samples, in the order in which they were written, without their large columns (`LARGE`): these are empty.
+    def read(self, *, whole: bool = False) -> list[Sample]:
+        """All samples, each as it was judged last, in the order in which they were first written.
 
-        Raises `RunFolderError` on a damaged file.
+        Large columns (`LARGE`) are empty unless `whole`. Raises `RunFolderError` on a damaged file.
         """
-        return [sample for path in self._files() for sample in self._of(path)]
+        found: dict[tuple[str, int], Sample] = {}
+        for path in self._files():
+            for sample in self._of(path, whole):
+                found[sample.problem_id, sample.sample] = sample
+        return list(found.values())
 
     def seconds(self) -> float:
         """Seconds of generation behind the samples."""
@@ -128,20 +137,22 @@ class SampleStore:
     def _files(self) -> list[Path]:
         return sorted(path for path in self._folder.glob("part-*.parquet") if path.stem.partition("-")[2].isdigit())
 
-    def _of(self, path: Path) -> Iterator[Sample]:
-        names = [field.name for field in fields(Sample) if field.name not in LARGE]
-        if not set(names) <= set(column_names(path)):
+    def _of(self, path: Path, whole: bool) -> Iterator[Sample]:
+        there = set(column_names(path))
+        names = [field.name for field in fields(Sample) if whole or field.name not in LARGE]
+        names = [name for name in names if name in there or name not in _LATER]
+        if not set(names) <= there:
             raise RunFolderError(
                 f"`{path}` does not have the columns of an evaluation's samples; it was written by something else: "
                 "remove it, or give another --out"
             )
+        rest = _LATER | ({} if whole else {"prompt": "", "text": "", "token_ids": []})
         for row in read_rows(path, names):
-            yield Sample(**row, prompt="", text="", token_ids=[])
+            yield Sample(**(rest | row))
 
 
 def _write(path: Path, samples: Sequence[Sample]) -> None:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     rows: list[Mapping[str, Any]] = [asdict(sample) for sample in samples]
     arrays = {}
@@ -150,8 +161,7 @@ def _write(path: Path, samples: Sequence[Sample]) -> None:
         wanted = pa.type_for_alias(plain)
         values = [_utf8(row[name]) for row in rows]
         arrays[name] = pa.array(values, type=wanted if plain == kind else pa.list_(wanted))
-    with replacing(path) as temporary:
-        pq.write_table(pa.table(arrays), temporary, compression="zstd")
+    write_table(path, pa.table(arrays))
 
 
 def _utf8(value: Any) -> Any:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 import rethink
-from rethink.errors import ModelError, StorageFailure, UsageError
+from rethink.errors import ModelError, RunFolderError, StorageFailure, UsageError
 from rethink.eval.backend import fingerprint
+from rethink.eval.evaluate import read_record, read_results
 from rethink.export.card import Facts, write_card
 from rethink.export.source import Origin, Source, open_source, origin_of, recipe_of
 from rethink.model.config import DecoderConfig
@@ -293,10 +294,12 @@ def _evaluated(source: Source, evaluation: Path | None) -> dict[str, Any]:
             return {}
         folder = source.run.path / "evaluations"
     try:
-        details = json.loads((folder / "details.json").read_text("utf-8"))
-        record = json.loads((folder / "evaluation.json").read_text("utf-8"))
+        record = read_record(folder)
+        details = read_results(folder, record, "details.json")
+        if not details:
+            raise RunFolderError(f"`{folder / 'details.json'}` is missing")
         weights = record["backend"].get("weights")
-    except (OSError, ValueError, LookupError, AttributeError) as error:
+    except RunFolderError as error:
         raise UsageError(
             f"--evaluation {folder} is no folder of `rethink eval --out` ({type(error).__name__}: {error}); it holds "
             "evaluation.json and details.json. Where several models or modes were evaluated, give one's subfolder"

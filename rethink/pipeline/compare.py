@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rethink.errors import RunFolderError
 from rethink.eval.statistics import paired_comparison
 from rethink.pipeline.evaluate import problem_means
 from rethink.store.pipeline_folder import PipelineFolder
@@ -48,9 +49,26 @@ def evaluations(folder: PipelineFolder) -> dict[str, tuple[str, list[dict[str, A
         if entry["kind"] != "eval" or record is None or record.state != "done":
             continue
         run = RunFolder.open(folder.stage_path(record))
-        samples = [row for part in run.samples() for row in run.read_samples(part) or []]
+        samples = evaluated_rows(run)
         found[entry.get("evaluates") or name] = (name, samples)
     return found
+
+
+def evaluated_rows(run: RunFolder) -> list[dict[str, Any]]:
+    """All samples of an evaluation that is done.
+
+    Raises:
+        RunFolderError: a file is damaged or lost.
+    """
+    rows = [row for part in run.samples() for row in run.read_samples(part) or []]
+    summary = run.read_summary()
+    if summary is None or len(rows) != summary["problems"] * summary["samples"]:
+        raise RunFolderError(
+            f"the evaluation in `{run.path}` has lost a file: it holds {len(rows)} samples, "
+            + ("and no summary.json" if summary is None else f"of {summary['problems']} × {summary['samples']}")
+            + ". Restore it, or remove that folder and its record beside it, and give the same command again."
+        )
+    return rows
 
 
 def _paired(first: list[dict[str, Any]], second: list[dict[str, Any]], metric: str) -> Mapping[str, Any] | None:

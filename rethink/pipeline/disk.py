@@ -7,14 +7,14 @@ checkpoints of one stage.
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from rethink.errors import RethinkError, StorageFailure
 from rethink.recipe.kinds import AnyRecipe
-from rethink.store.atomic import clean_leftovers, remove_folder, write_json
+from rethink.store.atomic import clean_leftovers, remove_folder
+from rethink.store.integrity import read_sealed, write_sealed
 from rethink.store.pipeline_folder import PipelineFolder, StageRecord, disk_bytes
 
 MODEL_BYTES = 4
@@ -121,7 +121,7 @@ def follow_move(folder: PipelineFolder) -> None:
         path = folder.stage_path(record) / "run.json"
         if record.state == "done" or not path.is_file():
             continue
-        header = json.loads(path.read_text(encoding="utf-8"))
+        header = read_sealed(path) or {}
         text = str(header.get("recipe_yaml", ""))
         if f"{old}/" in text:
-            write_json(path, header | {"recipe_yaml": text.replace(f"{old}/", f"{new}/")})
+            write_sealed(path, header | {"recipe_yaml": text.replace(f"{old}/", f"{new}/")})

@@ -31,6 +31,7 @@ from rethink.store.run_folder import RunFolder
 from rethink.tasks.mix import build_task_mix
 from rethink.train.choices import apply_choices, make_choices
 from rethink.train.collect import run_engine, sample_seed
+from rethink.train.inputs import model_hash
 from rethink.train.session import open_run, stop_on_interrupt
 from rethink.types import Completion, GenerationRequest, Problem, Prompt, RewardOutcome, SamplingParams
 
@@ -58,10 +59,17 @@ def run_eval(recipe: EvalRecipe, out: Path, *, resume: bool = False, progress: P
     if checkpoint.config is not None:
         check_against_context(grpo, checkpoint.config.max_position_embeddings)
     fresh = not RunFolder.exists(out)
-    folder = open_run(recipe, out, resume=resume, steps=1, choices=lambda: make_choices(grpo, checkpoint.config))
+    mix = build_task_mix(grpo)
+    folder = open_run(
+        recipe,
+        out,
+        resume=resume,
+        steps=1,
+        choices=lambda: make_choices(grpo, checkpoint.config),
+        also=model_hash(recipe.model.path, checkpoint.folder) | mix.row_hashes(),
+    )
     with folder.lock(), stop_on_interrupt(progress) as stop_requested:
         try:
-            mix = build_task_mix(grpo)
             problems = mix.held_out(recipe.problems)
             mix.gold_check(problems[:8])
             rubric = build_rubric(grpo, mix)

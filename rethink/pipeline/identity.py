@@ -11,22 +11,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from rethink.errors import RunFolderError
 from rethink.pipeline.kinds import STAGE_KINDS
+from rethink.recipe.identity import leaves
 from rethink.recipe.stages import ResolvedStage, substitute
+from rethink.train.inputs import function_hashes, names_function, names_path, path_hash, path_of
 
 WITHOUT_PART = ("name", "description", "checkpoint", "trackers")
 """Top-level fields that change no output."""
 ENDPOINTS = ("endpoint", "teacher")
 WHERE = ("url", "key_env", "seconds", "attempts", "concurrency")
 """Keys of endpoints in `samples` that change no output either: the same model may answer elsewhere."""
-_SUFFIXES = (".jsonl", ".json", ".gguf", ".parquet", ".py", ".txt", ".yaml", ".csv")
-_PROBE_BYTES = 1 << 20
-_WHOLE = 64 << 20
-"""Files up to this size are hashed whole; larger ones (weights) by size, first and last MiB."""
 
 
 def stage_hashes(stages: Sequence[ResolvedStage]) -> dict[str, str]:
@@ -52,7 +48,7 @@ def stage_hash(stage: ResolvedStage, inputs: Mapping[str, str]) -> str:
     identity = {
         "kind": stage.kind,
         "version": STAGE_KINDS[stage.kind].version,
-        "recipe": _with_content(recipe),
+        "recipe": _with_content(recipe, leaves(recipe)),
     }
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
@@ -60,57 +56,30 @@ def stage_hash(stage: ResolvedStage, inputs: Mapping[str, str]) -> str:
 
 def local_paths(value: Any) -> list[str]:
     """Texts in a recipe that name a file or folder that exists."""
-    if isinstance(value, dict):
-        return [path for item in value.values() for path in local_paths(item)]
-    if isinstance(value, (list, tuple)):
-        return [path for item in value for path in local_paths(item)]
-    return [value] if isinstance(value, str) and _path_of(value) is not None else []
+    values = leaves(value)
+    return [
+        text
+        for field, text in values.items()
+        if isinstance(text, str) and path_of(_file_of(text), certain=names_path(field, values)) is not None
+    ]
 
 
-def _with_content(value: Any) -> Any:
-    """The value with the content's hash in the place of each path."""
+def _with_content(value: Any, values: Mapping[str, Any], field: str = "") -> Any:
+    """The value with the content's hash in the place of each path and function. `values`: the recipe's leaves."""
     if isinstance(value, dict):
-        return {key: _with_content(item) for key, item in value.items()}
+        return {key: _with_content(item, values, f"{field}.{key}" if field else key) for key, item in value.items()}
     if isinstance(value, list):
-        return [_with_content(item) for item in value]
-    path = _path_of(value) if isinstance(value, str) else None
-    if path is None:
+        return [_with_content(item, values, f"{field}.{i}") for i, item in enumerate(value)]
+    if not isinstance(value, str):
         return value
-    attribute = value.rpartition(":")[2] if value.rpartition(":")[0].endswith(".py") else ""
-    return f"content:{_content_hash(path)}" + (f":{attribute}" if attribute else "")
+    if names_function(field, values):
+        code = function_hashes(value)
+        return f"content:{':'.join(code.values())}:{value.rpartition(':')[2]}" if code else value
+    path = path_of(value, certain=names_path(field, values))
+    return value if path is None else f"content:{path_hash(path, field)}"
 
 
-def _path_of(text: str) -> Path | None:
-    """The file or folder that a text names: it must look like a path (a `/` in it, or an ending of a data file)."""
-    if "\n" in text or len(text) > 4096 or "\0" in text:
-        return None
+def _file_of(text: str) -> str:
+    """The file that `file.py:function` names; any other text as it is."""
     file, _, attribute = text.rpartition(":")
-    if file.endswith(".py") and attribute.isidentifier():  # `rewards.py:function`
-        text = file
-    if "/" not in text and not text.endswith(_SUFFIXES):
-        return None
-    try:
-        path = Path(text).expanduser()
-        return path if path.exists() else None
-    except (OSError, RuntimeError):
-        return None
-
-
-def _content_hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(entry for entry in path.iterdir() if entry.is_file())
-    try:
-        for file in files:
-            size = file.stat().st_size
-            if path.is_dir():
-                digest.update(f"{file.name} {size}\n".encode())
-            with file.open("rb") as stream:
-                if size <= _WHOLE:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
-                else:
-                    digest.update(f"{size}".encode() + stream.read(_PROBE_BYTES))
-                    stream.seek(size - _PROBE_BYTES)
-                    digest.update(stream.read(_PROBE_BYTES))
-    except OSError as error:
-        raise RunFolderError(f"`{path}`, which a stage reads, cannot be read ({error.strerror}).") from error
-    return digest.hexdigest()
+    return file if file.endswith(".py") and attribute.isidentifier() else text

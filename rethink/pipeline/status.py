@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rethink.errors import UsageError
+from rethink.errors import RethinkError, TaskError, UsageError
 from rethink.pipeline.disk import cleanings
+from rethink.store.completeness import lost_parts
+from rethink.store.integrity import check_hash, check_index
+from rethink.store.jsonl import read_jsonl
 from rethink.store.pipeline_folder import PipelineFolder, StageRecord, disk_bytes
 from rethink.store.run_folder import RunFolder
 
@@ -27,7 +29,7 @@ def status(folder: PipelineFolder) -> dict[str, Any]:
                 "name": name,
                 "kind": entry["kind"],
                 "state": _state(record),
-                "steps": None if record is None else _steps(folder.stage_path(record)),
+                **_looked(None if record is None else folder.stage_path(record)),
                 "seconds": 0.0 if record is None else record.seconds,
                 "attempts": 0 if record is None else record.attempts,
                 "error": None if record is None else record.error,
@@ -56,12 +58,18 @@ def _state(record: StageRecord | None) -> str:
     return "interrupted" if record.state == "running" else record.state
 
 
-def _steps(path: Path) -> int | None:
-    """Steps done, of a stage that counts some."""
-    if not RunFolder.exists(path):
-        return None
-    rows = RunFolder.open(path).metrics()
-    return max((int(row["step"]) for row in rows), default=0) if rows else None
+def _looked(path: Path | None) -> dict[str, Any]:
+    """`steps` done, of a stage that counts some; `damage`: what is lost or damaged, a sentence each."""
+    if path is None or not RunFolder.exists(path):
+        return {"steps": None, "damage": []}
+    try:
+        run = RunFolder.open(path)
+        rows, damage = run.metrics(), lost_parts(run)
+        for folder in (path, run.model_path, run.best_path):
+            check_index(folder)
+    except RethinkError as error:
+        return {"steps": None, "damage": [str(error)]}
+    return {"steps": max((int(row["step"]) for row in rows), default=0) if rows else None, "damage": damage}
 
 
 # --- lineage ------------------------------------------------------------------------------------------------------
@@ -133,10 +141,12 @@ def _samples(
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            if line.strip():
-                yield json.loads(line)
+    """Raises `RunFolderError` where the file is damaged, `TaskError` where it holds no rows."""
+    check_hash(path)
+    for where, row in read_jsonl(path, "the file", "restore it"):
+        if not isinstance(row, dict):
+            raise TaskError(f"{where}, is {type(row).__name__}, not a sample: restore the file")
+        yield row
 
 
 def _told(folder: PipelineFolder, record: StageRecord) -> dict[str, Any]:

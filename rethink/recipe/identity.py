@@ -26,7 +26,7 @@ def recipe_hash(recipe: AnyRecipe) -> str:
 
     The same run described in another order of keys, with defaults written out or not, has the same hash.
     """
-    canonical = json.dumps(_identity(recipe), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    canonical = json.dumps(identity(recipe), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -34,7 +34,7 @@ def resume_differences(old: AnyRecipe, new: AnyRecipe) -> list[str]:
     """What forbids resuming the run of `old` with `new`: a sentence for each value, empty where nothing does."""
     if old.kind != new.kind:
         return [f"`kind` was {show(old.kind)}, the recipe now says {show(new.kind)}"]
-    before, after = _flat(_identity(old)), _flat(_identity(new))
+    before, after = leaves(identity(old)), leaves(identity(new))
     return [
         f"`{key}` was {_shown(before, key)}, "
         + (f"the recipe now says {show(after[key])}" if key in after else "which the recipe no longer has")
@@ -54,7 +54,8 @@ LATER: dict[str, dict[str, Any]] = {
 recipe that does not use them keeps its hash, and a run begun before them can be resumed."""
 
 
-def _identity(recipe: AnyRecipe) -> dict[str, Any]:
+def identity(recipe: AnyRecipe) -> dict[str, Any]:
+    """A recipe's values without those in `FREE`, as JSON takes them."""
     data: dict[str, Any] = recipe.model_dump(mode="json")
     if isinstance(recipe, Recipe):
         for entry, later in [(e, LATER["reward.parts"]) for e in data["reward"]["parts"]] + [
@@ -72,7 +73,7 @@ def _identity(recipe: AnyRecipe) -> dict[str, Any]:
     return data
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def leaves(value: Any, prefix: str = "") -> dict[str, Any]:
     """Leaves by dotted path; an empty list or mapping is a leaf."""
     if isinstance(value, dict) and value:
         items = value.items()
@@ -80,10 +81,10 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
         items = dict(enumerate(value)).items()
     else:
         return {prefix: value}
-    leaves: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, item in items:
-        leaves |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
-    return leaves
+        found |= leaves(item, f"{prefix}.{key}" if prefix else str(key))
+    return found
 
 
 def _shown(flat: dict[str, Any], key: str) -> str:

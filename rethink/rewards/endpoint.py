@@ -24,9 +24,9 @@ from urllib.parse import urlsplit
 
 import httpx2 as httpx
 
-from rethink.errors import RecipeError
+from rethink.errors import RecipeError, RunFolderError
 from rethink.rewards.outcome import EXCEPTION, INVALID, TIMEOUT, PartFailed
-from rethink.store.atomic import write_json
+from rethink.store.integrity import read_sealed, write_sealed
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -294,11 +294,9 @@ class EndpointClient:
         if path is None:
             return None
         try:
-            kept = json.loads(path.read_text("utf-8"))
-            return Reply(kept["reply"], kept.get("thought"), kept.get("cut", False))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            kept = read_sealed(path)
+            return None if kept is None else Reply(kept["reply"], kept.get("thought"), kept.get("cut", False))
+        except (RunFolderError, LookupError):
             return None if not self._endpoint.offline else self._broken(path)
 
     def _broken(self, path: Path) -> Reply:
@@ -311,7 +309,7 @@ class EndpointClient:
             kept: dict[str, Any] = {"model": self._endpoint.model, "messages": list(messages), "reply": reply.text}
             if options:
                 kept |= {"options": dict(options), "thought": reply.thought, "cut": reply.cut}
-            write_json(path, kept)
+            write_sealed(path, kept)
 
     def _read_key(self, field: str) -> str | None:
         name = self._endpoint.key_env

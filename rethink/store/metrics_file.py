@@ -1,7 +1,8 @@
 """`metrics.jsonl`: one JSON object a line, one line a step, steps rising. Appended and forced to disk step by step.
 
 A kill in the middle of an append leaves a torn last line. Readers ignore it; the next append cuts it off first.
-Numbers that JSON lacks are written as the strings "NaN", "Infinity" and "-Infinity", and read back as numbers.
+Numbers that JSON lacks are written as the strings "NaN", "Infinity" and "-Infinity", and read back as numbers. Each row
+has the beginning of the hash of its other values under `checksum`; readers check it and leave it out.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from rethink.errors import RunFolderError
 from rethink.store.atomic import storage_errors, sync_folder, write_all, write_bytes
+from rethink.store.integrity import CHECKSUM, json_digest
 
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -35,7 +37,7 @@ class MetricsFile:
         holds what it held).
         """
         step = int(row["step"])
-        line = (json.dumps({name: _plain(value) for name, value in row.items()}, allow_nan=False) + "\n").encode()
+        line = _line(row)
         with storage_errors(self.path):
             self._prepare()
             if self._last_step is not None and step <= self._last_step:
@@ -77,7 +79,7 @@ class MetricsFile:
             self._prepare()
 
     def rows(self) -> list[dict[str, Any]]:
-        """All whole rows, in order. Raises `RunFolderError` when a line other than the last cannot be read."""
+        """All whole rows, in order. Raises `RunFolderError` when one is damaged; a torn last line is ignored."""
         return self._parse()[0]
 
     def drop_after(self, step: int) -> None:
@@ -85,8 +87,7 @@ class MetricsFile:
         rows, _ = self._parse()
         kept = [row for row in rows if row["step"] <= step]
         if len(kept) < len(rows):
-            lines = [json.dumps({name: _plain(value) for name, value in row.items()}) + "\n" for row in kept]
-            write_bytes(self.path, "".join(lines).encode())
+            write_bytes(self.path, b"".join(_line(row) for row in kept))
         self.repair()
 
     def _parse(self) -> tuple[list[dict[str, Any]], int]:
@@ -102,26 +103,45 @@ class MetricsFile:
             if row is None:
                 if valid + len(line) < len(data):
                     raise RunFolderError(
-                        f"line {number} of `{self.path}` is not a row of metrics. Every line but the last must be a "
-                        "JSON object with a `step`; restore the file from a copy, or delete that line and resume."
+                        f"line {number} of `{self.path}` is damaged: it is no row of metrics as it was written. "
+                        "Restore the file from a copy, or delete that line and resume: training does not need it, and "
+                        "the report says which steps are lost."
                     )
                 break
+            if rows and row["step"] <= rows[-1]["step"]:
+                raise RunFolderError(
+                    f"line {number} of `{self.path}` is of step {row['step']}, after one of step {rows[-1]['step']}: "
+                    "the file was changed. Restore it from a copy, or delete the line that is out of order."
+                )
             rows.append(row)
             valid += len(line)
         return rows, valid
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
-    """The row that a line holds, or None when it is torn: no end of line, or not an object with a step."""
+    """The row that a line holds; None where it is torn (no end of line), no object with a step, or damaged."""
     if not line.endswith(b"\n"):
         return None
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(row, dict) or not isinstance(row.get("step"), int):
         return None
+    checksum = row.pop(CHECKSUM, None)
+    if checksum is not None and checksum != _checksum(row):
+        return None
     return {name: _NOT_FINITE.get(value, value) if isinstance(value, str) else value for name, value in row.items()}
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    """A row with its checksum, as the file has it."""
+    plain = json.loads(json.dumps({name: _plain(value) for name, value in row.items()}, allow_nan=False))
+    return (json.dumps(plain | {CHECKSUM: _checksum(plain)}) + "\n").encode()
+
+
+def _checksum(row: Mapping[str, Any]) -> str:
+    return json_digest(row)[:16]
 
 
 def _plain(value: Any) -> Any:

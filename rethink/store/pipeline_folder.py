@@ -15,7 +15,6 @@ hash, hence another folder. Reading needs no lock; writing is for the process in
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -25,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from rethink.errors import RunFolderError
-from rethink.store.atomic import clean_leftovers, remove_folder, storage_errors, write_json, write_text
+from rethink.store.atomic import clean_leftovers, remove_folder, storage_errors, write_text
+from rethink.store.integrity import read_sealed, write_sealed
 
 FORMAT = 1
 HASH_SHOWN = 12
@@ -104,9 +104,9 @@ class PipelineFolder:
             (path / "stages").parent.mkdir(parents=True, exist_ok=True)
             folder = cls(path, {})
             with folder.lock():
-                write_json(path / "environment.json", dict(environment))
+                write_sealed(path / "environment.json", environment)
                 header = {"format": FORMAT, "created": now(), "recipe_yaml": "", "stages": {}}
-                write_json(path / HEADER, header)
+                write_sealed(path / HEADER, header)
         folder._header = header
         return folder
 
@@ -117,21 +117,14 @@ class PipelineFolder:
         Raises:
             RunFolderError: there is none, or it cannot be read.
         """
-        try:
-            header = json.loads((path / HEADER).read_text(encoding="utf-8"))
-            if not isinstance(header, dict) or not isinstance(header.get("stages"), dict):
-                raise ValueError("it lacks `stages`")
-        except (FileNotFoundError, NotADirectoryError):
+        header = read_sealed(path / HEADER)
+        if header is None:
             raise RunFolderError(
                 f"`{path}` holds no pipeline: there is no `{HEADER}` in it. Give the folder that `rethink train` wrote "
                 "a recipe of the kind `pipeline` or `distill` to (its --out, `runs/<name>` by default)."
-            ) from None
-        except ValueError as error:
-            raise RunFolderError(
-                f"`{path / HEADER}` cannot be read ({error}). Rethink writes it whole or not at all, so it was changed "
-                "later: restore it from a copy. The stages below it are found again by their hashes when the recipe "
-                "is run."
-            ) from error
+            )
+        if not isinstance(header.get("stages"), dict):
+            raise RunFolderError(f"`{path / HEADER}` lacks `stages`, so it was changed: restore it from a copy.")
         if header.get("format", 0) > FORMAT:
             raise RunFolderError(f"`{path}` was written by a later version of Rethink. Update it.")
         return cls(path, header)
@@ -186,7 +179,7 @@ class PipelineFolder:
     @property
     def environment(self) -> dict[str, Any]:
         """What the pipeline was started on."""
-        return dict(read_json(self.path / "environment.json") or {})
+        return read_sealed(self.path / "environment.json") or {}
 
     def update(self, recipe_yaml: str, facts: Mapping[str, Any], stages: Mapping[str, Mapping[str, Any]]) -> None:
         """Record the recipe that is run now and the hashes of its stages."""
@@ -197,7 +190,7 @@ class PipelineFolder:
             "root": str(self.path.resolve()),
         }
         if header != self._header:
-            write_json(self.path / HEADER, header)
+            write_sealed(self.path / HEADER, header)
             self._header = header
         if read_text(self.path / "recipe.yaml") != recipe_yaml:
             write_text(self.path / "recipe.yaml", recipe_yaml)
@@ -215,7 +208,7 @@ class PipelineFolder:
         found = []
         folder = self.path / "stages"
         for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
-            value = read_json(path)
+            value = read_sealed(path)
             if value is not None and "hash" in value:
                 known = {key: item for key, item in value.items() if key in StageRecord.__dataclass_fields__}
                 found.append(StageRecord(**known))
@@ -226,7 +219,7 @@ class PipelineFolder:
         path = self.path / "stages" / f"{record.folder_name}.json"
         with storage_errors(path):
             path.parent.mkdir(exist_ok=True)
-        write_json(path, asdict(record))
+        write_sealed(path, asdict(record))
         return record
 
     def change(self, record: StageRecord, **values: Any) -> StageRecord:
@@ -263,11 +256,11 @@ class PipelineFolder:
 
     def write_results(self, name: str, value: Mapping[str, Any]) -> None:
         """Write `<name>.json`: `summary`, `comparisons`."""
-        write_json(self.path / f"{name}.json", dict(value))
+        write_sealed(self.path / f"{name}.json", value)
 
     def read_results(self, name: str) -> dict[str, Any] | None:
         """What `write_results` wrote, or None."""
-        return read_json(self.path / f"{name}.json")
+        return read_sealed(self.path / f"{name}.json")
 
 
 def now() -> str:
@@ -293,22 +286,3 @@ def read_text(path: Path) -> str | None:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a file; None where there is none.
-
-    Raises:
-        RunFolderError: it is damaged.
-    """
-    text = read_text(path)
-    if text is None:
-        return None
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise RunFolderError(
-            f"`{path}` is not JSON ({error}). Rethink writes it whole or not at all, so it was changed later: restore "
-            "it from a copy, or delete it."
-        ) from error
-    return value if isinstance(value, dict) else None

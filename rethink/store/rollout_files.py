@@ -8,7 +8,8 @@ which UTF-8 cannot hold, becomes "?".
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rethink.errors import RunFolderError
-from rethink.store.atomic import replacing
+from rethink.store.atomic import write_bytes
+from rethink.store.integrity import parquet_is_whole, sealed_parquet
 from rethink.types import Completion, Problem, Prompt, RewardOutcome, Rollout
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 COMPRESSION = "zstd"
 ROW_GROUP = 256
@@ -145,12 +148,17 @@ def write_rollouts(
         columns[name] = list(value) if isinstance(value, (list, tuple, np.ndarray)) else [value] * len(rows)
     arrays = {name: pa.array(columns.pop(name), type=_arrow_type(kind)) for name, kind in _TYPES.items()}
     arrays |= {name: pa.array(values) for name, values in columns.items()}
-    _write_table(path, pa.table(arrays))
+    write_table(path, pa.table(arrays))
 
 
 def read_rollouts(path: Path) -> list[Rollout]:
     """The rollouts of a file, exactly as written. Raises `RunFolderError` when it cannot be read."""
     table = _read_table(path, None)
+    if missing := [name for name in COLUMNS if name not in table.column_names]:
+        raise RunFolderError(
+            f"`{path}` has no column `{missing[0]}`, so it holds no rollouts: something else was put in its place. "
+            "Restore it from a copy, or delete it."
+        )
     plain = [name for name in table.column_names if not _is_list(table.schema.field(name))]
     rows: list[dict[str, Any]] = table.select(plain).to_pylist()
     for name in ("prompt_token_ids", "token_ids", "logprobs", "sampled_logprobs"):
@@ -166,19 +174,15 @@ def read_rows(path: Path, columns: Sequence[str] | None = None, *, first: int | 
 
 
 def count_rows(path: Path) -> int:
-    """Number of rows, from the file's footer alone."""
-    import pyarrow.parquet as pq
-
-    with _reading(path):
-        return int(pq.read_metadata(path).num_rows)
+    """Number of rows. Raises `RunFolderError` when the file is damaged."""
+    with _opened(path) as file:
+        return int(file.metadata.num_rows)
 
 
 def column_names(path: Path) -> list[str]:
-    """Names of the columns, from the file's footer alone."""
-    import pyarrow.parquet as pq
-
-    with _reading(path):
-        return list(pq.read_schema(path).names)
+    """Names of the columns. Raises `RunFolderError` when the file is damaged."""
+    with _opened(path) as file:
+        return list(file.schema_arrow.names)
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -190,7 +194,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = pa.table({name: pa.array([_cell(row.get(name)) for row in rows]) for name in names})
-    _write_table(path, table)
+    write_table(path, table)
 
 
 def _cell(value: Any) -> Any:
@@ -229,19 +233,19 @@ def _split_lists(column: Any) -> list[Any]:
     return arrays
 
 
-def _write_table(path: Path, table: pa.Table) -> None:
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a table, atomically, with checksums of its pages and of the whole file (see `integrity`)."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression=COMPRESSION, row_group_size=ROW_GROUP)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression=COMPRESSION, row_group_size=ROW_GROUP, write_page_checksum=True)
+    write_bytes(path, sealed_parquet(sink.getvalue().to_pybytes()))
 
 
 def _read_table(path: Path, columns: Sequence[str] | None, first: int | None = None) -> pa.Table:
-    import pyarrow.parquet as pq
-
     names = None if columns is None else list(columns)
-    # ParquetFile and not `read_table`: the latter would read `name=value` in a folder's name as a column.
-    with _reading(path), pq.ParquetFile(path) as file:
+    with _opened(path) as file:
         if first is None:
             return file.read(columns=names)
         groups: list[int] = []
@@ -252,20 +256,25 @@ def _read_table(path: Path, columns: Sequence[str] | None, first: int | None = N
         return file.read_row_groups(groups, columns=names).slice(0, first)
 
 
-class _reading:
-    """Turns what pyarrow says about a damaged file into a `RunFolderError`."""
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file whose bytes are those that were written; whatever breaks inside the block is its damage.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Raises:
+        RunFolderError: it is damaged or cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        import pyarrow as pa
-
-        if isinstance(error, pa.ArrowInvalid):
-            raise RunFolderError(
-                f"`{self._path}` is not a whole Parquet file ({error}). Files of a run are written atomically, so it "
-                "was damaged or replaced later: restore it from a copy, or delete it (the run itself does not need it)."
-            ) from error
+    try:
+        data = path.read_bytes()
+        if not parquet_is_whole(data):
+            raise ValueError("its content does not have its checksum")
+        # ParquetFile and not `read_table`: the latter would read `name=value` in a folder's name as a column.
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+            yield file
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise RunFolderError(
+            f"`{path}` is not a whole Parquet file ({error}). Files of a run are written atomically, so it was damaged "
+            "or replaced later: restore it from a copy, or delete it (what was lost with it is then said)."
+        ) from error

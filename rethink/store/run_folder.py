@@ -18,7 +18,6 @@ process left behind.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import time
@@ -34,9 +33,9 @@ from rethink.store.atomic import (
     remove_folder,
     storage_errors,
     write_folder,
-    write_json,
     write_text,
 )
+from rethink.store.integrity import read_sealed, write_index, write_sealed
 from rethink.store.metrics_file import MetricsFile
 from rethink.types import Rollout
 
@@ -74,12 +73,13 @@ class RunFolder:
         recipe_hash: str,
         environment: Mapping[str, Any],
         choices: Mapping[str, Any],
+        inputs: Mapping[str, str] | None = None,
     ) -> RunFolder:
         """Make a new run in `path`, which must be missing or empty (or hold only an unfinished start).
 
-        `choices`: what was decided at start and must hold on resume (dtype, threads, limits …).
-        Raises `RunFolderError` when something is there or no folder can be there, `StorageFailure` when the disk
-        refuses.
+        `choices`: what was decided at start and must hold on resume (dtype, threads, limits …). `inputs`: hashes of
+        what the run reads. Raises `RunFolderError` when something is there or no folder can be there, `StorageFailure`
+        when the disk refuses.
         """
         path = Path(path)
         try:
@@ -95,32 +95,27 @@ class RunFolder:
             "recipe_hash": recipe_hash,
             "recipe_yaml": recipe_yaml,
             "choices": dict(choices),
+            "inputs": dict(inputs or {}),
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         folder = cls(path, header)
         with folder.lock():
             _check_free(path)  # again: another process may have been faster
             write_text(path / "recipe.yaml", recipe_yaml)
-            write_json(path / "environment.json", dict(environment))
-            write_json(path / "run.json", header)
+            write_sealed(path / "environment.json", environment)
+            write_sealed(path / "run.json", header)
         return folder
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
         """Open the run in `path`. Raises `RunFolderError` when there is none or it cannot be read."""
         path = Path(path)
-        try:
-            header = json.loads((path / "run.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
+        header = read_sealed(path / "run.json")
+        if header is None:
             raise RunFolderError(
                 f"`{path}` holds no run: there is no `run.json` in it. Give the folder that a run wrote to (its "
                 "`--out`, `runs/<name>` by default)."
-            ) from None
-        except ValueError as error:
-            raise RunFolderError(
-                f"`{path / 'run.json'}` is not JSON ({error}). Rethink writes it whole or not at all, so it was "
-                "changed later: restore it from a copy, or start a new run with another `--out`."
-            ) from error
+            )
         if header.get("format", 0) > FORMAT:
             raise RunFolderError(
                 f"`{path}` was written by a later version of Rethink (layout {header['format']}; this one reads up to "
@@ -149,7 +144,7 @@ class RunFolder:
             "recipe_hash": recipe_hash,
             "earlier_recipe_hashes": earlier,
         }
-        write_json(self.path / "run.json", header)  # the truth first: `recipe.yaml` is a copy for readers
+        write_sealed(self.path / "run.json", header)  # the truth first: `recipe.yaml` is a copy for readers
         self._header = header
         write_text(self.path / "recipe.yaml", recipe_yaml)
 
@@ -212,9 +207,14 @@ class RunFolder:
         return dict(self._header["choices"])
 
     @property
+    def inputs(self) -> dict[str, str]:
+        """Hashes of what the run read at its start, by the recipe's field; empty where none were recorded."""
+        return dict(self._header.get("inputs", {}))
+
+    @property
     def environment(self) -> dict[str, Any]:
         """What the run was started on."""
-        return dict(_read_json(self.path / "environment.json") or {})
+        return read_sealed(self.path / "environment.json") or {}
 
     @property
     def model_path(self) -> Path:
@@ -256,25 +256,25 @@ class RunFolder:
         group_size: int | None = None,
     ) -> None:
         """Write a rollout batch (prompt by prompt). `extra`: further columns, e.g. `step`; see `rollout_files`."""
-        path = self._batch_path(batch)
+        path = self.rollouts_path(batch)
         with storage_errors(path):
             path.parent.mkdir(exist_ok=True)
         rollout_files.write_rollouts(path, batch, rollouts, extra or {}, group_size)
 
     def read_rollouts(self, batch: int) -> list[Rollout] | None:
         """The rollouts of a batch exactly as written; None when the run has no such batch."""
-        path = self._batch_path(batch)
+        path = self.rollouts_path(batch)
         return rollout_files.read_rollouts(path) if path.exists() else None
 
     def rollout_rows(
         self, batch: int, columns: Sequence[str] | None = None, *, first: int | None = None
     ) -> list[dict[str, Any]]:
         """Columns (see `rollout_files.COLUMNS`) of a batch, or of its `first` rollouts, as dictionaries."""
-        return rollout_files.read_rows(self._batch_path(batch), columns, first=first)
+        return rollout_files.read_rows(self.rollouts_path(batch), columns, first=first)
 
     def count_rollouts(self, batch: int) -> int:
         """Number of rollouts in a batch, without reading them."""
-        return rollout_files.count_rows(self._batch_path(batch))
+        return rollout_files.count_rows(self.rollouts_path(batch))
 
     def batches(self) -> list[int]:
         """Numbers of the rollout batches on disk, rising."""
@@ -285,9 +285,10 @@ class RunFolder:
         with storage_errors(self.path / "rollouts"):
             for number in self.batches():
                 if number > batch:
-                    self._batch_path(number).unlink()
+                    self.rollouts_path(number).unlink()
 
-    def _batch_path(self, batch: int) -> Path:
+    def rollouts_path(self, batch: int) -> Path:
+        """The file of a rollout batch."""
         return self.path / "rollouts" / f"batch-{batch:06d}.parquet"
 
     def write_samples(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -319,24 +320,24 @@ class RunFolder:
         Afterwards only the latest `keep` remain. Raises `StorageFailure`; the earlier checkpoints are then untouched.
         """
         path = self.path / "checkpoints" / f"step-{step:06d}"
-        write_folder(path, write)
-        for _, old in self._checkpoints()[:-keep]:
+        _write_indexed(path, write)
+        for _, old in self.checkpoints()[keep:]:
             remove_folder(old)
         return path
 
     def latest_checkpoint(self) -> tuple[int, Path] | None:
         """(step, folder) of the latest whole checkpoint, or None; what a killed process left unfinished is ignored."""
-        found = self._checkpoints()
-        return found[-1] if found else None
+        return next(iter(self.checkpoints()), None)
 
-    def _checkpoints(self) -> list[tuple[int, Path]]:
+    def checkpoints(self) -> list[tuple[int, Path]]:
+        """(step, folder) of each whole checkpoint, the latest first; `check_index` says whether one is undamaged."""
         folder = self.path / "checkpoints"
         matches = [match for match in map(_STEP.fullmatch, _names(folder)) if match]
-        return sorted((int(match[1]), folder / match[0]) for match in matches)
+        return sorted(((int(match[1]), folder / match[0]) for match in matches), reverse=True)
 
     def export_model(self, write: Callable[[Path], None]) -> Path:
         """Let `write` fill `model/` (Hugging Face layout); the earlier one stays until the new one is whole."""
-        write_folder(self.model_path, write)
+        _write_indexed(self.model_path, write)
         return self.model_path
 
     def best_model(self, write: Callable[[Path], None], info: Mapping[str, Any]) -> Path:
@@ -344,24 +345,33 @@ class RunFolder:
 
         def write_with_info(folder: Path) -> None:
             write(folder)
-            write_json(folder / "rethink.json", dict(info))
+            write_sealed(folder / "rethink.json", info)
 
-        write_folder(self.best_path, write_with_info)
+        _write_indexed(self.best_path, write_with_info)
         return self.best_path
 
     def best(self) -> dict[str, Any] | None:
         """The `info` of the best model, or None while there is none."""
-        return _read_json(self.best_path / "rethink.json")
+        path = self.best_path / "rethink.json"
+        info = read_sealed(path)
+        if info is None and self.best_path.is_dir():
+            raise RunFolderError(f"`{path}` is missing: restore it from a copy, or remove `{self.best_path}`.")
+        return info
 
     # -- summary -----------------------------------------------------------------------------------------------------
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`: `before`, `after`, totals."""
-        write_json(self.path / "summary.json", dict(summary))
+        write_sealed(self.path / "summary.json", summary)
+
+    def drop_summary(self) -> None:
+        """Remove the summary of an end that the run has fallen behind."""
+        with storage_errors(self.path):
+            (self.path / "summary.json").unlink(missing_ok=True)
 
     def read_summary(self) -> dict[str, Any] | None:
         """The summary, or None before the run has one."""
-        return _read_json(self.path / "summary.json")
+        return read_sealed(self.path / "summary.json")
 
 
 def _check_free(path: Path) -> None:
@@ -382,21 +392,18 @@ def _check_free(path: Path) -> None:
         )
 
 
+def _write_indexed(path: Path, write: Callable[[Path], None]) -> None:
+    """As `write_folder`, with the hash of each file in the folder."""
+
+    def write_and_index(folder: Path) -> None:
+        write(folder)
+        write_index(folder)
+
+    write_folder(path, write_and_index)
+
+
 def _names(folder: Path) -> list[str]:
     try:
         return os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise RunFolderError(
-            f"`{path}` is not JSON ({error}). Rethink writes it whole or not at all, so it was changed later: restore "
-            "it from a copy, or delete it."
-        ) from error
-    return value

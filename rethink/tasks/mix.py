@@ -99,6 +99,14 @@ class TaskMix:
             if isinstance(source, RowSource):
                 yield from source.train_rows(lambda question: not fits(question), self._trains(source))
 
+    def row_hashes(self) -> dict[str, str]:
+        """The hash of what each data set of the hub and each function gave (`tasks.0.rows`)."""
+        return {
+            f"tasks.{i}.rows": source.content_hash()
+            for i, (task, source) in enumerate(zip(self._recipe.tasks, self._sources, strict=True))
+            if isinstance(source, RowSource) and task.kind != "jsonl"  # of a JSONL file, the file itself is hashed
+        }
+
     @property
     def names(self) -> list[str]:
         """Names of the sources, in the order of `recipe.tasks`."""

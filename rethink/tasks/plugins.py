@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import importlib
@@ -10,6 +11,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from rethink.errors import UsageError
@@ -52,18 +54,84 @@ def load_function(reference: str, field: str, error: type[UsageError]) -> Callab
     return function
 
 
-def _import(module_name: str, reference: str, field: str, error: type[UsageError]) -> Any:
+def source_files(reference: str) -> list[Path]:
+    """The files of the code that `module:function` or `path/to/file.py:function` names, nothing of them run.
+
+    The file of the module first, then those of the user's own that it imports, directly or not: what belongs to Python,
+    to Rethink or to an installed package is left out. Empty where there is no such module or file.
+    """
+    name = reference.rpartition(":")[0]
+    top = name.partition(".")[0]
+    _look_here()
+    first = Path(name).expanduser() if name.endswith(".py") else _file_of(name)
+    if first is None or not first.is_file():
+        return []
+    found, waiting = [first.resolve()], [(first, "" if name.endswith(".py") else name)]
+    while waiting:
+        path, module = waiting.pop(0)
+        for imported in _imports(path, module):
+            file = _file_of(imported) if imported.partition(".")[0] == top or _is_own(imported) else None
+            if file is not None and file.is_file() and file.resolve() not in found:
+                found.append(file.resolve())
+                waiting.append((file, imported))
+    return found
+
+
+def _imports(path: Path, module: str) -> list[str]:
+    """Names of the modules that a file may import; `module`: its own, for imports relative to it."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return []  # importing it says what is wrong
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return [name for name in names if name]
+
+
+def _is_own(module: str) -> bool:
+    """Whether a module is the user's: neither Python's nor Rethink's nor of an installed package."""
+    top = module.partition(".")[0]
+    file = None if top in sys.stdlib_module_names or top == "rethink" else _file_of(top)
+    return file is not None and not any(part in ("site-packages", "dist-packages") for part in file.parts)
+
+
+def _file_of(module: str) -> Path | None:
+    """The Python file of a module; of a package, its `__init__.py`, or the folder where it has none."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except Exception:  # no such parent, or the parent fails: importing it says so
+        return None
+    if spec is None:
+        return None
+    if spec.origin is not None and spec.origin.endswith(".py"):
+        return Path(spec.origin)
+    return Path(next(iter(spec.submodule_search_locations))) if spec.submodule_search_locations else None
+
+
+def _look_here() -> None:
+    """Let modules of the current directory be found: a console script, unlike `python -m`, does not look there."""
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
-        sys.path.append(here)  # a console script, unlike `python -m`, does not look in the current directory
+        sys.path.append(here)
         importlib.invalidate_caches()
+
+
+def _import(module_name: str, reference: str, field: str, error: type[UsageError]) -> Any:
+    _look_here()
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as missing:
         if missing.name and (module_name == missing.name or module_name.startswith(missing.name + ".")):
             raise error(
-                f"{field} names {reference!r}, but there is no module {missing.name!r} in {here} or on the Python "
-                "path; run from the folder that holds it, install it, or correct the name"
+                f"{field} names {reference!r}, but there is no module {missing.name!r} in {os.getcwd()} or on the "
+                "Python path; run from the folder that holds it, install it, or correct the name"
             ) from missing
         raise error(
             f"{field} names {reference!r}; importing {module_name} needs {missing.name!r}, which is not installed; "

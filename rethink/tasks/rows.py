@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import random
@@ -66,6 +67,11 @@ class RowSource:
         if self._held_out is None:
             return set(), set()
         return set(self._keys), {question_key(row.question) for row in self._held_out}
+
+    def content_hash(self) -> str:
+        """SHA-256 (hex) of all rows: tells them from those that a data set or a function gives at another time."""
+        rows = [[row.question, row.answer, row.metadata] for row in [*self._rows, *(self._held_out or [])]]
+        return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
     def train_problem(self, count: int, step: int, keeps: KeepsKey) -> Problem:
         """See `Source`. Each epoch visits every allowed row once, in an order of its own."""

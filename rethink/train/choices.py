@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,8 +22,6 @@ from rethink.recipe.estimate import (
 from rethink.recipe.schema import ModelSection, OptimizerSection, Recipe
 from rethink.rollout.pages import default_budget
 
-REWARD_MODELS = "reward_models"
-"""Key of the choices: which value head each reward model of the recipe had at the start."""
 ACTIVATION_SHARE = 0.35
 """Share of the memory beside weights and optimizer that one micro-batch's activations may take."""
 
@@ -75,23 +72,21 @@ def training_choices(recipe: Computes, config: DecoderConfig | None) -> dict[str
     }
 
 
-def reward_model_heads(recipe: Recipe) -> dict[str, Any]:
-    """`{"reward_models": {part: SHA-256 of its value head}}`, or nothing where no part is a reward model.
+def check_reward_models(recipe: Recipe) -> None:
+    """Refuse a reward model that is not there.
 
     Raises:
-        RecipeError: one of them is not there.
+        RecipeError: names its part and its path.
     """
     paths = {part.name: part.model or part.params.get("model") for part in recipe.reward.parts if part.is_reward_model}
-    heads = {}
     for name, path in paths.items():
         try:
-            heads[name] = hashlib.sha256((Path(str(path)).expanduser() / HEAD_FILE).read_bytes()).hexdigest()
+            (Path(str(path)).expanduser() / HEAD_FILE).open("rb").close()
         except OSError as error:
             raise RecipeError(
                 f"the reward model of the part `{name}`, `{path}`, cannot be read ({error.strerror or error}): name "
                 "the folder `model` of a run of the kind `reward-model`"
             ) from error
-    return {REWARD_MODELS: heads} if heads else {}
 
 
 def check_device(recipe: Computes) -> None:

@@ -58,7 +58,7 @@ class GRPO:
 
 def train_until_done(run: GRPO, stop_requested: Callable[[], bool]) -> None:
     """Step until the recipe's last step or until a stop is requested; a checkpoint of the last step is there then."""
-    if not run.folder.metrics():
+    if run.state.step == 0 and not run.folder.metrics():
         record(run, {"step": 0} | (evaluate_now(run) if run.held_out else {}))
     saved = run.state.step
     while run.state.step < run.recipe.steps and not stop_requested():

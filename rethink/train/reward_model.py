@@ -170,7 +170,7 @@ def _sigmoid(value: float) -> float:
 
 def train_until_done(run: RewardRun, stop_requested: Callable[[], bool]) -> None:
     """Step until the last step or until a stop is requested; a checkpoint of the last step is there then."""
-    if not run.folder.metrics():
+    if run.state.step == 0 and not run.folder.metrics():
         record(run, {"step": 0} | (evaluate_now(run) if run.data.held_out else {}))
     saved = run.state.step
     while run.state.step < run.steps and not stop_requested():

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rethink.errors import RunFolderError, UsageError
+from rethink.errors import UsageError
 from rethink.kernels.machine import peak_rss_mb
 from rethink.model.build import exact_weights
 from rethink.model.loading import Checkpoint, load_checkpoint
@@ -23,17 +23,18 @@ from rethink.model.value_head import (
     save_reward_model,
 )
 from rethink.observe.progress import Progress
-from rethink.observe.report import write_report
 from rethink.observe.trackers import check_trackers, open_trackers
 from rethink.recipe.reward_model import RewardModelRecipe
 from rethink.store.atomic import write_text
+from rethink.store.integrity import write_index
 from rethink.store.run_folder import RunFolder
-from rethink.train.checkpoint import read_checkpoint
+from rethink.train.checkpoint import restore
 from rethink.train.choices import apply_choices, training_choices
+from rethink.train.inputs import model_hash
 from rethink.train.optimizer import MasterAdamW
 from rethink.train.reward_data import RewardData, load_reward_data
 from rethink.train.reward_model import RewardRun, held_out_facts, score_examples, train_until_done
-from rethink.train.session import earlier_seconds, open_run, stop_on_interrupt
+from rethink.train.session import earlier_seconds, open_run, report_if_readable, stop_on_interrupt
 
 WITHOUT_HELD_OUT = 256
 """Training examples whose mean score becomes the offset where nothing is held out."""
@@ -66,13 +67,9 @@ def train_reward_model(
         out,
         resume=resume,
         steps=steps,
-        choices=lambda: training_choices(recipe, checkpoint.config) | {"data": data.digest},
+        choices=lambda: training_choices(recipe, checkpoint.config),
+        also=model_hash(recipe.model.path, checkpoint.folder) | {"the examples of `data`": data.digest},
     )
-    if folder.choices["data"] != data.digest:
-        raise RunFolderError(
-            f"the examples are not those that the run in `{out}` began with: a data file was changed since. Restore it "
-            "to go on with --resume, or start anew with another --out"
-        )
     with folder.lock(), stop_on_interrupt(progress) as stop_requested:
         try:
             run = _assemble(recipe, checkpoint, folder, data, steps, progress)
@@ -88,7 +85,7 @@ def train_reward_model(
             run.trackers.close()
         finished = run.state.step >= steps
         summary = _summarise(run, checkpoint, earlier + time.perf_counter() - started, finished)
-        write_report(folder)
+        report_if_readable(folder, progress)
         if not finished:
             progress.note(
                 f"Stopped after step {run.state.step} of {steps}; everything is saved. Go on with the same command and "
@@ -152,10 +149,7 @@ def _assemble(
     optimizer = MasterAdamW(model, recipe.optimizer, exact_weights(checkpoint, model.decoder))
     limit = int(choices["micro_batch_tokens"])
     run = RewardRun(recipe, folder, model, optimizer, data, steps, progress, limit)
-    latest = folder.latest_checkpoint()
-    if latest is not None:
-        run.state, _ = read_checkpoint(latest[1], optimizer, None)
-    folder.drop_metrics_after(run.state.step)
+    run.state, _ = restore(folder, optimizer, None, progress.note)
     run.trackers = open_trackers(
         recipe.trackers,
         folder,
@@ -166,6 +160,7 @@ def _assemble(
     )
     rows = [json.dumps(example.preference.row(), ensure_ascii=False) for example in data.train]
     write_text(folder.path / PAIRS_FILE, "\n".join(rows) + "\n")
+    write_index(folder.path, [PAIRS_FILE])
     return run
 
 
@@ -187,7 +182,7 @@ def _summarise(run: RewardRun, checkpoint: Checkpoint, wall_s: float, finished: 
         "data": run.data.facts,
         "choices": run.folder.choices,
     }
-    first = next((row for row in rows if "eval/accuracy" in row), None)
+    first = next((row for row in rows if row["step"] == 0 and "eval/accuracy" in row), None)
     if first is not None:
         summary["before"] = {
             "accuracy": first["eval/accuracy"],

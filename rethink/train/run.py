@@ -18,7 +18,6 @@ from rethink.model.chat import PromptRenderer
 from rethink.model.export import save_hf_folder
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.observe.progress import Progress
-from rethink.observe.report import write_report
 from rethink.observe.trackers import check_trackers, open_trackers
 from rethink.recipe.checks import check_against_context
 from rethink.recipe.schema import Recipe
@@ -27,12 +26,13 @@ from rethink.rollout.build import build_engine
 from rethink.rollout.engine import RolloutEngine
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.mix import TaskMix, build_task_mix
-from rethink.train.checkpoint import read_checkpoint
-from rethink.train.choices import REWARD_MODELS, apply_choices, make_choices, reward_model_heads
+from rethink.train.checkpoint import restore
+from rethink.train.choices import apply_choices, check_reward_models, make_choices
 from rethink.train.collect import Sources
 from rethink.train.grpo import GRPO, train_until_done
+from rethink.train.inputs import model_hash
 from rethink.train.optimizer import MasterAdamW
-from rethink.train.session import earlier_seconds, open_run, stop_on_interrupt
+from rethink.train.session import earlier_seconds, open_run, report_if_readable, stop_on_interrupt
 from rethink.types import Problem
 
 GOLD_CHECKS = 8
@@ -70,10 +70,12 @@ def train(
     if checkpoint.config is not None:
         check_against_context(recipe, checkpoint.config.max_position_embeddings)
     fresh = not RunFolder.exists(out)
-    folder = open_folder(recipe, checkpoint, out, resume)
+    progress.phase("tasks")
+    mix = build_task_mix(recipe)
+    folder = open_folder(recipe, checkpoint, mix, out, resume)
     with folder.lock(), stop_on_interrupt(progress) as stop_requested:
         try:
-            run = assemble(recipe, checkpoint, folder, progress, engine_factory)
+            run = assemble(recipe, checkpoint, mix, folder, progress, engine_factory)
         except UsageError:
             if fresh:
                 folder.discard()
@@ -90,7 +92,7 @@ def train(
         folder.write_summary(summary)
         if finished:
             folder.export_model(run.export)
-        write_report(folder)
+        report_if_readable(folder, progress)
         if not finished:
             progress.note(
                 f"Stopped after step {run.state.step} of {recipe.steps}; everything is saved. "
@@ -100,27 +102,28 @@ def train(
     return summary
 
 
-def open_folder(recipe: Recipe, checkpoint: Checkpoint, out: Path, resume: bool) -> RunFolder:
+def open_folder(recipe: Recipe, checkpoint: Checkpoint, mix: TaskMix, out: Path, resume: bool) -> RunFolder:
     """The run's folder: created, or reopened where `resume` allows it.
 
     Raises:
-        RunFolderError: the folder holds a run and `resume` is not given, or holds a run of another recipe.
+        RunFolderError: the folder holds a run and `resume` is not given, holds a run of another recipe, or what the run
+            reads has changed.
     """
-    heads = reward_model_heads(recipe)
-    folder = open_run(
-        recipe, out, resume=resume, steps=recipe.steps, choices=lambda: make_choices(recipe, checkpoint.config) | heads
+    check_reward_models(recipe)
+    return open_run(
+        recipe,
+        out,
+        resume=resume,
+        steps=recipe.steps,
+        choices=lambda: make_choices(recipe, checkpoint.config),
+        also={**model_hash(recipe.model.path, checkpoint.folder), **mix.row_hashes()},
     )
-    if folder.choices.get(REWARD_MODELS) != heads.get(REWARD_MODELS):
-        raise RunFolderError(
-            f"a reward model is not the one that the run in `{out}` began with: its folder was written again since. "
-            "Restore it to go on with --resume, or start anew with another --out"
-        )
-    return folder
 
 
 def assemble(
     recipe: Recipe,
     checkpoint: Checkpoint,
+    mix: TaskMix,
     folder: RunFolder,
     progress: Progress,
     engine_factory: EngineFactory | None,
@@ -128,8 +131,6 @@ def assemble(
     """Build every part, and put a resumed run's state into them."""
     choices = folder.choices
     apply_choices(choices)
-    progress.phase("tasks")
-    mix = build_task_mix(recipe)
     held_out = mix.held_out(recipe.evaluation.problems) if recipe.evaluation.problems else []
     mix.gold_check((held_out or mix.train_batch(0, GOLD_CHECKS, 0))[:GOLD_CHECKS])
     if recipe.rollout.engine == "torch" and checkpoint.config is None:
@@ -185,7 +186,7 @@ def assemble(
         micro_batch_tokens=int(choices["micro_batch_tokens"]),
         export=lambda path: save_hf_folder(path, model.hf_tensors(), checkpoint.hf_config, checkpoint.tokenizer),
     )
-    restore(run)
+    restore_grpo(run)
     run.trackers = open_trackers(
         recipe.trackers,
         folder,
@@ -225,15 +226,28 @@ def note_kernels(recipe: Recipe, folder: RunFolder, engine: RolloutEngine, progr
         )
 
 
-def restore(run: GRPO) -> None:
-    """Bring a run back to its last checkpoint; later metrics rows go, since their steps are done again."""
-    latest = run.folder.latest_checkpoint()
-    if latest is None:
-        run.folder.drop_metrics_after(0)
-        return
-    step, path = latest
-    run.state, run.old_logprobs = read_checkpoint(path, run.optimizer, run.reference)
-    run.folder.drop_metrics_after(step)
+def restore_grpo(run: GRPO) -> None:
+    """Bring a run back to its last checkpoint that can be used: a half-used rollout batch must be there too.
+
+    Rollouts that are still to be trained on from the start, and are damaged, are sampled again.
+    """
+    folder, per_batch, note = run.folder, run.recipe.steps_per_batch, run.progress.note
+
+    def check(step: int) -> None:
+        batch, position = divmod(step, per_batch)
+        if position and folder.read_rollouts(batch) is None:
+            raise RunFolderError(
+                f"`{folder.rollouts_path(batch)}` is missing, and the checkpoint of step {step} is in the midst of it."
+            )
+
+    run.state, run.old_logprobs = restore(folder, run.optimizer, run.reference, note, check)
+    for batch in folder.batches():
+        if batch * per_batch >= run.state.step:
+            try:
+                folder.read_rollouts(batch)
+            except RunFolderError as error:
+                note(f"{error} Its rollouts are sampled again.")
+                folder.rollouts_path(batch).unlink()
 
 
 def summarise(run: GRPO, wall_s: float, finished: bool) -> dict[str, Any]:
@@ -254,12 +268,12 @@ def summarise(run: GRPO, wall_s: float, finished: bool) -> dict[str, Any]:
     }
     if models := run.sources.rubric.models():
         summary["reward_models"] = models
-    evaluated = [row for row in rows if "eval/accuracy" in row]
-    if evaluated:
-        ends = {"before": evaluated[0]} | ({"after": evaluated[-1]} if finished else {})
-        for name, row in ends.items():
+    ends = {"before": 0} | ({"after": run.state.step} if finished else {})
+    for name, step in ends.items():
+        row = next((row for row in rows if row["step"] == step and "eval/accuracy" in row), None)
+        if row is not None:
             summary[name] = _evaluation_summary(row)
-            samples = run.folder.read_samples(f"step-{int(row['step']):06d}") or []
+            samples = run.folder.read_samples(f"step-{step:06d}") or []
             summary[f"samples_{name}"] = [_sample_summary(sample) for sample in samples[:SHOWN_SAMPLES]]
     if run.state.best_step is not None:
         summary["best"] = {"step": run.state.best_step, "accuracy": run.state.best_accuracy}

@@ -5,23 +5,31 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rethink.errors import RunFolderError
 from rethink.observe.progress import Progress
+from rethink.observe.report import write_report
 from rethink.recipe.identity import recipe_hash, resume_differences
 from rethink.recipe.kinds import AnyRecipe
 from rethink.recipe.loading import parse_recipe, recipe_to_yaml
 from rethink.store.environment import environment
 from rethink.store.run_folder import RunFolder
+from rethink.train.inputs import check_inputs, inputs_of
 
 SHOWN_DIFFERENCES = 4
 
 
 def open_run(
-    recipe: AnyRecipe, out: Path, *, resume: bool, steps: int, choices: Callable[[], dict[str, Any]]
+    recipe: AnyRecipe,
+    out: Path,
+    *,
+    resume: bool,
+    steps: int,
+    choices: Callable[[], dict[str, Any]],
+    also: Mapping[str, str] | None = None,
 ) -> RunFolder:
     """The run's folder: created, or reopened where `resume` allows it.
 
@@ -31,10 +39,13 @@ def open_run(
         resume: whether a run that is there may go on.
         steps: of the whole run.
         choices: makes what is decided once, at start; not called on resume.
+        also: hashes of what the run reads beside the files, models and functions that its recipe names.
 
     Raises:
-        RunFolderError: the folder holds a run and `resume` is not given, or holds a run of another recipe.
+        RunFolderError: the folder holds a run and `resume` is not given, or holds a run of another recipe, or what the
+            run reads has changed.
     """
+    inputs = inputs_of(recipe) | dict(also or {})
     if not RunFolder.exists(out):
         return RunFolder.create(
             out,
@@ -42,6 +53,7 @@ def open_run(
             recipe_hash=recipe_hash(recipe),
             environment=environment(),
             choices=choices(),
+            inputs=inputs,
         )
     folder = RunFolder.open(out)
     old = parse_recipe(folder.recipe_yaml, f"the recipe in {out}")
@@ -49,6 +61,7 @@ def open_run(
     differences = resume_differences(old, recipe)
     if not resume or differences:
         raise RunFolderError(_occupied(folder, old, done, differences))
+    check_inputs(folder, recipe, inputs)
     if steps < done:
         raise RunFolderError(
             f"`{out}` has already done {done} steps and the recipe asks for {steps}; give steps={done} or more "
@@ -84,6 +97,14 @@ def earlier_seconds(folder: RunFolder) -> float:
     """Seconds of the steps done before a resume, from their rows."""
     rows = folder.metrics()
     return sum(float(row.get("time/step", row.get("time/evaluation", 0.0))) for row in rows)
+
+
+def report_if_readable(folder: RunFolder, progress: Progress) -> None:
+    """Render the run's report; where a file that it reads is damaged, say so: the run itself is done."""
+    try:
+        write_report(folder)
+    except RunFolderError as error:
+        progress.note(f"No report was written: {error}")
 
 
 @contextlib.contextmanager

@@ -70,11 +70,6 @@ class TrainingData:
         # Rounded first: 2.1 epochs of 10 documents are 21, not 21.000000000000004.
         return math.ceil(round(recipe.epochs * self.mixture.epoch, 6) / recipe.batch_sequences)
 
-    @property
-    def hashes(self) -> list[str]:
-        """Of the files: what must not change on resume."""
-        return [entry.sha256 for entry in self.sets]
-
 
 class Mixture:
     """Which row comes when.

@@ -9,21 +9,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rethink.errors import RecipeError, RunFolderError, UsageError
+from rethink.errors import RecipeError, UsageError
 from rethink.kernels.machine import peak_rss_mb
 from rethink.kernels.native import library as kernels
 from rethink.model.build import build_model, exact_weights
 from rethink.model.export import save_hf_folder
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.observe.progress import Progress
-from rethink.observe.report import write_report
 from rethink.observe.trackers import check_trackers, open_trackers
 from rethink.recipe.sft import SFTRecipe, check_warmup
 from rethink.store.run_folder import RunFolder
-from rethink.train.checkpoint import read_checkpoint
+from rethink.train.checkpoint import restore
 from rethink.train.choices import apply_choices, training_choices
+from rethink.train.inputs import model_hash
 from rethink.train.optimizer import MasterAdamW
-from rethink.train.session import earlier_seconds, open_run, stop_on_interrupt
+from rethink.train.session import earlier_seconds, open_run, report_if_readable, stop_on_interrupt
 from rethink.train.sft import SFT, train_until_done
 from rethink.train.sft_data import TrainingData, load_data
 
@@ -59,7 +59,8 @@ def train_sft(recipe: SFTRecipe, out: Path, *, resume: bool = False, progress: P
         out,
         resume=resume,
         steps=steps,
-        choices=lambda: training_choices(recipe, checkpoint.config) | {"data_sha256": data.hashes},
+        choices=lambda: training_choices(recipe, checkpoint.config),
+        also=model_hash(recipe.model.path, checkpoint.folder),
     )
     with folder.lock(), stop_on_interrupt(progress) as stop_requested:
         try:
@@ -79,7 +80,7 @@ def train_sft(recipe: SFTRecipe, out: Path, *, resume: bool = False, progress: P
         folder.write_summary(summary)
         if finished:
             folder.export_model(run.export)
-        write_report(folder)
+        report_if_readable(folder, progress)
         if not finished:
             progress.note(
                 f"Stopped after step {run.state.step} of {steps}; everything is saved. "
@@ -114,22 +115,8 @@ def read_data(recipe: SFTRecipe, checkpoint: Checkpoint, progress: Progress) -> 
 def assemble(
     recipe: SFTRecipe, checkpoint: Checkpoint, folder: RunFolder, data: TrainingData, steps: int, progress: Progress
 ) -> SFT:
-    """Build every part, and put a resumed run's state into them.
-
-    Raises:
-        RunFolderError: the data are not those that the run began with.
-    """
+    """Build every part, and put a resumed run's state into them."""
     choices = folder.choices
-    if choices["data_sha256"] != data.hashes:
-        changed = [
-            f"`{entry.path}`"
-            for entry, old in zip(data.sets, choices["data_sha256"], strict=True)
-            if entry.sha256 != old
-        ]
-        raise RunFolderError(
-            f"{', '.join(changed)} changed since the run in `{folder.path}` began, so it cannot go on exactly. Restore "
-            "the file, or start anew with another --out."
-        )
     apply_choices(choices)
     progress.phase("model")
     model = build_model(
@@ -159,7 +146,7 @@ def assemble(
         micro_batch_tokens=int(choices["micro_batch_tokens"]),
         export=lambda path: save_hf_folder(path, model.hf_tensors(), checkpoint.hf_config, checkpoint.tokenizer),
     )
-    restore(run)
+    run.state, _ = restore(folder, run.optimizer, None, progress.note)
     run.trackers = open_trackers(
         recipe.trackers,
         folder,
@@ -169,17 +156,6 @@ def assemble(
         note=progress.note,
     )
     return run
-
-
-def restore(run: SFT) -> None:
-    """Bring a run back to its last checkpoint; later metrics rows go, since their steps are done again."""
-    latest = run.folder.latest_checkpoint()
-    if latest is None:
-        run.folder.drop_metrics_after(0)
-        return
-    step, path = latest
-    run.state, _ = read_checkpoint(path, run.optimizer, None)
-    run.folder.drop_metrics_after(step)
 
 
 def summarise(run: SFT, wall_s: float, finished: bool) -> dict[str, Any]:
@@ -202,12 +178,12 @@ def summarise(run: SFT, wall_s: float, finished: bool) -> dict[str, Any]:
         "data": [entry.facts() for entry in run.data.sets],
         "choices": run.folder.choices,
     }
-    losses = [row["train/loss"] for row in rows if "train/loss" in row]
+    losses = {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
     if losses:
-        summary["train_loss"] = {"first": losses[0], "last": losses[-1]}
-    evaluated = [row for row in rows if "eval/loss" in row]
-    if evaluated:
+        summary["train_loss"] = {"first": losses.get(1), "last": losses.get(run.state.step)}
+    evaluated = {row["step"]: row for row in rows if "eval/loss" in row}
+    if 0 in evaluated:
         summary["eval_loss"] = {"before": evaluated[0]["eval/loss"], "documents": evaluated[0]["eval/n"]}
-        if finished:
-            summary["eval_loss"]["after"] = evaluated[-1]["eval/loss"]
+        if finished and run.state.step in evaluated:
+            summary["eval_loss"]["after"] = evaluated[run.state.step]["eval/loss"]
     return summary

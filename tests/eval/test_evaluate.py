@@ -246,6 +246,44 @@ def test_a_damaged_sample_file_is_named(loader: Any, evaluate: Evaluate, tmp_pat
         evaluate(load)
 
 
+def test_changed_golds_and_graders_judge_stored_completions_anew(
+    loader: Any, evaluate: Evaluate, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is generated again; the verdicts are those of a fresh evaluation; and it is said how many."""
+    load, engines = loader(lambda *_: "\\boxed{1}")
+    (first,) = evaluate(load, k=2)
+    assert results(tmp_path / "out")["gsm8k"]["pass@1"] == 0.25
+    assert first.judged_anew == {"gsm8k": 0}
+    rows = [json.loads(line) for line in questions.read_text("utf-8").splitlines()]
+    rows[3]["answer"] = "1"
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    (again,) = evaluate(load, k=2)
+    assert again.judged_anew == {"gsm8k": 2}
+    assert results(tmp_path / "out")["gsm8k"]["pass@1"] == 0.5
+    assert not engines[1].requests
+    assert len(SampleStore(tmp_path / "out" / "samples" / "gsm8k").read()) == 8
+    evaluate(load, k=2, out=tmp_path / "fresh")
+    for name in ("pass@1", "cons@k", "n", "k"):
+        assert results(tmp_path / "out")["gsm8k"][name] == results(tmp_path / "fresh")["gsm8k"][name]
+    monkeypatch.setattr("rethink.eval.grader_version._code_version", lambda: "another")
+    (changed,) = evaluate(load, k=2)
+    assert changed.judged_anew == {"gsm8k": 8}
+    (settled,) = evaluate(load, k=2)
+    assert settled.judged_anew == {"gsm8k": 0}
+
+
+def test_a_changed_result_is_noticed(loader: Any, evaluate: Evaluate, tmp_path: Path) -> None:
+    load, _ = loader(lambda *_: "\\boxed{1}")
+    evaluate(load)
+    path = tmp_path / "out" / "results.json"
+    path.write_text(path.read_text().replace("0.25", "0.75", 1))
+    with pytest.raises(RunFolderError, match=r"results\.json` is damaged.*nothing is generated"):
+        evaluate(load)
+    path.unlink()
+    evaluate(load)
+    assert results(tmp_path / "out")["gsm8k"]["pass@1"] == 0.25
+
+
 def test_slugs() -> None:
     assert slug_of("Qwen/Qwen2.5-0.5B") == "Qwen2.5-0.5B"
     assert slug_of("runs/a/model/") == "model"

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from rethink.observe.reflection import REFLECTION_WORDS, count_reflection
+from rethink.store.completeness import lost_parts
 from rethink.store.run_folder import RunFolder
 
 MAX_ROLLOUTS = 400
@@ -49,6 +50,7 @@ def report_data(folder: RunFolder) -> dict[str, Any]:
         "rollout_batches": len(batches),
         "summary": folder.read_summary(),
         "best": folder.best(),
+        "lost": lost_parts(folder),
     }
 
 

@@ -65,6 +65,14 @@ def header(data: Data) -> str:
     return f'<header><p class="kind">Rethink run</p><h1>{text(name_of(data))}</h1>{intro}{definitions(facts)}</header>'
 
 
+def lost(data: Data) -> str:
+    """What is missing from the run's folder; empty where it is whole."""
+    if not data["lost"]:
+        return ""
+    listed = "".join(f"<li>{prose(sentence)}</li>" for sentence in data["lost"])
+    return section("lost", "Lost from this folder", f"<p>What follows is made from the rest.</p><ul>{listed}</ul>")
+
+
 # --- before and after --------------------------------------------------------------------------------------------
 
 
