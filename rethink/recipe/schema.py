@@ -156,7 +156,9 @@ class TaskSource(Section):
     config: str | None = None
     """Configuration name of a hub data set."""
     held_out: str | None = None
-    """Separate file or split for held-out problems; None: a disjoint share of this source."""
+    """Separate file or split for held-out problems; None: one question in six of this source, by a hash of what it
+    asks. Questions that ask the same with their parts in another order (`3 + 5`, `5 + 3`) stay on one side, so no
+    held-out problem has such a twin in training."""
     reward: tuple[str, ...] | None = None
     """Names of the reward parts that score this source's problems; None: all. Other parts do not apply to them and are
     no term of their sum. Where none that applies looks at the gold answer, rows need no `answer_key`."""

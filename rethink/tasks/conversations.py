@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from rethink.errors import TaskError
 from rethink.store.jsonl import parse_line
-from rethink.tasks.split import question_key
+from rethink.tasks.split import split_key
 
 RowFormat = Literal["auto", "messages", "prompt-completion"]
 ROLES = ("system", "user", "assistant", "tool")
@@ -35,14 +35,14 @@ class Conversation:
 
     @property
     def prompt_key(self) -> int:
-        """Hash of what the user says before the first assistant turn: rows of equal key are the same question."""
+        """Hash of what the user says before the first assistant turn: equal for the same question and its twins."""
         said = []
         for message in self.messages:
             if message["role"] == "assistant":
                 break
             if message["role"] != "system":
                 said.append(message["content"])
-        return question_key("\n".join(said))
+        return split_key("\n".join(said))
 
 
 @dataclass(frozen=True, slots=True)
