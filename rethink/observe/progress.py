@@ -308,6 +308,9 @@ def evaluation_text(row: Mapping[str, Any]) -> str:
     if loss is not None:
         return f"held-out loss {loss:.4f}, {number(row, 'eval/n') or 0:.0f} documents"
     accuracy, low, high = (number(row, f"eval/accuracy{end}") for end in ("", "_low", "_high"))
+    count, judged = number(row, "eval/n"), number(row, "eval/judged")
+    if judged == 0:
+        accuracy = low = high = None
     parts = [f"accuracy {percent(accuracy)}" if accuracy is not None else "no accuracy"]
     if low is not None and high is not None:
         parts[0] += f" (95 % interval {100 * low:.1f} to {100 * high:.1f})"
@@ -315,9 +318,10 @@ def evaluation_text(row: Mapping[str, Any]) -> str:
         value = number(row, name)
         if value is not None:
             parts.append(f"{label} {form(value)}")
-    count = number(row, "eval/n")
     if count is not None:
         parts.append(f"{count:.0f} {'examples' if 'eval/ece' in row else 'problems'}")
+        if judged is not None and judged < count:
+            parts[-1] += f", {judged:.0f} of them judged"
     return ", ".join(parts)
 
 

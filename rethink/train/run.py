@@ -268,6 +268,8 @@ def summarise(run: GRPO, wall_s: float, finished: bool) -> dict[str, Any]:
 
 def _evaluation_summary(row: dict[str, Any]) -> dict[str, Any]:
     out = {key: row[f"eval/{key}"] for key in ("accuracy", "format", "length_mean", "truncated", "n")}
+    # Runs that an earlier version began have no count of the judged.
+    out["judged"] = row.get("eval/judged", row["eval/n"])
     return out | {"accuracy_ci": [row["eval/accuracy_low"], row["eval/accuracy_high"]], "step": row["step"]}
 
 
