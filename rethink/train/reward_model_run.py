@@ -193,6 +193,7 @@ def _summarise(run: RewardRun, checkpoint: Checkpoint, wall_s: float, finished: 
             "loss": first["eval/reward_model_loss"],
             "ece": first["eval/ece"],
             "margin_mean": first["eval/margin"],
+            "margin_median": first.get("eval/margin_median"),  # earlier versions did not keep it
             "n": first["eval/n"],
             "step": first["step"],
         }
