@@ -251,7 +251,7 @@ class AlgorithmSection(Section):
     """GRPO (DeepSeekMath equations 3-4, DeepSeek-R1 equations 1-3)."""
 
     advantage: Literal["std", "mean", "leave-one-out"] = "std"
-    """`std`: (r - mean) / (std + 1e-4), std unbiased over the group; `mean`: r - mean;
+    """`std`: (r - mean) / (std + 1e-6), std unbiased over the group; `mean`: r - mean;
     `leave-one-out`: r - mean of the others."""
     aggregation: Literal["sequence", "token", "fixed"] = "sequence"
     """How token losses are averaged: within a completion, then over completions (the paper's 1/G); over all tokens; or
@@ -280,9 +280,9 @@ class OptimizerSection(Section):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Shape after warm-up."""
     warmup_steps: int = Field(default=0, ge=0)
-    """Steps of linear warm-up."""
+    """Steps of linear warm-up: the first has the peak rate divided by this number."""
     final_rate: float = Field(default=0.0, ge=0)
-    """Rate at the last step (`linear`, `cosine`)."""
+    """Rate that `linear` and `cosine` come to after the last step, which itself has a little more: never 0."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
     """Decay of the first moment."""
     beta2: float = Field(default=0.95, ge=0, lt=1)
