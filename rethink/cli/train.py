@@ -203,6 +203,8 @@ def show(summary: Mapping[str, Any], out: Path) -> None:
     if summary.get("before") and summary.get("after"):
         console.print()
         console.print(before_after_table(summary))
+    elif summary.get("diagnosis"):
+        console.print(f"\n{summary['diagnosis']}", markup=False)
     _show_samples(summary)
     console.print(
         f"\nwall time {summary['wall_s'] / 60:.1f} min, peak memory {summary['peak_rss_mb'] / 1024:.1f} GiB\n"

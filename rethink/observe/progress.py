@@ -120,10 +120,13 @@ class Lines:
         self._stream = stream or sys.stdout
         self._left = TimeLeft()
         self._changes = StageChanges()
+        self._rows: list[Mapping[str, Any]] = []
+        self._diagnosed: str | None = None
 
     def start(self, total_steps: int, done_steps: int = 0) -> None:
         """See `Progress`."""
         self._left.start(total_steps, done_steps)
+        self._rows, self._diagnosed = [], None
         after = f", going on after step {done_steps}" if done_steps else ""
         self._write(f"{total_steps} steps{after}")
 
@@ -142,6 +145,17 @@ class Lines:
         if left is not None:
             parts.append(f"left {duration(left)}")
         self._write("  ".join(parts))
+        self._diagnose(row)
+
+    def _diagnose(self, row: Mapping[str, Any]) -> None:
+        """Say what keeps the run from learning, once for each cause."""
+        from rethink.observe.diagnosis import LEAST, RECENT, diagnosis  # it reads rows by the functions below
+
+        self._rows = [*self._rows, dict(row)][-RECENT:]
+        found = diagnosis(self._rows, least=LEAST)
+        if found is not None and found.kind != self._diagnosed:
+            self._write(found.text)
+        self._diagnosed = found.kind if found is not None else None
 
     def evaluation(self, step: int, row: Mapping[str, Any]) -> None:
         """See `Progress`."""

@@ -41,16 +41,19 @@ def comparison(before: Entry | None, after: Entry | None) -> list[Row]:
     ]
 
 
-def verdict(before: Entry | None, after: Entry | None) -> str:
-    """Whether the change of accuracy is more than chance would make it; empty where there is nothing to compare."""
+def verdict(before: Entry | None, after: Entry | None, why: str = "") -> str:
+    """Whether the change of accuracy is more than chance would make it; empty where there is nothing to compare.
+
+    `why`: what kept the run from learning (`diagnosis`), where something did: it stands in the place of chance.
+    """
     first, last = _ends(_judged_only(before or {})), _ends(_judged_only(after or {}))
     if first is None or last is None:
-        return ""
+        return why
     if last[0] > first[1]:
-        return "The intervals do not overlap: held-out accuracy rose by more than chance explains."
+        return f"The intervals do not overlap: held-out accuracy rose by more than chance explains. {why}".rstrip()
     if last[1] < first[0]:
-        return "The intervals do not overlap: held-out accuracy fell by more than chance explains."
-    return (
+        return f"The intervals do not overlap: held-out accuracy fell by more than chance explains. {why}".rstrip()
+    return why or (
         "The intervals overlap, so the change may be chance; more held-out problems (evaluation.problems) narrow them."
     )
 
