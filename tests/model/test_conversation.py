@@ -83,7 +83,7 @@ def test_a_turn_that_is_context_is_shown_and_not_trained_on(small_tokenizer: Tok
         (False, small_tokenizer.render_chat(turns("a?", "A.", "b?"), add_generation_prompt=True)),
         (True, "B.<|im_end|>"),
     ]
-    with pytest.raises(TaskError, match="here: the last turn .* by its `weight`, and with turns=l"):
+    with pytest.raises(TaskError, match=r"here: the last turn .* by its `weight`, and with turns=l"):
         ConversationRenderer(small_tokenizer, "chat", turns="last").render(messages, "here")
 
 
