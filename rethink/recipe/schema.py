@@ -296,6 +296,8 @@ class OptimizerSection(Section):
     micro_batch_tokens: int | None = Field(default=None, gt=0)
     """Most tokens in one forward/backward; changes memory, never the result. None: chosen from free memory,
     recorded."""
+    over_memory: bool = False
+    """Train although the run is planned to need more memory than is free (`--over-memory`): it may be killed."""
 
 
 class EvaluationSection(Section):
@@ -337,6 +339,7 @@ class Recipe(Section):
         "reward.workers",
         "model.shape",
         "model.trust_remote_code",
+        "optimizer.over_memory",
     )
     """What may change on resume: see `identity.py`."""
 

@@ -87,6 +87,7 @@ class SFTRecipe(Section):
         "data_size",
         "model.shape",
         "model.trust_remote_code",
+        "optimizer.over_memory",
     )
     """What may change on resume: see `identity.py`."""
 

@@ -33,6 +33,7 @@ from rethink.train.choices import apply_choices, training_choices
 from rethink.train.optimizer import MasterAdamW
 from rethink.train.reward_data import RewardData, load_reward_data
 from rethink.train.reward_model import RewardRun, held_out_facts, score_examples, train_until_done
+from rethink.train.room import check_training_room
 from rethink.train.session import earlier_seconds, open_run, stop_on_interrupt
 
 WITHOUT_HELD_OUT = 256
@@ -143,6 +144,10 @@ def _assemble(
     """Build every part, and put a resumed run's state into them."""
     choices = folder.choices
     apply_choices(choices)
+    longest = max(example.tokens for example in data.train)
+    check_training_room(
+        recipe.optimizer, checkpoint.config, choices, longest, recipe.batch_size * longest, logits=False
+    )
     progress.phase("model")
     if not data.held_out:
         progress.note("Nothing is held out, so neither accuracy nor calibration can be reported.")

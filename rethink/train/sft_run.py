@@ -23,6 +23,7 @@ from rethink.store.run_folder import RunFolder
 from rethink.train.checkpoint import read_checkpoint
 from rethink.train.choices import apply_choices, training_choices
 from rethink.train.optimizer import MasterAdamW
+from rethink.train.room import check_training_room
 from rethink.train.session import earlier_seconds, open_run, stop_on_interrupt
 from rethink.train.sft import SFT, train_until_done
 from rethink.train.sft_data import TrainingData, load_data
@@ -131,6 +132,8 @@ def assemble(
             "the file, or start anew with another --out."
         )
     apply_choices(choices)
+    sizes = [len(document.token_ids) for entry in data.sets for document in entry.documents]
+    check_training_room(recipe.optimizer, checkpoint.config, choices, max(sizes), recipe.batch_sequences * max(sizes))
     progress.phase("model")
     model = build_model(
         checkpoint, choices["dtype"], choices["device"], trust_remote_code=recipe.model.trust_remote_code
