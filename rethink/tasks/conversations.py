@@ -144,8 +144,8 @@ def _message(value: Any, where: str) -> Mapping[str, str]:
         raise TaskError(
             f"{where} has `tool_calls`, which are not supported; write the call into the content, or drop it"
         )
-    key = left_out_by(value, where) if role == "assistant" else None
-    return {"role": role, "content": content} | ({UNTRAINED: f"`{key}`"} if key is not None else {})
+    flag = left_out_by(value, where) if role == "assistant" else None
+    return {"role": role, "content": content} | ({UNTRAINED: f"`{flag}`"} if flag is not None else {})
 
 
 def _context(message: Mapping[str, str]) -> Mapping[str, str]:
