@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 FinishReason = Literal["stop", "length"]
 """Why a completion ended: `stop` (end-of-turn token or stop string) or `length` (the token limit: truncated)."""
 
+UNTRAINED = "untrained"
+"""Key of an assistant's message, in a conversation to train on, that is context alone; its value says why."""
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:

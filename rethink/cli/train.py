@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rethink.cli.arguments import Verbs, print_json, program, verb
 from rethink.cli.kinds import KINDS, dry_run_of, function
 from rethink.cli.pipeline import PIPELINES, selection_of
+from rethink.errors import UsageError
 
 if TYPE_CHECKING:
     from rethink.recipe.estimate import MachineRates
@@ -44,6 +45,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", default=[], help="replace values of the recipe")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/<name of the recipe>)")
     parser.add_argument("--resume", action="store_true", help="continue the run in DIR; starts it where there is none")
+    parser.add_argument("--over-memory", action="store_true", help="train though more memory is planned than is free")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and an estimate; run nothing")
     parser.add_argument("--from", dest="from_stage", metavar="STAGE", help="pipelines: this stage and all that use it")
     parser.add_argument("--until", metavar="STAGE", help="pipelines: this stage and all that it uses")
@@ -57,6 +59,13 @@ def run(args: argparse.Namespace) -> int:
     from rethink.recipe.loading import load_recipe
 
     recipe = load_recipe(args.recipe, args.overrides)
+    if args.over_memory:
+        if not hasattr(recipe, "optimizer"):
+            raise UsageError(
+                f"--over-memory is for recipes that train one model, and `{recipe.name}` is of the kind "
+                f"`{recipe.kind}`: in a pipeline, set optimizer.over_memory=true in the stage that may go over"
+            )
+        recipe = load_recipe(args.recipe, [*args.overrides, "optimizer.over_memory=true"])
     # Imports nothing heavy; other kinds of recipes have no stages to select.
     selection = selection_of(args, recipe.kind)
     if args.dry_run:
@@ -94,6 +103,7 @@ def when_interrupted(args: argparse.Namespace) -> str:
     if args.dry_run or args.out is None or not (RunFolder.exists(args.out) or PipelineFolder.exists(args.out)):
         return "Nothing had been started."
     words = ["train", args.recipe, *args.overrides, "--out", str(args.out), "--resume"]
+    words += ["--over-memory"] if args.over_memory else []
     return f"What was done is saved. To go on: {program()} {shlex.join(words)}"
 
 
@@ -205,6 +215,8 @@ def show(summary: Mapping[str, Any], out: Path) -> None:
     if summary.get("before") and summary.get("after"):
         console.print()
         console.print(before_after_table(summary))
+    elif summary.get("diagnosis"):
+        console.print(f"\n{summary['diagnosis']}", markup=False)
     _show_samples(summary)
     console.print(
         f"\nwall time {summary['wall_s'] / 60:.1f} min, peak memory {summary['peak_rss_mb'] / 1024:.1f} GiB\n"

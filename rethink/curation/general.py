@@ -22,7 +22,7 @@ from rethink.recipe.curate import CurateRecipe
 from rethink.rewards.readability import repetition_share, stray_tags
 from rethink.tasks.conversations import read_conversations
 from rethink.tasks.source import draw
-from rethink.types import GenerationRequest, Problem
+from rethink.types import UNTRAINED, GenerationRequest, Problem
 
 SHIPPED = "general_prompts.jsonl"
 MOST_EACH = 8
@@ -121,6 +121,11 @@ def _from_file(wanted: int, recipe: CurateRecipe, models: Models) -> list[Sample
     rows.sort(key=lambda row: draw(recipe.seed, "general", row.line))
     found = []
     for row in rows[:wanted]:
+        if any(UNTRAINED in message for message in row.messages):
+            raise TaskError(
+                f"`{path}`, line {row.line}, has an assistant turn that is not to be trained on, which samples cannot "
+                "say: leave the row out of general.path"
+            )
         before, answer = [dict(m) for m in row.messages[:-1]], row.messages[-1]["content"]
         question = next((m["content"] for m in before if m["role"] == "user"), before[0]["content"])
         found.append(

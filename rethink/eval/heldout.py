@@ -17,7 +17,7 @@ RIGHT = 1.0 - 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Shares are fractions of the problems that could be judged."""
+    """Accuracy and format are shares of the problems that could be judged, `truncated` is one of all."""
 
     accuracy: float
     accuracy_low: float
@@ -27,6 +27,9 @@ class Evaluation:
     """Tokens."""
     truncated: float
     n: int
+    """Problems asked."""
+    judged: int
+    """Problems that could be judged: accuracy and its interval are of these."""
     rollouts: tuple[Rollout, ...]
 
     def rows(self) -> list[dict[str, object]]:
@@ -49,9 +52,10 @@ class Evaluation:
             for r in self.rollouts
         ]
 
-    def first(self, number: int) -> float:
-        """Accuracy on the first problems only, to compare evaluations of different size."""
-        return _share([_right(r) for r in self.rollouts[:number]])
+    def first(self, number: int) -> tuple[float, int]:
+        """Accuracy on the first problems only, and how many of them were judged: to compare evaluations of any size."""
+        right = [value for r in self.rollouts[:number] if (value := _right(r)) is not None]
+        return _share(right), len(right)
 
     def metrics(self) -> dict[str, float]:
         """As `metrics.jsonl` has it."""
@@ -63,6 +67,7 @@ class Evaluation:
             "eval/length_mean": self.length_mean,
             "eval/truncated": self.truncated,
             "eval/n": self.n,
+            "eval/judged": self.judged,
         }
 
 
@@ -105,6 +110,7 @@ def evaluate(
         length_mean=sum(len(r.completion.token_ids) for r in rollouts) / max(len(rollouts), 1),
         truncated=_share([float(r.completion.finish_reason == "length") for r in rollouts]),
         n=len(rollouts),
+        judged=len(right),
         rollouts=tuple(rollouts),
     )
 

@@ -21,6 +21,7 @@ from rethink.errors import ModelError, TaskError
 from rethink.model.chat import END_THINK, THINK, closed_by_template, missing_generation_prompt, opened_by_template
 from rethink.model.r1_template import render_r1_zero, spaced
 from rethink.model.tokenizer import Tokenizer
+from rethink.types import UNTRAINED
 
 Message = Mapping[str, str]
 Template = Literal["chat", "r1-zero", "raw"]
@@ -77,7 +78,8 @@ class ConversationRenderer:
         """The document of a conversation.
 
         Args:
-            messages: with `role` and `content`; the last one is the assistant's.
+            messages: with `role` and `content`; the last one is the assistant's. What the assistant said is context
+                alone where a message has the key `UNTRAINED`.
             where: names the row in errors, e.g. "`rows.jsonl`, line 3".
 
         Raises:
@@ -107,9 +109,17 @@ class ConversationRenderer:
         if self._system is not None and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": self._system}, *messages]
         places = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        wanted = places if self._turns == "all" else places[-1:]
+        trained = [place for place in wanted if UNTRAINED not in messages[place]]
+        if not trained:
+            raise TaskError(
+                f"{where}: the last turn is not to be trained on, by its {messages[places[-1]][UNTRAINED]}, and with "
+                "turns=last there is no other. Set turns=all, or remove the row"
+            )
+        messages = [{"role": message["role"], "content": message["content"]} for message in messages]
         out = []
         built = ""
-        for number, place in enumerate(places if self._turns == "all" else places[-1:], 1):
+        for number, place in enumerate(trained, 1):
             prompt = self._tokenizer.render_chat(messages[:place], add_generation_prompt=True)
             if not prompt.startswith(built):
                 raise TaskError(_rewritten(built, prompt, number - 1, where))

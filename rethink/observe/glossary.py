@@ -225,6 +225,8 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
                        "more examples.", _TRAIN),
             MetricInfo("eval/margin", "score", "Mean lead of the right side over the held-out examples.",
                        "Near `reward_model/margin`.", "Far below it: see `eval/reward_model_loss`.", _TRAIN),
+            MetricInfo("eval/margin_median", "score", "Median of that lead.", "Near `eval/margin`.",
+                       "Far from it: a few examples carry the mean.", _TRAIN),
             MetricInfo("eval/ece", "share", "Expected calibration error on the held-out examples: by how much the "
                        "probability that the model gives misses the share that comes true, over ten bins.",
                        "Below 0.1.", "The model is surer than it is right: train for fewer epochs, or on more "
@@ -253,6 +255,9 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
             MetricInfo("eval/n", "problems",
                        "Held-out problems (in fine-tuning: documents; of reward models: examples).",
                        "200 or more for a narrow interval.", "Raise `evaluation.problems`.", _EVAL),
+            MetricInfo("eval/judged", "problems", "Those of them that could be judged: what accuracy and its interval "
+                       "are of.", "All.", "Gold answers that the checker cannot read: see `tasks.answer_format`.",
+                       _EVAL),
         ),
     ),
     (

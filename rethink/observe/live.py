@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from rethink.observe.diagnosis import LEAST, RECENT, diagnosis
 from rethink.observe.progress import TimeLeft, duration, number, percent
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -93,6 +94,7 @@ class LiveView:
         """Forget the run that was shown: a stage of a pipeline begins."""
         self._left = TimeLeft()
         self._history: dict[str, list[float]] = {name: [] for name, _, _ in _METRICS}
+        self._rows: list[Mapping[str, Any]] = []
         self._evaluations: list[tuple[int, dict[str, Any]]] = []
         self._phase: tuple[str, int | None, int | None] = ("starting", None, None)
         self._phase_began = time.monotonic()
@@ -125,6 +127,7 @@ class LiveView:
         """See `Progress`."""
         self._left.step(row)
         self._step_began = time.monotonic()
+        self._rows = [*self._rows, dict(row)][-RECENT:]
         for name, values in self._history.items():
             value = number(row, name)
             if value is not None:
@@ -176,6 +179,8 @@ class LiveView:
             parts += [Text(""), self._metrics_table()]
         if self._evaluations:
             parts += [Text(""), self._evaluation_table()]
+        if found := diagnosis(self._rows, least=LEAST):
+            parts += [Text(""), Text(found.text, style="yellow")]
         title = f"[bold]{escape(self._title)}[/bold]" if self._title else None
         return Panel(Group(*parts), title=title, title_align="left", border_style="dim", padding=(0, 1))
 

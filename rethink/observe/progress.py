@@ -120,10 +120,13 @@ class Lines:
         self._stream = stream or sys.stdout
         self._left = TimeLeft()
         self._changes = StageChanges()
+        self._rows: list[Mapping[str, Any]] = []
+        self._diagnosed: str | None = None
 
     def start(self, total_steps: int, done_steps: int = 0) -> None:
         """See `Progress`."""
         self._left.start(total_steps, done_steps)
+        self._rows, self._diagnosed = [], None
         after = f", going on after step {done_steps}" if done_steps else ""
         self._write(f"{total_steps} steps{after}")
 
@@ -142,6 +145,17 @@ class Lines:
         if left is not None:
             parts.append(f"left {duration(left)}")
         self._write("  ".join(parts))
+        self._diagnose(row)
+
+    def _diagnose(self, row: Mapping[str, Any]) -> None:
+        """Say what keeps the run from learning, once for each cause."""
+        from rethink.observe.diagnosis import LEAST, RECENT, diagnosis  # it reads rows by the functions below
+
+        self._rows = [*self._rows, dict(row)][-RECENT:]
+        found = diagnosis(self._rows, least=LEAST)
+        if found is not None and found.kind != self._diagnosed:
+            self._write(found.text)
+        self._diagnosed = found.kind if found is not None else None
 
     def evaluation(self, step: int, row: Mapping[str, Any]) -> None:
         """See `Progress`."""
@@ -308,6 +322,9 @@ def evaluation_text(row: Mapping[str, Any]) -> str:
     if loss is not None:
         return f"held-out loss {loss:.4f}, {number(row, 'eval/n') or 0:.0f} documents"
     accuracy, low, high = (number(row, f"eval/accuracy{end}") for end in ("", "_low", "_high"))
+    count, judged = number(row, "eval/n"), number(row, "eval/judged")
+    if judged == 0:
+        accuracy = low = high = None
     parts = [f"accuracy {percent(accuracy)}" if accuracy is not None else "no accuracy"]
     if low is not None and high is not None:
         parts[0] += f" (95 % interval {100 * low:.1f} to {100 * high:.1f})"
@@ -315,9 +332,10 @@ def evaluation_text(row: Mapping[str, Any]) -> str:
         value = number(row, name)
         if value is not None:
             parts.append(f"{label} {form(value)}")
-    count = number(row, "eval/n")
     if count is not None:
         parts.append(f"{count:.0f} {'examples' if 'eval/ece' in row else 'problems'}")
+        if judged is not None and judged < count:
+            parts[-1] += f", {judged:.0f} of them judged"
     return ", ".join(parts)
 
 

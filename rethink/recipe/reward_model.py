@@ -89,6 +89,7 @@ class RewardModelRecipe(Section):
         "data_size",
         "model.shape",
         "model.trust_remote_code",
+        "optimizer.over_memory",
     )
     """What may change on resume: see `identity.py`."""
 

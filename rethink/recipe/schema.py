@@ -156,7 +156,9 @@ class TaskSource(Section):
     config: str | None = None
     """Configuration name of a hub data set."""
     held_out: str | None = None
-    """Separate file or split for held-out problems; None: a disjoint share of this source."""
+    """Separate file or split for held-out problems; None: one question in six of this source, by a hash of what it
+    asks. Questions that ask the same with their parts in another order (`3 + 5`, `5 + 3`) stay on one side, so no
+    held-out problem has such a twin in training."""
     reward: tuple[str, ...] | None = None
     """Names of the reward parts that score this source's problems; None: all. Other parts do not apply to them and are
     no term of their sum. Where none that applies looks at the gold answer, rows need no `answer_key`."""
@@ -249,7 +251,7 @@ class AlgorithmSection(Section):
     """GRPO (DeepSeekMath equations 3-4, DeepSeek-R1 equations 1-3)."""
 
     advantage: Literal["std", "mean", "leave-one-out"] = "std"
-    """`std`: (r - mean) / (std + 1e-4), std unbiased over the group; `mean`: r - mean;
+    """`std`: (r - mean) / (std + 1e-6), std unbiased over the group; `mean`: r - mean;
     `leave-one-out`: r - mean of the others."""
     aggregation: Literal["sequence", "token", "fixed"] = "sequence"
     """How token losses are averaged: within a completion, then over completions (the paper's 1/G); over all tokens; or
@@ -278,9 +280,9 @@ class OptimizerSection(Section):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Shape after warm-up."""
     warmup_steps: int = Field(default=0, ge=0)
-    """Steps of linear warm-up."""
+    """Steps of linear warm-up: the first has the peak rate divided by this number."""
     final_rate: float = Field(default=0.0, ge=0)
-    """Rate at the last step (`linear`, `cosine`)."""
+    """Rate that `linear` and `cosine` come to after the last step, which itself has a little more: never 0."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
     """Decay of the first moment."""
     beta2: float = Field(default=0.95, ge=0, lt=1)
@@ -294,6 +296,8 @@ class OptimizerSection(Section):
     micro_batch_tokens: int | None = Field(default=None, gt=0)
     """Most tokens in one forward/backward; changes memory, never the result. None: chosen from free memory,
     recorded."""
+    over_memory: bool = False
+    """Train although the run is planned to need more memory than is free (`--over-memory`): it may be killed."""
 
 
 class EvaluationSection(Section):
@@ -335,6 +339,7 @@ class Recipe(Section):
         "reward.workers",
         "model.shape",
         "model.trust_remote_code",
+        "optimizer.over_memory",
     )
     """What may change on resume: see `identity.py`."""
 

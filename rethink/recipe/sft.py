@@ -58,7 +58,7 @@ class SFTOptimizer(OptimizerSection):
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """Shape after warm-up."""
     final_rate: float = Field(default=5e-6, ge=0)
-    """Rate at the last step (`linear`, `cosine`)."""
+    """Rate that `linear` and `cosine` come to after the last step, which itself has a little more: never 0."""
 
 
 class SFTEvaluation(Section):
@@ -87,6 +87,7 @@ class SFTRecipe(Section):
         "data_size",
         "model.shape",
         "model.trust_remote_code",
+        "optimizer.over_memory",
     )
     """What may change on resume: see `identity.py`."""
 

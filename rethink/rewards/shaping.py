@@ -63,12 +63,6 @@ def cosine_length(
     return last + 0.5 * (first - last) * (1.0 + math.cos(progress * math.pi))
 
 
-def rescale(reward: float, source_min: float, source_max: float, target_min: float, target_max: float) -> float:
-    """A reward, cut to the source's range, mapped linearly onto the target's."""
-    share = (min(max(reward, source_min), source_max) - source_min) / (source_max - source_min)
-    return target_min + share * (target_max - target_min)
-
-
 # --- parts -----------------------------------------------------------------------------------------------------------
 
 

@@ -2,8 +2,8 @@
 
 A row is `{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}`, or
 `{"prompt": "…", "completion": "…"}`, where the prompt becomes the user's turn; both of the latter may also be lists of
-messages. Other keys are ignored. A row whose messages end before the assistant's turn may bring it as `completion`, as
-the samples that Rethink writes do.
+messages. A row whose messages end before the assistant's turn may bring it as `completion`, as the samples that Rethink
+writes do. Keys that say what is not to be trained on are honoured or refused (`loss_flags.py`); others are ignored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import Any, Literal
 
 from rethink.errors import TaskError
 from rethink.store.jsonl import parse_line
-from rethink.tasks.split import question_key
+from rethink.tasks.loss_flags import left_out_by, refuse_left_out_row
+from rethink.tasks.split import split_key
+from rethink.types import UNTRAINED
 
 RowFormat = Literal["auto", "messages", "prompt-completion"]
 ROLES = ("system", "user", "assistant", "tool")
@@ -29,20 +31,20 @@ class Conversation:
     """A row that can be trained on."""
 
     messages: tuple[Mapping[str, str], ...]
-    """Each with `role` and `content`; the last one is the assistant's."""
+    """Each with `role` and `content`; the last one is the assistant's. Some of the assistant's are `UNTRAINED`."""
     line: int
     """In its file, from 1."""
 
     @property
     def prompt_key(self) -> int:
-        """Hash of what the user says before the first assistant turn: rows of equal key are the same question."""
+        """Hash of what the user says before the first assistant turn: equal for the same question and its twins."""
         said = []
         for message in self.messages:
             if message["role"] == "assistant":
                 break
             if message["role"] != "system":
                 said.append(message["content"])
-        return question_key("\n".join(said))
+        return split_key("\n".join(said))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ def _messages(value: Any, format: RowFormat, where: str) -> tuple[Mapping[str, s
         raise TaskError(
             f"{where} is {type(value).__name__}, not an object with `messages`, or `prompt` and `completion`"
         )
+    refuse_left_out_row(value, where)
     if format == "messages" or (format == "auto" and "messages" in value):
         _require(value, ("messages",), where)
         found = _list(value["messages"], where)
@@ -96,7 +99,8 @@ def _messages(value: Any, format: RowFormat, where: str) -> tuple[Mapping[str, s
             found.append({"role": "assistant", "content": value["completion"]})
     else:
         _require(value, ("prompt", "completion"), where)
-        found = [*_side(value["prompt"], "user", where), *_side(value["completion"], "assistant", where)]
+        given = [_context(message) for message in _side(value["prompt"], "user", where)]
+        found = [*given, *_side(value["completion"], "assistant", where)]
     return _checked(found, where)
 
 
@@ -140,7 +144,13 @@ def _message(value: Any, where: str) -> Mapping[str, str]:
         raise TaskError(
             f"{where} has `tool_calls`, which are not supported; write the call into the content, or drop it"
         )
-    return {"role": role, "content": content}
+    flag = left_out_by(value, where) if role == "assistant" else None
+    return {"role": role, "content": content} | ({UNTRAINED: f"`{flag}`"} if flag is not None else {})
+
+
+def _context(message: Mapping[str, str]) -> Mapping[str, str]:
+    """A message of a prompt: what the assistant said there is given, not to be learnt."""
+    return {**message, UNTRAINED: "`prompt`"} if message["role"] == "assistant" else message
 
 
 def _checked(messages: list[Mapping[str, str]], where: str) -> tuple[Mapping[str, str], ...]:
@@ -155,4 +165,9 @@ def _checked(messages: list[Mapping[str, str]], where: str) -> tuple[Mapping[str
         raise TaskError(f"{where} begins with the assistant's turn; a turn that it answers must come first")
     if any(message["role"] == "assistant" and not message["content"].strip() for message in messages):
         raise TaskError(f"{where}: an assistant turn is empty; remove the row, or the turn")
+    if all(UNTRAINED in message for message in messages if message["role"] == "assistant"):
+        reasons = ", ".join(sorted({message[UNTRAINED] for message in messages if UNTRAINED in message}))
+        raise TaskError(
+            f"{where}: no assistant turn is to be trained on, by {reasons}: remove the row, or the key if it is wrong"
+        )
     return tuple(messages)

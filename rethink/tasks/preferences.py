@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from rethink.errors import TaskError
 from rethink.store import jsonl
+from rethink.tasks.loss_flags import left_out_by, refuse_left_out_row
 
 Objective = Literal["pairwise", "pointwise"]
 Message = dict[str, str]
@@ -110,6 +111,7 @@ def read_preference(value: object, objective: Objective, where: str) -> Preferen
     """
     if not isinstance(value, Mapping):
         raise TaskError(f"{where} is {type(value).__name__}, not an object")
+    refuse_left_out_row(value, where)
     if objective == "pairwise" and "chosen" in value and "rejected" in value:
         return _pair(value, where)
     if objective == "pointwise" and "label" in value:
@@ -162,6 +164,7 @@ def _labelled(value: Mapping[str, Any], where: str) -> Preference:
         messages = _messages(value["messages"], f"{where}: `messages`")
         if messages[-1]["role"] != "assistant":
             raise TaskError(f"{where}: the last of `messages` must be the assistant's response")
+        _refuse_left_out(value["messages"], f"{where}: `messages`")
         prompt, response = messages[:-1], messages[-1]["content"]
     else:
         key = next((key for key in ("response", "completion") if key in value), None)
@@ -189,6 +192,7 @@ def _response(value: object, prompt: tuple[Message, ...] | None, where: str) -> 
     messages = _transcript(value, where) if isinstance(value, str) else _messages(value, where)
     if messages[-1]["role"] != "assistant":
         raise TaskError(f"{where} must end with a turn of the assistant, not of `{messages[-1]['role']}`")
+    _refuse_left_out(value, where)
     before, response = messages[:-1], messages[-1]["content"]
     if prompt is not None:
         # Some sets repeat the prompt's messages before the response, others give the response alone.
@@ -198,6 +202,13 @@ def _response(value: object, prompt: tuple[Message, ...] | None, where: str) -> 
     if not before:
         raise TaskError(f"{where} holds a response and no prompt; give the prompt as `prompt`, or inside")
     return before, response
+
+
+def _refuse_left_out(messages: object, where: str) -> None:
+    """Raise TaskError where the last message, the response, says of itself that it is not to be trained on."""
+    last = messages[-1] if isinstance(messages, Sequence) else None
+    if isinstance(last, Mapping) and (key := left_out_by(last, where)):
+        raise TaskError(f"{where}: the response is not to be trained on, by its `{key}`: remove the row")
 
 
 def _messages(value: object, where: str) -> tuple[Message, ...]:

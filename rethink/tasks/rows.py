@@ -21,7 +21,7 @@ from rethink.tasks.judge import JudgeSpec
 from rethink.tasks.judging import make_judge
 from rethink.tasks.plugins import load_function, where_raised
 from rethink.tasks.source import KeepsKey, draw
-from rethink.tasks.split import question_key
+from rethink.tasks.split import question_key, split_key
 from rethink.types import Problem
 
 Scorer = Callable[[Problem, str], float | None]
@@ -58,15 +58,15 @@ class RowSource:
         self._held_out = held_out
         self._checker = checker
         self._seed = seed
-        self._keys = [question_key(row.question) for row in train]
+        self._keys = [split_key(row.question) for row in train]
         self._allowed: list[int] | None = None
         self._order: tuple[int, list[int]] = (-1, [])
 
     def separate_keys(self) -> tuple[set[int], set[int]]:
-        """Question keys of both files, where there are two."""
+        """Split keys of both files, where there are two."""
         if self._held_out is None:
             return set(), set()
-        return set(self._keys), {question_key(row.question) for row in self._held_out}
+        return set(self._keys), {split_key(row.question) for row in self._held_out}
 
     def content_hash(self) -> str:
         """SHA-256 (hex) of all rows: tells them from those that a data set or a function gives at another time."""
@@ -105,7 +105,7 @@ class RowSource:
         seen: set[int] = set()
         for i in order:
             key = question_key(rows[i].question)
-            if key not in seen and (self.separate or keeps(key)):
+            if key not in seen and (self.separate or keeps(split_key(rows[i].question))):
                 seen.add(key)
                 yield self._problem(rows[i], f"{self.name}/{kind}/{i}")
 

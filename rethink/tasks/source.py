@@ -10,7 +10,7 @@ from rethink.tasks.judge import JudgeSpec
 from rethink.types import Problem
 
 KeepsKey = Callable[[int], bool]
-"""Whether a question with this `question_key` may be used."""
+"""Whether a question with this `split_key` may be used."""
 
 
 class Source(Protocol):
@@ -25,7 +25,7 @@ class Source(Protocol):
     """What judges its answers, as plain values."""
 
     def separate_keys(self) -> tuple[set[int], set[int]]:
-        """Question keys of the training and of the held-out file, where `separate`."""
+        """Split keys of the training and of the held-out file, where `separate`."""
         ...
 
     def train_problem(self, count: int, step: int, keeps: KeepsKey) -> Problem:

@@ -46,8 +46,12 @@ def make_choices(recipe: Recipe, config: DecoderConfig | None) -> dict[str, Any]
         RecipeError: CUDA is asked for where there is none.
     """
     choices = training_choices(recipe, config)
-    budget = recipe.rollout.kv_budget_gb
-    return choices | {"kv_budget_bytes": int(budget * 2**30) if budget else default_budget(choices["device"])}
+    if recipe.rollout.kv_budget_gb:
+        return choices | {"kv_budget_bytes": int(recipe.rollout.kv_budget_gb * 2**30)}
+    budget = default_budget(choices["device"])
+    if config is not None:
+        budget = min(budget, max(free_memory(choices["device"]) - _trained_bytes(config), 0))
+    return choices | {"kv_budget_bytes": budget}
 
 
 def training_choices(recipe: Computes, config: DecoderConfig | None) -> dict[str, Any]:
@@ -124,6 +128,10 @@ def _micro_batch(config: DecoderConfig | None, dtype: str, device: str) -> int:
     if config is None:
         return lowest * 8
     shape, value_bytes = shape_of(config), 2 if dtype == "bfloat16" else 4
-    trained = BYTES_A_PARAMETER * count_parameters(shape).total
-    room = ACTIVATION_SHARE * max(free_memory(device) - trained, 0)
+    room = ACTIVATION_SHARE * max(free_memory(device) - _trained_bytes(config), 0)
     return max(lowest, min(highest, int(room / activation_bytes(shape, value_bytes))))
+
+
+def _trained_bytes(config: DecoderConfig) -> int:
+    """What weights, gradients and optimizer take."""
+    return BYTES_A_PARAMETER * count_parameters(shape_of(config)).total

@@ -184,9 +184,10 @@ def evaluate_now(run: GRPO) -> dict[str, float]:
     result = evaluate(s.engine, s.renderer, s.rubric, problems, evaluation_params(run), seeds, on_finish)
     run.folder.write_samples(f"step-{step:06d}", result.rows())
     run.progress.evaluation(step, result.metrics())
-    if step and section.every is not None and result.first(compared) > run.state.best_accuracy:
-        run.state.best_step, run.state.best_accuracy = step, result.first(compared)
-        run.folder.best_model(run.export, {"step": step, "accuracy": result.first(compared), "n": compared})
+    accuracy, judged = result.first(compared)
+    if step and section.every is not None and accuracy > run.state.best_accuracy:
+        run.state.best_step, run.state.best_accuracy = step, accuracy
+        run.folder.best_model(run.export, {"step": step, "accuracy": accuracy, "n": compared, "judged": judged})
     return result.metrics() | {"time/evaluation": time.perf_counter() - started}
 
 

@@ -5,7 +5,8 @@
                      reward model_i = reward model_{i-1} trained on: pairs_i with 10 % of earlier ones
 
 The reference of each round is the policy that it begins with, as in the algorithm. Pairs are made by rule from the
-rollouts (`synthetic_pairs.py`), so they are synthetic, and so is what the reward model learns from them.
+rollouts (`synthetic_pairs.py`), so they are synthetic, and so is what the reward model learns from them. Each round has
+a seed of its own, made from the recipe's and the round's number: it does not draw an earlier round's problems again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from rethink.observe.progress import Progress
 from rethink.recipe.reward_model import PreferenceData, ReplaySection, RewardModelRecipe
 from rethink.recipe.schema import Recipe
 from rethink.store.atomic import write_json
+from rethink.tasks.source import draw
 from rethink.train.reward_model_run import PAIRS_FILE, train_reward_model
 from rethink.train.run import train
 
@@ -56,12 +58,13 @@ def iterative_grpo(
     for number in range(1, iterations + 1):
         folder = out / f"round-{number}"
         progress.note(f"Round {number} of {iterations}: the policy.")
-        trained = _finished(_policy(policy, model, place, scorer), folder / "policy", resume, progress)
+        seeded = _policy(policy, model, place, scorer, _seed(policy.seed, number))
+        trained = _finished(seeded, folder / "policy", resume, progress)
         rounds.append({"policy": trained})
         if not trained["finished"]:
             break
         progress.note(f"Round {number} of {iterations}: the reward model.")
-        recipe = _reward_model(reward_model, scorer, folder / "policy", earlier)
+        recipe = _reward_model(reward_model, scorer, folder / "policy", earlier, _seed(reward_model.seed, number))
         rounds[-1]["reward_model"] = trained = _finished(recipe, folder / "reward-model", resume, progress)
         if not trained["finished"]:
             break
@@ -90,22 +93,31 @@ def _model_part(policy: Recipe) -> int:
     return found[0]
 
 
-def _policy(policy: Recipe, model: str, place: int, scorer: str) -> Recipe:
+def _seed(given: int, number: int) -> int:
+    """The seed of a round: each draws other problems, samples and orders than the others."""
+    return given if number == 1 else draw(given, "round", number) % 2**31
+
+
+def _policy(policy: Recipe, model: str, place: int, scorer: str, seed: int) -> Recipe:
     parts = [
         part.model_dump() | ({"model": scorer} if i == place else {}) for i, part in enumerate(policy.reward.parts)
     ]
     values = policy.model_dump()
     values["model"]["path"] = model
+    values["seed"] = seed
     values["reward"]["parts"] = parts
     return Recipe.model_validate(values)
 
 
-def _reward_model(recipe: RewardModelRecipe, scorer: str, samples: Path, earlier: Path | None) -> RewardModelRecipe:
+def _reward_model(
+    recipe: RewardModelRecipe, scorer: str, samples: Path, earlier: Path | None, seed: int
+) -> RewardModelRecipe:
     share = recipe.replay.share if recipe.replay is not None else HISTORY_SHARE
     # In the first round, history is what the given recipe names, where it does.
     path = str(earlier) if earlier is not None else recipe.replay.path if recipe.replay is not None else None
     values = recipe.model_dump()
     values["model"]["path"] = scorer
+    values["seed"] = seed
     values["data"] = [PreferenceData(path=str(samples), format="run").model_dump()]
     values["replay"] = None if path is None else ReplaySection(path=path, share=share).model_dump()
     return RewardModelRecipe.model_validate(values)

@@ -120,12 +120,16 @@ class MasterAdamW:
 
 
 def learning_rate(section: OptimizerSection, step: int, total: int) -> float:
-    """Rate of update number `step` (0-based) of `total`: linear warm-up, then the schedule down to `final_rate`."""
+    """Rate of update number `step` (0-based) of `total`: linear warm-up, then the schedule down to `final_rate`.
+
+    Every update has a rate above 0: the first of a warm-up has a part of the peak, and the schedule arrives at
+    `final_rate` after the last update, as the schedules of transformers do.
+    """
     if step < section.warmup_steps:
         return section.learning_rate * (step + 1) / section.warmup_steps
     if section.schedule == "constant":
         return section.learning_rate
-    span = max(total - section.warmup_steps - 1, 1)
+    span = max(total - section.warmup_steps, 1)
     progress = min((step - section.warmup_steps) / span, 1.0)
     fall = section.learning_rate - section.final_rate
     if section.schedule == "linear":

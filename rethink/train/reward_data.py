@@ -21,7 +21,7 @@ from rethink.model.tokenizer import Tokenizer
 from rethink.recipe.reward_model import PreferenceData, RewardModelRecipe
 from rethink.tasks.preferences import EMPTY, EQUAL, REASONS, Preference, read_hub, read_jsonl
 from rethink.tasks.source import draw
-from rethink.tasks.split import question_key
+from rethink.tasks.split import split_key
 from rethink.train.synthetic_pairs import make_pairs, read_samples, run_samples
 
 TOO_LONG = "too-long"
@@ -173,7 +173,7 @@ class _Reader:
         prompt = encode_prompt(self._tokenizer, row.prompt, self._template)
         responses = [encode_response(self._tokenizer, str(text), self._template) for text in shown]
         first = next((m["content"] for m in row.prompt if m["role"] == "user"), row.prompt[0]["content"])
-        example = Example(row, PackedGroup(prompt, responses), question_key(first))
+        example = Example(row, PackedGroup(prompt, responses), split_key(first))
         return (example, "") if example.longest <= self._limit else (None, TOO_LONG)
 
     def refuse_unusable(self) -> None:

@@ -9,6 +9,7 @@ Axes: S responses of a micro-batch, B its examples.
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -140,7 +141,16 @@ def held_out_facts(judged: Sequence[Judged]) -> dict[str, Any]:
 
     Calibration is of the probability that the model gives: for pairs, to the response that it puts ahead (0.5 to 1);
     for labels, to the label 1.
+
+    Raises:
+        NumericsError: a score is not finite.
     """
+    margins = [entry.margin for entry in judged]
+    if unfit := sum(not math.isfinite(margin) for margin in margins):
+        raise NumericsError(
+            f"the scores of {unfit} of {len(judged)} held-out examples are not finite, so nothing can be said of them. "
+            "Start anew with a lower optimizer.learning_rate, or with model.dtype=float32"
+        )
     pairs = judged[0].example.preference.label is None
     right = [entry.right for entry in judged]
     low, high = wilson_interval(sum(right), len(right))
@@ -149,7 +159,6 @@ def held_out_facts(judged: Sequence[Judged]) -> dict[str, Any]:
     else:
         labels = [bool(entry.example.preference.label) for entry in judged]
         table = reliability([_sigmoid(entry.scores[0]) for entry in judged], labels)
-    margins = sorted(entry.margin for entry in judged)
     scores = [score for entry in judged for score in entry.scores]
     return {
         "accuracy": sum(right) / len(right),
@@ -158,7 +167,7 @@ def held_out_facts(judged: Sequence[Judged]) -> dict[str, Any]:
         "ece": expected_calibration_error(table),
         "reliability": [asdict(entry) for entry in table],
         "margin_mean": sum(margins) / len(margins),
-        "margin_median": margins[len(margins) // 2],
+        "margin_median": statistics.median(margins),
         "score_mean": sum(scores) / len(scores),
         "n": len(judged),
     }
@@ -240,6 +249,7 @@ def evaluate_now(run: RewardRun) -> dict[str, float]:
         "eval/n": facts["n"],
         "eval/reward_model_loss": facts["loss"],
         "eval/margin": facts["margin_mean"],
+        "eval/margin_median": facts["margin_median"],
         "eval/ece": facts["ece"],
     }
     run.progress.evaluation(run.state.step, row)

@@ -34,6 +34,7 @@ from rethink.train.inputs import model_hash
 from rethink.train.optimizer import MasterAdamW
 from rethink.train.reward_data import RewardData, load_reward_data
 from rethink.train.reward_model import RewardRun, held_out_facts, score_examples, train_until_done
+from rethink.train.room import check_training_room
 from rethink.train.session import earlier_seconds, open_run, report_if_readable, stop_on_interrupt
 
 WITHOUT_HELD_OUT = 256
@@ -142,6 +143,10 @@ def _assemble(
     """Build every part, and put a resumed run's state into them."""
     choices = folder.choices
     apply_choices(choices)
+    longest = max(example.tokens for example in data.train)
+    check_training_room(
+        recipe.optimizer, checkpoint.config, choices, longest, recipe.batch_size * longest, logits=False
+    )
     progress.phase("model")
     if not data.held_out:
         progress.note("Nothing is held out, so neither accuracy nor calibration can be reported.")
@@ -190,6 +195,7 @@ def _summarise(run: RewardRun, checkpoint: Checkpoint, wall_s: float, finished: 
             "loss": first["eval/reward_model_loss"],
             "ece": first["eval/ece"],
             "margin_mean": first["eval/margin"],
+            "margin_median": first.get("eval/margin_median"),  # earlier versions did not keep it
             "n": first["eval/n"],
             "step": first["step"],
         }

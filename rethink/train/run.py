@@ -17,11 +17,12 @@ from rethink.model.build import build_model, exact_weights
 from rethink.model.chat import PromptRenderer
 from rethink.model.export import save_hf_folder
 from rethink.model.loading import Checkpoint, load_checkpoint
+from rethink.observe.diagnosis import diagnosis
 from rethink.observe.progress import Progress
-from rethink.observe.trackers import check_trackers, open_trackers
+from rethink.observe.trackers import Trackers, check_trackers, open_trackers
 from rethink.recipe.checks import check_against_context
 from rethink.recipe.schema import Recipe
-from rethink.rewards.rubric import build_rubric
+from rethink.rewards.rubric import Rubric, build_rubric
 from rethink.rollout.build import build_engine
 from rethink.rollout.engine import RolloutEngine
 from rethink.store.run_folder import RunFolder
@@ -32,6 +33,7 @@ from rethink.train.collect import Sources
 from rethink.train.grpo import GRPO, train_until_done
 from rethink.train.inputs import model_hash
 from rethink.train.optimizer import MasterAdamW
+from rethink.train.room import check_grpo_room
 from rethink.train.session import earlier_seconds, open_run, report_if_readable, stop_on_interrupt
 from rethink.types import Problem
 
@@ -131,21 +133,12 @@ def assemble(
     """Build every part, and put a resumed run's state into them."""
     choices = folder.choices
     apply_choices(choices)
+    check_grpo_room(recipe, checkpoint.config, choices)
     held_out = mix.held_out(recipe.evaluation.problems) if recipe.evaluation.problems else []
     mix.gold_check((held_out or mix.train_batch(0, GOLD_CHECKS, 0))[:GOLD_CHECKS])
-    if recipe.rollout.engine == "torch" and checkpoint.config is None:
-        raise ModelError(
-            f"rollout.engine is `torch`, but {checkpoint.source} cannot run on it: {checkpoint.reason}. Leave it at "
-            "`auto`, which takes transformers (correct, but slower), or choose a model of the Llama, Qwen or Mistral "
-            "family"
-        )
+    check_engine(recipe, checkpoint, progress)
     rubric = build_rubric(recipe, mix, dtype=choices["dtype"], device=choices["device"])
-    for name, facts in rubric.models().items():
-        if facts["synthetic"]:
-            progress.note(
-                f"The reward model `{name}` was trained on pairs made by rule ({', '.join(facts['rules'])}), not on "
-                "preferences of people."
-            )
+    note_synthetic(rubric, progress)
     progress.phase("model")
     model = build_model(
         checkpoint,
@@ -154,11 +147,6 @@ def assemble(
         trust_remote_code=recipe.model.trust_remote_code,
         force_transformers=recipe.rollout.engine == "transformers",
     )
-    if checkpoint.config is None or recipe.rollout.engine == "transformers":
-        progress.note(
-            f"{checkpoint.source} runs through transformers ({checkpoint.reason or 'as the recipe asks'}): "
-            "correct, but slower than the decoder of Rethink."
-        )
     if engine_factory is not None:
         engine = engine_factory(model, checkpoint)
     else:
@@ -187,16 +175,38 @@ def assemble(
         export=lambda path: save_hf_folder(path, model.hf_tensors(), checkpoint.hf_config, checkpoint.tokenizer),
     )
     restore_grpo(run)
-    run.trackers = open_trackers(
-        recipe.trackers,
-        folder,
-        run_name=recipe.name,
-        config=recipe.model_dump(mode="json"),
-        resumed_step=run.state.step,
-        note=progress.note,
-    )
+    run.trackers = trackers_of(run)
     rubric.start()  # its workers load while the first completions are sampled
     return run
+
+
+def check_engine(recipe: Recipe, checkpoint: Checkpoint, progress: Progress) -> None:
+    """Say where a model runs through transformers.
+
+    Raises:
+        ModelError: it cannot run on the engine that the recipe names.
+    """
+    if recipe.rollout.engine == "torch" and checkpoint.config is None:
+        raise ModelError(
+            f"rollout.engine is `torch`, but {checkpoint.source} cannot run on it: {checkpoint.reason}. Leave it at "
+            "`auto`, which takes transformers (correct, but slower), or choose a model of the Llama, Qwen or Mistral "
+            "family"
+        )
+    if checkpoint.config is None or recipe.rollout.engine == "transformers":
+        progress.note(
+            f"{checkpoint.source} runs through transformers ({checkpoint.reason or 'as the recipe asks'}): "
+            "correct, but slower than the decoder of Rethink."
+        )
+
+
+def note_synthetic(rubric: Rubric, progress: Progress) -> None:
+    """Say which reward models have learned a rule, not preferences of people."""
+    for name, facts in rubric.models().items():
+        if facts["synthetic"]:
+            progress.note(
+                f"The reward model `{name}` was trained on pairs made by rule ({', '.join(facts['rules'])}), not on "
+                "preferences of people."
+            )
 
 
 def check_prompts(recipe: Recipe, mix: TaskMix, renderer: PromptRenderer, held_out: list[Problem]) -> None:
@@ -250,6 +260,18 @@ def restore_grpo(run: GRPO) -> None:
                 folder.rollouts_path(batch).unlink()
 
 
+def trackers_of(run: GRPO) -> Trackers:
+    """The trackers that the recipe names, opened at the step that the run goes on from."""
+    return open_trackers(
+        run.recipe.trackers,
+        run.folder,
+        run_name=run.recipe.name,
+        config=run.recipe.model_dump(mode="json"),
+        resumed_step=run.state.step,
+        note=run.progress.note,
+    )
+
+
 def summarise(run: GRPO, wall_s: float, finished: bool) -> dict[str, Any]:
     """What `summary.json` says: before and after on the held-out problems, samples, time, memory."""
     rows = run.folder.metrics()
@@ -275,6 +297,8 @@ def summarise(run: GRPO, wall_s: float, finished: bool) -> dict[str, Any]:
             summary[name] = _evaluation_summary(row)
             samples = run.folder.read_samples(f"step-{step:06d}") or []
             summary[f"samples_{name}"] = [_sample_summary(sample) for sample in samples[:SHOWN_SAMPLES]]
+    if found := diagnosis(rows):
+        summary["diagnosis"] = found.text
     if run.state.best_step is not None:
         summary["best"] = {"step": run.state.best_step, "accuracy": run.state.best_accuracy}
     return summary
@@ -282,6 +306,8 @@ def summarise(run: GRPO, wall_s: float, finished: bool) -> dict[str, Any]:
 
 def _evaluation_summary(row: dict[str, Any]) -> dict[str, Any]:
     out = {key: row[f"eval/{key}"] for key in ("accuracy", "format", "length_mean", "truncated", "n")}
+    # Runs that an earlier version began have no count of the judged.
+    out["judged"] = row.get("eval/judged", row["eval/n"])
     return out | {"accuracy_ci": [row["eval/accuracy_low"], row["eval/accuracy_high"]], "step": row["step"]}
 
 

@@ -23,6 +23,7 @@ from rethink.train.checkpoint import restore
 from rethink.train.choices import apply_choices, training_choices
 from rethink.train.inputs import model_hash
 from rethink.train.optimizer import MasterAdamW
+from rethink.train.room import check_training_room
 from rethink.train.session import earlier_seconds, open_run, report_if_readable, stop_on_interrupt
 from rethink.train.sft import SFT, train_until_done
 from rethink.train.sft_data import TrainingData, load_data
@@ -118,6 +119,8 @@ def assemble(
     """Build every part, and put a resumed run's state into them."""
     choices = folder.choices
     apply_choices(choices)
+    sizes = [len(document.token_ids) for entry in data.sets for document in entry.documents]
+    check_training_room(recipe.optimizer, checkpoint.config, choices, max(sizes), recipe.batch_sequences * max(sizes))
     progress.phase("model")
     model = build_model(
         checkpoint, choices["dtype"], choices["device"], trust_remote_code=recipe.model.trust_remote_code

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +20,7 @@ from rethink.errors import NumericsError
 from rethink.kernels.trace import span, traced
 from rethink.model.language_model import LanguageModel
 from rethink.model.packing import PackedBatch, PackedGroup, pack
-from rethink.recipe.schema import Recipe
+from rethink.recipe.schema import AlgorithmSection, Recipe
 from rethink.train.optimizer import MasterAdamW, learning_rate
 from rethink.types import Rollout
 
@@ -143,10 +143,6 @@ def accumulate_gradients(
     algorithm, temperature = recipe.algorithm, recipe.rollout.temperature
     everyone = [r for group in groups for r in group]
     total_tokens = sum(len(r.completion.token_ids) for r in everyone)
-    denominator = None
-    if algorithm.aggregation == "fixed":
-        sampled_at = step - step % recipe.steps_per_batch  # a batch's mini-batches share the limit it was sampled with
-        denominator = algorithm.fixed_denominator or float(recipe.max_new_tokens_at(sampled_at))
     stats = UpdateStats()
     kept = [group for group, left_out in zip(groups, skip, strict=True) if not left_out]
     for micro in micro_batches(kept, limit, model.device):
@@ -156,7 +152,7 @@ def accumulate_gradients(
             algorithm.aggregation,
             total_completions=len(everyone),
             total_tokens=total_tokens,
-            denominator=denominator,
+            denominator=_denominator(recipe, step),
             dtype=torch.promote_types(model.dtype, torch.float32),
         ).to(model.device)
         advantages = torch.tensor([r.advantage for r in micro.rollouts], dtype=weights_C.dtype)
@@ -166,34 +162,60 @@ def accumulate_gradients(
         if reference is not None:
             with span("reference", micro.batch.input_tokens, micro.batch.target_tokens):
                 reference_C = reference.completion_logprobs(micro.batch, temperature)[0]
-
-        def objective(logprobs: Tensor, part: slice) -> Tensor:
-            old = logprobs.detach() if old_C is None else old_C[part]  # noqa: B023
-            terms = grpo_token_loss(
-                logprobs,
-                old,
-                advantages_C[part],  # noqa: B023
-                algorithm.clip_low,
-                algorithm.clip_high,
-                algorithm.beta,
-                None if reference_C is None else reference_C[part],  # noqa: B023
-            )
-            _record_terms(stats, terms)
-            return (weights_C[part] * terms.loss_T).sum()  # noqa: B023
-
+        objective = _objective(algorithm, stats, weights_C, advantages_C, old_C, reference_C)
         with span("forward", micro.batch.input_tokens, micro.batch.target_tokens):
             loss, logprobs_C, entropies_C = model.completion_loss(micro.batch, objective, temperature)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise NumericsError(
-                f"the loss of step {step + 1} is {value}, so no update was made; what was saved is untouched. Start "
-                "anew with another --out and a lower optimizer.learning_rate, or with model.dtype=float32: these "
-                "values are part of what a run is, and a resumed run keeps them"
-            )
+        value = _finite(loss, step)
         with span("backward"):
             loss.backward()
         _record_batch(stats, micro, value, logprobs_C, entropies_C)
     return stats
+
+
+def _denominator(recipe: Recipe, step: int) -> float | None:
+    """What the `fixed` aggregation divides by."""
+    if recipe.algorithm.aggregation != "fixed":
+        return None
+    sampled_at = step - step % recipe.steps_per_batch  # a batch's mini-batches share the limit it was sampled with
+    return recipe.algorithm.fixed_denominator or float(recipe.max_new_tokens_at(sampled_at))
+
+
+def _objective(
+    algorithm: AlgorithmSection,
+    stats: UpdateStats,
+    weights_C: Tensor,
+    advantages_C: Tensor,
+    old_C: Tensor | None,
+    reference_C: Tensor | None,
+) -> Callable[[Tensor, slice], Tensor]:
+    """The loss of a part of a micro-batch's tokens from their log-probabilities; it adds to the statistics."""
+
+    def objective(logprobs: Tensor, part: slice) -> Tensor:
+        terms = grpo_token_loss(
+            logprobs,
+            logprobs.detach() if old_C is None else old_C[part],
+            advantages_C[part],
+            algorithm.clip_low,
+            algorithm.clip_high,
+            algorithm.beta,
+            None if reference_C is None else reference_C[part],
+        )
+        _record_terms(stats, terms)
+        return (weights_C[part] * terms.loss_T).sum()
+
+    return objective
+
+
+def _finite(loss: Tensor, step: int) -> float:
+    """The loss as a number. Raises NumericsError where it is not finite."""
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise NumericsError(
+            f"the loss of step {step + 1} is {value}, so no update was made; what was saved is untouched. Start "
+            "anew with another --out and a lower optimizer.learning_rate, or with model.dtype=float32: these "
+            "values are part of what a run is, and a resumed run keeps them"
+        )
+    return value
 
 
 def _record_terms(stats: UpdateStats, terms: GRPOTerms) -> None:

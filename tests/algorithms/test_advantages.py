@@ -23,8 +23,15 @@ def test_closed_forms() -> None:
     std = (11 / 12) ** 0.5  # deviations -0.75, -0.75, 0.25, 1.25: squares sum to 2.75, over 3
     mean = torch.tensor([[-0.75, -0.75, 0.25, 1.25]], dtype=torch.float64)
     torch.testing.assert_close(group_advantages(rewards, "mean"), mean, rtol=0, atol=1e-15)
-    torch.testing.assert_close(group_advantages(rewards, "std"), mean / (std + 1e-4), rtol=0, atol=1e-14)
+    torch.testing.assert_close(group_advantages(rewards, "std"), mean / (std + 1e-6), rtol=0, atol=1e-14)
     torch.testing.assert_close(group_advantages(rewards, "leave-one-out"), mean * 4 / 3, rtol=0, atol=1e-14)
+
+
+def test_small_differences_are_scaled_as_large_ones() -> None:
+    """Two rewards are one standard deviation times 0.7071 from their mean, whatever the distance between them."""
+    for distance in (1.0, 0.01):
+        out = group_advantages(grouped([0.0, distance]), "std")
+        torch.testing.assert_close(out, grouped([-(0.5**0.5), 0.5**0.5]), rtol=0, atol=2e-4)
 
 
 def test_epsilon_is_added_to_the_deviation() -> None:

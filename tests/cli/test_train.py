@@ -94,6 +94,18 @@ class TestRun:
         assert (call["recipe"].steps, call["recipe"].rollout.group_size) == (3, 4)
         assert (call["out"], call["resume"]) == (Path("here"), True)
 
+    def test_over_memory_reaches_the_run_and_the_command_to_go_on(
+        self, runner: Runner, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        make_run(Path("runs/little"))
+        runner.finished = False
+        main.main(["train", "little.yaml", "steps=3", "--over-memory"])
+        assert runner.calls[0]["recipe"].optimizer.over_memory
+        assert runner.calls[0]["recipe"].steps == 3
+        assert "steps=3 --out runs/little --resume --over-memory" in capsys.readouterr().err
+        assert main.main(["train", "r1-smoke", "--over-memory"]) == 2
+        assert "optimizer.over_memory=true in the stage" in capsys.readouterr().err
+
     def test_folder_follows_the_name(self, runner: Runner) -> None:
         main.main(["train", "little.yaml"])
         assert runner.calls[0]["out"] == Path("runs/little")
@@ -123,8 +135,11 @@ class TestRun:
     ) -> None:
         for name in ("before", "after", "samples_before", "samples_after"):
             monkeypatch.delitem(SUMMARY, name)
+        monkeypatch.setitem(SUMMARY, "diagnosis", "In 9 of the last 9 steps no group had a signal.")
         assert main.main(["train", "little.yaml"]) == 0
-        assert "report  runs/little/report.html" in capsys.readouterr().out
+        text = capsys.readouterr().out
+        assert "report  runs/little/report.html" in text
+        assert "In 9 of the last 9 steps no group had a signal." in text
 
 
 class TestTrouble:

@@ -45,7 +45,8 @@ def test_shares(run: Evaluate) -> None:
     assert (result.accuracy_low, result.accuracy_high) == wilson_interval(2, 3)
     assert result.format == 0.25
     assert result.truncated == 0.25
-    assert result.n == 4
-    assert result.first(1) == 1.0
+    assert (result.n, result.judged) == (4, 3)
+    assert result.first(1) == (1.0, 1)
+    assert result.first(4) == (pytest.approx(2 / 3), 3)
     assert [row["right"] for row in result.rows()] == [1.0, 1.0, 0.0, None]
     assert result.metrics()["eval/accuracy"] == result.accuracy

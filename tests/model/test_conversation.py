@@ -75,6 +75,18 @@ def test_every_turn_or_the_last(small_tokenizer: Tokenizer) -> None:
     assert small_tokenizer.decode(every.token_ids) == whole
 
 
+def test_a_turn_that_is_context_is_shown_and_not_trained_on(small_tokenizer: Tokenizer) -> None:
+    messages = turns("a?", "A.", "b?", "B.", "c?", "C.")
+    messages[1]["untrained"] = messages[5]["untrained"] = "`weight`"
+    document = ConversationRenderer(small_tokenizer, "chat").render(messages, "here")
+    assert parts(small_tokenizer, document) == [
+        (False, small_tokenizer.render_chat(turns("a?", "A.", "b?"), add_generation_prompt=True)),
+        (True, "B.<|im_end|>"),
+    ]
+    with pytest.raises(TaskError, match=r"here: the last turn .* by its `weight`, and with turns=l"):
+        ConversationRenderer(small_tokenizer, "chat", turns="last").render(messages, "here")
+
+
 def test_what_follows_the_last_trained_turn_is_left_out(small_tokenizer: Tokenizer) -> None:
     document = ConversationRenderer(small_tokenizer, "chat").render(turns("a?", "A."), "here")
     assert document.trained[-1]

@@ -17,8 +17,10 @@ rollout/repeated policy/loss policy/kl policy/entropy policy/clip_low policy/cli
 policy/ratio_max policy/mismatch policy/mismatch_max optimizer/learning_rate optimizer/grad_norm tokens/trained
 tokens/total time/rollout time/reward time/train time/optimizer time/evaluation time/checkpoint time/step
 memory/peak_rss_mb eval/accuracy eval/accuracy_low eval/accuracy_high eval/format eval/length_mean eval/truncated eval/n
+eval/judged
 train/loss train/entropy train/tokens train/input_tokens train/epoch eval/loss eval/tokens
-reward_model/loss reward_model/accuracy reward_model/margin eval/reward_model_loss eval/margin eval/ece
+reward_model/loss reward_model/accuracy reward_model/margin eval/reward_model_loss eval/margin eval/margin_median
+eval/ece
 """.split()
 )
 

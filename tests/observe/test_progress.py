@@ -9,6 +9,7 @@ from rich.console import Console
 
 from rethink.observe import progress
 from rethink.observe.live import LiveView, sparkline
+from rethink.observe.report.compare import MISSING, comparison, verdict
 
 ROW = {
     "step": 3,
@@ -49,6 +50,23 @@ def test_lines_are_one_a_step() -> None:
         "200 problems",
         "[red]read me[/red]",
     ]
+
+
+@pytest.mark.parametrize(
+    ("judged", "text"),
+    [
+        (190, "accuracy 12.0 % (95 % interval 8.0 to 17.0)"),
+        (0, "no accuracy"),
+    ],
+)
+def test_accuracy_says_how_many_problems_it_is_of(judged: int, text: str) -> None:
+    shown = progress.evaluation_text(EVALUATION | {"eval/judged": judged})
+    assert shown == f"{text}, format 50.0 %, length 70.2, 200 problems, {judged} of them judged"
+    entry = {"accuracy": 0.12, "accuracy_ci": [0.08, 0.17], "n": 200, "judged": judged}
+    rows = {row.label: row.before for row in comparison(entry, None)}
+    assert rows["accuracy"] == ("12.0 %" if judged else MISSING)
+    assert rows["problems"] == f"200 ({judged} judged)"
+    assert bool(verdict(entry, entry)) is bool(judged)
 
 
 def test_json_lines_are_events() -> None:

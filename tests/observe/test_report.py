@@ -173,11 +173,11 @@ def test_charts_hold_the_metrics_of_every_step(finished: RunFolder) -> None:
     left_out = {"step", "batch", "tokens/trained", "tokens/total", "rollout/tokens", "rollout/reflection",
                 "rollout/reexamining", "rollout/corrected", "time/step",
                 "policy/ratio_mean", "policy/ratio_max", "eval/accuracy_low", "eval/accuracy_high", "eval/truncated",
-                "eval/n", "reward/<part>", "failure/<cause>",
+                "eval/n", "eval/judged", "reward/<part>", "failure/<cause>",
                 # Fine-tuning and reward models have charts of their own, in their own reports.
                 "train/loss", "train/entropy", "train/tokens", "train/input_tokens", "train/epoch", "eval/loss",
                 "eval/tokens", "reward_model/loss", "reward_model/accuracy", "reward_model/margin",
-                "eval/reward_model_loss", "eval/margin", "eval/ece"}  # fmt: skip
+                "eval/reward_model_loss", "eval/margin", "eval/margin_median", "eval/ece"}  # fmt: skip
     assert {info.name for _, _, infos in SECTIONS for info in infos} - charted == left_out
 
 

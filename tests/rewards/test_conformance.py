@@ -12,7 +12,7 @@ import pytest
 from rethink.rewards.builtin import PartContext, make_part
 from rethink.rewards.extract import choice_letter, find_answer
 from rethink.rewards.format import has_code, step_share, tag_share, well_formed
-from rethink.rewards.shaping import cosine_length, dapo_overlong, repetition_penalty, rescale, soft_overlong, words
+from rethink.rewards.shaping import cosine_length, dapo_overlong, repetition_penalty, soft_overlong, words
 from rethink.tasks.answers import last_boxed, last_number, read_gold
 from rethink.tasks.mathematics import math_equal
 from rethink.types import Completion, Problem, Prompt
@@ -111,7 +111,7 @@ def shaped(name: str, p: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
     if name == "cosine_scaled":
         return cosine_length(given["correct"], given["length"], **p)
     if name == "linear_scale":
-        return [rescale(reward, **p) for reward in given["rewards"]]
+        pytest.skip("no reward of ours maps another's range onto its own")
     units = given["completion_ids"] if name == "repetition_penalty_ids" else words(given["text"], p.get("language"))
     return repetition_penalty(units, p["ngram_size"], p["max_penalty"])
 

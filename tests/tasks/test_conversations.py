@@ -10,6 +10,7 @@ import pytest
 
 from rethink.errors import TaskError
 from rethink.tasks.conversations import Conversation, read_conversations
+from rethink.types import UNTRAINED
 
 USER, ASSISTANT = {"role": "user", "content": "a?"}, {"role": "assistant", "content": "A."}
 
@@ -82,6 +83,54 @@ def test_the_key_of_a_prompt(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_row_names_file_and_line(tmp_path: Path, row: Any, words: list[str]) -> None:
+    with pytest.raises(TaskError) as caught:
+        read(tmp_path, {"prompt": "a", "completion": "b"}, row)
+    for word in ["rows.jsonl", "line 2", *words]:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        {"weight": 0}, {"weight": 0.0}, {"loss_mask": 0}, {"loss": False}, {"train": False}, {"trainable": False},
+        {"training": 0}, {"train_on_turn": False}, {"step_loss_mask": 0}, {"loss_weight": 0}, {"masked": True},
+    ],
+)  # fmt: skip
+def test_a_message_says_that_it_is_context(tmp_path: Path, flag: dict[str, Any]) -> None:
+    (row,) = read(tmp_path, {"messages": [USER, {**ASSISTANT, **flag}, USER, ASSISTANT]})
+    assert row.messages == (USER, {**ASSISTANT, UNTRAINED: f"`{next(iter(flag))}`"}, USER, ASSISTANT)
+    with pytest.raises(TaskError, match=f"line 1: no assistant turn is to be trained on, by `{next(iter(flag))}`"):
+        read(tmp_path, {"messages": [USER, {**ASSISTANT, **flag}]})
+
+
+def test_flags_that_say_yes_nothing_or_are_not_the_assistants(tmp_path: Path) -> None:
+    flagged = [
+        {**USER, "weight": 0, "train": "no"},
+        {**ASSISTANT, "weight": 1, "train": True, "loss": None, "masked": False, "name": "x"},
+    ]
+    row = {"messages": flagged, "weight": 1, "train": None, "loss": 0.7}
+    assert read(tmp_path, row)[0].messages == (USER, ASSISTANT)
+
+
+def test_what_the_assistant_says_in_a_prompt_is_context(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, {"prompt": [USER, ASSISTANT, USER], "completion": [ASSISTANT, USER, ASSISTANT]})
+    assert [UNTRAINED in message for message in row.messages] == [False, True, False, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"messages": [USER, {**ASSISTANT, "weight": 0.5}]}, ["message 2", "`weight` is '0.5'"]),
+        ({"messages": [USER, {**ASSISTANT, "loss_mask": [0, 1]}]}, ["message 2", "`loss_mask`"]),
+        ({"messages": [USER, {**ASSISTANT, "train": "false"}]}, ["message 2", "`train` is 'false'"]),
+        ({"messages": [USER, {**ASSISTANT, "train_detail": []}]}, ["message 2", "`train_detail`", "not known"]),
+        ({"messages": [USER, ASSISTANT], "weight": 0}, ["has `weight: 0`", "remove the row"]),
+        ({"prompt": "a", "completion": "b", "train": False}, ["has `train: false`"]),
+        ({"prompt": "a", "completion": "b", "masked": True}, ["has `masked: true`"]),
+        ({"prompt": "a", "completion": "b", "loss_mask": [1, 0]}, ["`loss_mask` is '[1, 0]'"]),
+    ],
+)
+def test_a_flag_that_cannot_be_honoured_is_refused(tmp_path: Path, row: Any, words: list[str]) -> None:
     with pytest.raises(TaskError) as caught:
         read(tmp_path, {"prompt": "a", "completion": "b"}, row)
     for word in ["rows.jsonl", "line 2", *words]:

@@ -72,6 +72,21 @@ def test_what_a_row_itself_says_against_it(row: dict[str, Any], reason: str | No
     assert read_preference(row, "pairwise", "here").unusable == reason
 
 
+@pytest.mark.parametrize(
+    ("row", "objective", "said"),
+    [
+        ({"prompt": "q", "chosen": "A", "rejected": "B", "weight": 0}, "pairwise", "has `weight: 0`"),
+        ({"prompt": "q", "chosen": [{**SAYS[0], "weight": 0}], "rejected": "B"}, "pairwise", "`chosen`: .*`weight`"),
+        ({"prompt": "q", "chosen": "A", "rejected": [{**SAYS[1], "loss": 0}]}, "pairwise", "`rejected`: .*`loss`"),
+        ({"messages": [USER, {**SAYS[0], "loss_mask": 0}], "label": 1}, "pointwise", "`messages`: .*`loss_mask`"),
+        ({"prompt": "q", "response": "A", "label": 0, "train": False}, "pointwise", "has `train: false`"),
+    ],
+)  # fmt: skip
+def test_what_is_not_to_be_trained_on_is_refused(row: dict[str, Any], objective: Any, said: str) -> None:
+    with pytest.raises(TaskError, match=f"file, line 3.*{said}"):
+        read_preference(row, objective, "file, line 3")
+
+
 def test_synthetic_pairs_carry_their_rule() -> None:
     row = Preference((USER,), ("A", "B"), rule="right-over-wrong").row()
     assert row["synthetic"] is True

@@ -40,6 +40,7 @@ def test_a_run_leaves_everything_that_the_docs_promise(run: Run, tmp_path: Path)
     assert [row["batch"] for row in rows[1:]] == [0] * 4 + [1] * 4
     assert {row["step"] for row in rows if "eval/accuracy" in row} == {0, 3, 6, 8}
     assert [row["eval/n"] for row in rows if "eval/accuracy" in row] == [4, 2, 2, 4]
+    assert [row["eval/judged"] for row in rows if "eval/accuracy" in row] == [4, 2, 2, 4]
     assert folder.batches() == [0, 1]
     first = folder.rollout_rows(0)
     assert len(first) == 12

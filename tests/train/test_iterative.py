@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from rethink.errors import RecipeError
 from rethink.model.loading import load_checkpoint
@@ -15,6 +16,7 @@ from rethink.observe.progress import make_progress
 from rethink.recipe.loading import load_recipe, parse_recipe
 from rethink.recipe.reward_model import RewardModelRecipe
 from rethink.recipe.schema import Recipe
+from rethink.store.run_folder import RunFolder
 from rethink.train.iterative import iterative_grpo
 
 REWARD_MODEL = """\
@@ -67,6 +69,19 @@ def test_two_rounds_with_a_tenth_of_history(
     kept = (out / "round-2" / "reward-model" / "pairs.jsonl").read_text().splitlines()
     assert all(json.loads(line)["rule"] == "right-over-wrong" for line in kept)
     assert read_info(out / "round-2" / "reward-model" / "model").rules == ("right-over-wrong",)
+    # Each round asks problems of its own.
+    asked = [
+        {entry.problem.question for entry in RunFolder.open(out / f"round-{number}" / "policy").read_rollouts(0) or []}
+        for number in (1, 2)
+    ]
+    assert asked[0] != asked[1]
+    seeds = [
+        yaml.safe_load(RunFolder.open(out / f"round-{number}" / part).recipe_yaml)["seed"]
+        for part in ("policy", "reward-model")
+        for number in (1, 2)
+    ]
+    assert seeds[0] != seeds[1]
+    assert seeds[2] != seeds[3]
     # What is finished is not run again.
     weights = (out / "round-2" / "policy" / "model" / "model.safetensors").read_bytes()
     monkeypatch.setattr("rethink.train.grpo.one_step", lambda run: pytest.fail("a step was done again"))

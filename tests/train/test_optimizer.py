@@ -95,11 +95,18 @@ def test_state_goes_to_where_the_weights_are() -> None:
     ("schedule", "expected"),
     [
         ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]),
-        ("linear", [0.5, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2]),
-        ("cosine", [0.5, 1.0, 1.0, 0.8828427, 0.6, 0.3171573, 0.2]),
+        ("linear", [0.5, 1.0, 1.0, 0.84, 0.68, 0.52, 0.36]),
+        ("cosine", [0.5, 1.0, 1.0, 0.9236068, 0.7236068, 0.4763932, 0.2763932]),
     ],
 )
 def test_schedules(schedule: str, expected: list[float]) -> None:
     section = OptimizerSection(learning_rate=1.0, warmup_steps=2, schedule=schedule, final_rate=0.2)  # type: ignore[arg-type]
     assert [learning_rate(section, step, 7) for step in range(7)] == pytest.approx(expected)
-    assert learning_rate(section, 20, 7) == pytest.approx(expected[-1])
+    assert learning_rate(section, 20, 7) == pytest.approx(1.0 if schedule == "constant" else 0.2)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize(("warmup", "total"), [(0, 1), (0, 2), (3, 4), (3, 3), (5, 2), (1, 100)])
+def test_no_update_has_a_rate_of_zero(schedule: str, warmup: int, total: int) -> None:
+    section = OptimizerSection(learning_rate=1.0, warmup_steps=warmup, schedule=schedule)  # type: ignore[arg-type]
+    assert all(0 < learning_rate(section, step, total) <= 1 for step in range(total))

@@ -15,16 +15,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rethink.errors import ModelError, RunFolderError, TaskError, UsageError
+from rethink.errors import ModelError, NumericsError, RunFolderError, TaskError, UsageError
 from rethink.model.loading import load_checkpoint
 from rethink.model.packing import PackedGroup
 from rethink.model.value_head import build_reward_model, load_reward_checkpoint, read_info
 from rethink.observe.progress import Silent, make_progress
 from rethink.recipe.loading import load_recipe
 from rethink.store.run_folder import RunFolder
+from rethink.tasks.preferences import Preference
 from rethink.train.optimizer import MasterAdamW
-from rethink.train.reward_data import step_examples
-from rethink.train.reward_model import accumulate_gradients, held_out_facts, score_examples
+from rethink.train.reward_data import Example, step_examples
+from rethink.train.reward_model import Judged, accumulate_gradients, held_out_facts, score_examples
 from rethink.train.reward_model_run import load_start, read_data, train_reward_model
 
 from .compare import timeless
@@ -58,6 +59,7 @@ def test_it_learns_what_tells_the_responses_apart(train: Train, tmp_path: Path) 
     assert after["accuracy"] > 0.9
     assert after["loss"] < 0.4 < before["loss"] + 0.4
     assert after["margin_mean"] > 1
+    assert before["margin_median"] < after["margin_median"]
     assert sum(entry["n"] for entry in after["reliability"]) == after["n"] == summary["data"]["held_out"]
     assert 0 <= after["ece"] <= 0.5
     assert summary["synthetic"] is False
@@ -81,6 +83,18 @@ def test_it_learns_what_tells_the_responses_apart(train: Train, tmp_path: Path) 
     )
     assert [entry.scores for entry in judged] == [pytest.approx(row["scores"], abs=1e-4) for row in held]
     assert info.offset == pytest.approx(held_out_facts(judged)["score_mean"], abs=1e-4)
+
+
+def test_the_median_lead_and_scores_that_are_no_numbers() -> None:
+    def judged(*margins: float) -> list[Judged]:
+        preference = Preference(({"role": "user", "content": "q"},), ("a", "b"))
+        example = Example(preference, PackedGroup([1], [[2], [3]]), 0)
+        return [Judged(example, (margin, 0.0)) for margin in margins]
+
+    assert held_out_facts(judged(4.0, -1.0, 2.0, 0.5))["margin_median"] == 1.25
+    assert held_out_facts(judged(4.0, -1.0, 2.0))["margin_median"] == 2.0
+    with pytest.raises(NumericsError, match="1 of 2 held-out examples are not finite"):
+        held_out_facts(judged(1.0, float("nan")))
 
 
 def test_labels_are_learned_too(train: Train, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_a_run_and_what_it_leaves(run: Run, tmp_path: Path) -> None:
     assert rows[-1]["train/loss"] < rows[1]["train/loss"]
     rates = [row["optimizer/learning_rate"] for row in rows[1:]]
     assert max(rates) == pytest.approx(3e-3)
-    assert rates[-1] == pytest.approx(3e-4)
+    assert 3e-4 < rates[-1] < 4e-4  # it comes to 3e-4 after the last step
     assert rates[0] == pytest.approx(1.5e-3)
     for row in rows:
         for name in row:

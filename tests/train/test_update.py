@@ -17,6 +17,7 @@ from rethink.errors import NumericsError
 from rethink.model.build import build_model, exact_weights
 from rethink.model.decoder import Decoder
 from rethink.model.loading import Checkpoint, load_checkpoint
+from rethink.model.packing import PackedGroup, pack
 from rethink.recipe.loading import parse_recipe
 from rethink.recipe.schema import Recipe
 from rethink.train.optimizer import MasterAdamW
@@ -79,6 +80,56 @@ def gradients(
     optimizer = MasterAdamW(model, chosen.optimizer)
     stats = accumulate_gradients(chosen, model, reference, made, shaken, 0, limit, skip)
     return stats.loss, {k: g.clone() for k, g in optimizer.gradients().items()}, stats.metrics(reference is not None)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3])
+def test_the_loss_is_that_of_the_formula(checkpoint: Checkpoint, beta: float) -> None:
+    """GRPO's objective (DeepSeek-R1, equation 1) token by token, from logits of rollouts computed one by one: new and
+    reference log-probabilities at the sampling temperature, ratios against the old ones that are given."""
+    chosen, made = recipe(f"algorithm.beta={beta}", "rollout.temperature=0.6", "algorithm.epochs=2"), groups()
+    assert checkpoint.config is not None
+    model = Decoder(checkpoint.config, checkpoint.tensors, torch.float64, "cpu")
+    reference = model.clone()
+    with torch.no_grad():
+        for _, parameter in reference.named_parameters():
+            parameter += 0.02
+    noise = torch.Generator().manual_seed(3)
+    old, expected = {}, 0.0
+    for rollout in (r for group in made for r in group):
+        new, other = (tempered(m, rollout, 0.6) for m in (model, reference))
+        old[id(rollout)] = new + 0.3 * torch.randn(len(new), generator=noise, dtype=torch.float64)
+        ratio = (new - old[id(rollout)]).exp()
+        low, high = 1 - chosen.algorithm.clip_low, 1 + chosen.algorithm.clip_high
+        gain = torch.minimum(ratio * rollout.advantage, ratio.clamp(low, high) * rollout.advantage)
+        kl = (other - new).exp() - (other - new) - 1
+        expected -= float((gain - beta * kl).mean()) / 16
+    MasterAdamW(model, chosen.optimizer)
+    stats = accumulate_gradients(chosen, model, reference if beta else None, made, old, 0, 40, [False] * 4)
+    assert stats.loss == pytest.approx(expected, abs=1e-9)
+    assert abs(expected) > 1e-3
+
+
+def tempered(model: Decoder, rollout: Rollout, temperature: float) -> Tensor:
+    """Log-probabilities of a rollout's tokens, from all logits."""
+    completion = rollout.completion.token_ids.tolist()
+    batch = pack([PackedGroup(rollout.prompt.token_ids, [completion])], torch.device("cpu"))
+    logits = model.logits(batch)[len(rollout.prompt.token_ids) - 1 :]
+    return (logits / temperature).log_softmax(-1)[range(len(completion)), completion]
+
+
+def test_old_log_probabilities_of_none_are_the_current_ones(checkpoint: Checkpoint) -> None:
+    chosen, made = recipe("rollout.temperature=0.6"), groups()
+    assert checkpoint.config is not None
+    model = Decoder(checkpoint.config, checkpoint.tensors, torch.float64, "cpu")
+    optimizer = MasterAdamW(model, chosen.optimizer)
+    found = []
+    for old in (None, compute_logprobs(model, made, 0.6, 40)):
+        stats = accumulate_gradients(chosen, model, None, made, old, 0, 40, [False] * 4)
+        found.append((stats.metrics(False), {k: g.clone() for k, g in optimizer.gradients().items()}))
+        torch._foreach_zero_(list(optimizer.gradients().values()))
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-9)
+    assert max(float(g.abs().max()) for g in found[0][1].values()) > 1e-4
+    close(found[0][1], found[1][1], 1e-9)
 
 
 def close(one: dict[str, Tensor], two: dict[str, Tensor], tolerance: float = 1e-11) -> None:

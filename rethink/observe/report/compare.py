@@ -28,9 +28,9 @@ Entry = Mapping[str, Any]
 def comparison(before: Entry | None, after: Entry | None) -> list[Row]:
     """The rows of the table; what an evaluation lacks is a dash.
 
-    Each of the two is `{accuracy, accuracy_ci, format, length_mean, n}`, as in `summary.json`.
+    Each of the two is `{accuracy, accuracy_ci, format, length_mean, n, judged}`, as in `summary.json`.
     """
-    ends = (before or {}, after or {})
+    ends = (_judged_only(before or {}), _judged_only(after or {}))
     return [
         _row("accuracy", ends, "accuracy", percent, points=True),
         Row("95 % interval", _interval(ends[0]), _interval(ends[1]), ""),
@@ -41,16 +41,19 @@ def comparison(before: Entry | None, after: Entry | None) -> list[Row]:
     ]
 
 
-def verdict(before: Entry | None, after: Entry | None) -> str:
-    """Whether the change of accuracy is more than chance would make it; empty where there is nothing to compare."""
-    first, last = _ends(before or {}), _ends(after or {})
+def verdict(before: Entry | None, after: Entry | None, why: str = "") -> str:
+    """Whether the change of accuracy is more than chance would make it; empty where there is nothing to compare.
+
+    `why`: what kept the run from learning (`diagnosis`), where something did: it stands in the place of chance.
+    """
+    first, last = _ends(_judged_only(before or {})), _ends(_judged_only(after or {}))
     if first is None or last is None:
-        return ""
+        return why
     if last[0] > first[1]:
-        return "The intervals do not overlap: held-out accuracy rose by more than chance explains."
+        return f"The intervals do not overlap: held-out accuracy rose by more than chance explains. {why}".rstrip()
     if last[1] < first[0]:
-        return "The intervals do not overlap: held-out accuracy fell by more than chance explains."
-    return (
+        return f"The intervals do not overlap: held-out accuracy fell by more than chance explains. {why}".rstrip()
+    return why or (
         "The intervals overlap, so the change may be chance; more held-out problems (evaluation.problems) narrow them."
     )
 
@@ -58,6 +61,11 @@ def verdict(before: Entry | None, after: Entry | None) -> str:
 def evaluation_entry(row: Mapping[str, Any]) -> dict[str, Any]:
     """An evaluation of `report_data` in the form that `summary.json` has for `before` and `after`."""
     return {**row, "accuracy_ci": [row.get("accuracy_low"), row.get("accuracy_high")]}
+
+
+def _judged_only(entry: Entry) -> Entry:
+    """An evaluation without accuracy where no problem could be judged."""
+    return {**entry, "accuracy": None, "accuracy_ci": None} if entry.get("judged") == 0 else entry
 
 
 def _row(
@@ -95,5 +103,7 @@ def _interval(entry: Entry) -> str:
 
 
 def _count(entry: Entry) -> str:
-    value = _finite(entry.get("n"))
-    return MISSING if value is None else f"{value:,.0f}"
+    value, judged = _finite(entry.get("n")), _finite(entry.get("judged"))
+    if value is None:
+        return MISSING
+    return f"{value:,.0f}" if judged in (None, value) else f"{value:,.0f} ({judged:,.0f} judged)"

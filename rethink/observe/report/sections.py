@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rethink.observe.diagnosis import diagnosis
 from rethink.observe.glossary import GLOSSARY, MetricInfo, describe
 from rethink.observe.progress import duration
 from rethink.observe.report.charts import MAX_POINTS, Chart, draw, has_values, legend, number_text, window
@@ -102,13 +103,15 @@ def _heading(word: str, entry: Data) -> str:
 def results(data: Data) -> str:
     """The table of before and after, and whether the difference means something."""
     before, after = ends(data)
+    found = diagnosis(data["metrics"])
+    why = found.text if found is not None else ""
     if before is None:
         words = "No held-out evaluation yet." if not data["metrics"] else "This run has no held-out evaluation."
-        return section("results", "Held-out results", plain(words))
+        return section("results", "Held-out results", plain(words) + (f"<p>{text(why)}</p>" if why else ""))
     rows = comparison(before[1], after[1] if after else None)
     headings = ["", text(before[0]), text(after[0]) if after else "after", "change"]
     cells = [[text(row.label), text(row.before), text(row.after), text(row.change)] for row in rows]
-    words = verdict(before[1], after[1]) if after else "There is no evaluation after training yet."
+    words = verdict(before[1], after[1], why) if after else f"There is no evaluation after training yet. {why}".rstrip()
     return section("results", "Held-out results", table(headings, cells, class_="results") + f"<p>{text(words)}</p>")
 
 

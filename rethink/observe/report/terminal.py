@@ -16,7 +16,8 @@ def before_after_table(summary: Mapping[str, Any]) -> RenderableType:
     """Accuracy with its interval, format, length and number of problems: before, after, change.
 
     Args:
-        summary: what `summary.json` holds; `before` or `after` may be missing and is then shown as dashes.
+        summary: what `summary.json` holds; `before` or `after` may be missing and is then shown as dashes. Its
+            `diagnosis` is said below the table.
     """
     before, after = summary.get("before"), summary.get("after")
     table = Table(title="Held-out problems", title_justify="left", title_style="bold")
@@ -26,5 +27,5 @@ def before_after_table(summary: Mapping[str, Any]) -> RenderableType:
     for row in comparison(before, after):
         bold = "bold" if row.label == "accuracy" else ""
         table.add_row(*(Text(cell, style=bold) for cell in (row.label, row.before, row.after, row.change)))
-    words = verdict(before, after)
+    words = verdict(before, after, str(summary.get("diagnosis") or ""))
     return Group(table, Text(words, style="dim")) if words else table

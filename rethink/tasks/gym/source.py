@@ -11,7 +11,7 @@ from rethink.recipe.schema import TaskSource
 from rethink.tasks.gym.library import gold_answer, make_dataset
 from rethink.tasks.gym.ours import OURS
 from rethink.tasks.source import KeepsKey, draw
-from rethink.tasks.split import question_key
+from rethink.tasks.split import question_key, split_key
 from rethink.types import Problem
 
 INDICES = 2**31 - 1
@@ -61,7 +61,7 @@ class GymSource:
         for attempt in range(ATTEMPTS):
             index = self._index(stage, draw(self._seed, self.name, count, attempt))
             entry = self._entry(stage, index)
-            if keeps(question_key(entry["question"])):
+            if keeps(split_key(entry["question"])):
                 return self._problem(f"{self.name}/train/{count}", stage, index, entry)
         raise TaskError(
             f"the task `{self._task}` with {self._stages[stage][0]} made no question for training in {ATTEMPTS} "
@@ -77,7 +77,7 @@ class GymSource:
             entry = self._entry(stage, index)
             key = question_key(entry["question"])
             barren += 1
-            if key in seen or not keeps(key):
+            if key in seen or not keeps(split_key(entry["question"])):
                 continue
             barren = 0
             seen.add(key)
