@@ -186,6 +186,16 @@ class TestFolders:
         atomic.clean_leftovers(tmp_path)
         assert (tmp_path / "model" / "deep" / "two").read_text() == "new"
 
+    def test_a_finished_replacement_takes_the_place_of_the_old_folder(self, tmp_path: Path) -> None:
+        """Killed before the old one was moved away: the new one is complete, and it is what was to be there."""
+        atomic.write_folder(tmp_path / "model", fill("old"))
+        (tmp_path / "model" / "extra").touch()
+        atomic.write_folder(tmp_path / f".model{atomic.PROMOTED}12", fill("new"))
+        atomic.clean_leftovers(tmp_path)
+        assert (tmp_path / "model" / "deep" / "two").read_text() == "new"
+        assert contents(tmp_path / "model") == ["deep", "one"]
+        assert contents(tmp_path) == ["model"]
+
 
 KILLED = """
 import sys
