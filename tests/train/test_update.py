@@ -144,7 +144,7 @@ def test_the_mismatch_with_the_engine_has_no_sign(checkpoint: Checkpoint) -> Non
         for i, rollout in enumerate(group):
             engine = (ours[id(rollout)] + (0.25 if i % 2 else -0.25)).float().numpy()
             group[i] = replace(rollout, completion=replace(rollout.completion, logprobs=engine))
-    below = [[rollout for rollout in group[::2]] for group in made]
+    below = [group[::2] for group in made]
     for chosen in (made, below):
         stats = accumulate_gradients(recipe(), model, None, chosen, None, 0, 40, [False] * 4).metrics(False)
         assert stats["policy/mismatch"] == pytest.approx(0.25, abs=1e-5)
