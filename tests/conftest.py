@@ -21,10 +21,27 @@ os.environ.setdefault("WANDB_MODE", "offline")
 from rethink.model.embedded import INSTALL, embedded_installed
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.model.tokenizer import Tokenizer
+from tests.paths import SHARED_DATA
 
 # On a busy machine any example may take longer than the usual 200 ms: no test is about its own time.
 hypothesis.settings.register_profile("without-a-clock", deadline=None)
 hypothesis.settings.load_profile("without-a-clock")
+
+
+WITHOUT_DATA = "without-data"
+"""Category of tests that skip because reference data are missing: a number of its own in pytest's last line."""
+
+
+def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -> tuple[str, str, str] | None:
+    reason = report.longrepr[2] if report.skipped and isinstance(report.longrepr, tuple) else ""
+    return (WITHOUT_DATA, "s", "SKIPPED") if str(SHARED_DATA) in reason else None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    missing = len(terminalreporter.stats.get(WITHOUT_DATA, ()))
+    if missing:
+        where = f"{SHARED_DATA} (RETHINK_SHARED_DATA names another place)"
+        terminalreporter.write_line(f"{missing} tests need reference data that are not at {where}")
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,11 @@
-"""Numbers from the test suites of other systems (../shared/data/conformance), computed with our functions.
+"""Numbers from the test suites of other systems (../shared/data/conformance) and a few of our own (tests/data),
+computed with our functions.
 
 A vector that the method has no use for is named in `NOT_APPLICABLE` with the reason; any other must have a handler.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rethink.algorithms import advantages, aggregation, kl, losses
-from tests.paths import SHARED_DATA
+from tests.paths import SHARED_DATA, vector_params, vectors
 
 VECTORS = SHARED_DATA / "conformance/grpo_numerics.jsonl"
 
@@ -165,22 +165,24 @@ EXPECTED_LEFT_OUT = {"num-026": {"std"}, "num-027": {"std"}, "num-029": {"std"}}
 """Expected values that are not ours: the standard deviation of the *other* rewards of a group."""
 
 
-def rows() -> list[dict[str, Any]]:
-    if not VECTORS.exists():
-        return []
-    return [json.loads(line) for line in VECTORS.read_text().splitlines()]
+OWN = (reinforce, ppo, k2, gspo, tis, no_tokens, group_std, leave_one_out, dual_clip, cispo)
+"""By the name of a row of ours (tests/data)."""
 
 
-@pytest.mark.skipif(not VECTORS.exists(), reason="needs ../shared/data/conformance")
+def handler(row: dict[str, Any]) -> Callable[[dict[str, Any]], Outputs]:
+    return HANDLERS[row["id"]] if row["id"] in HANDLERS else {one.__name__: one for one in OWN}[row["name"]]
+
+
+@pytest.mark.skipif(not VECTORS.exists(), reason=f"no reference data at {VECTORS}")
 def test_every_vector_is_handled_or_has_a_reason() -> None:
-    assert {row["id"] for row in rows()} == HANDLERS.keys() | NOT_APPLICABLE.keys()
+    upstream = {row["id"] for row in vectors("grpo_numerics") if not row["id"].startswith("own-")}
+    assert upstream == HANDLERS.keys() | NOT_APPLICABLE.keys()
     assert not HANDLERS.keys() & NOT_APPLICABLE.keys()
 
 
-@pytest.mark.skipif(not VECTORS.exists(), reason="needs ../shared/data/conformance")
-@pytest.mark.parametrize("row", [row for row in rows() if row["id"] in HANDLERS], ids=lambda row: row["id"])
+@pytest.mark.parametrize("row", [row for row in vector_params("grpo_numerics") if row.id not in NOT_APPLICABLE])
 def test_vector(row: dict[str, Any]) -> None:
-    outputs = HANDLERS[row["id"]](row)
+    outputs = handler(row)(row)
     wanted = {key: value for key, value in row["expected"].items() if key not in EXPECTED_LEFT_OUT.get(row["id"], ())}
     assert wanted.keys() <= outputs.keys()
     for key, value in wanted.items():
@@ -191,9 +193,9 @@ def test_vector(row: dict[str, Any]) -> None:
         assert counts.sum() == (sum(row["inputs"].get("valid", [])) or counts.numel())
 
 
-@pytest.mark.skipif(not VECTORS.exists(), reason="needs ../shared/data/conformance")
+@pytest.mark.skipif(not VECTORS.exists(), reason=f"no reference data at {VECTORS}")
 def test_k1_inside_the_reward_penalty_vector() -> None:
-    (row,) = (row for row in rows() if row["id"] == "num-036")
+    (row,) = (row for row in vectors("grpo_numerics") if row["id"] == "num-036")
     x = tensors(row)
     expected = torch.tensor(row["expected"]["kl"], dtype=torch.float64)
     torch.testing.assert_close(kl.kl_k1(x["logp"], x["ref_logp"]), expected, rtol=0, atol=row["tol"])

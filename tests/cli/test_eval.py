@@ -114,6 +114,7 @@ def test_a_million_tokens(
 
 
 @pytest.mark.slow
+@pytest.mark.once
 def test_killed_and_resumed_equals_unbroken(tiny_folder: Callable[..., Path], data: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle; what goes on then ends with the numbers and texts of a run that was never stopped."""
     model = tiny_folder("llama", max_position_embeddings=2048)

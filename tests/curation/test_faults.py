@@ -99,6 +99,7 @@ def kills(recipe_file: Path, tmp_path: Path, shares: list[float]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.once
 def test_a_killed_run_ends_like_the_whole_one(recipe_file: Path, tmp_path: Path) -> None:
     kills(recipe_file, tmp_path, [0.5])
 

@@ -176,7 +176,10 @@ def test_an_unreadable_gold_is_none_and_ids_are_unique(tmp_path: Path) -> None:
 def test_rows_that_do_not_belong_are_left_out(tmp_path: Path) -> None:
     wrong = ROWS["mmlu-redux"][0] | {"error_type": "wrong_groundtruth"}
     path = write(tmp_path / "redux.jsonl", [wrong, ROWS["mmlu-redux"][0]])
-    assert len(load_problems(find_benchmark("mmlu-redux"), path, 1)) == 1
+    assert len(load_problems(find_benchmark("mmlu-redux"), path, None)) == 1
+    # A row of a set without the reviewers' column is a row like any other.
+    plain = {key: value for key, value in ROWS["mmlu-redux"][0].items() if key != "error_type"}
+    assert len(load_problems(find_benchmark("mmlu-redux"), write(tmp_path / "plain.jsonl", [plain]), None)) == 1
     old = ROWS["livecodebench"][0] | {"contest_date": "2023-05-01T00:00:00"}
     path = write(tmp_path / "lcb.jsonl", [old, ROWS["livecodebench"][0]])
     (problem,) = load_problems(find_benchmark("livecodebench"), path, None)
@@ -198,8 +201,13 @@ def test_a_pickle_is_read_and_never_run(tmp_path: Path) -> None:
 def test_gpqa_spreads_the_right_letter(tmp_path: Path) -> None:
     rows = [GPQA | {"Question": f"Which {i}?", "Record ID": str(i)} for i in range(60)]
     path = write(tmp_path / "rows.jsonl", rows)
-    first = [problem.answer for problem in load_problems(find_benchmark("gpqa-diamond"), path, None)]
+    problems = load_problems(find_benchmark("gpqa-diamond"), path, None)
+    first = [problem.answer for problem in problems]
     assert set(first) == set(LETTERS[:4])
+    # The key is where the right option stands. For an order that is its own inverse "which option stands first" says
+    # the same, so one question does not do: of the 24 orders 14 are not.
+    assert all(f"\n{problem.answer}) right" in problem.question for problem in problems)
+    assert len({problem.question.partition("\n\n")[2] for problem in problems}) > 10
     assert first == [problem.answer for problem in load_problems(find_benchmark("gpqa-diamond"), path, None)]
 
 

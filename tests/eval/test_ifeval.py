@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rethink.eval.graders import IFEVAL
 from rethink.eval.ifeval.instructions import CHECKS, check_instruction, follows, judge, loose_variants
 from rethink.eval.ifeval.text import count_sentences, count_words
+from rethink.eval.results import _instruction_shares
+from rethink.types import Problem
 from tests.paths import SHARED_DATA
 
 FILE = SHARED_DATA / "sets" / "ifeval.jsonl"
@@ -106,6 +110,21 @@ def test_loose_forgives_an_introduction_a_farewell_and_asterisks() -> None:
     assert (strict, loose) == ([False, False], [True, True])
     assert judge(kinds, arguments, "") == ([False, False], [False, False])
     assert len(loose_variants("a")) == 8
+
+
+def test_the_score_is_strict_and_every_number_stands_apart() -> None:
+    """Three responses: both instructions followed, both only loosely, one of two."""
+    metadata = {"instructions": ["startend:quotation", "punctuation:no_comma"], "arguments": [{}, {}]}
+    problem = Problem("p", "ifeval", "Write.", None, metadata)
+    verdicts = [IFEVAL.judge(problem, text) for text in ('"a"', 'Here, as asked:\n"a"', '"a, b"')]
+    assert [verdict.score for verdict in verdicts] == [1.0, 0.0, 0.0]
+    samples: list[Any] = [SimpleNamespace(detail=json.dumps(dict(verdict.detail))) for verdict in verdicts]
+    assert _instruction_shares(samples) == {
+        "prompt_strict": pytest.approx(1 / 3),
+        "prompt_loose": pytest.approx(2 / 3),
+        "instruction_strict": pytest.approx(3 / 6),
+        "instruction_loose": pytest.approx(5 / 6),
+    }
 
 
 def test_wrong_data_is_explained() -> None:

@@ -123,6 +123,14 @@ def test_sign_flip_exact_and_drawn_agree_with_scipy() -> None:
     assert many.low < many.difference < many.high
 
 
+def test_a_drawn_p_is_never_0() -> None:
+    """No flip of 30 gains is as large as all of them: the pattern that was seen counts as one of the draws."""
+    drawn = paired_comparison([0.25] * 30, [0.5] * 30, draws=99)
+    assert drawn.p == 1 / 100
+    counted = paired_comparison([0.25] * 12, [0.5] * 12)
+    assert counted.p == 2 / 2**12  # all up, all down
+
+
 def test_paired_comparison_refuses() -> None:
     with pytest.raises(ValueError, match="same problems"):
         paired_comparison([1.0], [1.0, 0.0])

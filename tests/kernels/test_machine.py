@@ -45,6 +45,12 @@ class TestThreads:
         put(tmp_path, {"sys/fs/cgroup/a/b/cpu.max": "max 100000"})
         assert machine.usable_threads(tmp_path) == 2
 
+    @pytest.mark.parametrize(("inner", "outer"), [("100000", "300000"), ("300000", "100000")])
+    def test_the_smallest_quota_of_nested_groups_counts(self, tmp_path: Path, inner: str, outer: str) -> None:
+        put(tmp_path, {"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/cpu.max": f"{outer} 100000"})
+        put(tmp_path, {"sys/fs/cgroup/a/b/cpu.max": f"{inner} 100000"})
+        assert machine.usable_threads(tmp_path) == 1
+
     @pytest.mark.parametrize(("quota", "threads"), [("-1", 4), ("300000", 3)])
     def test_quota_of_version_1(self, tmp_path: Path, quota: str, threads: int) -> None:
         folder = "sys/fs/cgroup/cpu"

@@ -1,8 +1,8 @@
-"""Cases of other systems and recorded verdicts on real outputs, from `../shared/data/conformance`."""
+"""Cases of other systems and recorded verdicts on real outputs, from `../shared/data/conformance`;
+and a few of our own, for checkouts without it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,15 +16,7 @@ from rethink.rewards.shaping import cosine_length, dapo_overlong, repetition_pen
 from rethink.tasks.answers import last_boxed, last_number, read_gold
 from rethink.tasks.mathematics import math_equal
 from rethink.types import Completion, Problem, Prompt
-from tests.paths import SHARED_DATA
-
-FOLDER = SHARED_DATA / "conformance"
-pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason=f"no reference data at {FOLDER}")
-
-
-def rows(name: str) -> list[dict[str, Any]]:
-    path = FOLDER / f"{name}.jsonl"
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+from tests.paths import vector_params, vectors
 
 
 def said(part: str, gold: str, text: str) -> float | None:
@@ -36,7 +28,7 @@ def said(part: str, gold: str, text: str) -> float | None:
 
 def test_core_answers() -> None:
     verdicts = [
-        (row, said("math", row["gold"], row["pred"])) for row in rows("answer_checker") if row["scope"] == "core"
+        (row, said("math", row["gold"], row["pred"])) for row in vectors("answer_checker") if row["scope"] == "core"
     ]
     assert not [row["id"] for row, score in verdicts if not row["match"] and score == 1], "accepted though wrong"
     assert len([row["id"] for row, score in verdicts if row["match"] and score != 1]) <= 3
@@ -52,7 +44,7 @@ POLICY_DIFFERS = {
 def test_answers_where_rules_differ() -> None:
     differ = {
         row["id"]
-        for row in rows("answer_checker")
+        for row in vectors("answer_checker")
         if row["scope"] == "policy" and (said("math", row["gold"], row["pred"]) == 1) != row["match"]
     }
     assert differ <= POLICY_DIFFERS, sorted(differ - POLICY_DIFFERS)
@@ -60,16 +52,16 @@ def test_answers_where_rules_differ() -> None:
 
 @pytest.mark.slow
 def test_recorded_verdicts_on_gsm8k_by_mathematics() -> None:
-    for row in rows("gsm8k_gpt3_solutions_labelled"):
+    for row in vectors("gsm8k_gpt3_solutions_labelled"):
         assert (said("math", row["gold"], row["response"]) == 1) == row["match"], row["id"]
 
 
 def test_recorded_verdicts_on_gsm8k_by_number() -> None:
-    for row in rows("gsm8k_gpt3_solutions_labelled"):
+    for row in vectors("gsm8k_gpt3_solutions_labelled"):
         assert (said("number", row["gold"], row["response"]) == 1) == row["match"], row["id"]
 
 
-@pytest.mark.parametrize("row", rows("extraction"), ids=lambda row: str(row["id"]))
+@pytest.mark.parametrize("row", vector_params("extraction"))
 def test_extraction(row: Mapping[str, Any]) -> None:
     text, expected = row["text"], row["expected"]
     if row["kind"].endswith("normalise"):
@@ -86,7 +78,7 @@ def test_extraction(row: Mapping[str, Any]) -> None:
     assert ways[row["kind"]](text) == expected
 
 
-@pytest.mark.parametrize("row", rows("format_reward"), ids=lambda row: str(row["id"]))
+@pytest.mark.parametrize("row", vector_params("format_reward"))
 def test_format(row: Mapping[str, Any]) -> None:
     text, style = row["text"], row["style"]
     if style.startswith("code_format_"):
@@ -116,6 +108,6 @@ def shaped(name: str, p: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
     return repetition_penalty(units, p["ngram_size"], p["max_penalty"])
 
 
-@pytest.mark.parametrize("row", rows("reward_shaping"), ids=lambda row: str(row["id"]))
+@pytest.mark.parametrize("row", vector_params("reward_shaping"))
 def test_shaping(row: Mapping[str, Any]) -> None:
     assert shaped(row["name"], row["params"], row["inputs"]) == pytest.approx(row["expected"], abs=row["tol"])

@@ -152,6 +152,16 @@ def test_a_reply_that_ran_out_of_tokens_is_a_failure(server: Misbehaving) -> Non
     assert "cut at max_tokens" in str(outcome(judge(server), "<answer>a</answer>").failure)
 
 
+@pytest.mark.parametrize("content", [None, 9, ["Score: 9"], {"text": "Score: 9"}])
+def test_a_reply_whose_content_is_no_text_is_a_failure(
+    content: Any, server: Misbehaving, client: Callable[..., EndpointClient]
+) -> None:
+    server.plan = [completion(content)]
+    with pytest.raises(PartFailed, match="holds no text") as error:
+        client(attempts=1).ask(MESSAGES)
+    assert error.value.cause == "invalid"
+
+
 def test_requests_at_once_are_limited(server: Misbehaving, client: Callable[..., EndpointClient]) -> None:
     server.delay = 0.05
     one = client(concurrency=2)

@@ -13,6 +13,7 @@ from rethink.rewards.builtin import PartContext, make_part
 from rethink.rewards.language import SCRIPTS, language_of, language_share, thought_of
 from rethink.types import Problem
 from tests.paths import SHARED_DATA
+from tests.rewards.conftest import item
 from tests.rewards.language_mixtures import SENTENCES, mean_errors
 
 
@@ -135,6 +136,14 @@ def test_the_thought_is_what_is_read(turn: str, thought: str) -> None:
 )
 def test_the_problem_may_name_its_language(named: dict[str, object], code: str) -> None:
     assert language_of(Problem("p/0", "p", "?", "1", named)) == code
+
+
+def test_the_part_is_the_share_and_abstains_where_there_are_no_words() -> None:
+    part = make_part("language", {}, PartContext(), "reward.parts.0")
+    assert part(*item("<think>We add the two numbers here</think><answer>5</answer>")) == 1.0
+    assert part(*item("<think>我们先算出苹果的总数</think><answer>5</answer>")) == 0.0
+    for text in ("<think>2 + 3 = 5</think><answer>five of them</answer>", "<think></think>", ""):
+        assert part(*item(text)) is None
 
 
 def test_its_options_are_checked() -> None:

@@ -15,7 +15,7 @@ from rethink.errors import RecipeError
 from rethink.recipe.checks import BUILT_IN_PARTS
 from rethink.rewards.builtin import BUILT_IN, PartContext, make_part
 from rethink.rewards.outcome import PartFunction
-from rethink.rewards.parts import build_part, score_items
+from rethink.rewards.parts import accuracy, build_part, score_items
 from rethink.types import Problem, Prompt
 from tests.rewards.conftest import completion, item
 
@@ -88,6 +88,19 @@ def test_tags_that_the_prompt_shows_earn_nothing() -> None:
         )
         == 1
     )
+
+
+@pytest.mark.parametrize(
+    ("gold", "text", "score"),
+    [("5", "<think>a", 0.0), (None, "<think>a", None), ("5", GOOD, 1.0), (None, GOOD, None)],
+)
+def test_accuracy_without_an_answer_is_0_and_without_a_gold_abstains(
+    gold: str | None, text: str, score: float | None
+) -> None:
+    def judge(problem: Problem, answer: str) -> float | None:
+        return None if problem.answer is None else float(answer == problem.answer)
+
+    assert accuracy({"t": judge}, PartContext())(*item(text, Problem("p", "t", "?", gold))) == score
 
 
 def test_the_soft_format_counts_tags() -> None:

@@ -12,7 +12,7 @@ from rethink.errors import TaskError
 from rethink.recipe.loading import parse_recipe
 from rethink.recipe.schema import Recipe
 from rethink.tasks.judging import make_judge
-from rethink.tasks.mix import build_task_mix
+from rethink.tasks.mix import _pick, build_task_mix
 
 
 def recipe(tasks: str, *overrides: str) -> Recipe:
@@ -60,6 +60,13 @@ def test_weights_mix_and_change_with_the_curriculum(tmp_path: Path) -> None:
     late = Counter(p.task for i in range(50, 60) for p in mix.train_batch(i, 8, i))
     assert set(late) == {"a"}
     assert {p.task for p in mix.held_out(20)} == {"a"}  # as at the end of the run
+
+
+@pytest.mark.parametrize(
+    ("uniform", "index"), [(0.0, 0), (0.2499, 0), (0.25, 2), (0.7499, 2), (0.75, 3), (1.0 - 2**-53, 3)]
+)
+def test_a_uniform_number_falls_on_the_share_of_a_weight(uniform: float, index: int) -> None:
+    assert _pick([1.0, 0.0, 2.0, 1.0, 0.0], uniform) == index
 
 
 def test_the_curriculum_changes_parameters() -> None:

@@ -55,6 +55,7 @@ def recipes(recipe_file: Path, tmp_path: Path) -> tuple[Recipe, RewardModelRecip
 
 
 @pytest.mark.slow
+@pytest.mark.once
 def test_two_rounds_with_a_tenth_of_history(
     recipes: tuple[Recipe, RewardModelRecipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,12 @@ def texts(tokenizer: Tokenizer, data: TrainingData, steps: int, size: int) -> li
     return [tokenizer.decode(d.token_ids) for step in range(steps) for d in data.batch(step, size)]
 
 
+def test_what_rounding_leaves_goes_to_the_largest_remainder() -> None:
+    assert Mixture([4, 4, 3], [0.5, 0.3, 0.2], 0).counts == [6, 3, 2]  # 5.5, 3.3 and 2.2 of 11
+    assert Mixture([5, 3, 2], [0.25, 0.55, 0.2], 0).counts == [3, 5, 2]  # 2.5 and 5.5: the first of equals
+    assert Mixture([1, 2, 7], None, 0).counts == [1, 2, 7]
+
+
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4),
     seed=st.integers(0, 5),

@@ -185,6 +185,38 @@ def test_a_batch_keeps_the_token_limit_it_was_sampled_with(checkpoint: Checkpoin
     assert losses[2] == pytest.approx(losses[0] / 2)
 
 
+def test_without_old_values_the_current_ones_stand_for_them(checkpoint: Checkpoint) -> None:
+    """The first update of a batch: every ratio is 1, and the gradient is that of a ratio, not 0."""
+    assert checkpoint.config is not None
+    model, made = Decoder(checkpoint.config, checkpoint.tensors, torch.float64, "cpu"), groups()
+    optimizer = MasterAdamW(model, recipe().optimizer)
+    found = []
+    for old in (None, compute_logprobs(model, made, 1.0, 99)):
+        stats = accumulate_gradients(recipe(), model, None, made, old, 0, 40, [False] * 4)
+        assert stats.ratio_max == pytest.approx(1, abs=1e-9)
+        found.append({k: g.clone() for k, g in optimizer.gradients().items()})
+        torch._foreach_zero_(list(optimizer.gradients().values()))
+    assert max(float(gradient.abs().max()) for gradient in found[0].values()) > 1e-3
+    close(found[1], found[0], 1e-9)
+
+
+def test_the_mismatch_with_the_engine_has_no_sign(checkpoint: Checkpoint) -> None:
+    """The engine a quarter above the trainer for one half of the completions, a quarter below for the other."""
+    assert checkpoint.config is not None
+    model, made = Decoder(checkpoint.config, checkpoint.tensors, torch.float64, "cpu"), groups()
+    MasterAdamW(model, recipe().optimizer)
+    ours = compute_logprobs(model, made, 1.0, 99)
+    for group in made:
+        for i, rollout in enumerate(group):
+            engine = (ours[id(rollout)] + (0.25 if i % 2 else -0.25)).float().numpy()
+            group[i] = replace(rollout, completion=replace(rollout.completion, logprobs=engine))
+    below = [group[::2] for group in made]
+    for chosen in (made, below):
+        stats = accumulate_gradients(recipe(), model, None, chosen, None, 0, 40, [False] * 4).metrics(False)
+        assert stats["policy/mismatch"] == pytest.approx(0.25, abs=1e-5)
+        assert stats["policy/mismatch_max"] == pytest.approx(0.25, abs=1e-5)
+
+
 def test_the_limit_is_kept_and_nothing_is_lost() -> None:
     made = groups()
     for limit in LIMITS:
