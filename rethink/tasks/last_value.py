@@ -39,7 +39,7 @@ _CLOSERS = {"(": ")", "[": "]", "{": "}"}
 _ONE_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})*|\d*)(?:\.\d+)?(?:/\d+)?%?")
 _WORD = re.compile(r"(?<![\\A-Za-z])(?!(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|mod|or|and)\b)[^\W\d_]{2,}")
 
-_NAME = re.compile(r"[^\W\d_]+\d{1,8}[^\W\d_]?")
+_NAME = re.compile(rf"[^\W\d_{_FRACTIONS}²³¹]+\d{{1,8}}[^\W\d_]?")
 _UNIT_POWER = re.compile(
     r"(?<=[\d\s})])(?:\\(?:text|mathrm|mbox|rm)\s*\{\s*)?([A-Za-zµ]{1,12}(?:/[A-Za-zµ]{1,8})?)(?:\s*\}?\s*\^\s*\{?-?\d\}?|\}?\d)$"
 )
@@ -49,7 +49,9 @@ _JOINED_WORD = re.compile(
 _OPERAND_ENDS = re.compile(rf"[\d)\]}}%π{_FRACTIONS}!]$|(?<![A-Za-z'’])[A-Za-z]$")
 _OPERATORS = "+-*/×÷·∙⋅^"
 _RELATIONS = "<>≤≥≠~±√∛"
-_PLUS_WORD = re.compile(r"\b(?:times|plus|minus|over|divided by|multiplied by|mod|modulo|choose|less)$", re.IGNORECASE)
+_PLUS_WORD = re.compile(
+    r"\b(?:times|plus|minus|over|divided by|multiplied by|mod|modulo|choose|less|in|r|remainder)$", re.IGNORECASE
+)
 _RANGE_WORD = re.compile(
     r"(?:\d\S{0,20}(?:\s+[^\W\d_]{1,15})?\s+(?:or|to|through|till|until|versus|vs\.?)|\d(?:个|只)?[或至到])$"
 )
@@ -65,8 +67,9 @@ _MONTHS = (
 _BEFORE = re.compile(
     rf"(?:(?<!\w)(?i:minus|negative|not|never|isn['’]t|aren['’]t|wasn['’]t|neither|nor|than|at least|at most|about"
     rf"|approximately|approx\.?|roughly|nearly|almost|around|maybe|perhaps|possibly|probably|under|below|above|exceeds"
-    rf"|beyond|within|up to|between|except|twice|double|triple|half|thrice|sqrt|log|ln|sin|cos|tan|base|modulo|mod"
-    rf"|hundred|thousand|million|billion)|(?<!\w){_MONTHS}|[负負约約近]|不是|并非|大于|小于|超过|至少|至多|最多|少于"
+    rf"|or [a-z]\s?=|between \S{{1,20}} and|beyond|within|up to|between|except|twice|double|triple|half|thrice"
+    rf"|sqrt|log(?:_\S{{1,6}})?|ln|sin|cos|tan|base"
+    rf"|modulo|mod|hundred|thousand|million|billion)|(?<!\w){_MONTHS}|[负負约約近]|不是|并非|大于|小于|超过|至少|至多|最多|少于"
     rf"|多于|\\(?:approx|pm|mp|leq?|geq?|neq?|lt|gt|sqrt))$"
 )
 _AFTER = re.compile(

@@ -64,6 +64,11 @@ at least 7                              | at least 7
 7 or more                               | 7 or more
 7 or 8                                  | 7 or 8
 7 cows or 8 cows                        | 7 cows or 8
+1 in 6                                  | 1 in 6
+12 remainder 3                          | 12 remainder 3
+log_2 8 is it                           | log_2 8
+between 10 and 20                       | between 10 and 20
+x = 5 or x = -3                         | or x = -3
 7 is wrong                              | 7 is wrong
 5 million people                        | 5 million
 5 hundred thousand people               | 5 hundred thousand
