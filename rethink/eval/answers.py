@@ -9,25 +9,15 @@ from __future__ import annotations
 import re
 
 from rethink.model.chat import ANSWER, END_ANSWER, END_THINK, THINK
+from rethink.rewards.extract import extract_answer, find_answer
 from rethink.tasks.answers import last_boxed
+from rethink.tasks.choices import LETTERS, choice_letter
 
 MAX_ANSWER = 400
 """Characters of a phrase that is taken as an answer; longer ones are no answer."""
-LETTERS = "A-J"
-
-_LETTER_FORMS = tuple(
-    re.compile(form)
-    for form in (
-        # "ANSWER: B", "Answer: (B)", "**Answer:** B", "答案：B", "答案是B"
-        rf"(?:(?i:answer)|答案)[*_\s]{{0,4}}(?:[::：]|是|为|選|选)?[*_\s]{{0,4}}[(（\[$]{{0,2}}([{LETTERS}])(?![\w'’])",
-        rf"(?i:answer\s{{1,3}}is|answer\s{{1,3}}should\s{{1,3}}be)[*_:\s]{{1,4}}[(（\[$]{{0,2}}([{LETTERS}])(?![\w'’])",
-    )
-)
-_BARE_LETTER = re.compile(rf"[\s*_(（\[$]{{0,6}}([{LETTERS}])(?:[\s*_)）\]$.:。]|$)")
 # "答案：是", "答案是否" (the answer is no), "答案是" (yes).
 _YES_NO = re.compile(r"答案(?:[:：]|是[:：]?|为[:：]?)?[\s*_“\"]{0,4}(不是|否|是)")
 _BARE_YES_NO = re.compile(r"[\s*_“\"]{0,4}(不是|否|是)")
-_TEXT_COMMAND = re.compile(r"\\text(?:bf|rm|it)?\{|\\mathrm\{|\}")
 _LINE = re.compile(r"(?i)(?<!\w)answer[*_]{0,2}\s{0,4}[::：][*_]{0,2}[ \t]{0,4}([^\n]+)")
 _PHRASES = ("answer is", "答案是", "答案为", "答案：", "答案:")
 
@@ -44,17 +34,14 @@ def spoken(turn: str) -> str | None:
     return after[opened + len(ANSWER) : closed].strip() if opened >= 0 else after.strip()
 
 
-def boxed_answer(turn: str) -> str | None:
-    r"""The last `\boxed{}`; without one the inside of `<answer>`, or what follows the last "answer is" on its line."""
-    said = spoken(turn)
-    if said is None:
-        return None
-    found = last_boxed(said)
-    if found is not None:
-        return found.strip() or None
-    if ANSWER in turn and END_ANSWER in turn:
-        return said if said and len(said) <= MAX_ANSWER else None
-    return _after_phrase(said)
+def math_answer(turn: str) -> str | None:
+    """What the reward `math` takes for the answer under its rule `auto`."""
+    return find_answer(turn).text or None
+
+
+def tagged_answer(turn: str) -> str | None:
+    """What the reward `gym` takes for the answer: inside `<answer>`; without the tags as `math_answer`."""
+    return extract_answer(turn, "", "answer-tag") or math_answer(turn)
 
 
 def line_answer(turn: str) -> str | None:
@@ -68,22 +55,10 @@ def line_answer(turn: str) -> str | None:
     return answer if answer and len(answer) <= MAX_ANSWER else None
 
 
-def letter_answer(turn: str) -> str | None:
-    """The letter of a multiple-choice answer: after the last "Answer:", in the last box, or standing alone."""
+def letter_answer(turn: str, options: str = LETTERS) -> str | None:
+    """The letter of a multiple-choice answer, one of `options`: see `rethink.tasks.choices`."""
     said = spoken(turn)
-    if said is None:
-        return None
-    for form in _LETTER_FORMS:
-        found = [match.group(1) for match in form.finditer(said)]
-        if found:
-            return found[-1]
-    box = last_boxed(said)
-    if box is not None:
-        inside = _BARE_LETTER.match(_TEXT_COMMAND.sub("", box).strip())
-        return inside.group(1) if inside else None
-    bare = _BARE_LETTER.match(said)
-    alone = bare is not None and (len(said) <= 4 or said[bare.end(1) : bare.end(1) + 1] in (")", ".", ":", "）", "。"))
-    return bare.group(1) if bare is not None and alone else None
+    return None if said is None else choice_letter(said, options)
 
 
 def yes_no_answer(turn: str) -> str | None:

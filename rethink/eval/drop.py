@@ -8,26 +8,61 @@ from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections.abc import Sequence
+from decimal import Context
 
 Gold = str | Sequence[str]
 """An accepted answer: one span, or several that belong together."""
 
+MAX_NUMBER = 100
+"""Characters of a number; longer ones are words."""
+
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-_SPLIT = re.compile(r"[ \-]")
-_BETWEEN = re.compile(r",(?:\s{0,8}and\s)?|\sand\s")
+# A hyphen parts words; before a number that nothing precedes it is a sign.
+_SPLIT = re.compile(r"\s+|(?<=[^\s(\[“\"$€£])[-‐‑–—―−]|[-‐‑–—―−](?![\d.,$€£])")
+_BETWEEN = re.compile(r",(?:\s{0,8}and\s)?|\sand\s|\n")
+_NUMBER = re.compile(
+    r"[^\w\s.-]*(-?)[^\w\s.-]*((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[-+]?\d{1,3})?|\.\d+)[^\w\s]*", re.ASCII
+)
+_NEXT_PASSAGE = re.compile(r"\n\s*\n|\n(?=(?:passage|question|answer|[pqa])\s{0,4}:)", re.IGNORECASE)
+_ONE_SPELLING = str.maketrans(
+    dict.fromkeys("‐‑–—―−", "-") | {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
+)
+_PRECISE = Context(prec=MAX_NUMBER)
 
 
 def normal_tokens(text: str) -> list[str]:
-    """DROP's normal form: lower case, no articles, no punctuation except in numbers, numbers as floats."""
+    """DROP's normal form: lower case, no articles, no punctuation except in numbers, numbers by their value.
+
+    Unlike the original, punctuation around a number is none of it (`3.14.`, `(2.5)`), `1,000.5` is a number, and a sign
+    counts: -5 is not 5.
+    """
     tokens = []
-    for piece in _SPLIT.split(text):
-        word = piece.lower()
-        if not _is_number(word):
-            word = "".join(char for char in word if char not in string.punctuation)
-        word = str(float(word)) if _is_number(word) else word
-        tokens.append(" ".join(_ARTICLES.sub(" ", word).split()))
+    for piece in _SPLIT.split(text.strip()):
+        word = piece.lower().translate(_ONE_SPELLING)
+        number = _number(word)
+        if number is None:
+            word = "".join(char for char in word if not _is_punctuation(char))
+            number = _number(word)
+        tokens.append(" ".join(_ARTICLES.sub(" ", word).split()) if number is None else number)
     return [token for token in tokens if token.strip()]
+
+
+def _number(word: str) -> str | None:
+    """One spelling of the number that a word is, without currency, percent and punctuation around it."""
+    found = _NUMBER.fullmatch(word) if len(word) <= MAX_NUMBER else None
+    if found is None:
+        return None
+    return str(_PRECISE.create_decimal(found.group(1) + found.group(2).replace(",", "")).normalize(_PRECISE))
+
+
+def _numbers(tokens: set[str]) -> set[str]:
+    return {token for token in tokens if _number(token) is not None}
+
+
+def _is_punctuation(char: str) -> bool:
+    return char in string.punctuation or unicodedata.category(char).startswith(("P", "Sc"))
 
 
 def drop_scores(answer: str, golds: Sequence[Gold]) -> tuple[float, float]:
@@ -39,7 +74,7 @@ def drop_scores(answer: str, golds: Sequence[Gold]) -> tuple[float, float]:
     exact, f1 = 0.0, 0.0
     for gold in golds:
         spans = [gold] if isinstance(gold, str) else list(gold)
-        found = [normal_tokens(span) for span in ([answer] if len(spans) == 1 else split_spans(answer))]
+        found = [normal_tokens(span) for span in (_first_line(answer) if len(spans) == 1 else split_spans(answer))]
         wanted = [normal_tokens(span) for span in spans]
         same = sorted(map(" ".join, found)) == sorted(map(" ".join, wanted))
         exact = max(exact, float(same))
@@ -47,9 +82,15 @@ def drop_scores(answer: str, golds: Sequence[Gold]) -> tuple[float, float]:
     return exact, round(f1, 2)
 
 
+def _first_line(answer: str) -> list[str]:
+    """A span is one line: what follows is another passage or question that the model went on to write."""
+    return answer.strip().splitlines()[:1] or [answer]
+
+
 def split_spans(answer: str) -> list[str]:
     """The spans that an answer lists."""
-    parts = answer.split(";") if ";" in answer else _BETWEEN.split(answer)
+    own = _NEXT_PASSAGE.split(answer.strip(), maxsplit=1)[0]
+    parts = own.split(";") if ";" in own else _BETWEEN.split(own)
     return [part.strip() for part in parts if part.strip()] or [answer]
 
 
@@ -94,18 +135,10 @@ def best_alignment(values: Sequence[Sequence[float]]) -> float:
 
 
 def _bag_f1(found: set[str], wanted: set[str]) -> float:
-    numbers = {token for token in wanted if _is_number(token)}
-    if numbers and not numbers & {token for token in found if _is_number(token)}:
+    numbers = _numbers(wanted)
+    if numbers and not numbers & _numbers(found):
         return 0.0
     common = len(found & wanted)
     precision = common / len(found) if found else 1.0
     recall = common / len(wanted) if wanted else 1.0
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return len(word) <= 100

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rethink.eval.answers import boxed_answer, letter_answer, line_answer, spoken, yes_no_answer
+from rethink.eval.answers import letter_answer, line_answer, math_answer, spoken, yes_no_answer
 from rethink.eval.benchmark import Grader, Verdict
 from rethink.eval.drop import drop_scores, normal_tokens
 from rethink.eval.ifeval.instructions import judge as judge_instructions
 from rethink.eval.ifeval.text import check_packages
 from rethink.eval.workers import worker_score
+from rethink.tasks.choices import OPTIONS
 from rethink.tasks.mathematics import equal_numbers
 from rethink.tasks.numbers import read_quantity
 from rethink.types import Problem
@@ -68,10 +69,19 @@ def _equal_texts(answer: str, other: str) -> bool:
     return answer == other
 
 
+def _judge_choice(problem: Problem, turn: str) -> Verdict:
+    choices = problem.metadata.get("choices")
+    answer = letter_answer(turn, OPTIONS[: len(choices)]) if choices else letter_answer(turn)
+    return Verdict(answer, None if problem.answer is None else _same(answer or "", problem.answer))
+
+
 MATH = Grader(
-    "math: the last box, compared mathematically", _graded(boxed_answer, math_score), math_equivalent, threads=True
+    "math: the answer by the rule `auto`, compared mathematically",
+    _graded(math_answer, math_score),
+    math_equivalent,
+    threads=True,
 )
-CHOICE = Grader("choice: the letter", _graded(letter_answer, _same), _equal_texts)
+CHOICE = Grader("choice: the letter", _judge_choice, _equal_texts)
 YES_NO = Grader("yes or no (是/否)", _graded(yes_no_answer, _same), _equal_texts)
 
 

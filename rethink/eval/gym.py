@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache, partial
 
-from rethink.eval.answers import boxed_answer
+from rethink.eval.answers import tagged_answer
 from rethink.eval.benchmark import Benchmark, Grader, Row, SchemaError, Values, Verdict
 from rethink.eval.workers import worker_score
 from rethink.recipe.schema import TaskSource
@@ -57,7 +57,7 @@ def _check(task: str) -> None:
 
 
 def _judge(problem: Problem, turn: str) -> Verdict:
-    answer, options = boxed_answer(turn), {"task": problem.task, "answer": "text"}
+    answer, options = tagged_answer(turn), {"task": problem.task, "answer": "text"}
     return Verdict(answer, 0.0 if answer is None else worker_score("gym", options, problem, answer))
 
 

@@ -1,14 +1,18 @@
-r"""The answer in a completion, by the rule that the recipe names. Every search is linear in the text.
+r"""The answer in a completion, by the rule that the recipe names: for rewards and for `rethink eval` alike.
 
 The rules look at what is said after the thought (`</think>`), where there is one:
 
-- `answer-tag`: inside the last `<answer>…</answer>`;
-- `boxed`: the last `\boxed{…}`;
+- `answer-tag`: inside the last `<answer>…</answer>`; of that the last box, where there is one;
+- `boxed`: the last `\boxed{…}` that is not empty;
 - `hash`: what follows the last `####`, to the end of its line (GSM8K's own form);
-- `last-number`: the last number;
+- `last-number`: the last number, with all that belongs to it (`rethink.tasks.last_value`);
 - `text`: everything;
-- `auto`: `<answer>` where there is one; else whichever comes last of a box, `####`, and words such as "the answer is";
-  else the last formula between dollar signs; else the whole, where it is one expression; else the last number.
+- `auto`: inside `<answer>` where there is one, else in all: whichever comes last of a box, `####`, and words such as
+  "the answer is"; else the whole, where it is one expression; else the last formula between dollar signs or the last
+  number.
+
+Only the last `SEARCHED` characters are searched, each a bounded number of times: a completion of any length costs no
+more than one of that length, and its copying.
 """
 
 from __future__ import annotations
@@ -18,28 +22,45 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rethink.model.chat import END_THINK, THINK, parse_completion
-from rethink.tasks.answers import boxed_list, last_boxed, last_number
+from rethink.tasks.answers import boxed_list, is_blank, last_boxed, last_number
+from rethink.tasks.choices import choice_letter as choice_letter
+from rethink.tasks.last_value import SEARCHED, with_changing_words
+from rethink.tasks.numbers import read_quantity
 
 AnswerRule = Literal["auto", "answer-tag", "boxed", "hash", "last-number", "text"]
-
-SEARCHED = 20_000
-"""Characters at the end of a completion in which `auto` searches."""
 
 WHOLE = 600
 """Characters up to which a text without words is an answer as a whole."""
 
+CUE_REST = 600
+"""Characters after words such as "the answer is" in which the answer is looked for."""
+MAX_CUES = 16
+"""How many of the last places with such words are tried."""
+
 _CUE = re.compile(
-    r"(?:\b(?:answer|réponse|respuesta|Antwort|答案)[\s*]{0,8}(?:is|=|:|：|are|est|es|ist|是|为)[\s*]{0,8}:?|^A:)[\s*]{0,8}",
+    r"(?:\b(?:answer|réponse|respuesta|Antwort)[\s*]{0,8}(?:is|=|:|：|are|est|es|ist)[\s*]{0,8}[:：]?"
+    r"|(?:答案|结果)[\s*]{0,8}(?:应该?)?(?:[是为為]|等于|=|:|：)[\s*]{0,8}[:：]?|^A:)[\s*]{0,8}",
     re.IGNORECASE | re.MULTILINE,
 )
 _FORMULA = re.compile(
-    r"\$\$([^$]{1,600})\$\$|(?<!\\)\$((?:\\\$|[^$\n]){1,600})(?<!\\)\$|\\\(([^$\n]{1,600}?)\\\)|\\\[([^$]{1,600}?)\\\]"
+    r"\$\$([^$]{1,600})\$\$|(?<!\\)\$((?:\\\$|[^$\n]){1,600})(?<!\\)\$|\\\(((?:(?!\\\()[^$\n]){1,600}?)\\\)"
+    r"|\\\[((?:(?!\\\[)[^$]){1,600}?)\\\]"
 )
-_SENTENCE_END = re.compile(r"(?<!\d)\.(?=\s|$)|(?<=\d)\.(?=\s+[A-Z]|\s*$)|\n")
+_SENTENCE_END = re.compile(r"(?<!\d)\.(?=\s|$)|(?<=\d)\.(?=\s+[A-Z]|\s*$)|[\n。！？]")
 _SPECIAL = re.compile(r"<\|[a-z_]{1,20}\|>|</s>")
 _PROSE = re.compile(r"\b[^\W\d_]{3,}\s+[^\W\d_]{2,}|[\u3040-\u30ff\u4e00-\u9fff]{2}")
 _WORD = re.compile(r"\b[^\W\d_]{3,}")
+_SPOKEN_WORD = re.compile(
+    r"(?<![\\A-Za-z])(?!(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|mod|max|min)\b)[^\W\d_]{2,}"
+)
+_MONEY = re.compile(r"\d[\d.,]*(?:,\s*|\s+[^\W\d_]{2,}\b.*)", re.DOTALL)
 _JOINED = re.compile(r"\s*(?:,|,?\s*(?:and|or))\s*")
+_RAISED = re.compile(r"\$(\s*\^\s*(?:\{\s*)?(?:\d|\\circ)(?:\s*\})?\s*)\$")
+_REASON = re.compile(
+    r"(?<=.)[,;]?\s+(?:because|since|given that|due to|as (?:he|she|it|we|they|there|the))\b|[，,]?\s*(?:因为|由于)",
+    re.IGNORECASE,
+)
+_PIECES = re.compile(r"\s*[,;]\s*(?:and\s+)?|\s+(?:and|or)\s+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +80,16 @@ def extract_answer(text: str, prefill: str, rule: AnswerRule) -> str | None:
         rule: where to look.
     """
     if rule == "answer-tag":
-        return parse_completion(text, prefill).answer
+        tagged = parse_completion(text, prefill).answer
+        return None if tagged is None else _unboxed(tagged)
     turn = prefill + text
     if rule == "auto":
         return find_answer(turn).text
     spoken = turn.rpartition(END_THINK)[2]
-    if rule == "boxed":
-        return last_boxed(spoken)
-    if rule == "hash":
-        return after_hash(spoken)
-    if rule == "last-number":
-        return last_number(spoken)
-    return spoken.strip() or None
+    if rule == "text":
+        return spoken.strip() or None
+    find = {"boxed": last_boxed, "hash": after_hash, "last-number": last_number}[rule]
+    return find(spoken[-SEARCHED:]) or None
 
 
 def after_hash(text: str) -> str | None:
@@ -83,22 +102,52 @@ def find_answer(turn: str) -> Found:
     """The rule `auto` on a whole turn."""
     if THINK in turn and END_THINK not in turn:
         # The thought never ended: only an answer in its tags counts.
-        return Found(_tagged(turn), "answer-tag")
+        return _read_tagged(_tagged(turn))
     spoken = turn.rpartition(END_THINK)[2][-SEARCHED:]
     tagged = _tagged(spoken)
     if tagged is not None:
-        inner = boxed_list(tagged)
-        return Found(tagged if inner is None else inner[1].strip(), "answer-tag")
-    spoken = _SPECIAL.split(spoken)[0] if _SPECIAL.split(spoken)[0].strip() else spoken
+        return _read_tagged(tagged)
+    before = _SPECIAL.split(spoken, maxsplit=1)[0]
+    return _read(before if before.strip() else spoken)
+
+
+def find_gold(gold: str) -> str | None:
+    """The answer in a gold that is written out: what `auto` finds, but a short text without a sentence stays whole."""
+    return _read(gold[-SEARCHED:], whole=not _has_prose(gold[:WHOLE])).text
+
+
+def _read_tagged(tagged: str | None) -> Found:
+    if not tagged or len(tagged) > SEARCHED:
+        return Found(tagged, "answer-tag")
+    return Found(_read(tagged, whole="\n" in tagged or len(tagged) > WHOLE).text or tagged, "answer-tag")
+
+
+def _read(text: str, *, whole: bool = False) -> Found:
+    """The answer in a text without tags; `whole`: one without a mark is the answer as it stands."""
     # The last of the marks wins: what is said last is the answer.
-    marked = [found for found in (_box(spoken), _hash(spoken), _cue(spoken)) if found is not None]
+    marked = [found for found in (_box(text), _hash(text), _cue(text)) if found is not None]
     if marked:
         _, rule, answer = max(marked)
         return Found(answer, rule)
-    if len(spoken.strip()) <= WHOLE and not _has_prose(spoken):
-        return Found(spoken.strip() or None, "text")
-    value, how = _last_value(spoken)
-    return Found(value, how)
+    text = text.strip().removeprefix("→").strip()
+    if whole or (len(text) <= WHOLE and not _is_sentence(text)):
+        return Found(text or None, "text")
+    return Found(*_last_value(text))
+
+
+def _is_sentence(text: str) -> bool:
+    """Whether words beside the mathematics say something: `He has 15 cows.`, `So x = 7.`; not `15 cows`, `June`."""
+    if _has_prose(text) and not _is_quantity(text):
+        return True
+    rest = _FORMULA.sub(" ", text)
+    if _SPOKEN_WORD.search(_without_commands(rest)) is None or not any(char.isnumeric() for char in text):
+        return False
+    # A number with its unit or label is read whole, and so is a list of them: it is not its last one.
+    return not all(map(_is_quantity, _PIECES.split(text)))
+
+
+def _is_quantity(text: str) -> bool:
+    return read_quantity(text) is not None
 
 
 def _has_prose(text: str) -> bool:
@@ -112,26 +161,41 @@ def _has_prose(text: str) -> bool:
 
 def _last_value(text: str) -> tuple[str | None, str]:
     """The last formula, or a number that stands after it."""
+    text = _RAISED.sub(r"\1", text)  # 12 cm$^2$
     end = 0
-    formula: str | None = None
+    run: list[str] = []
+    span = (0, 0)
     for found in _FORMULA.finditer(text):
-        inside = next(group for group in found.groups() if group is not None).strip()
-        joined = formula is not None and _JOINED.fullmatch(text, end, found.start())
-        formula = f"{formula}, {inside}" if joined else inside
+        inside = next(group for group in found.groups() if group is not None)
+        if _is_money(inside) and found.group().startswith("$"):
+            continue
+        if not (run and _JOINED.fullmatch(text, end, found.start())):
+            run, span = [], found.span()
+        run.append(inside.strip())
         end = found.end()
     number = last_number(text[end:])
-    if number is not None or formula is None:
-        percent = "%" if number and text[end:].rpartition(number)[2].lstrip().startswith(("%", "\\%")) else ""
-        return (None if number is None else number + percent), "last-number"
-    return formula, "formula"
+    if number is not None or not run:
+        return number, "last-number"
+    return ", ".join(run) if len(run) > 1 else with_changing_words(text, span, run[0]), "formula"
+
+
+def _is_money(inside: str) -> bool:
+    """Whether what stands between two dollar signs is two prices: `$5 and $6`."""
+    return _MONEY.fullmatch(_without_commands(inside)) is not None
 
 
 def _without_commands(text: str) -> str:
-    return re.sub(r"\\(?:text|mathrm|mbox|textbf)\s*\{[^{}]*\}|\\[A-Za-z]+", " ", text)
+    return re.sub(r"\\(?:text|mathrm|mbox|textbf)\s*\{[^{}]{0,600}\}|\\[A-Za-z]{1,40}", " ", text)
 
 
 def _tagged(text: str) -> str | None:
     return parse_completion(text.replace(THINK, "")).answer
+
+
+def _unboxed(tagged: str) -> str:
+    """What a box in the tags holds; the whole where there is none."""
+    found = boxed_list(tagged) if len(tagged) <= SEARCHED else None
+    return tagged if found is None else found[1].strip()
 
 
 def _box(text: str) -> tuple[int, str, str] | None:
@@ -145,9 +209,8 @@ def _hash(text: str) -> tuple[int, str, str] | None:
 
 
 def _cue(text: str) -> tuple[int, str, str] | None:
-    for found in reversed(list(_CUE.finditer(text))):
-        rest = text[found.end() : found.end() + 2000]
-        answer = _first_answer(rest)
+    for found in list(_CUE.finditer(text))[: -MAX_CUES - 1 : -1]:
+        answer = _first_answer(text[found.end() : found.end() + CUE_REST])
         if answer:
             return found.start(), "cue", answer
     return None
@@ -157,12 +220,15 @@ def _first_answer(rest: str) -> str | None:
     """What an "answer is" is followed by: the rest of the sentence where it is no prose, else its last value."""
     rest = rest.lstrip(" \t\"'\\*") if rest.lstrip().startswith(('\\"', '"', "'", "*")) else rest.lstrip()
     begins = _FORMULA.match(rest)
-    if begins:
+    if begins and not _is_money(begins.group(2) or ""):
         return _last_value(rest[: _run_of_formulas(rest, begins.end())])[0]
     end = _SENTENCE_END.search(rest)
     sentence = rest[: end.start()] if end else rest
+    if (reason := _REASON.search(sentence)) and any(char.isnumeric() for char in sentence[: reason.start()]):
+        sentence = sentence[: reason.start()]
     if not _PROSE.search(_without_commands(sentence)):
-        return sentence.strip(" \"'*") or None
+        sentence = sentence.strip(" \"'*")
+        return None if is_blank(sentence.partition("boxed")[2]) and "boxed" in sentence else sentence or None
     return _last_value(sentence)[0]
 
 
@@ -171,33 +237,3 @@ def _run_of_formulas(text: str, end: int) -> int:
     while (between := _JOINED.match(text, end)) and (following := _FORMULA.match(text, between.end())):
         end = following.end()
     return end
-
-
-_CHOICE_CUE = re.compile(r"(?:answer|choice|option|correct)\W{0,3}(?:is|are|:)?\W{0,6}([A-J])(?![\w'])", re.IGNORECASE)
-_CHOICE_ALONE = re.compile(r"[\s(*\[\"]*([A-Ja-j])[\s).:*\]\"]*")
-_CHOICE_FIRST = re.compile(r"\W{0,4}([A-J])[.):](?:\s|$)")
-_CHOICE_ANY = re.compile(r"(?<![\w'])([B-J]|A(?!\s+[a-z]))(?![\w'])")
-
-
-def choice_letter(text: str) -> str | None:
-    """The letter that answers a question of choice.
-
-    Where it stands alone; after "answer is"; first, with a mark (`B. Because …`); else the last one by itself.
-    """
-    spoken = text.rpartition(END_THINK)[2][-SEARCHED:]
-    alone = _CHOICE_ALONE.fullmatch(spoken)
-    if alone:
-        return alone.group(1).upper()
-    cues = [found for found in _CHOICE_CUE.finditer(spoken) if found.group(1).isupper()]
-    if cues:
-        return cues[-1].group(1)
-    first = _CHOICE_FIRST.match(spoken)
-    if first:
-        return first.group(1)
-    letters = _CHOICE_ANY.findall(spoken)
-    return letters[-1] if letters else None
-
-
-def names_several_choices(text: str) -> bool:
-    """Whether a text names more than one letter, and not one first with a mark (`B. Because A …`)."""
-    return len(set(_CHOICE_ANY.findall(text))) > 1 and _CHOICE_FIRST.match(text) is None

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 
+from rethink.model.chat import END_THINK
 from rethink.rewards.builtin import PartContext
-from rethink.rewards.extract import AnswerRule, choice_letter, extract_answer, find_answer, names_several_choices
+from rethink.rewards.extract import AnswerRule, extract_answer, find_gold
 from rethink.rewards.judges import reward_judges
 from rethink.rewards.outcome import PartFunction, placed
 from rethink.tasks.answers import boxed_list
 from rethink.tasks.checkers import exact_number
+from rethink.tasks.choices import read_choice
 from rethink.tasks.mathematics import math_equal
 from rethink.types import Completion, Problem, Prompt
 
-SHORT = 40
-"""Characters of an answer that could be a choice."""
 _SINGLE_CHOICE = re.compile(r"\(?[A-J]\)?\.?")
 
 
@@ -23,7 +23,7 @@ def bare_gold(gold: str) -> str | None:
     if "\\boxed" in gold or "\\fbox" in gold:
         found = boxed_list(gold)
         return None if found is None else found[1]
-    return find_answer(gold).text
+    return find_gold(gold)
 
 
 def math_part(context: PartContext, *, answer: AnswerRule = "auto") -> PartFunction:
@@ -34,18 +34,19 @@ def math_part(context: PartContext, *, answer: AnswerRule = "auto") -> PartFunct
         if not gold:
             return None
         said = extract_answer(completion.text, prompt.prefill, answer)
-        if answer == "auto" and _SINGLE_CHOICE.fullmatch(gold.strip()):
-            said = _choice(said, prompt.prefill + completion.text)
+        if _SINGLE_CHOICE.fullmatch(gold.strip()):
+            said = _choice(said, prompt.prefill + completion.text if answer == "auto" else "")
         return math_equal(said or "", gold)
 
     return placed(score, lambda: math_equal("x+1", "1+x"), only_compares=True)
 
 
 def _choice(said: str | None, turn: str) -> str | None:
-    """The letter that is chosen; None where the answer names several."""
-    if said is None or (choice_letter(said) is None and len(said) < SHORT):
-        return choice_letter(turn)
-    return said if names_several_choices(said) else choice_letter(said)
+    """The letter that is chosen; None where several are, and the answer itself where there is no letter in it."""
+    chosen = None if said is None else read_choice(said)
+    if chosen is None:
+        chosen = read_choice(turn.rpartition(END_THINK)[2])
+    return said if chosen is None else chosen or None
 
 
 def number_part(context: PartContext, *, answer: AnswerRule = "auto") -> PartFunction:

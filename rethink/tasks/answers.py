@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Literal
+
+from rethink.tasks.last_value import last_value
 
 GoldFormat = Literal["auto", "gsm8k", "boxed", "plain"]
 
 _BOXES = ("\\boxed", "\\fbox")
 _DIGIT_COMMA = re.compile(r"(?<=\d),(?=\d)")
-# One quantified class after another, none nested: a match never backtracks over more than one of them.
-_NUMBER = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?")
+
+last_number = last_value
+"""What the rule `last-number` finds."""
 
 
 def read_gold(value: object, how: GoldFormat) -> str | None:
@@ -33,27 +37,27 @@ def read_gold(value: object, how: GoldFormat) -> str | None:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""The content of the last `\boxed{…}` (or `\fbox{…}`) whose braces close; None without one.
+    r"""The content of the last `\boxed{…}` (or `\fbox{…}`) whose braces close and that is not empty; None without one.
 
     A box without braces (`\boxed 7`) holds the next character sequence up to white space or `$` where it begins with
-    a digit.
+    a digit. Where all boxes are empty, the last one's content.
     """
-    # Boxes are tried from the last backwards; each scan ends where the next box tried before it began.
-    end = len(text)
-    places = dict.fromkeys(_BOXES, end)
-    while end > 0:
-        for box, place in places.items():
-            if place >= end:  # a spelling that stands further ahead is not looked for again
-                places[box] = text.rfind(box, 0, end)
-        start = max(places.values())
-        if start < 0:
-            return None
-        after = start + (6 if text.startswith(_BOXES[0], start) else 5)
-        content = _braced(text, after, end)
-        if content is not None:
+    empty: str | None = None
+    for _, _, content in _boxes(text):
+        if not is_blank(content):
             return content
-        end = start
-    return None
+        empty = content if empty is None else empty
+    return empty
+
+
+_BLANK = re.compile(
+    r"(?:[\s~_…{}]|\.\.|\.|\\[,;:!\s]|\\(?:q?quad|[lc]?dots|text)(?![A-Za-z])|\\[hv]?phantom\{[^{}]*+\})*+"
+)
+
+
+def is_blank(content: str) -> bool:
+    r"""Whether a box holds nothing, as in "put the answer in `\boxed{}`" or `\boxed{...}`."""
+    return _BLANK.fullmatch(content) is not None
 
 
 _BETWEEN_BOXES = re.compile(
@@ -69,44 +73,44 @@ def boxed_list(text: str) -> tuple[int, str] | None:
     Boxes with nothing but "and", commas and space between them are one list: `\\boxed{1} and \\boxed{2}` -> `1, 2`.
     """
     found: list[str] = []
-    end, first = len(text), -1
-    while len(found) < MAX_BOXES:
-        place = _last_box(text, end)
-        if place is None:
+    first = end = -1
+    for start, stop, content in _boxes(text):
+        if found and (len(found) == MAX_BOXES or not _BETWEEN_BOXES.fullmatch(text, stop, end)):
             break
-        start, stop, content = place
-        if found and not _BETWEEN_BOXES.fullmatch(text, stop, end):
-            break
-        found.insert(0, content)
-        first = max(first, start)
         end = start
+        if not is_blank(content):
+            found.insert(0, content)
+            first = max(first, start)
     return (first, ", ".join(found)) if found else None
 
 
-def _last_box(text: str, end: int) -> tuple[int, int, str] | None:
-    """(start, end, content) of the last whole box before `end`."""
-    limit = end
-    while limit > 0:
-        start = max(text.rfind(box, 0, limit) for box in _BOXES)
+def _boxes(text: str) -> Iterator[tuple[int, int, str]]:
+    """(start, end, content) of the boxes that close, from the last one back. Nothing is scanned twice."""
+    end = limit = len(text)
+    places = dict.fromkeys(_BOXES, limit)
+    while True:
+        for box, place in places.items():
+            if place >= limit:  # a spelling that stands further ahead is not looked for again
+                places[box] = text.rfind(box, 0, limit)
+        start = max(places.values())
         if start < 0:
-            return None
+            return
         after = start + (6 if text.startswith(_BOXES[0], start) else 5)
-        content = _braced(text, after, end)
-        if content is not None:
-            stop = text.index(content, after) + len(content)
-            return start, stop + (text[stop : stop + 1] == "}"), content
-        end = limit = start  # a box that does not close: what stands before it is searched, and nothing twice
-    return None
+        found = _braced(text, after, end)
+        if found is not None:
+            yield start, found[1], found[0]
+        end = limit = start
 
 
-def _braced(text: str, start: int, end: int) -> str | None:
+def _braced(text: str, start: int, end: int) -> tuple[str, int] | None:
+    """What the braces after a box's name hold, and where the box ends."""
     while start < end and text[start].isspace():
         start += 1
     if start < end and text[start].isdigit():
         stop = start
         while stop < end and not (text[stop].isspace() or text[stop] == "$"):
             stop += 1
-        return text[start:stop]
+        return text[start:stop], stop
     if start >= end or text[start] != "{":
         return None
     depth = 0
@@ -117,18 +121,5 @@ def _braced(text: str, start: int, end: int) -> str | None:
         elif char == "}":
             depth -= 1
             if depth == 0:
-                return text[start + 1 : place]
+                return text[start + 1 : place], place + 1
     return None
-
-
-def last_number(text: str) -> str | None:
-    """The last number in the text as it is written (sign, commas, decimals, `a/b`); None without one."""
-    found = None
-    for found in _NUMBER.finditer(text):  # noqa: B007 - the last one is wanted
-        pass
-    if found is None:
-        return None
-    number = found.group().rstrip(",")
-    before = text[found.start() - 1 : found.start()]
-    # A minus sign between digits or letters is a difference or a hyphen: "5-3", "year-2000".
-    return number[1:] if number.startswith("-") and (before.isalnum() or before == ")") else number

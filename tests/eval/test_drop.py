@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from rethink.eval.benchmark import SchemaError
 from rethink.eval.drop import best_alignment, drop_scores, split_spans
 from rethink.eval.readers import read_drop
+from tests.paths import SHARED_DATA
+
+CASES = SHARED_DATA / "cases" / "drop-punctuation.jsonl"
 
 
 @pytest.mark.parametrize(
@@ -31,6 +35,57 @@ from rethink.eval.readers import read_drop
 )
 def test_several_spans(answer: str, golds: list[str | list[str]], exact: float, f1: float) -> None:
     assert drop_scores(answer, golds) == (exact, f1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "f1"),
+    [
+        ("3.14.", "3.14", 1.0),
+        ("(2.5)", "2.5", 1.0),
+        ("“2.5”", "2.5", 1.0),
+        ("**2.5**,", "2.5", 1.0),
+        ("$3,000.50", "3000.5", 1.0),
+        ("30005", "3,000.5", 0.0),
+        (".5", "0.5", 1.0),
+        ("5...", "5", 1.0),
+        ("−5", "-5", 1.0),
+        ("(-$5)", "-5", 1.0),
+        ("5", "-5", 0.0),
+        ("-5", "5", 0.0),
+        ("25", "2.5", 0.0),
+        ("4‐yard", "4 yards", 0.5),
+        ("1995–1996", "1995-1996", 1.0),
+        ("10\n\nPassage: The 2011 census", "10", 1.0),
+        ("11\n\nPassage: 10", "10", 0.0),
+        ("10\u00a0yards", "10 yards", 1.0),
+        ("“Tom Brady”.", "Tom Brady", 1.0),
+        ("Brady", "Tom Brady", 0.67),
+        ("12345678901234567890", "12345678901234567891", 0.0),
+        ("1e400", "1e500", 0.0),
+        ("１０", "10", 1.0),
+    ],
+)
+def test_punctuation(answer: str, gold: str, f1: float) -> None:
+    assert drop_scores(answer, [gold]) == (float(f1 == 1), f1)
+
+
+def test_spans_on_lines_of_their_own() -> None:
+    assert drop_scores("Ed Reed\nTom Brady\n\nPassage: Ray Lewis", [["Tom Brady", "Ed Reed"]]) == (1.0, 1.0)
+
+
+@settings(max_examples=50)
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_scores_lie_between_none_and_all(answer: str, gold: str) -> None:
+    exact, f1 = drop_scores(answer, [gold])
+    assert exact in (0, 1)
+    assert 0 <= f1 <= 1
+
+
+@pytest.mark.skipif(not CASES.exists(), reason=f"{CASES} is not there")
+def test_reported_cases() -> None:
+    for line in CASES.read_text("utf-8").splitlines():
+        row = json.loads(line)
+        assert drop_scores(row["answer"], row["golds"])[1] == row["expected"], row["id"]
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rethink.eval import answers
-from rethink.eval.benchmark import Grader
+from rethink.eval.benchmark import Grader, Verdict
 from rethink.eval.drop import drop_scores
 from rethink.eval.graders import CHOICE, DROP, IFEVAL, MATH, SHORT, YES_NO, math_equivalent
 from rethink.eval.mixing import mixing_share
+from rethink.rewards.extract import extract_answer
 from rethink.types import Problem
 
 
@@ -24,21 +25,21 @@ def problem(answer: str | None, **metadata: Any) -> Problem:
 @pytest.mark.parametrize(
     ("turn", "expected"),
     [
-        ("so \\boxed{1} or \\boxed{\\frac{1}{2}}.", "\\frac{1}{2}"),
+        ("so \\boxed{1} or rather \\boxed{\\frac{1}{2}}.", "\\frac{1}{2}"),
         ("<think>\\boxed{1}</think> It is \\boxed{2}.", "2"),
         ("<think>\\boxed{1} and so on", None),  # the thought never ended
         ("<think> a </think> <answer> 12 </answer>", "12"),
         ("<think> a </think> <answer>It is \\boxed{12}</answer>", "12"),
         ("First 3. The answer is $42$.", "42"),
-        ("The answer is: **7**.\nBye", "7"),
         ("答案是 15。", "15"),
-        ("the total is 8", None),
+        ("so it comes to 8 in all", "8"),
         ("", None),
-        ("\\boxed{}", None),
+        ("nothing", "nothing"),
     ],
 )
-def test_boxed_answer(turn: str, expected: str | None) -> None:
-    assert answers.boxed_answer(turn) == expected
+def test_math_answer(turn: str, expected: str | None) -> None:
+    assert answers.math_answer(turn) == expected
+    assert extract_answer(turn, "", "auto") == expected
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_line_answer(turn: str, expected: str | None) -> None:
 
 @given(st.text(alphabet="\\boxed{}<think>/answr: ABC答案是$*_\n1", max_size=200))
 def test_finding_never_raises(turn: str) -> None:
-    for find in (answers.boxed_answer, answers.letter_answer, answers.yes_no_answer, answers.line_answer):  # fmt: skip
+    for find in (answers.math_answer, answers.letter_answer, answers.yes_no_answer, answers.line_answer):  # fmt: skip
         find(turn)
 
 
@@ -105,7 +106,7 @@ def test_finding_is_linear(unit: str) -> None:
     def seconds(size: int) -> float:
         text = unit * size
         start = time.process_time()
-        answers.boxed_answer(text)
+        answers.math_answer(text)
         answers.letter_answer(text)
         answers.line_answer(text)
         answers.yes_no_answer(text)
@@ -139,6 +140,7 @@ def test_finding_is_linear(unit: str) -> None:
         (CHOICE, "B", "ANSWER: B", 1.0),
         (CHOICE, "B", "ANSWER: C", 0.0),
         (CHOICE, "B", "hm", 0.0),
+        (CHOICE, "B", "B, C", 0.0),
         (YES_NO, "否", "答案：否", 1.0),
         (SHORT, "Marie Curie", "Answer: It was Marie Curie.", 1.0),
         (SHORT, "Marie Curie", "Answer: Curie", 0.0),
@@ -147,6 +149,14 @@ def test_finding_is_linear(unit: str) -> None:
 )
 def test_verdicts(grader: Grader, gold: str | None, turn: str, score: float | None) -> None:
     assert grader.judge(problem(gold), turn).score == score
+
+
+def test_a_letter_beyond_the_options_is_no_answer() -> None:
+    four = problem("A", choices=["a"] * 4)
+    assert CHOICE.judge(four, "ANSWER: E") == Verdict(None, 0.0)
+    assert CHOICE.judge(four, "ANSWER: D") == Verdict("D", 0.0)
+    assert CHOICE.judge(problem("I", choices=["a"] * 10), "ANSWER: I") == Verdict("I", 1.0)
+    assert CHOICE.judge(problem(None), "ANSWER: I") == Verdict(None, None)
 
 
 def test_equivalence_for_votes() -> None:

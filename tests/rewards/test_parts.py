@@ -125,6 +125,10 @@ def test_a_task_of_reasoning_gym_scores_its_own_entries_and_recorded_ones() -> N
         problem = Problem("p", "t", entry["question"], entry["answer"], metadata)
         assert part("gym", task="chain_sum")(*item(f"<answer>{entry['answer']}</answer>", problem)) == 1
         assert part("gym", task="chain_sum")(*item("<answer>x</answer>", problem)) != 1
+        for answer in ("answer-tag", "auto"):
+            boxed = item(f"<answer>$\\boxed{{{entry['answer']}}}$</answer>", problem)
+            assert part("gym", task="chain_sum", answer=answer)(*boxed) == 1
+        assert part("gym", task="chain_sum", answer="boxed")(*item("<answer>\\boxed{x}</answer>", problem)) != 1
 
 
 # --- your own --------------------------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def test_gold_answers(value: object, how: str, gold: str | None) -> None:
 @pytest.mark.parametrize(
     ("text", "number"),
     [
-        ("5-3", "3"),
+        ("5-3", "5-3"),
         ("it is -3.", "-3"),
         ("1,000 apples", "1,000"),
         ("none", None),
