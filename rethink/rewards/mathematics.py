@@ -38,7 +38,7 @@ def math_part(context: PartContext, *, answer: AnswerRule = "auto") -> PartFunct
             said = _choice(said, prompt.prefill + completion.text if answer == "auto" else "")
         return math_equal(said or "", gold)
 
-    return placed(score, lambda: math_equal("x+1", "1+x"), only_compares=True)
+    return placed(score, lambda: math_equal("x+1", "1+x"))
 
 
 def _choice(said: str | None, turn: str) -> str | None:

@@ -69,8 +69,6 @@ def placed(
     warm: Callable[[], object] = lambda: None,
     place: str | None = None,
     places: Mapping[str, str] | None = None,
-    *,
-    only_compares: bool = False,
 ) -> PartFunction:
     """A part's function with what its table line cannot say.
 
@@ -79,10 +77,8 @@ def placed(
         warm: loads what the first call would load.
         place: where it is called, in place of what the table says.
         places: the same for the problems of some tasks, by their names.
-        only_compares: whether it only compares with the gold: see `rethink.rewards.parts.Part.compares`.
     """
-    compares = "all" if only_compares else frozenset()
-    for name, value in (("warm", warm), ("place", place), ("places", places or {}), ("compares", compares)):
+    for name, value in (("warm", warm), ("place", place), ("places", places or {})):
         setattr(function, name, value)
     return function
 

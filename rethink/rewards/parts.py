@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from rethink.errors import RecipeError
 from rethink.rewards.builtin import BUILT_IN, PartContext, Place, make_part
@@ -41,8 +41,6 @@ class Part:
     """What a reward model was trained for; None for other parts."""
     places: Mapping[str, Place] = field(default_factory=dict)
     """Where it is called for the problems of some tasks, by name of the task; for others it is `place`."""
-    compares: frozenset[str] | Literal["all"] = frozenset()
-    """Tasks whose answers it only compares with the gold, by code of ours: then what fails is the answer's."""
     from_step: int = 0
     until_step: int | None = None
     """The steps whose rollouts it scores: from the first on, before the second."""
@@ -50,10 +48,6 @@ class Part:
     def where(self, task: str) -> Place:
         """Where it is called for a problem of a task."""
         return self.places.get(task, self.place)
-
-    def only_compares(self, task: str) -> bool:
-        """Whether a failure on a completion of a task is the answer's or the gold's."""
-        return self.compares == "all" or task in self.compares
 
     def holds_at(self, step: int) -> bool:
         """Whether it applies to rollouts sampled for `step` (0-based)."""
@@ -84,9 +78,7 @@ def _build(spec: RubricSpec, part: Mapping[str, Any], field: str) -> Part:
         places = {task: judge_place(judge) for task, judge in spec["judges"].items()}
         warm = [judge.warm for judge in judges.values()]
         score = accuracy(judges, context)
-        comparing = frozenset(task for task, judge in judges.items() if judge.only_compares)
-        load_all = lambda: [load() for load in warm]  # noqa: E731
-        return Part(name, weight, "here", score, None, load_all, places=places, compares=comparing)
+        return Part(name, weight, "here", score, None, lambda: [load() for load in warm], places=places)
     if builtin in BUILT_IN and BUILT_IN[builtin].place == "model":
         own = {key: part[key] for key in ("model", "on") if part.get(key) is not None}
         batch: Any = make_part(builtin, {**params, **own}, context, field)
@@ -94,8 +86,7 @@ def _build(spec: RubricSpec, part: Mapping[str, Any], field: str) -> Part:
     function = make_part(builtin, params, context, field)
     warm_it, places = getattr(function, "warm", lambda: None), getattr(function, "places", {})
     place = getattr(function, "place", None) or BUILT_IN[builtin].place
-    compares: frozenset[str] | Literal["all"] = getattr(function, "compares", frozenset())
-    return Part(name, weight, place, function, None, warm_it, places=places, compares=compares)
+    return Part(name, weight, place, function, None, warm_it, places=places)
 
 
 def score_items(part: Part, items: Sequence[Item]) -> list[RewardOutcome]:

@@ -15,7 +15,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from rethink.errors import RewardFailure
@@ -227,26 +227,9 @@ class Scoring:
                 continue
             alone = part.batch is None or part.place == "model"
             said = self._said[index, request, sample if alone else None]
-            outcome = _settled(said)[0 if alone else sample]
-            item = self._items[request][sample]
-            if outcome.failure is not None and item is not None and part.only_compares(item[0].task):
-                outcome = self._blamed(index, item, outcome)
-            outcomes[part.name] = outcome
+            found = said.result() if isinstance(said, Future) else said
+            outcomes[part.name] = found[0 if alone else sample]
         return outcomes, self._rubric.total(outcomes)
-
-    def _blamed(self, index: int, item: Item, outcome: RewardOutcome) -> RewardOutcome:
-        """What an empty answer gets, where the part can judge that: then what failed is the answer.
-
-        Whether a completion is judged must not depend on what it says, or answers that hang pay.
-        """
-        problem, prompt, completion = item
-        silent = (problem, replace(prompt, prefill=""), replace(completion, text=""))
-        again = _settled(self._rubric.submit(index, [silent]))[0]
-        return outcome if again.failure is not None else again
-
-
-def _settled(said: Future[Outcomes] | Outcomes) -> Outcomes:
-    return said.result() if isinstance(said, Future) else said
 
 
 @contextlib.contextmanager

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import re
 
-from rethink.tasks.latex_text import SCALES, is_unit, unit_name
+from rethink.tasks.units import is_unit, unit_of
+from rethink.tasks.words import SCALES
 
 SEARCHED = 20_000
 """Characters at the end of a text in which a value is looked for."""
@@ -145,7 +146,7 @@ def _passed_over(text: str, start: int, stop: int, place: int) -> int:
     if _NAME.fullmatch(word.lstrip("(")):
         return start
     power = _UNIT_POWER.search(text, max(0, start - 30), start + len(word))
-    if power and power.start() <= place and all(unit_name(part) for part in power.group(1).split("/")):
+    if power and power.start() <= place and all(unit_of(part.split()) for part in power.group(1).split("/")):
         before = text[max(0, power.start() - 20) : power.start()].rstrip()
         if before.endswith("$") or _OPERAND_ENDS.search(before):
             return power.start()
@@ -198,7 +199,7 @@ def _trimmed(text: str, start: int, stop: int) -> tuple[int, int]:
     while start < stop and text[start] in ",:?'#=":
         start += 1
     word = _JOINED_WORD.match(text, start, stop)
-    if word and (word.group(2) is None or unit_name(word.group(2))):
+    if word and (word.group(2) is None or unit_of(word.group(2).split())):
         stop = word.end(1)
     ends = ",:?-—'" if quoted else ",:?-—"
     while stop > start and (text[stop - 1] in ends or (text[stop - 1] == "." and text[stop - 2] != ".")):

@@ -101,8 +101,8 @@ def restore(
                 f"`{damaged[0][0].parent}`, --resume trains again from the first step; or start anew with another --out"
             )
     step = found[0].step
-    for path, error in damaged:
-        note(f"{error} The run goes on from step {step}: later steps are done again.")
+    for path, damage in damaged:
+        note(f"{damage} The run goes on from step {step}: later steps are done again.")
         remove_folder(path)
     folder.drop_metrics_after(step)
     if step:

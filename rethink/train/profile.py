@@ -27,6 +27,7 @@ from rethink.model.loading import load_checkpoint
 from rethink.observe.progress import make_progress
 from rethink.recipe.checks import check_against_context
 from rethink.recipe.schema import Recipe
+from rethink.tasks.mix import build_task_mix
 from rethink.train.grpo import GRPO, one_step
 from rethink.train.operations import PHASES, Operation, event_name, operations_of
 from rethink.train.run import assemble, open_folder
@@ -102,14 +103,15 @@ def profile_recipe(recipe: Recipe, steps: int = 2, note: Callable[[str], None] =
     if checkpoint.config is not None:
         check_against_context(recipe, checkpoint.config.max_position_embeddings)
     with tempfile.TemporaryDirectory(prefix="rethink-profile-") as temporary:
-        folder = open_folder(recipe, checkpoint, Path(temporary) / "run", resume=False)
+        mix = build_task_mix(recipe)
+        folder = open_folder(recipe, checkpoint, mix, Path(temporary) / "run", resume=False)
         if folder.choices["device"] != "cpu":
             raise UsageError(
                 f"the device would be {folder.choices['device']}, and a profile measures the processor's operations "
                 "only; add device=cpu"
             )
         with folder.lock():
-            run = assemble(recipe, checkpoint, folder, make_progress("none"), None)
+            run = assemble(recipe, checkpoint, mix, folder, make_progress("none"), None)
             try:
                 return _measured(run, timed, note)
             finally:
