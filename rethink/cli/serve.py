@@ -8,6 +8,7 @@ import sys
 
 from rethink.cli.arguments import Verbs, real, verb, whole
 from rethink.errors import UsageError
+from rethink.terminal import say
 
 EXAMPLES = """\
   rethink serve --model embedded
@@ -77,14 +78,14 @@ def run(args: argparse.Namespace) -> int:
         kv_budget_bytes=None if args.kv_budget_gb is None else int(args.kv_budget_gb * 2**30),
     )
     if key is None and not is_loopback(args.host):
-        print(
+        say(
             f"rethink serve: {args.host} can be reached from other machines and no key is asked for; see --api-key-env",
             file=sys.stderr,
         )
 
     def started(url: str) -> None:
         name = options.served_model_name or options.model
-        print(f"rethink serve: model {name} at {url}/v1 (Ctrl-C stops)", flush=True)
+        say(f"rethink serve: model {name} at {url}/v1 (Ctrl-C stops)", flush=True)
 
     serve(options, started)
     return 0

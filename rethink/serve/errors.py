@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+
+from rethink.terminal import say
 
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 415: "unsupported_media_type"}
 
@@ -84,7 +87,7 @@ def install_handlers(app: FastAPI) -> None:
         return ApiError(error.status_code, message, code=code, headers=headers).response()
 
     async def bug(_: Request, error: Exception) -> JSONResponse:
-        traceback.print_exception(error)
+        say("".join(traceback.format_exception(error)), file=sys.stderr, end="", flush=True)
         return ApiError(500, "the server failed on this request; its log says why", code="internal_error").response()
 
     app.add_exception_handler(ApiError, api_error)

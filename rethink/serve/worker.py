@@ -31,6 +31,7 @@ from rethink.rollout.pages import PoolPlan, bytes_per_page, pages_of
 from rethink.serve.errors import ApiError
 from rethink.serve.scoring import score_texts, token_logprobs_with_top
 from rethink.serve.tickets import SCORED, Event, Ticket
+from rethink.terminal import say
 from rethink.types import Completion
 
 SECONDS_PER_STREAM = 0.003
@@ -184,7 +185,7 @@ class EngineThread:
                     pass
             self._fail_all(ApiError(503, "the server is stopping", code="engine_stopped"))
         except BaseException as error:
-            traceback.print_exception(error)
+            say("".join(traceback.format_exception(error)), file=sys.stderr, end="", flush=True)
             self.failed = True
             self._fail_all(EngineFailure(f"the engine's thread ended ({type(error).__name__}: {error})"))
 
@@ -216,8 +217,8 @@ class EngineThread:
             decoding.step()
         except Exception as error:
             if not isinstance(error, EngineFailure):
-                traceback.print_exception(error)
-            print(f"rethink serve: all requests under way failed: {error}", file=sys.stderr, flush=True)
+                say("".join(traceback.format_exception(error)), file=sys.stderr, end="", flush=True)
+            say(f"rethink serve: all requests under way failed: {error}", file=sys.stderr, flush=True)
             self._decoding = None
             del decoding  # its pages, before new ones are made
             self._fail_all(error.with_traceback(None))
