@@ -32,6 +32,13 @@ def add_parser(verbs: Verbs) -> None:
         "--api-key-env", metavar="NAME", help="environment variable with the key that clients must send (default: none)"
     )
     parser.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name in the header Host that is answered beside this machine's own (may be repeated)",
+    )
+    parser.add_argument(
         "--max-concurrent", type=whole(1), default=64, metavar="N", help="completions decoded at once (default: 64)"
     )
     parser.add_argument(
@@ -64,13 +71,15 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise UsageError(f"a server needs {error.name}; install the extra: pip install 'rethink[serve]'") from error
     del fastapi
-    from rethink.serve.run import ServeOptions, is_loopback, serve
+    from rethink.serve.connection import is_loopback
+    from rethink.serve.run import ServeOptions, serve
 
     options = ServeOptions(
         model=args.model,
         host=args.host,
         port=args.port,
         api_key=key,
+        allowed_hosts=tuple(args.allowed_host),
         served_model_name=args.served_model_name,
         max_queue=args.max_queue,
         max_concurrent=args.max_concurrent,

@@ -13,9 +13,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from rethink.serve.schema import HALF
 from rethink.terminal import say
 
-_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 415: "unsupported_media_type"}
+_CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: "request_too_large",
+    415: "unsupported_media_type",
+    429: "queue_full",
+}
 
 
 class ApiError(Exception):
@@ -107,6 +115,8 @@ def _explained(error: RequestValidationError) -> ApiError:
         return wrong(f"{param} is no parameter of this endpoint; leave it out", param, "unknown_parameter")
     if kind == "unsupported_parameter":
         return wrong(f"{param}: {message}", param, "unsupported_parameter")
+    if kind == "string_unicode":
+        return wrong(f"{param or 'the body'}: {HALF}", param)
     if kind == "missing":
         return wrong(f"{param or 'the body'} is missing", param, "missing_parameter")
     if param is None:

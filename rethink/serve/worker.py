@@ -123,13 +123,7 @@ class EngineThread:
             ApiError: 400 where they could never fit, 429 where too many wait, 503 where the engine has failed.
         """
         places = sum(ticket.places for ticket in tickets)
-        if places > self.capacity:
-            raise ApiError(
-                400,
-                f"the request asks for {places} completions (and scored texts) at once, and this server holds at most "
-                f"{self.capacity}; split it",
-                code="too_many_completions",
-            )
+        self.check_places(places)
         with self._lock:
             if self.failed or self._stopping:
                 raise ApiError(503, "the engine is not running", code="engine_stopped")
@@ -147,6 +141,20 @@ class EngineThread:
                 self._tickets[ticket.key] = ticket
                 (self._texts if ticket.request is None else self._waiting).append(ticket)
             self._lock.notify()
+
+    def check_places(self, places: int) -> None:
+        """Refuse what could never fit, before any work is put into it.
+
+        Raises:
+            ApiError: 400.
+        """
+        if places > self.capacity:
+            raise ApiError(
+                400,
+                f"the request asks for {places} completions (and scored texts) at once, and this server holds at most "
+                f"{self.capacity}; split it",
+                code="too_many_completions",
+            )
 
     def cancel(self, tickets: Iterable[Ticket]) -> None:
         """Drop what has not ended of the tickets. Nothing more is told of them after the present step."""
