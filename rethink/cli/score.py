@@ -100,6 +100,9 @@ def _show(summary: Mapping[str, Any], scored: list[Scored], args: argparse.Names
         table.add_row(name, counts[0], mean, counts[1], counts[2], counts[3], failed)
     make_console().print(table)
     say(f"{summary['rows']} rows  {args.data}\nwritten  {args.out}")
+    unread = [row.unread for row in scored if row.unread is not None]
+    if unread:
+        say(f"{len(unread)} rows could not be scored and count as failed; the first: {unread[0]}")
     if args.expect is None:
         return
     wrong = [row for row in scored if row.agrees is False]
