@@ -13,6 +13,9 @@ from rethink.cli.arguments import print_json, program
 from rethink.terminal import make_console, say
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from rethink.pipeline.plan import Plan
     from rethink.pipeline.selection import Selection
     from rethink.recipe.pipeline import DistillRecipe, PipelineRecipe
 
@@ -71,12 +74,38 @@ def dry_run(
             }
         )
         return 0
-    from rich.table import Table
+    _show_plan(recipe, plan, dtype)
+    return 0
 
+
+def _show_plan(recipe: PipelineRecipe | DistillRecipe, plan: Plan, dtype: str) -> None:
     from rethink.recipe.estimate_text import seconds_text
     from rethink.recipe.gpus import RATE
 
     say(f"{recipe.name}: {recipe.description}\n" if recipe.description else recipe.name)
+    make_console(width=max(130, make_console().width)).print(_plan_table(plan))
+    say(
+        f"\n{len(plan.left)} of {len(plan.stages)} stages to run: at most {plan.total('tokens'):,.0f} tokens, "
+        f"{plan.total('flops'):.3g} operations{seconds_text(plan.total('seconds'))} on this machine in {dtype}; "
+        f"the folder takes at most {size_text(plan.disk_peak_bytes)} at a time."
+    )
+    if any(stage.gpus for stage in plan.stages):
+        hours = sum(stage.gpus.hours for stage in plan.left if stage.gpus)
+        say(
+            f"On H800 of 80 GB: {hours:,.0f} GPU hours at {RATE:.0e} operations a second each. A stage needs at least "
+            "as many as the table says, with everything that lasts spread evenly over them and layers computed again."
+        )
+    say(
+        "Completions are counted at their token limit. `?`: not known before the stages ahead of it have run, or its "
+        "data are files that are read then."
+    )
+
+
+def _plan_table(plan: Plan) -> Table:
+    from rich.table import Table
+
+    from rethink.recipe.estimate_text import seconds_text
+
     gpus = any(stage.gpus for stage in plan.stages)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("stage", no_wrap=True)
@@ -95,23 +124,7 @@ def dry_run(
         if stage.gpus:
             cells += [f"{stage.gpus.number} x {size_text(stage.gpus.bytes_each)}", f"{stage.gpus.hours:,.0f}"]
         table.add_row(stage.name, stage.kind, stage.state, *cells)
-    make_console(width=max(130, make_console().width)).print(table)
-    say(
-        f"\n{len(plan.left)} of {len(plan.stages)} stages to run: at most {plan.total('tokens'):,.0f} tokens, "
-        f"{plan.total('flops'):.3g} operations{seconds_text(plan.total('seconds'))} on this machine in {dtype}; "
-        f"the folder takes at most {size_text(plan.disk_peak_bytes)} at a time."
-    )
-    if gpus:
-        hours = sum(stage.gpus.hours for stage in plan.left if stage.gpus)
-        say(
-            f"On H800 of 80 GB: {hours:,.0f} GPU hours at {RATE:.0e} operations a second each. A stage needs at least "
-            "as many as the table says, with everything that lasts spread evenly over them and layers computed again."
-        )
-    say(
-        "Completions are counted at their token limit. `?`: not known before the stages ahead of it have run, or its "
-        "data are files that are read then."
-    )
-    return 0
+    return table
 
 
 def show(summary: Mapping[str, Any], out: Path) -> None:
