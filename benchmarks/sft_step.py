@@ -1,6 +1,6 @@
-"""A fine-tuning step on packed documents: document tokens a second beside TRL's SFTTrainer on the same rows, and GFLOP/s.
-16 documents a step, 60 to 1,000 tokens each, SmolLM2-135M, loss on the completions. Forward, backward and AdamW count;
-the first step warms up and does not.
+"""A fine-tuning step on packed documents: document tokens a second beside TRL's SFTTrainer on the same rows, and
+GFLOP/s. 16 documents a step, 60 to 1,000 tokens each, SmolLM2-135M, loss on the completions. Forward, backward and
+AdamW count; the first step warms up and does not.
 
 Only necessary work counts in GFLOP/s: 6 x block parameters x tokens in + 6 x head parameters x trained tokens. The rate
 of matrix products is measured beside each step and shown; it moves from minute to minute, so no share of it is given.

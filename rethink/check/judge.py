@@ -10,6 +10,7 @@ from typing import Any
 
 from rethink.check.report import Report
 from rethink.recipe.schema import Recipe
+from rethink.tasks.guesses import GUESSED
 
 SILENT_WARNING, SILENT_PROBLEM = 0.5, 0.9
 """Share of groups without signal."""
@@ -17,7 +18,7 @@ TRUNCATED_WARNING, TRUNCATED_PROBLEM = 0.25, 0.75
 """Share of completions that reach the token limit."""
 CHEAT_WARNING, CHEAT_PROBLEM = 0.1, 0.34
 """Mean accuracy of a cheat."""
-GUESS_WARNING, GUESS_PROBLEM = 0.34, 0.7
+GUESS_WARNING, GUESS_PROBLEM = 0.34, GUESSED
 """Mean accuracy of a guess that needs no thought."""
 SLOW_WARNING, SLOW_PROBLEM = 0.2, 1.0
 """Seconds of rewards in a step, as a share of the step's other seconds."""
@@ -88,6 +89,8 @@ def _gold(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
         report.warn(
             "gold", "gold-unreadable", f"{unread} of {number} gold answers cannot be read; their rewards abstain."
         )
+    if found["guessable"]:
+        report.warn("gold", "gold-guessable", f"{found['guessable']}.")
     if found["different_questions"] < FEW_QUESTIONS * number:
         report.warn(
             "gold",

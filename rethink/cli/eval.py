@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     args.out = request.out
 
     with Progress() as progress:
-        measured = evaluate_all(request, load, progress.seen)
+        measured = evaluate_all(request, load, progress.seen, lambda text: say(text, file=sys.stderr, flush=True))
     if args.json:
         print_json({"folder": str(request.out), "results": by_model(measured)})
         write_tables(request, measured, args.published)
