@@ -27,6 +27,7 @@ from rethink.cli import (
     score,
     serve,
     status,
+    tasks,
     train,
 )
 from rethink.errors import RethinkError
@@ -37,6 +38,7 @@ examples:
   rethink doctor                                        what this machine can do
   rethink train quickstart                              train the embedded model on a small task
   rethink train my.yaml rollout.group_size=16 --dry-run check a recipe before running it
+  rethink tasks chain_sum --show 3                      problems as the model will see them
   rethink check my.yaml                                 whether it can work, in a minute or two
   rethink train my.yaml --resume                        go on where the run stopped
   rethink train r1                                      the whole pipeline of DeepSeek-R1
@@ -75,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"rethink {rethink.__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for verb in (
-        train, status, clean, check, sample, chat, serve, score, eval, compare, export, report, profile, doctor,
+        train, status, clean, tasks, check, sample, chat, serve, score, eval, compare, export, report, profile, doctor,
     ):  # fmt: skip
         verb.add_parser(verbs)
     return parser

@@ -38,6 +38,6 @@ def guess_warning(problems: Sequence[Problem]) -> str | None:
         return None
     return (
         f"{guess} is the gold answer of {right} of {len(known)} problems, so being right takes no thought. If the gold "
-        "is not the whole criterion (a program to run, a formula to check), this grader does not judge the task: take a "
-        "benchmark or a task of reasoning-gym with a checker of its own, or a reward function of yours"
+        "is not the whole criterion (a program to run, a formula to check), this grader does not judge the task: take "
+        "a benchmark or a task of reasoning-gym with a checker of its own, or a reward function of yours"
     )
