@@ -175,6 +175,8 @@ def levels_table() -> list[str]:
         question, answer = row.get("level 0 problem") or ("takes too long to make", "–")
         cells = [", ".join(settings) or "no level: the defaults", ", ".join(ends) or "–", " / ".join(sizes)]
         lines.append(f"| `{task}` | {' | '.join(cells)} | {_cell(question)} → {_cell(answer)[:60]} |")
+    if waiting := list(missing(LEVELS)):
+        lines += ["", "Not surveyed yet: " + ", ".join(f"`{task}`" for task in waiting) + "."]
     return lines
 
 
