@@ -37,6 +37,23 @@ def parser(description: str | None, runs: int = 3) -> argparse.ArgumentParser:
     return options
 
 
+def peak_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option of benchmarks that report GFLOP/s."""
+    parser.add_argument(
+        "--peak-gflops",
+        type=float,
+        metavar="N",
+        help="the processor's theoretical peak, to show a share of; not measured",
+    )
+
+
+def show_peak(series: Series, options: argparse.Namespace) -> None:
+    """The share of the stated peak, where one is stated."""
+    ours = median(series.ours, "gflops")
+    if ours is not None and options.peak_gflops:
+        print(f"{ours / options.peak_gflops:.3f} of the stated peak of {options.peak_gflops:,.0f} GFLOP/s")
+
+
 def run_json(command: Sequence[str | Path], **environment: str) -> Measurement:
     """Run a command and return the JSON object on the last line that it prints; its other output goes to stderr.
 

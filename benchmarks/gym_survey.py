@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/gym_survey.py gold     # no model; a few minutes
     .venv/bin/python benchmarks/gym_survey.py rates    # with the embedded model; goes on where it stopped
+    .venv/bin/python benchmarks/gym_survey.py levels   # what each setting changes; a few minutes
     .venv/bin/python benchmarks/gym_survey.py table > docs/reasoning-gym.md
 
 The easiest setting is level 0 of the task's own curriculum, or its defaults where it has none. The prompt shows one
@@ -23,6 +24,9 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
 GOLD, RATES = RESULTS / "reasoning_gym_gold.jsonl", RESULTS / "reasoning_gym_rates.jsonl"
+LEVELS = RESULTS / "reasoning_gym_levels.jsonl"
+SHOWN = 160
+"""Characters of a problem that the page shows."""
 GOLD_PROBLEMS, RATE_PROBLEMS, SAMPLES = 20, 8, 4
 TASK_SECONDS = 60
 LONGEST_PROMPT, LONGEST_ANSWER = 500, 64
@@ -125,6 +129,62 @@ def _make_problems(task: str, params: dict[str, Any]) -> list[Any] | str:
         return [source.train_problem(i, 0, lambda key: True) for i in range(GOLD_PROBLEMS)]
     except TaskError as error:
         return str(error)[:200]
+
+
+# --- levels --------------------------------------------------------------------------------------------------------
+
+
+def levels(task: str) -> dict[str, Any]:
+    """What level 0 of a task's curriculum sets, what the defaults are, and what problems each gives."""
+    from reasoning_gym.factory import CURRICULA
+
+    from rethink.tasks.gym.library import make_dataset
+
+    params = easiest(task)
+    config = make_dataset(task, {}).config
+    attributes = CURRICULA[task]().attributes.values() if task in CURRICULA else ()
+    row: dict[str, Any] = {
+        "task": task,
+        "changes": {attribute.name: attribute.levels for attribute in attributes},
+        "level 0": params,
+        "default": {name: getattr(config, name) for name in params},
+    }
+    for setting, values in (("level 0", params), ("default", {})):
+        problems = make_problems(task, values)
+        if not isinstance(problems, str):
+            lengths = [len(problem.question) for problem in problems]
+            row[f"{setting} characters"] = round(sum(lengths) / len(lengths))
+            row[f"{setting} problem"] = [problems[0].question[: 4 * SHOWN], str(problems[0].answer)[:SHOWN]]
+    return json.loads(json.dumps(row, default=str))
+
+
+def levels_table() -> list[str]:
+    """The page's section on levels."""
+    lines = ["", "## What level 0 is, and what it gives", "", LEVELS_HEAD.format(problems=GOLD_PROBLEMS)]
+    lines += ["| task | level 0 (defaults) | later levels | characters | a problem at level 0 → gold |"]
+    lines += ["| --- | --- | --- | --- | --- |"]
+    for task, row in sorted(read(LEVELS).items()):
+        default = row["default"]
+        settings = [
+            f"{name} {_cell(json.dumps(value))}"
+            + ("" if value == default[name] else f" ({_cell(json.dumps(default[name]))})")
+            for name, value in row["level 0"].items()
+        ]
+        ends = [f"{name} to {_cell(json.dumps(values[-1]))}" for name, values in row["changes"].items() if values]
+        sizes = [str(row.get(f"{setting} characters", "–")) for setting in ("level 0", "default")]
+        question, answer = row.get("level 0 problem") or ("takes too long to make", "–")
+        cells = [", ".join(settings) or "no level: the defaults", ", ".join(ends) or "–", " / ".join(sizes)]
+        lines.append(f"| `{task}` | {' | '.join(cells)} | {_cell(question)} → {_cell(answer)[:60]} |")
+    if waiting := list(missing(LEVELS)):
+        lines += ["", "Not surveyed yet: " + ", ".join(f"`{task}`" for task in waiting) + "."]
+    return lines
+
+
+def _cell(text: str) -> str:
+    """A text in a cell of Markdown: its end where it is long, since tasks explain themselves first."""
+    plain = " ".join(text.split())
+    plain = plain if len(plain) <= SHOWN else "…" + plain[-SHOWN:].lstrip()
+    return plain.translate({ord(mark): f"\\{mark}" for mark in "|<>*_`[]"})
 
 
 def _try(judge: Any, problem: Any, answer: str) -> float:
@@ -293,6 +353,7 @@ def table() -> str:
     waiting = [task for task in tasks() if task not in rates]
     if waiting:
         lines += ["", "Not measured yet: " + ", ".join(f"`{task}`" for task in waiting) + "."]
+    lines += levels_table()
     return "\n".join(lines)
 
 
@@ -307,7 +368,7 @@ itself). [rewards.md](rewards.md#tasks-of-reasoning-gym) says who judges the ans
 ## Gold answers
 
 `benchmarks/gym_survey.py gold` scores {gold} gold answers of each task at the easiest setting (level 0 of its
-curriculum) and {gold} at the defaults, by the judge that training asks. Where a task has many right
+curriculum, see below) and {gold} at the defaults, by the judge that training asks. Where a task has many right
 answers and no gold one, the solution in its metadata is scored. {fit} tasks give full marks to all; the others:
 """
 RATES_HEAD = """\
@@ -317,6 +378,13 @@ thought. `prompts solved sometimes` is the share with some right and some wrong 
 with few of these, and with a rate near 0, is out of this model's reach as it stands. A rate of so few samples is a
 rough guide, and 0.50 on a yes-or-no task (`ransom_note`, `syllogism`) is what guessing gives.
 Tasks with prompts over {prompt} or answers over {answer} tokens are not sampled.
+"""
+LEVELS_HEAD = """\
+Level 0 of a task's curriculum is what the library calls its beginning. It is not always the easiest setting: where a
+value in brackets, the default, is the smaller one, or where problems at the defaults are shorter, try those first. The
+values of level 0 as parameters, the defaults in brackets where they differ; what later levels raise each attribute to;
+characters of a question at level 0 and at the defaults, mean of {problems}; the end of the first problem.
+`rethink tasks NAME --option key=value --show 3` shows more.
 """
 
 
@@ -333,6 +401,9 @@ def main() -> None:
             except Exception as error:
                 row = {"task": task, "skipped": f"{type(error).__name__}: {error}"[:200]}
             keep(RATES, row)
+    elif what == "levels":
+        for task in missing(LEVELS):
+            keep(LEVELS, levels(task))
     elif what == "table":
         print(table())
     else:

@@ -3,6 +3,8 @@
 python benchmarks/rollout.py                                           ours alone
 python benchmarks/rollout.py --peer-python PATH/bin/python --json      beside vLLM's CPU build, alternating
 python benchmarks/rollout.py --samples 32                              128 sequences
+python benchmarks/rollout.py --distinct --samples 4 --prompt-tokens 4096 --new-tokens 256 --max-model-len 4608
+                                                                       16 different prompts of 4,096 tokens
 """
 
 import json

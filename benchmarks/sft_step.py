@@ -1,9 +1,9 @@
-"""A fine-tuning step on packed documents: its share of the machine's matrix-product rate, and document tokens a second
-beside TRL's SFTTrainer on the same rows. 16 documents a step, 60 to 1,000 tokens each, SmolLM2-135M, loss on the
-completions. Forward, backward and AdamW count; the first step warms up and does not.
+"""A fine-tuning step on packed documents: document tokens a second beside TRL's SFTTrainer on the same rows, and
+GFLOP/s. 16 documents a step, 60 to 1,000 tokens each, SmolLM2-135M, loss on the completions. Forward, backward and
+AdamW count; the first step warms up and does not.
 
-Only necessary work counts in the share: 6 x block parameters x tokens in + 6 x head parameters x trained tokens. The
-rate is measured beside each step, with products of the model's kind of shape.
+Only necessary work counts in GFLOP/s: 6 x block parameters x tokens in + 6 x head parameters x trained tokens. The rate
+of matrix products is measured beside each step and shown; it moves from minute to minute, so no share of it is given.
 
     python benchmarks/sft_step.py                                         ours alone
     python benchmarks/sft_step.py --peer-python PATH/bin/python --json    beside TRL, bf16 weights, alternating
@@ -56,8 +56,7 @@ def measure(a) -> None:
     head = model.config.vocab_size * model.config.hidden_size
     blocks = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2) - head
     found: dict[str, list[float]] = {
-        key: []
-        for key in ("share", "step_s", "tokens_per_s", "gflops", "gemm_gflops", "tokens", "input_tokens", "loss")
+        key: [] for key in ("step_s", "tokens_per_s", "gflops", "gemm_gflops", "tokens", "input_tokens", "loss")
     }
     for step in range(a.steps):
         rate = measure_gemm()[dtype]
@@ -71,7 +70,7 @@ def measure(a) -> None:
             continue
         gflops = (6 * blocks * stats.input_tokens + 6 * head * stats.tokens) / seconds / 1e9
         tokens = sum(len(document.token_ids) for document in documents)
-        values = (gflops / rate, seconds, tokens / seconds, gflops, rate, tokens, stats.input_tokens, stats.loss)
+        values = (seconds, tokens / seconds, gflops, rate, tokens, stats.input_tokens, stats.loss)
         for key, value in zip(found, values, strict=True):
             found[key].append(value)
     print(json.dumps({**found, "dtype": dtype, "peak_rss_mb": peak_rss_mb()}))
@@ -96,6 +95,7 @@ def main() -> None:
     parser.add_argument(
         "--peer-micro-batch", type=int, default=4, help="documents in one pass of the peer (default: 4)"
     )
+    common.peak_option(parser)
     parser.add_argument("--rows", help="file of peers/sft_job.py (default: made for the run)")
     parser.add_argument("--measure", action="store_true", help="one measurement of our side")
     a = parser.parse_args()
@@ -122,11 +122,10 @@ def main() -> None:
             lambda: common.run_json(ours),
             (lambda: peer_measurement(common.run_json(peer))) if a.peer_python else None,
         )
-    shares = common.median(series.ours, "share")
-    print(f"share of the rate of matrix products: {shares:.3f}")
+    common.show_peak(series, a)
     common.finish(
         "sft_step", series, "tokens_per_s", a, unit="document tokens/s", higher_is_better=True,
-        also=["share", "step_s", "gflops", "gemm_gflops", "tokens", "input_tokens", "loss", "peak_rss_mb"],
+        also=["step_s", "gflops", "gemm_gflops", "tokens", "input_tokens", "loss", "peak_rss_mb"],
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
-"""Share of the machine's matrix-product rate that a training step reaches: forward, backward and AdamW on 8 groups of 8
-completions, SmolLM2-135M. Only necessary work counts: 6 x block parameters x tokens (a shared prompt once) + 6 x head
-parameters x completion tokens. The rate is measured beside each step, with products of the model's kind of shape.
+"""Necessary operations a second of a training step: forward, backward and AdamW on 8 groups of 8 completions,
+SmolLM2-135M, in GFLOP/s. Only necessary work counts: 6 x block parameters x tokens (a shared prompt once) + 6 x head
+parameters x completion tokens. The machine's rate of matrix products is measured beside each step and shown, but is no
+measure: it moves from minute to minute, and a share of it would move with it. `--peak-gflops` states one that does not.
 
     python benchmarks/train_step.py
     python benchmarks/train_step.py --prompt-tokens 200 --new-tokens 300 --json
@@ -51,7 +52,7 @@ def measure(a) -> None:
     ]
     head = model.config.vocab_size * model.config.hidden_size
     blocks = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2) - head
-    result: dict[str, list[float]] = {"share": [], "step_s": [], "gflops": [], "gemm_gflops": []}
+    result: dict[str, list[float]] = {"gflops": [], "step_s": [], "gemm_gflops": []}
     for step in range(5):
         rate = measure_gemm()[dtype]
         started = time.perf_counter()
@@ -63,9 +64,7 @@ def measure(a) -> None:
         flops = 6 * blocks * stats.input_tokens + 6 * head * stats.tokens
         if step > 1:
             rate = (rate + measure_gemm()[dtype]) / 2
-            for key, value in zip(
-                result, (flops / seconds / 1e9 / rate, seconds, flops / seconds / 1e9, rate), strict=True
-            ):
+            for key, value in zip(result, (flops / seconds / 1e9, seconds, rate), strict=True):
                 result[key].append(value)
     print(json.dumps({
         **result, "input_tokens": stats.input_tokens, "target_tokens": stats.tokens, "peak_rss_mb": peak_rss_mb()
@@ -79,6 +78,7 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=90)
     parser.add_argument("--new-tokens", type=int, default=96, help="longest completion; the shortest has a quarter")
     parser.add_argument("--micro-batch-tokens", type=int, default=2048, help="as a run chooses")
+    common.peak_option(parser)
     parser.add_argument("--measure", action="store_true", help="one measurement")
     a = parser.parse_args()
     if a.measure:
@@ -87,9 +87,10 @@ def main() -> None:
     job = [f"--{k.replace('_', '-')}={getattr(a, k)}" for k in (
         "groups", "group_size", "prompt_tokens", "new_tokens", "micro_batch_tokens")]  # fmt: skip
     series = common.alternate(a.runs, lambda: common.run_json([sys.executable, __file__, "--measure", *job]), None)
+    common.show_peak(series, a)
     common.finish(
-        "train_step", series, "share", a, unit="of the rate of matrix products", higher_is_better=True,
-        also=["step_s", "gflops", "gemm_gflops", "input_tokens", "peak_rss_mb"],
+        "train_step", series, "gflops", a, unit="GFLOP/s of necessary work", higher_is_better=True,
+        also=["step_s", "gemm_gflops", "input_tokens", "peak_rss_mb"],
     )  # fmt: skip
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from rethink.chat.backend import Ended, OnText, Settings, Stopped, TooLong
 from rethink.chat.conversation import How, Messages
-from rethink.chat.text import visible
 from rethink.errors import EngineFailure, RethinkError, UsageError
 from rethink.eval.endpoint import KEY_VARIABLES
 from rethink.model.chat import END_THINK, THINK
@@ -107,7 +106,7 @@ class EndpointChat:
 
     def _explained(self, error: Exception) -> RethinkError:
         openai = self._openai
-        said = visible(" ".join(str(error).split())[:300])  # the endpoint's words
+        said = " ".join(str(error).split())[:300]  # the endpoint's words
         if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
             return UsageError(
                 f"the endpoint {self._url} refuses the key ({said}); set it in the environment variable "

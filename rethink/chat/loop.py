@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from rethink.chat.session import Session
 from rethink.errors import RethinkError
 from rethink.store.cache import cache_root
+from rethink.terminal import make_console
 
 PROMPT = "› "
 HISTORY = "chat-history"
@@ -102,11 +103,11 @@ def _history_file() -> Path | None:
 @contextlib.contextmanager
 def waiting(text: str) -> Iterator[None]:
     """A spinner on a terminal's standard error while something loads."""
-    from rich.console import Console
+    from rich.text import Text
 
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     if not (console.is_terminal and sys.stdout.isatty()):
         yield
         return
-    with console.status(f"[dim]{text}[/dim]"):
+    with console.status(Text(text, style="dim")):
         yield

@@ -1,15 +1,15 @@
 """Where a conversation is shown: a terminal, a pipe, or JSON lines for programs.
 
-Everything that a model or an endpoint wrote passes through `visible` before it reaches a terminal.
+Everything is printed by `rethink.terminal`, which makes visible what a model or an endpoint wrote.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from rethink.chat.text import Part, visible
+from rethink.chat.text import Part
+from rethink.terminal import json_text, make_console, say
 
 if TYPE_CHECKING:
     from rethink.chat.backend import Ended
@@ -51,10 +51,9 @@ class TerminalScreen:
     """
 
     def __init__(self, console: Any = None) -> None:
-        from rich.console import Console
 
         self.folded = False
-        self._console = console or Console(highlight=False)
+        self._console = console or make_console()
         self._status: Any = None
         self._part: Part | None = None
         self._at_start = True
@@ -119,17 +118,19 @@ class TerminalScreen:
         from rich.text import Text
 
         # No wrapping by rich: a piece may be half a word, and the terminal wraps by itself.
-        self._console.print(Text(visible(text), style=style), end="", soft_wrap=True)
+        self._console.print(Text(text, style=style), end="", soft_wrap=True)
         self._console.file.flush()
 
     def _wait(self, text: str) -> None:
         if not self._console.is_terminal:
             return
+        from rich.text import Text
+
         if self._status is None:
-            self._status = self._console.status(f"[dim]{text}[/dim]", spinner="dots")
+            self._status = self._console.status(Text(text, style="dim"), spinner="dots")
             self._status.start()
         else:
-            self._status.update(f"[dim]{text}[/dim]")
+            self._status.update(Text(text, style="dim"))
 
     def _end_wait(self) -> None:
         if self._status is not None:
@@ -155,8 +156,7 @@ class PlainScreen:
             return
         if part != self._part:
             self._tags(part)
-        self._out.write(visible(text))
-        self._out.flush()
+        say(text, file=self._out, end="", flush=True)
 
     def done(self, turn: Turn, ended: Ended, seconds: float) -> None:
         """See `Screen`."""
@@ -173,11 +173,11 @@ class PlainScreen:
 
     def thought(self, text: str) -> None:
         """See `Screen`."""
-        self._out.write(visible(text) + "\n")
+        say(text, file=self._out)
 
     def note(self, text: str) -> None:
         """See `Screen`."""
-        print(visible(text), file=sys.stderr, flush=True)
+        say(text, file=sys.stderr, flush=True)
 
     def _tags(self, part: Part | None) -> None:
         if part == "thought":
@@ -188,7 +188,7 @@ class PlainScreen:
 
 
 class JsonScreen:
-    """One JSON object an answer, in ASCII: what the model wrote, unchanged, yet harmless to a terminal."""
+    """One JSON object an answer: what the model wrote, unchanged, yet harmless to a terminal."""
 
     def __init__(self, out: TextIO | None = None) -> None:
         self.folded = False
@@ -210,8 +210,7 @@ class JsonScreen:
             "tokens": ended.tokens,
             "seconds": round(seconds, 3),
         }
-        self._out.write(json.dumps(row) + "\n")
-        self._out.flush()
+        say(json_text(row), file=self._out, flush=True)
 
     def broken(self) -> None:
         """See `Screen`."""
@@ -221,4 +220,4 @@ class JsonScreen:
 
     def note(self, text: str) -> None:
         """See `Screen`."""
-        print(visible(text), file=sys.stderr, flush=True)
+        say(text, file=sys.stderr, flush=True)

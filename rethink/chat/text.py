@@ -1,41 +1,12 @@
-"""What a model wrote, made fit for a terminal; and its thought told from its answer, while it is being written."""
+"""A turn's thought told from its answer, while it is being written."""
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
 from rethink.model.chat import END_THINK, THINK
 
 Part = Literal["thought", "answer"]
-_CONTROL_PICTURES = 0x2400
-_BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
-
-def visible(text: str) -> str:
-    """The text with nothing in it that a terminal would obey.
-
-    Escape and the other control characters become their pictures (␛), so that colours, cursor moves, titles, links and
-    clipboard writes are seen and not done; marks that turn the direction of writing are spelled out. Each character is
-    judged alone, so a sequence that comes in pieces is caught as well. Line feeds and tabs stay.
-    """
-    if text.isascii() and text.isprintable():
-        return text
-    return _BIDI.sub(_spelled, _CONTROL.sub(_picture, text.replace("\r\n", "\n")))
-
-
-def _picture(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    if code < 0x20:
-        return chr(_CONTROL_PICTURES + code)
-    return (
-        "\N{SYMBOL FOR DELETE}" if code == 0x7F else _spelled(match) if code < 0xD800 else "\N{REPLACEMENT CHARACTER}"
-    )
-
-
-def _spelled(match: re.Match[str]) -> str:
-    return f"<U+{ord(match[0]):04X}>"
 
 
 class ThoughtSplitter:

@@ -6,7 +6,6 @@ rubric, as a completion of the model would be.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from rethink.model.chat import ANSWER, END_ANSWER, END_THINK, THINK
 from rethink.rewards.extract import AnswerRule
+from rethink.tasks.guesses import commonest
 from rethink.types import Completion, Problem, Prompt
 
 PADDING = "Let me think about this step by step, carefully and in detail, before I say anything. "
@@ -48,8 +48,7 @@ class Setting:
 def setting_of(problems: Sequence[Problem], rule: AnswerRule, limit: int) -> Setting:
     """What is known of these problems."""
     golds = {problem.id: problem.answer for problem in problems if problem.answer is not None}
-    counted = Counter(golds.values()).most_common(1)
-    return Setting(rule, limit, golds, counted[0][0] if counted else "0")
+    return Setting(rule, limit, golds, commonest(golds.values())[0] or "0")
 
 
 def turn(thought: str, answer: str, rule: AnswerRule) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rethink.check.report import Report
 from rethink.recipe.schema import Recipe
+from rethink.tasks.guesses import GUESSED
 
 SILENT_WARNING, SILENT_PROBLEM = 0.5, 0.9
 """Share of groups without signal."""
@@ -17,7 +18,7 @@ TRUNCATED_WARNING, TRUNCATED_PROBLEM = 0.25, 0.75
 """Share of completions that reach the token limit."""
 CHEAT_WARNING, CHEAT_PROBLEM = 0.1, 0.34
 """Mean accuracy of a cheat."""
-GUESS_WARNING, GUESS_PROBLEM = 0.34, 0.7
+GUESS_WARNING, GUESS_PROBLEM = 0.34, GUESSED
 """Mean accuracy of a guess that needs no thought."""
 SLOW_WARNING, SLOW_PROBLEM = 0.2, 1.0
 """Seconds of rewards in a step, as a share of the step's other seconds."""
@@ -25,6 +26,18 @@ LEAST_SECONDS = 0.1
 """Seconds of rewards in a step that nobody minds."""
 FAILED_WARNING = 0.02
 """Share of a part's outcomes that failed."""
+UNREAD_WARNING = 0.05
+"""Share of gold answers that cannot be read."""
+FEW_QUESTIONS = 0.5
+"""Share of the problems that ask something different, below which there are too few."""
+RIGHT_LEAST = 0.99
+"""What the right answer must get from a part that judges it."""
+CHEAT_SHARE = 0.75
+"""Of the right answer's reward, that a cheat may earn in all."""
+ANSWERED_PROBLEM, OTHER_RULE = 0.05, 0.2
+"""Share of completions that give an answer where it is looked for; share by another rule that is worth naming."""
+ABSTAINED_WARNING = 0.5
+"""Share of completions that a part gives no score."""
 RIGHTNESS = ("accuracy", "math", "number", "gym")
 """Built-in parts that say whether the answer is right."""
 FEW_GROUPS = 4
@@ -63,8 +76,7 @@ def _gold(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
             "gold-not-right",
             f"{failing} of {number} gold answers do not get full marks from their own checker: {first['id']} with gold "
             f"{first['gold'][:80]!r} gets {first['said']}. Choose another tasks.checker or "
-            "tasks.answer_format, or mend "
-            "the data.",
+            "tasks.answer_format, or mend the data.",
         )
     if unread == number:
         report.problem(
@@ -73,11 +85,13 @@ def _gold(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
             f"none of {number} gold answers can be read, so no answer can be checked. Set tasks.answer_key and "
             "tasks.answer_format to where the answers are.",
         )
-    elif unread > 0.05 * number:
+    elif unread > UNREAD_WARNING * number:
         report.warn(
             "gold", "gold-unreadable", f"{unread} of {number} gold answers cannot be read; their rewards abstain."
         )
-    if found["different_questions"] < 0.5 * number:
+    if found["guessable"]:
+        report.warn("gold", "gold-guessable", f"{found['guessable']}.")
+    if found["different_questions"] < FEW_QUESTIONS * number:
         report.warn(
             "gold",
             "few-questions",
@@ -106,8 +120,8 @@ def _examples(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
             "examples",
             "example-without-answer",
             f"{listed} gives no answer where reward.answer=`{recipe.reward.answer}` looks for one, so the "
-            "prompt teaches a "
-            "form that earns nothing. Write the example's answer in that form, or change reward.answer.",
+            "prompt teaches a form that earns nothing. Write the example's answer in that form, or change "
+            "reward.answer.",
         )
 
 
@@ -118,7 +132,7 @@ def _cheats(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
     accuracy = _accuracy_parts(recipe)
     best = right["reward"]
     for part in accuracy:
-        if right["parts"][part] < 0.99:
+        if right["parts"][part] < RIGHT_LEAST:
             report.problem(
                 "cheats",
                 "right-answer-not-rewarded",
@@ -152,7 +166,7 @@ def _cheat(report: Report, row: dict[str, Any], best: float, accuracy: list[str]
             f"the cheat `{name}` earns {reward:.2f} ({shown}) where the right answer earns {best:.2f}; under RL the "
             "policy will find it. Make the checker or the reward stricter, or reward.answer more exact.",
         )
-    elif earned > warning or reward > 0.75 * best:
+    elif earned > warning or reward > CHEAT_SHARE * best:
         report.warn(
             "cheats",
             "cheat-rewarded-in-part",
@@ -164,16 +178,15 @@ def _signal(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
     size, silent, solved = found["group_size"], found["no_signal"], found["solved"]
     n = found["prompts"] * size
     answered = found["answered"]
-    if answered is not None and answered < 0.05:
-        others = {rule: share for rule, share in found["answered_by_rule"].items() if share > max(0.2, answered)}
+    if answered is not None and answered < ANSWERED_PROBLEM:
+        others = {rule: share for rule, share in found["answered_by_rule"].items() if share > max(OTHER_RULE, answered)}
         most = max(others, key=lambda rule: others[rule], default=None)
         hint = f" {others[most]:.0%} give one by the rule `{most}`." if most else ""
         report.problem(
             "signal",
             "answer-not-found",
             f"{answered:.0%} of {n} completions give an answer where reward.answer=`{recipe.reward.answer}` "
-            "looks for it."
-            f"{hint} Show the form in prompt.examples and prompt.instruction, or change reward.answer.",
+            f"looks for it.{hint} Show the form in prompt.examples and prompt.instruction, or change reward.answer.",
         )
     if solved == 0:
         say = report.problem if found["solved_interval"][1] <= HARD else report.warn
@@ -181,17 +194,15 @@ def _signal(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
             "signal",
             "too-hard",
             f"none of {n} completions is right (95 % interval up to {found['solved_interval'][1]:.1%}): there "
-            "is nothing "
-            "to reinforce. Take an easier task or parameters, an example in the prompt, a larger model, or begin with "
-            "supervised fine-tuning.",
+            "is nothing to reinforce. Take an easier task or parameters, an example in the prompt, a larger model, or "
+            "begin with supervised fine-tuning.",
         )
     elif solved is not None and solved > EASY:
         report.problem(
             "signal",
             "too-easy",
             f"{solved:.0%} of {n} completions are right already: there is little to learn. Take harder "
-            "parameters, or a "
-            "curriculum.",
+            "parameters, or a curriculum.",
         )
     if silent > SILENT_WARNING:
         below, above = found["no_signal_below"], found["no_signal_above"]
@@ -205,8 +216,7 @@ def _signal(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
             "signal",
             "no-signal",
             f"{silent:.0%} of the groups of {size} have equal rewards ({below:.0%} below, {above:.0%} above) "
-            "and give no "
-            f"gradient, {fix}.",
+            f"and give no gradient, {fix}.",
         )
     for part, value in found["constant_parts"].items():
         if value <= 0:  # a part that is full from the start is learned already
@@ -250,7 +260,7 @@ def _rewards(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
                 f"reward.max_failure_share={recipe.reward.max_failure_share:g} the run stops. Mend the function.",
             )
     for part, share in found["abstained"].items():
-        if share > 0.5:
+        if share > ABSTAINED_WARNING:
             report.warn(
                 "rewards", "reward-abstains", f"the part `{part}` gives no score for {share:.0%} of the completions."
             )
@@ -270,8 +280,7 @@ def _cost(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
             "cost",
             "memory",
             f"the run would use up to {found['memory_most_gb']:.1f} GiB and {have:.1f} GiB are free; it "
-            "limits itself by "
-            "smaller micro-batches and fewer sequences at once, which is slower.",
+            "limits itself by smaller micro-batches and fewer sequences at once, which is slower.",
         )
     step, rewards = found["seconds_per_step"], found["reward_seconds_per_step"]
     if step and rewards > max(SLOW_WARNING * step, LEAST_SECONDS):

@@ -19,6 +19,7 @@ from rethink.model.chat import ANSWER, END_ANSWER, PromptRenderer
 from rethink.recipe.schema import Recipe, RewardPart
 from rethink.rewards.extract import AnswerRule, extract_answer
 from rethink.rewards.rubric import Rubric, build_rubric, closing
+from rethink.tasks.guesses import commonest, guess_warning
 from rethink.tasks.mix import TaskMix
 from rethink.train.collect import Sources, run_engine, sample_seed, sampling_params
 from rethink.types import Completion, GenerationRequest, Problem, Prompt, RewardOutcome
@@ -82,7 +83,7 @@ def check_gold(report: Report, recipe: Recipe, mix: TaskMix, problems: Sequence[
         else:
             said: Any = outcome.failure or outcome.score
             failing.append({"id": problem.id, "gold": str(problem.answer)[:200], "said": said})
-    commonest, times = Counter(problem.answer for problem in known).most_common(1)[0] if known else (None, 0)
+    answer, times = commonest(problem.answer for problem in known)
     report.section(
         "gold",
         {
@@ -92,8 +93,9 @@ def check_gold(report: Report, recipe: Recipe, mix: TaskMix, problems: Sequence[
             "failing": failing[:LISTED_GOLD],
             "failing_number": len(failing),
             "different_questions": len({problem.question for problem in problems}),
-            "commonest_answer": commonest,
+            "commonest_answer": answer,
             "commonest_share": times / len(problems),
+            "guessable": guess_warning(known),
         },
     )
 

@@ -24,13 +24,13 @@ from rethink.recipe.checks import check_against_context
 from rethink.recipe.estimate import GIB, MachineRates, estimate, shape_of
 from rethink.recipe.identity import recipe_hash
 from rethink.recipe.schema import Recipe
-from rethink.rewards.rubric import Rubric, build_rubric, closing
+from rethink.rewards.rubric import build_rubric, closing
 from rethink.rollout.build import build_engine
 from rethink.rollout.engine import RolloutEngine
 from rethink.tasks.mix import TaskMix, build_task_mix
 from rethink.train.choices import apply_choices, make_choices
 from rethink.train.collect import Sources
-from rethink.types import Problem
+from rethink.types import Problem, Prompt
 
 PROMPTS = 16
 """Prompts that are sampled at most."""
@@ -70,7 +70,25 @@ def check(
     checkpoint = _attempt(report, "model", lambda: _load(recipe))
     if mix and problems and checkpoint is not None:
         with contextlib.nullcontext() if rubric is None else closing(rubric):
-            _with_model(report, recipe, mix, rubric, checkpoint, problems, prompts, note, engine_factory)
+            note("prompts and cheating completions")
+            rendered = _prompts(report, recipe, checkpoint, problems)
+            if rendered is not None:
+                choices = make_choices(recipe, checkpoint.config)
+                apply_choices(choices)
+                trained = [pair for pair in rendered[1] if "/train/" in pair[0].id][:prompts]
+                if rubric is not None:
+                    encode = checkpoint.tokenizer.encode
+                    measure.check_examples(report, recipe, rubric, encode)
+                    measure.check_cheats(report, recipe, rubric, rendered[1], encode)
+                if rubric is not None and trained:
+                    size = min(recipe.rollout.group_size, measure.MOST_GROUP)
+                    note(f"up to {len(trained)} groups of {size} completions")
+                    engine = _engine(recipe, checkpoint, choices, engine_factory)
+                    stops = tuple(sorted(checkpoint.tokenizer.end_of_turn_ids))
+                    sources = Sources(mix, rendered[0], engine, rubric, stops)
+                    groups, seconds = measure.sample_groups(recipe, sources, trained, SECONDS)
+                    measure.check_samples(report, recipe, rubric, groups, seconds, mix)
+                _cost(report, recipe, checkpoint, choices)
     judge(report, recipe)
     report.seconds = time.perf_counter() - started
     return report
@@ -100,41 +118,18 @@ def _problems(report: Report, recipe: Recipe, mix: TaskMix) -> list[Problem]:
     return _attempt(report, "tasks", draw) or []
 
 
-def _with_model(
-    report: Report,
-    recipe: Recipe,
-    mix: TaskMix,
-    rubric: Rubric | None,
-    checkpoint: Checkpoint,
-    problems: Sequence[Problem],
-    prompts: int,
-    note: Note,
-    engine_factory: EngineFactory | None,
-) -> None:
-    """What needs the tokenizer, and then what needs the weights."""
+def _prompts(
+    report: Report, recipe: Recipe, checkpoint: Checkpoint, problems: Sequence[Problem]
+) -> tuple[PromptRenderer, list[tuple[Problem, Prompt]]] | None:
+    """What renders prompts, and the problems whose prompts fit; None where nothing can be rendered."""
     context = _context(report, recipe, checkpoint)
     if context is None:
-        return
+        return None
     room = context - max(recipe.max_new_tokens_at(0), recipe.max_new_tokens_at(recipe.steps - 1))
     render = _attempt(report, "prompts", lambda: PromptRenderer(checkpoint.tokenizer, recipe.prompt, room))
     if render is None:
-        return
-    note("prompts and cheating completions")
-    asked = measure.check_prompts(report, recipe, render, problems, context)
-    if rubric is not None:
-        measure.check_examples(report, recipe, rubric, checkpoint.tokenizer.encode)
-        measure.check_cheats(report, recipe, rubric, asked, checkpoint.tokenizer.encode)
-    choices = make_choices(recipe, checkpoint.config)
-    apply_choices(choices)
-    trained = [pair for pair in asked if "/train/" in pair[0].id][:prompts]
-    if rubric is not None and trained:
-        note(f"up to {len(trained)} groups of {min(recipe.rollout.group_size, measure.MOST_GROUP)} completions")
-        engine = _engine(recipe, checkpoint, choices, engine_factory)
-        stops = tuple(sorted(checkpoint.tokenizer.end_of_turn_ids))
-        sources = Sources(mix, render, engine, rubric, stops)
-        groups, seconds = measure.sample_groups(recipe, sources, trained, SECONDS)
-        measure.check_samples(report, recipe, rubric, groups, seconds, mix)
-    _cost(report, recipe, checkpoint, choices)
+        return None
+    return render, measure.check_prompts(report, recipe, render, problems, context)
 
 
 def _context(report: Report, recipe: Recipe, checkpoint: Checkpoint) -> int | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from rethink.terminal import json_text, say
 
 Verbs = Any  # argparse's sub-parsers action has no public name
 Run = Callable[[argparse.Namespace], int]
@@ -84,4 +85,4 @@ def real(low: float, high: float = math.inf, *, open_low: bool = False) -> Calla
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one object as one line, for programs."""
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    say(json_text(value))

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from rethink.cli.arguments import Verbs, print_json, verb, whole
+from rethink.terminal import make_console, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
     def note(text: str) -> None:
         if not args.json:
-            print(f"checking {text} …", file=sys.stderr)
+            say(f"checking {text} …", file=sys.stderr)
 
     reports = []
     for one in found:
@@ -60,9 +61,7 @@ def run(args: argparse.Namespace) -> int:
         report.left_out = list(one.left_out)
         reports.append((one.stage, report))
         if not args.json:
-            from rich.console import Console
-
-            show(report, Console())
+            show(report, make_console())
     ok = all(report.ok for _, report in reports)
     if args.json:
         if found[0].stage is None:
@@ -72,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
             print_json({"recipe": recipe.name, "ok": ok, "stages": stages})
     elif len(reports) > 1:
         wrong = [str(stage) for stage, report in reports if not report.ok]
-        print(f"\n{len(reports)} stages checked; " + (f"problems in {', '.join(wrong)}." if wrong else "no problems."))
+        say(f"\n{len(reports)} stages checked; " + (f"problems in {', '.join(wrong)}." if wrong else "no problems."))
     return 0 if ok else 1
 
 
@@ -92,12 +91,12 @@ def show(report: Report, console: Console) -> None:
     if report.sections.get("cheats", {}).get("rows"):
         console.print(_cheats(report.sections["cheats"]))
     for finding in report.findings:
-        console.print(f"\n{finding.level}: {finding.section}: {finding.message}", markup=False, highlight=False)
+        console.print(f"\n{finding.level}: {finding.section}: {finding.message}")
     problems = sum(finding.level == "problem" for finding in report.findings)
     warnings = len(report.findings) - problems
     if report.left_out:
-        console.print(f"\nleft out: {'; '.join(report.left_out)}", markup=False, highlight=False)
-    console.print(f"\n{problems} problems, {warnings} warnings.", highlight=False)
+        console.print(f"\nleft out: {'; '.join(report.left_out)}")
+    console.print(f"\n{problems} problems, {warnings} warnings.")
 
 
 def _cheats(values: dict[str, Any]) -> Any:

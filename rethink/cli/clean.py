@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from rethink.cli.arguments import Verbs, print_json, verb
+from rethink.terminal import say
 
 EXAMPLES = """\
   rethink clean runs/r1 --dry-run       what would go, and how much that frees
@@ -49,9 +50,9 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
         return 0
     for item in found:
-        print(f"{size_text(item.size):>10}  {item.path}  ({item.reason})")
+        say(f"{size_text(item.size):>10}  {item.path}  ({item.reason})")
     if args.dry_run:
-        print(f"{len(found)} to remove: the folder takes {size_text(before)} and would take {size_text(after)}")
+        say(f"{len(found)} to remove: the folder takes {size_text(before)} and would take {size_text(after)}")
     else:
-        print(f"{len(found)} removed: the folder took {size_text(before)} and takes {size_text(after)}")
+        say(f"{len(found)} removed: the folder took {size_text(before)} and takes {size_text(after)}")
     return 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rethink.cli.arguments import Verbs, print_json, verb
+from rethink.terminal import say
 
 if TYPE_CHECKING:
     from rethink.eval.compare import Difference
@@ -35,20 +36,20 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(asdict(comparison))
         return 0
-    print(f"A = {comparison.first} ({args.first})\nB = {comparison.second} ({args.second})")
+    say(f"A = {comparison.first} ({args.first})\nB = {comparison.second} ({args.second})")
     for of in comparison.benchmarks:
         paired = of.paired
-        print(
+        say(
             f"\n{of.benchmark}: {paired.n} problems, A {100 * paired.first:.1f}, B {100 * paired.second:.1f}, B - A = "
             f"{100 * paired.difference:+.1f} points (95 % interval {100 * paired.low:+.1f} to "
             f"{100 * paired.high:+.1f}; p = {paired.p:.3g}, {paired.method})"
         )
         if of.only_first or of.only_second:
-            print(f"  left out: {of.only_first} problems that only A has, {of.only_second} that only B has")
+            say(f"  left out: {of.only_first} problems that only A has, {of.only_second} that only B has")
         better = sum(d.second > d.first for d in of.differences)
-        print(f"  B is better on {better} problems, A on {len(of.differences) - better}")
+        say(f"  B is better on {better} problems, A on {len(of.differences) - better}")
         for difference in of.differences:
-            print(_line(difference))
+            say(_line(difference))
     return 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rethink.cli.arguments import print_json, program
+from rethink.terminal import say
 
 if TYPE_CHECKING:
     from rethink.recipe.curate import CurateRecipe
@@ -24,28 +25,26 @@ def dry_run(recipe: CurateRecipe, *, as_json: bool) -> int:
     if as_json:
         print_json({"recipe": recipe.model_dump(mode="json"), "recipe_hash": recipe_hash(recipe), "plan": plan})
         return 0
-    print(recipe_to_yaml(recipe))
-    print(f"# hash {recipe_hash(recipe)}\n")
+    say(recipe_to_yaml(recipe))
+    say(f"# hash {recipe_hash(recipe)}\n")
     if recipe.source is not None:
-        print(f"Reads the samples of {recipe.source}; none are drawn.")
+        say(f"Reads the samples of {recipe.source}; none are drawn.")
     else:
         if recipe.endpoint.model is not None:
-            print(f"Asks {recipe.endpoint.model} at {recipe.endpoint.url}.")
-        print(
+            say(f"Asks {recipe.endpoint.model} at {recipe.endpoint.url}.")
+        say(
             f"Draws {sampling.per_problem} samples of each of at most {recipe.problems:,} problems: {samples:,} "
             f"samples of at most {sampling.max_new_tokens:,} tokens, {plan['most_tokens']:,} in all."
         )
     if recipe.teacher.model is not None:
-        print(
-            f"What is kept is rewritten by {recipe.teacher.model}, at most {recipe.teacher.max_tokens:,} tokens each."
-        )
+        say(f"What is kept is rewritten by {recipe.teacher.model}, at most {recipe.teacher.max_tokens:,} tokens each.")
     return 0
 
 
 def show(summary: Mapping[str, Any], out: Path) -> None:
     """What came of a curation: the tables, and where things lie."""
-    print()
-    print((out / "statistics.md").read_text(encoding="utf-8"))
-    print(f"wall time {summary['wall_s'] / 60:.1f} min, peak memory {summary['peak_rss_mb'] / 1024:.1f} GiB\n")
-    print(f"folder      {out}\nsamples     {out / 'samples.jsonl'}\ntrain       {out / 'train.jsonl'}")
-    print(f"\nTrain on it: {program()} train sft {shlex.quote(f'data.0.path={out}/train.jsonl')}")
+    say()
+    say((out / "statistics.md").read_text(encoding="utf-8"))
+    say(f"wall time {summary['wall_s'] / 60:.1f} min, peak memory {summary['peak_rss_mb'] / 1024:.1f} GiB\n")
+    say(f"folder      {out}\nsamples     {out / 'samples.jsonl'}\ntrain       {out / 'train.jsonl'}")
+    say(f"\nTrain on it: {program()} train sft {shlex.quote(f'data.0.path={out}/train.jsonl')}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import rethink
 from rethink.cli.arguments import Verbs, print_json, verb
+from rethink.terminal import make_console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,9 +48,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(findings)
         return 0
-    from rich.console import Console
 
-    Console().print(as_table(findings))
+    make_console().print(as_table(findings))
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rethink.cli.arguments import Verbs, print_json, program, real, verb, whole
 from rethink.errors import UsageError
+from rethink.terminal import make_console, say
 
 if TYPE_CHECKING:
     from rethink.eval.evaluate import Load, Measured, Request
@@ -92,11 +93,11 @@ def run(args: argparse.Namespace) -> int:
     args.out = request.out
 
     with Progress() as progress:
-        measured = evaluate_all(request, load, progress.seen)
+        measured = evaluate_all(request, load, progress.seen, lambda text: say(text, file=sys.stderr, flush=True))
     for one in measured:
         for name, number in one.judged_anew.items():
             if number:
-                print(
+                say(
                     f"{name}: {number} stored completions of {one.model} were judged anew, since their gold answers "
                     "or the grader have changed",
                     file=sys.stderr,
@@ -178,14 +179,13 @@ class Progress:
     """How far it is: a bar on a terminal, else a line now and then, on standard error."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
-        console = Console(stderr=True)
+        console = make_console(stderr=True)
         self._live = console.is_terminal
         self._bar = Bar(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -212,7 +212,7 @@ class Progress:
         now = time.monotonic()
         if not self._live and (now - self._printed > LINES_EVERY or done == total):
             self._printed = now
-            print(f"{label}: {done} of {total}", file=sys.stderr, flush=True)
+            say(f"{label}: {done} of {total}", file=sys.stderr, flush=True)
 
 
 def by_model(measured: Sequence[Measured]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -247,7 +247,6 @@ def _details(measured: Sequence[Measured]) -> dict[str, dict[str, Mapping[str, M
 
 def show(request: Request, measured: Sequence[Measured], published: bool) -> None:
     """One table of everything, how it came about, and where things lie."""
-    from rich.console import Console
     from rich.table import Table
 
     from rethink.eval.card import how, percent
@@ -274,11 +273,11 @@ def show(request: Request, measured: Sequence[Measured], published: bool) -> Non
                 f"{result.tokens_per_s:.0f}",
             )
             protocol.setdefault(f"{result.benchmark}: {how(result.row() | dict(result.details))}")
-    console = Console()
+    console = make_console()
     if not console.is_terminal:
-        console = Console(width=WIDTH)
+        console = make_console(width=WIDTH)
     console.print(table)
-    print("\n".join(protocol))
+    say("\n".join(protocol))
     for path in write_tables(request, measured, published):
-        print(f"\n{path.read_text(encoding='utf-8')}" if several else f"table    {path}")
-    print(f"folder   {request.out}")
+        say(f"\n{path.read_text(encoding='utf-8')}" if several else f"table    {path}")
+    say(f"folder   {request.out}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rethink.cli.arguments import Verbs, print_json, verb
+from rethink.terminal import make_console, say
 
 EXAMPLES = """\
   rethink export runs/quickstart --out quickstart-hf                       folder with model card, ready for the hub
@@ -61,10 +62,10 @@ def run(args: argparse.Namespace) -> int:
         )
         return 0
     kind = "GGUF file" if done.target == "gguf" else "Hugging Face folder"
-    print(f"{done.path}: {kind}, {done.dtype}, {megabytes(done.nbytes)} (the source: {megabytes(done.source_bytes)})")
+    say(f"{done.path}: {kind}, {done.dtype}, {megabytes(done.nbytes)} (the source: {megabytes(done.source_bytes)})")
     for note in done.notes:
-        print(f"  note: {note}")
-    print(f"Try it: rethink chat --model {done.path}")
+        say(f"  note: {note}")
+    say(f"Try it: rethink chat --model {done.path}")
     return 0
 
 
@@ -77,11 +78,10 @@ class Progress:
     """A bar on a terminal, on standard error; nothing elsewhere."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, TextColumn
         from rich.progress import Progress as Bar
 
-        console = Console(file=sys.stderr)
+        console = make_console(file=sys.stderr)
         self._bar = Bar(
             TextColumn("writing"), BarColumn(), DownloadColumn(), console=console, disable=not console.is_terminal
         )

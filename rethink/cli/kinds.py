@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rethink.errors import UsageError
+from rethink.terminal import say
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,8 @@ def dry_run_of(kind: str) -> Callable[..., int]:
 def show_places(summary: dict[str, Any], out: Any) -> None:
     """Where the things lie that a run of any kind leaves."""
     if "wall_s" in summary:
-        print(f"\nwall time {summary['wall_s'] / 60:.1f} min\n")
-    print(f"folder  {out}")
+        say(f"\nwall time {summary['wall_s'] / 60:.1f} min\n")
+    say(f"folder  {out}")
     for name, path in (("report", out / "report.html"), ("model", out / "model")):
         if path.exists():
-            print(f"{name:<7} {path}")
+            say(f"{name:<7} {path}")

@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import rethink
 from rethink.cli import (
@@ -26,15 +27,18 @@ from rethink.cli import (
     score,
     serve,
     status,
+    tasks,
     train,
 )
 from rethink.errors import RethinkError
+from rethink.terminal import guard_process, say, visible
 
 EXAMPLES = """\
 examples:
   rethink doctor                                        what this machine can do
   rethink train quickstart                              train the embedded model on a small task
   rethink train my.yaml rollout.group_size=16 --dry-run check a recipe before running it
+  rethink tasks chain_sum --show 3                      problems as the model will see them
   rethink check my.yaml                                 whether it can work, in a minute or two
   rethink train my.yaml --resume                        go on where the run stopped
   rethink train r1                                      the whole pipeline of DeepSeek-R1
@@ -54,9 +58,17 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 
+class Parser(argparse.ArgumentParser):
+    """Argparse's, whose errors repeat what was given."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """See `argparse.ArgumentParser`."""
+        super().exit(status, None if message is None else visible(message))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser with all verbs."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="rethink",
         description="Train language models to reason, the way DeepSeek-R1 was trained, on the machine you have.",
         epilog=EXAMPLES,
@@ -65,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"rethink {rethink.__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for verb in (
-        train, status, clean, check, sample, chat, serve, score, eval, compare, export, report, profile, doctor,
+        train, status, clean, tasks, check, sample, chat, serve, score, eval, compare, export, report, profile, doctor,
     ):  # fmt: skip
         verb.add_parser(verbs)
     return parser
@@ -85,16 +97,17 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    guard_process()
     args = parse(argv)
     try:
         code: int = args.run(args)
         sys.stdout.flush()
         return code
     except RethinkError as error:
-        print(f"rethink: {error}", file=sys.stderr)
+        say(f"rethink: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"\nInterrupted. {args.when_interrupted(args)}".rstrip(), file=sys.stderr)
+        say(f"\nInterrupted. {args.when_interrupted(args)}".rstrip(), file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; nothing is left to say to it, at exit either.

@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rethink.cli.arguments import print_json, program
+from rethink.terminal import make_console, say
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from rethink.pipeline.plan import Plan
     from rethink.pipeline.selection import Selection
     from rethink.recipe.pipeline import DistillRecipe, PipelineRecipe
 
@@ -70,13 +74,38 @@ def dry_run(
             }
         )
         return 0
-    from rich.console import Console
-    from rich.table import Table
+    _show_plan(recipe, plan, dtype)
+    return 0
 
+
+def _show_plan(recipe: PipelineRecipe | DistillRecipe, plan: Plan, dtype: str) -> None:
     from rethink.recipe.estimate_text import seconds_text
     from rethink.recipe.gpus import RATE
 
-    print(f"{recipe.name}: {recipe.description}\n" if recipe.description else recipe.name)
+    say(f"{recipe.name}: {recipe.description}\n" if recipe.description else recipe.name)
+    make_console(width=max(130, make_console().width)).print(_plan_table(plan))
+    say(
+        f"\n{len(plan.left)} of {len(plan.stages)} stages to run: at most {plan.total('tokens'):,.0f} tokens, "
+        f"{plan.total('flops'):.3g} operations{seconds_text(plan.total('seconds'))} on this machine in {dtype}; "
+        f"the folder takes at most {size_text(plan.disk_peak_bytes)} at a time."
+    )
+    if any(stage.gpus for stage in plan.stages):
+        hours = sum(stage.gpus.hours for stage in plan.left if stage.gpus)
+        say(
+            f"On H800 of 80 GB: {hours:,.0f} GPU hours at {RATE:.0e} operations a second each. A stage needs at least "
+            "as many as the table says, with everything that lasts spread evenly over them and layers computed again."
+        )
+    say(
+        "Completions are counted at their token limit. `?`: not known before the stages ahead of it have run, or its "
+        "data are files that are read then."
+    )
+
+
+def _plan_table(plan: Plan) -> Table:
+    from rich.table import Table
+
+    from rethink.recipe.estimate_text import seconds_text
+
     gpus = any(stage.gpus for stage in plan.stages)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("stage", no_wrap=True)
@@ -95,30 +124,13 @@ def dry_run(
         if stage.gpus:
             cells += [f"{stage.gpus.number} x {size_text(stage.gpus.bytes_each)}", f"{stage.gpus.hours:,.0f}"]
         table.add_row(stage.name, stage.kind, stage.state, *cells)
-    Console(width=max(130, Console().width)).print(table)
-    print(
-        f"\n{len(plan.left)} of {len(plan.stages)} stages to run: at most {plan.total('tokens'):,.0f} tokens, "
-        f"{plan.total('flops'):.3g} operations{seconds_text(plan.total('seconds'))} on this machine in {dtype}; "
-        f"the folder takes at most {size_text(plan.disk_peak_bytes)} at a time."
-    )
-    if gpus:
-        hours = sum(stage.gpus.hours for stage in plan.left if stage.gpus)
-        print(
-            f"On H800 of 80 GB: {hours:,.0f} GPU hours at {RATE:.0e} operations a second each. A stage needs at least "
-            "as many as the table says, with everything that lasts spread evenly over them and layers computed again."
-        )
-    print(
-        "Completions are counted at their token limit. `?`: not known before the stages ahead of it have run, or its "
-        "data are files that are read then."
-    )
-    return 0
+    return table
 
 
 def show(summary: Mapping[str, Any], out: Path) -> None:
     """What came of a pipeline: its evaluations, and where things lie."""
     results = summary["results"]
     if results:
-        from rich.console import Console
         from rich.table import Table
 
         names = [
@@ -135,23 +147,23 @@ def show(summary: Mapping[str, Any], out: Path) -> None:
                 "–" if n not in row else f"{row[n]:.1f}" if n == "length" else f"{100 * row[n]:.1f} %" for n in names
             ]
             table.add_row(label, *cells)
-        Console().print(table)
+        make_console().print(table)
     ran = [stage["name"] for stage in summary["stages"] if stage["ran"]]
     kept = sum(stage["state"] == "kept" for stage in summary["stages"])
-    print(
+    say(
         f"\n{len(ran)} stages run, {kept} found done, {summary['stages_seconds'] / 60:.1f} min in all stages, "
         f"{size_text(summary['disk_bytes'])} on disk\n"
     )
-    print(f"folder  {out}\nreport  {out / 'report.html'}")
-    print(f"\nStages: {program()} status {shlex.quote(str(out))}")
+    say(f"folder  {out}\nreport  {out / 'report.html'}")
+    say(f"\nStages: {program()} status {shlex.quote(str(out))}")
 
 
 def show_evaluation(summary: Mapping[str, Any], out: Path) -> None:
     """What came of a recipe of the kind `eval`."""
-    print(f"\n{summary['problems']} held-out problems, {summary['samples']} completion(s) of each")
+    say(f"\n{summary['problems']} held-out problems, {summary['samples']} completion(s) of each")
     for name, entry in summary["metrics"].items():
-        print(f"  {name:<12} {entry['mean']:.3f}  (95 % interval {entry['low']:.3f} to {entry['high']:.3f})")
-    print(f"\nfolder  {out}")
+        say(f"  {name:<12} {entry['mean']:.3f}  (95 % interval {entry['low']:.3f} to {entry['high']:.3f})")
+    say(f"\nfolder  {out}")
 
 
 def size_text(count: float) -> str:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rethink.cli.arguments import Verbs, print_json, verb, whole
+from rethink.terminal import make_console, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,16 +47,15 @@ def run(args: argparse.Namespace) -> int:
     tune_allocator()
     from rethink.train.profile import profile_recipe
 
-    found = profile_recipe(recipe, args.steps, lambda text: print(text, file=sys.stderr, flush=True))
+    found = profile_recipe(recipe, args.steps, lambda text: say(text, file=sys.stderr, flush=True))
     if args.json:
         print_json(asdict(found))
         return 0
-    from rich.console import Console
 
-    console = Console()
+    console = make_console()
     console.print(phases_table(found))
     console.print(operations_table(found))
-    print("\n".join(_notes(found)))
+    say("\n".join(_notes(found)))
     return 0
 
 

@@ -7,6 +7,7 @@ import webbrowser
 from pathlib import Path
 
 from rethink.cli.arguments import Verbs, print_json, verb
+from rethink.terminal import say
 
 EXAMPLES = """\
   rethink report runs/quickstart
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"report": str(path), "summary": summary})
     else:
-        print(path)
+        say(path)
     if args.open:
         webbrowser.open(path.resolve().as_uri())
     return 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rethink.cli.arguments import print_json
+from rethink.terminal import make_console, say
 
 if TYPE_CHECKING:
     from rethink.recipe.reward_model import RewardDataSize, RewardModelRecipe
@@ -52,14 +53,14 @@ def dry_run(recipe: RewardModelRecipe, *, as_json: bool) -> int:
             }
         )
         return 0
-    print(recipe_to_yaml(recipe))
-    print(f"# hash {recipe_hash(recipe)}\n")
+    say(recipe_to_yaml(recipe))
+    say(f"# hash {recipe_hash(recipe)}\n")
     for line in data_lines(facts) if facts else []:
-        print(line)
-    print(reward_model_estimate_text(expected))
-    print(f"Times are for this machine computing in {dtype}.")
+        say(line)
+    say(reward_model_estimate_text(expected))
+    say(f"Times are for this machine computing in {dtype}.")
     if text := gpus_text(gpus, expected.total_flops):
-        print(text)
+        say(text)
     return 0
 
 
@@ -104,10 +105,9 @@ def data_lines(facts: Mapping[str, Any]) -> list[str]:
 
 def show(summary: Mapping[str, Any], out: Path) -> None:
     """What came of a run: held-out accuracy and calibration before and after, and where things lie."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = make_console()
     before, after = summary.get("before"), summary.get("after")
     if before and after:
         what = "pairs" if summary["objective"] == "pairwise" else "responses"
@@ -122,10 +122,10 @@ def show(summary: Mapping[str, Any], out: Path) -> None:
             table.add_row(label, f"{before[name]:.3f}", f"{after[name]:.3f}")
         console.print(table)
         _show_reliability(after)
-    print("\n".join(data_lines(summary["data"])))
-    print(f"\nwall time {summary['wall_s'] / 60:.1f} min, peak memory {summary['peak_rss_mb'] / 1024:.1f} GiB")
-    print(f"folder  {out}\nmodel   {out / 'model'}")
-    print(f"\nAs a reward: reward.parts: [{{name: reward-model, model: {out / 'model'}}}]")
+    say("\n".join(data_lines(summary["data"])))
+    say(f"\nwall time {summary['wall_s'] / 60:.1f} min, peak memory {summary['peak_rss_mb'] / 1024:.1f} GiB")
+    say(f"folder  {out}\nmodel   {out / 'model'}")
+    say(f"\nAs a reward: reward.parts: [{{name: reward-model, model: {out / 'model'}}}]")
 
 
 def _accuracy(facts: Mapping[str, Any]) -> str:
@@ -136,5 +136,5 @@ def _accuracy(facts: Mapping[str, Any]) -> str:
 def _show_reliability(after: Mapping[str, Any]) -> None:
     bins = [entry for entry in after["reliability"] if entry["n"] >= SHOWN_RELIABILITY]
     if bins:
-        print("probability given → share right (examples)")
-        print("   ".join(f"{entry['probability']:.2f} → {entry['share']:.2f} ({entry['n']})" for entry in bins))
+        say("probability given → share right (examples)")
+        say("   ".join(f"{entry['probability']:.2f} → {entry['share']:.2f} ({entry['n']})" for entry in bins))

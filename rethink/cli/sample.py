@@ -8,6 +8,7 @@ import sys
 
 from rethink.cli.arguments import Verbs, print_json, real, verb, whole
 from rethink.errors import UsageError
+from rethink.terminal import say
 from rethink.types import Completion, SamplingParams
 
 EXAMPLES = """\
@@ -74,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
             print_json(as_json(completion))
             continue
         if args.n > 1:
-            print(f"--- {number} of {args.n}: {len(completion.token_ids)} tokens, {completion.finish_reason} ---")
-        print(completion.text)
+            say(f"--- {number} of {args.n}: {len(completion.token_ids)} tokens, {completion.finish_reason} ---")
+        say(completion.text)
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rethink.cli.arguments import Verbs, print_json, real, verb
 from rethink.errors import UsageError
+from rethink.terminal import make_console, say
 
 if TYPE_CHECKING:
     from rethink.rewards.score import Scored
@@ -87,7 +88,6 @@ def _options(given: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def _show(summary: Mapping[str, Any], scored: list[Scored], args: argparse.Namespace) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("reward", "scored", "mean", "full marks", "zero", "abstained", "failed")
@@ -98,15 +98,18 @@ def _show(summary: Mapping[str, Any], scored: list[Scored], args: argparse.Names
         failed = f"{part['failed']}{f' ({causes})' if causes else ''}"
         counts = [str(part[key]) for key in ("scored", "full", "zero", "abstained")]
         table.add_row(name, counts[0], mean, counts[1], counts[2], counts[3], failed)
-    Console().print(table)
-    print(f"{summary['rows']} rows  {args.data}\nwritten  {args.out}")
+    make_console().print(table)
+    say(f"{summary['rows']} rows  {args.data}\nwritten  {args.out}")
+    unread = [row.unread for row in scored if row.unread is not None]
+    if unread:
+        say(f"{len(unread)} rows could not be scored and count as failed; the first: {unread[0]}")
     if args.expect is None:
         return
     wrong = [row for row in scored if row.agrees is False]
-    print(f"{args.expect}: {summary['compared'] - len(wrong)} of {summary['compared']} rows agree")
+    say(f"{args.expect}: {summary['compared'] - len(wrong)} of {summary['compared']} rows agree")
     for row in wrong[:LISTED]:
         said = "abstains" if row.score is None else f"{row.score:g}"
         failure = row.row()["failure"]
-        print(f"  {row.id}: {said}, expected {row.expected}{f' ({failure})' if failure else ''}")
+        say(f"  {row.id}: {said}, expected {row.expected}{f' ({failure})' if failure else ''}")
     if len(wrong) > LISTED:
-        print(f"  … and {len(wrong) - LISTED} more (all of them with --json)")
+        say(f"  … and {len(wrong) - LISTED} more (all of them with --json)")

@@ -8,6 +8,7 @@ import sys
 
 from rethink.cli.arguments import Verbs, real, verb, whole
 from rethink.errors import UsageError
+from rethink.terminal import say
 
 EXAMPLES = """\
   rethink serve --model embedded
@@ -29,6 +30,13 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--served-model-name", metavar="NAME", help="name in requests (default: M as given)")
     parser.add_argument(
         "--api-key-env", metavar="NAME", help="environment variable with the key that clients must send (default: none)"
+    )
+    parser.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name in the header Host that is answered beside this machine's own (may be repeated)",
     )
     parser.add_argument(
         "--max-concurrent", type=whole(1), default=64, metavar="N", help="completions decoded at once (default: 64)"
@@ -63,13 +71,15 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise UsageError(f"a server needs {error.name}; install the extra: pip install 'rethink[serve]'") from error
     del fastapi
-    from rethink.serve.run import ServeOptions, is_loopback, serve
+    from rethink.serve.connection import is_loopback
+    from rethink.serve.run import ServeOptions, serve
 
     options = ServeOptions(
         model=args.model,
         host=args.host,
         port=args.port,
         api_key=key,
+        allowed_hosts=tuple(args.allowed_host),
         served_model_name=args.served_model_name,
         max_queue=args.max_queue,
         max_concurrent=args.max_concurrent,
@@ -77,14 +87,14 @@ def run(args: argparse.Namespace) -> int:
         kv_budget_bytes=None if args.kv_budget_gb is None else int(args.kv_budget_gb * 2**30),
     )
     if key is None and not is_loopback(args.host):
-        print(
+        say(
             f"rethink serve: {args.host} can be reached from other machines and no key is asked for; see --api-key-env",
             file=sys.stderr,
         )
 
     def started(url: str) -> None:
         name = options.served_model_name or options.model
-        print(f"rethink serve: model {name} at {url}/v1 (Ctrl-C stops)", flush=True)
+        say(f"rethink serve: model {name} at {url}/v1 (Ctrl-C stops)", flush=True)
 
     serve(options, started)
     return 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rethink.cli.arguments import print_json, program
+from rethink.terminal import say
 
 if TYPE_CHECKING:
     from rethink.recipe.schema import ModelShape
@@ -49,14 +50,14 @@ def dry_run(recipe: SFTRecipe, *, as_json: bool) -> int:
             }
         )
         return 0
-    print(recipe_to_yaml(recipe))
-    print(f"# hash {recipe_hash(recipe)}\n")
+    say(recipe_to_yaml(recipe))
+    say(f"# hash {recipe_hash(recipe)}\n")
     for entry in found.get("data", []):
-        print(_set_text(entry))
-    print(sft_estimate_text(expected))
-    print(f"Times are for this machine computing in {dtype}.")
+        say(_set_text(entry))
+    say(sft_estimate_text(expected))
+    say(f"Times are for this machine computing in {dtype}.")
     if text := gpus_text(gpus, expected.total_flops):
-        print(text)
+        say(text)
     return 0
 
 
@@ -113,16 +114,16 @@ def show(summary: Mapping[str, Any], out: Path) -> None:
     """What came of a run: losses before and after, what was read, and where things lie."""
     losses = summary.get("eval_loss") or {}
     if "after" in losses:
-        print(
+        say(
             f"\nheld-out loss {losses['before']:.4f} -> {losses['after']:.4f} on {losses['documents']} documents "
             "(nats per trained token)"
         )
     if "train_loss" in summary:
         first, last = summary["train_loss"]["first"], summary["train_loss"]["last"]
-        print(f"training loss {first:.4f} in the first step, {last:.4f} in the last")
+        say(f"training loss {first:.4f} in the first step, {last:.4f} in the last")
     for entry in summary["data"]:
         if entry["dropped"]:
-            print(f"{entry['path']}: {entry['dropped']} of {entry['rows']} rows were too long and left out")
-    print(f"wall time {summary['wall_s'] / 60:.1f} min, peak memory {summary['peak_rss_mb'] / 1024:.1f} GiB\n")
-    print(f"folder  {out}\nreport  {out / 'report.html'}\nmodel   {out / 'model'}")
-    print(f'\nTry it: {program()} sample --model {shlex.quote(str(out / "model"))} "…"')
+            say(f"{entry['path']}: {entry['dropped']} of {entry['rows']} rows were too long and left out")
+    say(f"wall time {summary['wall_s'] / 60:.1f} min, peak memory {summary['peak_rss_mb'] / 1024:.1f} GiB\n")
+    say(f"folder  {out}\nreport  {out / 'report.html'}\nmodel   {out / 'model'}")
+    say(f'\nTry it: {program()} sample --model {shlex.quote(str(out / "model"))} "…"')

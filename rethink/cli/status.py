@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rethink.cli.arguments import Verbs, print_json, verb
+from rethink.terminal import make_console, say
 
 EXAMPLES = """\
   rethink status runs/r1                                  every stage with its state, time and disk
@@ -52,7 +53,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(state: Mapping[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from rethink.cli.pipeline import size_text
@@ -72,14 +72,14 @@ def _show(state: Mapping[str, Any]) -> None:
             stage["hash"][:12],
             ", ".join(stage["inputs"]),
         )
-    Console(width=max(110, Console().width)).print(table)
+    make_console(width=max(110, make_console().width)).print(table)
     for stage in state["stages"]:
         if stage["error"]:
-            print(f"\n{stage['name']} failed: {stage['error']}")
+            say(f"\n{stage['name']} failed: {stage['error']}")
         for sentence in stage["damage"]:
-            print(f"\n{stage['name']} is not whole: {sentence}")
+            say(f"\n{stage['name']} is not whole: {sentence}")
     done = sum(stage["state"] == "done" for stage in state["stages"])
-    print(
+    say(
         f"\n{done} of {len(state['stages'])} stages done, {size_text(state['disk_bytes'])} on disk, of which "
         f"`rethink clean` would free {size_text(state['cleanable_bytes'])}"
     )
@@ -88,13 +88,13 @@ def _show(state: Mapping[str, Any]) -> None:
 def _show_lineage(found: Mapping[str, Any]) -> None:
     sample = found["sample"]
     if sample is not None:
-        print("sample")
+        say("sample")
         for key, value in sample.items():
             shown = str(value)
-            print(f"  {key}: {shown if len(shown) <= 200 else shown[:200] + '…'}")
+            say(f"  {key}: {shown if len(shown) <= 200 else shown[:200] + '…'}")
     for heading, stage in (("made by", found["made_by"]), *(("from", entry) for entry in found["from"])):
-        print(
+        say(
             f"{heading} {stage['stage']} ({stage['kind']}): hash {stage['hash'][:12]}, seed {stage['seed']}, "
             f"commit {stage['commit']}, {stage['state']}\n  {stage['folder']}"
         )
-    print("\nThe resolved recipe of each: --json, or the folder's recipe.yaml")
+    say("\nThe resolved recipe of each: --json, or the folder's recipe.yaml")

@@ -13,6 +13,7 @@ from rethink.cli.arguments import Verbs, print_json, program, verb
 from rethink.cli.kinds import KINDS, dry_run_of, function
 from rethink.cli.pipeline import PIPELINES, selection_of
 from rethink.errors import UsageError
+from rethink.terminal import make_console, say
 
 if TYPE_CHECKING:
     from rethink.recipe.estimate import MachineRates
@@ -144,12 +145,12 @@ def dry_run(recipe: Recipe, *, as_json: bool) -> int:
             }
         )
         return 0
-    print(recipe_to_yaml(recipe))
-    print(f"# hash {recipe_hash(recipe)}\n")
-    print(estimate_text(expected))
-    print(f"Times are for this machine computing in {dtype}.")
+    say(recipe_to_yaml(recipe))
+    say(f"# hash {recipe_hash(recipe)}\n")
+    say(estimate_text(expected))
+    say(f"Times are for this machine computing in {dtype}.")
     if text := gpus_text(gpus, expected.total_flops):
-        print(text)
+        say(text)
     return 0
 
 
@@ -207,11 +208,9 @@ def measure_rates(
 
 def show(summary: Mapping[str, Any], out: Path) -> None:
     """What came of a run: the table, three completions before and after, and where things lie."""
-    from rich.console import Console
-
     from rethink.observe.report import before_after_table
 
-    console = Console()
+    console = make_console()
     if summary.get("before") and summary.get("after"):
         console.print()
         console.print(before_after_table(summary))
@@ -221,18 +220,18 @@ def show(summary: Mapping[str, Any], out: Path) -> None:
     console.print(
         f"\nwall time {summary['wall_s'] / 60:.1f} min, peak memory {summary['peak_rss_mb'] / 1024:.1f} GiB\n"
     )
-    print(f"folder  {out}\nreport  {out / 'report.html'}\nmodel   {out / 'model'}")
-    print(f'\nTry it: {program()} sample --model {shlex.quote(str(out / "model"))} "…"')
+    say(f"folder  {out}\nreport  {out / 'report.html'}\nmodel   {out / 'model'}")
+    say(f'\nTry it: {program()} sample --model {shlex.quote(str(out / "model"))} "…"')
 
 
 def _show_samples(summary: Mapping[str, Any]) -> None:
     pairs = zip(summary.get("samples_before") or (), summary.get("samples_after") or (), strict=False)
     for before, after in list(pairs)[:SHOWN_SAMPLES]:
-        print(f"\nQuestion: {before['question']}   (answer: {before['gold']})")
+        say(f"\nQuestion: {before['question']}   (answer: {before['gold']})")
         for when, sample in (("before", before), ("after", after)):
             scores = ", ".join(f"{name} {_score(sample[name])}" for name in ("accuracy", "format"))
-            print(f"  {when} ({scores}):")
-            print("\n".join(f"    {line}" for line in str(sample["completion"]).strip().splitlines()))
+            say(f"  {when} ({scores}):")
+            say("\n".join(f"    {line}" for line in str(sample["completion"]).strip().splitlines()))
 
 
 def _score(value: float | None) -> str:

@@ -34,6 +34,7 @@ from rethink.eval.run import Overrides, Plan, judge_anew, make_plan, run_plan
 from rethink.eval.samples import SampleStore
 from rethink.store.atomic import clean_leftovers, storage_errors, write_json, write_text
 from rethink.store.integrity import json_digest, read_sealed, write_sealed
+from rethink.tasks.guesses import guess_warning
 from rethink.types import Problem
 
 FORMAT = 1
@@ -107,14 +108,19 @@ def _askable(benchmark: Benchmark, modes: Sequence[Mode]) -> list[Mode]:
     return found
 
 
-def evaluate_all(request: Request, load: Load, on_progress: OnProgress | None = None) -> list[Measured]:
-    """Evaluate every model every way, one after another, and write what came of it.
+def evaluate_all(
+    request: Request, load: Load, on_progress: OnProgress | None = None, note: Callable[[str], None] = lambda _: None
+) -> list[Measured]:
+    """Evaluate every model every way, one after another, and write what came of it; `note` is told what to know.
 
     Raises:
         UsageError: see `check_request`, `make_plan`; or the folder holds something else.
         RunFailure: generation broke; what was drawn is kept, and the same request goes on.
     """
     problems = check_request(request)
+    for name, asked in problems.items():
+        if warning := guess_warning(asked):
+            note(f"warning: {name}: {warning}")
     measured = []
     for model in request.models:
         folders = {mode: folder_of(request, model, mode) for mode in request.modes}

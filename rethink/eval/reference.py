@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rethink.eval.benchmark import PAPER_MAX_TOKENS, PAPER_TEMPERATURE, PAPER_TOP_P, Benchmark
 from rethink.eval.registry import BENCHMARKS
+from rethink.terminal import say
 
 _HEAD = f"""\
 # Benchmarks
@@ -51,4 +52,4 @@ def _row(benchmark: Benchmark) -> str:
 
 
 if __name__ == "__main__":
-    print(markdown())
+    say(markdown())

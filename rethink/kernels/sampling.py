@@ -17,6 +17,8 @@ from rethink.kernels.native import ops
 
 BLOCK = 64
 """Vocabulary entries summed together first, so that the search touches V/64 sums and one block."""
+GREEDY_BELOW = 1e-5
+"""Temperatures below are greedy: logits divided by them leave the range of fp32. The bound is vLLM's."""
 _MASK = (1 << 64) - 1
 
 
@@ -44,7 +46,7 @@ def sample(
 
     Args:
         logits_BV: any float dtype.
-        temperature: 0 takes the most likely token (the first of equals).
+        temperature: 0 takes the most likely token (the first of equals), and so does all below `GREEDY_BELOW`.
         top_p, top_k: nucleus mass and number of most likely tokens kept; 1 and 0 keep all. Top-k is applied first.
         uniforms_B: one number in (0, 1) per row.
 
@@ -52,6 +54,7 @@ def sample(
         tokens [B]; log-probabilities [B] before truncation at the temperature (greedy: at temperature 1); and under
         the distribution that was sampled from (greedy: 0).
     """
+    temperature = temperature if temperature >= GREEDY_BELOW else 0.0
     truncated = temperature > 0 and (top_p < 1.0 or top_k > 0)
     fast = logits_BV.dtype == torch.float32 and ops.usable(logits_BV) and logits_BV.stride(1) == 1
     if fast and not truncated:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from rethink.terminal import say
+
 
 @dataclass(frozen=True, slots=True)
 class MetricInfo:
@@ -326,4 +328,4 @@ def markdown() -> str:
 
 
 if __name__ == "__main__":
-    print(markdown())
+    say(markdown())

@@ -9,7 +9,6 @@ from typing import Any, TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -17,6 +16,7 @@ from rich.text import Text
 
 from rethink.observe.diagnosis import LEAST, RECENT, diagnosis
 from rethink.observe.progress import TimeLeft, duration, number, percent
+from rethink.terminal import make_console
 
 _BARS = "▁▂▃▄▅▆▇█"
 _PHASES = {
@@ -85,7 +85,7 @@ class LiveView:
 
     def __init__(self, *, title: str = "", stream: TextIO | None = None, console: Console | None = None) -> None:
         self._title = title
-        self._console = console or Console(file=stream)
+        self._console = console or make_console(file=stream)
         self._live: Live | None = None
         self._stages: list[dict[str, Any]] = []
         self._reset()
@@ -181,7 +181,7 @@ class LiveView:
             parts += [Text(""), self._evaluation_table()]
         if found := diagnosis(self._rows, least=LEAST):
             parts += [Text(""), Text(found.text, style="yellow")]
-        title = f"[bold]{escape(self._title)}[/bold]" if self._title else None
+        title = Text(self._title, style="bold") if self._title else None
         return Panel(Group(*parts), title=title, title_align="left", border_style="dim", padding=(0, 1))
 
     def _progress_line(self, final: bool) -> RenderableType:
@@ -195,7 +195,8 @@ class LiveView:
             left = max(0.0, left - (time.monotonic() - self._step_began))
         remaining = "" if final else "measuring the time left" if left is None else f"about {duration(left)} left"
         bar = ProgressBar(total=max(1, self._left.total), completed=self._left.done)
-        line.add_row(f"step [bold]{self._left.done}[/bold] of {self._left.total}", bar, remaining)
+        step = Text.assemble("step ", (str(self._left.done), "bold"), f" of {self._left.total}")
+        line.add_row(step, bar, remaining)
         return line
 
     def _phase_line(self) -> RenderableType:
@@ -216,7 +217,7 @@ class LiveView:
             values = self._history[name]
             if values:
                 course = Text(sparkline(values, width), style="green")
-                table.add_row(label, form(values[0]), f"[bold]{escape(form(values[-1]))}[/bold]", course)
+                table.add_row(label, form(values[0]), Text(form(values[-1]), style="bold"), course)
         return table
 
     def _evaluation_table(self) -> RenderableType:
@@ -227,7 +228,7 @@ class LiveView:
             table.add_column("loss", justify="right")
             for step, row in shown:
                 loss = number(row, "eval/loss")
-                table.add_row(str(step), "" if loss is None else f"[bold]{loss:.4f}[/bold]")
+                table.add_row(str(step), Text("" if loss is None else f"{loss:.4f}", style="bold"))
             return table
         for name in ("held-out, after step", "accuracy", "95 % interval", "format", "length"):
             table.add_column(name, justify="right")
@@ -239,7 +240,7 @@ class LiveView:
             interval = f"{100 * low:.1f} to {100 * high:.1f}" if low is not None and high is not None else ""
             table.add_row(
                 str(step),
-                "" if accuracy is None else f"[bold]{percent(accuracy)}[/bold]",
+                Text("" if accuracy is None else percent(accuracy), style="bold"),
                 interval,
                 "" if form is None else percent(form),
                 "" if length is None else f"{length:.0f}",

@@ -6,12 +6,13 @@ view off and never reaches the run.
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, Protocol, TextIO
+
+from rethink.terminal import json_text, say
 
 Mode = Literal["auto", "live", "lines", "json", "none"]
 
@@ -175,8 +176,7 @@ class Lines:
         self._stream.flush()
 
     def _write(self, line: str) -> None:
-        self._stream.write(line + "\n")
-        self._stream.flush()
+        say(line, file=self._stream, flush=True)
 
 
 class JsonLines:
@@ -220,8 +220,7 @@ class JsonLines:
         self._write("end", {})
 
     def _write(self, event: str, fields: Mapping[str, Any]) -> None:
-        self._stream.write(json.dumps({"event": event, **{k: _jsonable(v) for k, v in fields.items()}}) + "\n")
-        self._stream.flush()
+        say(json_text({"event": event, **{k: _jsonable(v) for k, v in fields.items()}}), file=self._stream, flush=True)
 
 
 class Guarded:
@@ -266,7 +265,7 @@ class Guarded:
             with suppress(Exception):
                 broken.close()
             with suppress(Exception):
-                print(f"The progress view is off ({type(error).__name__}: {error}); the run goes on.", file=sys.stderr)
+                say(f"The progress view is off ({type(error).__name__}: {error}); the run goes on.", file=sys.stderr)
 
 
 def make_progress(mode: Mode = "auto", *, title: str = "", stream: TextIO | None = None) -> Progress:

@@ -38,6 +38,12 @@ NESTED = "inputs"
 TOLERANCE = 1e-4
 """By which a score may differ from the number that a row expects (a row's own `tol` stands above it)."""
 RIGHT = 1.0 - 1e-9
+MOST_TOKENS = 1 << 20
+"""Longest completion that a row may state or list."""
+UNREAD = "row: "
+"""What the failure of a row begins with that holds nothing to score."""
+
+Item = tuple[Problem, Prompt, Completion]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,12 @@ class Scored:
     """What the row expects; None where nothing is compared."""
     agrees: bool | None
     """None where nothing is compared."""
+
+    @property
+    def unread(self) -> str | None:
+        """Why the row could not be scored at all; None where it was."""
+        first = next(iter(self.parts.values())).failure or ""
+        return first.removeprefix(UNREAD) if first.startswith(UNREAD) else None
 
     def row(self) -> dict[str, Any]:
         """As it is written: `failure` is null, or the failures by part."""
@@ -90,36 +102,67 @@ def score_rows(
         limits: of one call.
 
     Raises:
-        UsageError: an unknown reward or option, or a row without a completion (with its place).
+        UsageError: an unknown reward or option, or no row that can be scored. Where some can, the others fail.
     """
     specs = [_part(name, options.get(name, {})) for name in names]
     unknown = sorted(set(options) - set(names))
     if unknown:
         hint = nearest(unknown[0], names)
         raise UsageError(f"--option names the reward `{unknown[0]}`, which --reward does not; {hint}")
-    items = [row_item(row, number, keys) for number, row in enumerate(rows, 1)]
+    items, unread = _items(rows, keys)
     # Rows with options of their own are scored by rubrics of their own: one for each different set.
     takes = any(spec["builtin"] in ROW_OPTIONS for spec in specs)
-    own = [
-        json.dumps(row["params"], sort_keys=True) if takes and isinstance(row.get("params"), dict) else ""
-        for row in rows
-    ]
+    sets: dict[str, list[int]] = {}
+    for i in items:
+        params = rows[i].get("params") if takes else None
+        sets.setdefault(json.dumps(params, sort_keys=True) if isinstance(params, dict) else "", []).append(i)
     results: dict[int, tuple[dict[str, RewardOutcome], float | None]] = {}
-    for params in dict.fromkeys(own):
-        places = [i for i, value in enumerate(own) if value == params]
-        with closing(
-            _rubric([_with(spec, json.loads(params)) if params else spec for spec in specs], limits)
-        ) as rubric:
+    for own, places in sets.items():
+        try:
+            rubric = _rubric([_with(spec, json.loads(own)) if own else spec for spec in specs], limits)
+        except UsageError as error:
+            if not own:
+                raise
+            unread |= dict.fromkeys(places, f"its own `params` are refused: {error}")
+            continue
+        with closing(rubric):
             scorings = [rubric.scoring([items[i][0]], [items[i][1]], 1) for i in places]
             for scoring, i in zip(scorings, places, strict=True):
                 scoring.add(0, 0, items[i][2])
             for scoring, i in zip(scorings, places, strict=True):
                 results[i] = scoring.results()[0][0]
     for i, row in enumerate(rows):
-        outcomes, score = results[i]
+        failed = dict.fromkeys(names, RewardOutcome(None, f"{UNREAD}{unread.get(i)}"))
+        outcomes, score = results.get(i, (failed, None))
         expected = _look(row, keys.expect) if keys.expect is not None else None
-        agrees = None if keys.expect is None else agreement(score, expected, row.get("tol"))
-        yield Scored(row.get("id", i + 1), score, outcomes, expected, agrees)
+        agrees = None if keys.expect is None else i not in unread and agreement(score, expected, row.get("tol"))
+        yield Scored(_id(row, i + 1), score, outcomes, expected, agrees)
+
+
+def _items(rows: Sequence[Mapping[str, Any]], keys: Keys) -> tuple[dict[int, Item], dict[int, str]]:
+    """What parts score, by place; and why the other rows are none of it.
+
+    Raises:
+        UsageError: no row can be scored; says why of the first.
+    """
+    items: dict[int, Item] = {}
+    unread: dict[int, str] = {}
+    for i, row in enumerate(rows):
+        try:
+            items[i] = row_item(row, i + 1, keys)
+        except UsageError as error:
+            unread[i] = str(error)
+        except RecursionError:
+            unread[i] = f"row {i + 1} is nested too deeply"
+    if unread and not items:
+        raise UsageError(unread[0])
+    return items, unread
+
+
+def _id(row: Mapping[str, Any], number: int) -> Any:
+    """The row's id as JSON has it."""
+    found = row.get("id", number)
+    return found if isinstance(found, str | int) or found is None else str(found)
 
 
 def agreement(score: float | None, expected: Any, tolerance: Any = None) -> bool:
@@ -129,8 +172,8 @@ def agreement(score: float | None, expected: Any, tolerance: Any = None) -> bool
     if isinstance(expected, bool):
         return (score >= RIGHT) == expected
     if isinstance(expected, int | float):
-        close = tolerance if isinstance(tolerance, int | float) else TOLERANCE
-        return abs(score - float(expected)) <= close
+        close = min(tolerance, 1e300) if isinstance(tolerance, int | float) else TOLERANCE
+        return score - close <= expected <= score + close  # as comparisons, which take whole numbers of any size
     return False
 
 
@@ -139,6 +182,7 @@ def summarise(scored: Sequence[Scored], names: Sequence[str]) -> dict[str, Any]:
     compared = [row for row in scored if row.agrees is not None]
     return {
         "rows": len(scored),
+        "unread": sum(row.unread is not None for row in scored),
         "score": _summary([row.score for row in scored], ()),
         "parts": {
             name: _summary(
@@ -254,11 +298,11 @@ def _first(row: Mapping[str, Any], keys: Sequence[str]) -> Any:
     return next((value for key in keys if (value := _look(row, key)) is not None), None)
 
 
-def row_item(row: Mapping[str, Any], number: int, keys: Keys) -> tuple[Problem, Prompt, Completion]:
+def row_item(row: Mapping[str, Any], number: int, keys: Keys) -> Item:
     """A row as what parts score.
 
     Raises:
-        UsageError: it holds no completion where one is looked for.
+        UsageError: it holds no completion where one is looked for, or no length that can be.
     """
     said = _text(_look(row, keys.completion) if keys.completion else _first(row, COMPLETION_KEYS))
     ids, length = _first(row, IDS_KEYS), _first(row, LENGTH_KEYS)
@@ -268,7 +312,7 @@ def row_item(row: Mapping[str, Any], number: int, keys: Keys) -> tuple[Problem, 
         raise UsageError(f"row {number} has no text under {wanted} (it has {have}); name its key with --completion")
     gold = _look(row, keys.gold) if keys.gold else _first(row, GOLD_KEYS)
     text = said or ""
-    tokens = _tokens(ids, length, text)
+    tokens = _tokens(ids, length, text, f"row {number}")
     name = str(row.get("id", number))
     metadata = {str(k): v for k, v in plain(dict(row)).items() if k not in ("token_ids", "text", "completion")}
     if isinstance(row.get(NESTED), Mapping):
@@ -280,12 +324,17 @@ def row_item(row: Mapping[str, Any], number: int, keys: Keys) -> tuple[Problem, 
     return problem, Prompt("", (), str(row.get("prefill") or "")), Completion(tokens, text, nothing, nothing, reason)
 
 
-def _tokens(ids: Any, length: Any, text: str) -> np.ndarray[Any, np.dtype[np.int32]]:
+def _tokens(ids: Any, length: Any, text: str, where: str) -> np.ndarray[Any, np.dtype[np.int32]]:
     """Token ids; only their number where the row gives a length; words where it gives neither."""
     if isinstance(ids, list):
+        if len(ids) > MOST_TOKENS or not all(type(i) is int and 0 <= i < 1 << 31 for i in ids):
+            raise UsageError(f"{where} has token ids that are none: at most {MOST_TOKENS:,} whole numbers below 2^31")
         return np.asarray(ids, np.int32)
-    count = length if isinstance(length, int) and not isinstance(length, bool) else len(text.split())
-    return np.zeros(max(count, 0), np.int32)
+    if isinstance(length, bool) or not isinstance(length, int | float):
+        return np.zeros(min(len(text.split()), MOST_TOKENS), np.int32)
+    if not 0 <= length <= MOST_TOKENS or length != int(length):
+        raise UsageError(f"{where} has the length {str(length)[:40]}; give a whole number from 0 to {MOST_TOKENS:,}")
+    return np.zeros(int(length), np.int32)
 
 
 def _text(value: Any) -> str | None:

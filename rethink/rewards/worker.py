@@ -14,6 +14,7 @@ from rethink.rewards.outcome import OUT_OF_MEMORY, failure_of
 from rethink.rewards.parts import Part, build_part, score_items
 from rethink.rewards.sandbox.inside.confine import set_filter
 from rethink.rewards.wire import encode, outcome_to_plain, plain_to_item, receive
+from rethink.terminal import say
 from rethink.types import RewardOutcome
 
 RECURSION = 3000
@@ -51,7 +52,7 @@ def _give_up_the_host(bpf: str | None) -> None:
     try:
         set_filter(ctypes.CDLL(None, use_errno=True), bytes.fromhex(bpf))
     except OSError as error:
-        print(f"reward workers run without a filter of system calls here ({error})", file=sys.stderr, flush=True)
+        say(f"reward workers run without a filter of system calls here ({error})", file=sys.stderr, flush=True)
 
 
 def _outcomes(parts: dict[int, Part], setup: Mapping[str, Any], job: Mapping[str, Any]) -> list[RewardOutcome]:

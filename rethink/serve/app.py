@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +30,7 @@ from rethink.serve.prompts import (
     check_model,
     check_text,
     generation,
+    prompts_of,
 )
 from rethink.serve.tickets import Mailbox, Ticket
 from rethink.serve.tokens import TokenTexts
@@ -39,7 +40,9 @@ from rethink.types import SamplingParams
 _REFUSALS = {
     400: "The request cannot be carried out as given",
     401: "The key is missing or wrong",
+    403: "The request is for another host",
     404: "There is no such model",
+    408: "The body came too slowly",
     413: "The body is too large",
     429: "Too many requests wait",
     500: "The engine failed",
@@ -110,8 +113,8 @@ def make_service(engine: EngineThread, tokenizer: Tokenizer, *, model: str, max_
     return Service(engine, tokenizer, prompter, TokenTexts(tokenizer), model, f"rethink-{rethink.__version__}")
 
 
-def make_app(service: Service, api_key: str | None = None) -> FastAPI:
-    """The application. Its lifespan starts and ends the engine's thread."""
+def make_app(service: Service, api_key: str | None = None, hosts: Collection[str] | None = None) -> FastAPI:
+    """The application; see `Guard` for key and hosts. Its lifespan starts and ends the engine's thread."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -128,7 +131,7 @@ def make_app(service: Service, api_key: str | None = None) -> FastAPI:
         redoc_url=None,
     )
     install_handlers(app)
-    app.add_middleware(Guard, api_key=api_key)
+    app.add_middleware(Guard, api_key=api_key, hosts=hosts)
     _add_information(app, service)
     _add_generation(app, service)
     return app
@@ -150,12 +153,12 @@ def _add_information(app: FastAPI, service: Service) -> None:
         found = schema.Health(status="failed" if failed else "ok", **service.engine.counts())
         return JSONResponse(found.model_dump(), 503) if failed else found  # type: ignore[return-value]
 
-    @app.get("/v1/models", responses=_responses(401))
+    @app.get("/v1/models", responses=_responses(401, 403))
     async def models() -> schema.ModelList:
         """The model that is served."""
         return schema.ModelList(object="list", data=[card])
 
-    @app.get("/v1/models/{model:path}", responses=_responses(401, 404))
+    @app.get("/v1/models/{model:path}", responses=_responses(401, 403, 404))
     async def model(model: str) -> schema.ModelCard:
         """One model."""
         check_model(model, service.model)
@@ -169,6 +172,7 @@ def _add_generation(app: FastAPI, service: Service) -> None:
         check_model(body.model, service.model)
         check_chat(body)
         limit = chat_max_tokens(body)
+        service.engine.check_places(body.n or 1)
         ids, opened = await asyncio.to_thread(service.prompter.chat_ids, body.messages)
         if not ids:
             raise wrong("the conversation renders to no tokens; send a message", "messages")
@@ -182,7 +186,10 @@ def _add_generation(app: FastAPI, service: Service) -> None:
         """Continue texts. With `echo` and `logprobs`, the prompts' tokens have log-probabilities too."""
         check_model(body.model, service.model)
         check_text(body)
-        prompts = await asyncio.to_thread(service.prompter.text_ids, body.prompt)
+        given = prompts_of(body.prompt)
+        service.engine.check_places(len(given) * (body.n or 1))
+        special = body.add_special_tokens is not False
+        prompts = await asyncio.to_thread(service.prompter.text_ids, given, special=special)
         if not all(prompts):
             raise wrong("a prompt has no tokens; give at least one", "prompt")
         limit = DEFAULT_TEXT_TOKENS if body.max_tokens is None else body.max_tokens

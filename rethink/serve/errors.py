@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 415: "unsupported_media_type"}
+from rethink.serve.schema import HALF
+from rethink.terminal import say
+
+_CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: "request_too_large",
+    415: "unsupported_media_type",
+    429: "queue_full",
+}
 
 
 class ApiError(Exception):
@@ -84,7 +95,7 @@ def install_handlers(app: FastAPI) -> None:
         return ApiError(error.status_code, message, code=code, headers=headers).response()
 
     async def bug(_: Request, error: Exception) -> JSONResponse:
-        traceback.print_exception(error)
+        say("".join(traceback.format_exception(error)), file=sys.stderr, end="", flush=True)
         return ApiError(500, "the server failed on this request; its log says why", code="internal_error").response()
 
     app.add_exception_handler(ApiError, api_error)
@@ -104,6 +115,8 @@ def _explained(error: RequestValidationError) -> ApiError:
         return wrong(f"{param} is no parameter of this endpoint; leave it out", param, "unknown_parameter")
     if kind == "unsupported_parameter":
         return wrong(f"{param}: {message}", param, "unsupported_parameter")
+    if kind == "string_unicode":
+        return wrong(f"{param or 'the body'}: {HALF}", param)
     if kind == "missing":
         return wrong(f"{param or 'the body'} is missing", param, "missing_parameter")
     if param is None:

@@ -61,17 +61,17 @@ class Prompter:
             ) from error
         return self._encode(text, "messages"), text.rstrip().endswith(THINK)
 
-    def text_ids(self, prompt: str | list[str] | list[int] | list[list[int]]) -> list[tuple[int, ...]]:
+    def text_ids(self, prompts: Sequence[str | Sequence[int]], *, special: bool = True) -> list[tuple[int, ...]]:
         """Ids of each prompt of a text completion.
+
+        Args:
+            prompts: see `prompts_of`.
+            special: whether texts begin with the tokenizer's own tokens.
 
         Raises:
             ApiError: a prompt is too long, or has ids that the model does not know.
         """
-        if isinstance(prompt, str):
-            return [self._begun(prompt)]
-        if isinstance(prompt[0], int):
-            return [self._known(prompt)]
-        return [self._begun(p) if isinstance(p, str) else self._known(p) for p in cast(list[str | list[int]], prompt)]
+        return [self._begun(p, special) if isinstance(p, str) else self._known(p) for p in prompts]
 
     def params(
         self, body: SamplingFields, prompts: Sequence[Sequence[int]], max_tokens: int | None, param: str
@@ -103,15 +103,15 @@ class Prompter:
         return SamplingParams(
             temperature=1.0 if body.temperature is None else body.temperature,
             top_p=1.0 if body.top_p is None else body.top_p,
-            top_k=body.top_k or 0,
+            top_k=max(body.top_k or 0, 0),
             max_new_tokens=room if max_tokens is None else max_tokens,
             stop_strings=(stop,) if isinstance(stop, str) else tuple(stop),
-            stop_token_ids=tuple(sorted(self.tokenizer.end_of_turn_ids)),
+            stop_token_ids=() if body.ignore_eos else tuple(sorted(self.tokenizer.end_of_turn_ids)),
         )
 
-    def _begun(self, text: str) -> tuple[int, ...]:
-        bos = self.tokenizer.bos_id
-        return (*([bos] if self.tokenizer.adds_bos and bos is not None else []), *self._encode(text, "prompt"))
+    def _begun(self, text: str, special: bool) -> tuple[int, ...]:
+        bos = self.tokenizer.bos_id if special and self.tokenizer.adds_bos else None
+        return (*([] if bos is None else [bos]), *self._encode(text, "prompt"))
 
     def _encode(self, text: str, param: str) -> tuple[int, ...]:
         least = len(text) // self._longest_token
@@ -138,6 +138,12 @@ class Prompter:
         """Characters that a token stands for at most."""
         spelled = (self.tokenizer.id_to_token(i) for i in range(self.tokenizer.vocab_size))
         return max((len(token) for token in spelled if token is not None), default=1) or 1
+
+
+def prompts_of(prompt: str | list[str] | list[int] | list[list[int]]) -> Sequence[str | Sequence[int]]:
+    """The prompts of a text completion: texts, or token ids."""
+    single = isinstance(prompt, str) or isinstance(prompt[0], int)
+    return cast(Sequence[str | Sequence[int]], [prompt] if single else prompt)
 
 
 def _role(message: Message) -> str:
@@ -177,9 +183,9 @@ def check_chat(body: ChatRequest) -> None:
     Raises:
         ApiError: see above.
     """
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:
         raise wrong("top_logprobs needs logprobs: true", "top_logprobs")
-    _check_stream(body)
+    _check_sampling(body)
 
 
 def check_text(body: CompletionRequest) -> None:
@@ -190,12 +196,18 @@ def check_text(body: CompletionRequest) -> None:
     """
     if body.max_tokens == 0 and not body.echo:
         raise wrong("max_tokens of 0 generates nothing; ask for at least 1, or set echo: true", "max_tokens")
-    _check_stream(body)
+    _check_sampling(body)
 
 
-def _check_stream(body: SamplingFields) -> None:
-    if body.stream_options is not None and not body.stream:
+def _check_sampling(body: SamplingFields) -> None:
+    if body.stream_options is not None and body.stream_options.include_usage and not body.stream:
         raise wrong("stream_options needs stream: true", "stream_options")
+    if body.best_of not in (None, 1, body.n or 1):
+        raise wrong(
+            f"best_of ({body.best_of}) other than 1 or n ({body.n or 1}) is not supported; leave it out",
+            "best_of",
+            "unsupported_parameter",
+        )
 
 
 def check_model(asked: str, served: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import signal
 import socket
 import sys
@@ -16,6 +15,7 @@ from fastapi import FastAPI
 
 from rethink.errors import ModelError, UsageError
 from rethink.serve.app import make_app, make_service
+from rethink.serve.connection import TimedProtocol, is_loopback
 from rethink.serve.worker import EngineThread, plan_server
 
 GRACE_SECONDS = 10
@@ -35,6 +35,9 @@ class ServeOptions:
     port: int = 8000
     """0: a free one."""
     api_key: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    """Names in the header `Host` beside this machine's own; they are looked at where only this machine reaches the
+    address, or where some are given."""
     served_model_name: str | None = None
     """None: `model` as it was given."""
     max_queue: int = 256
@@ -132,7 +135,8 @@ def build_app(options: ServeOptions) -> FastAPI:
     name = options.served_model_name or options.model
     vocab = checkpoint.config.vocab_size
     service = make_service(engine, checkpoint.tokenizer, model=name, max_model_len=longest, vocab=vocab)
-    return make_app(service, options.api_key)
+    checked = is_loopback(options.host) or options.allowed_hosts
+    return make_app(service, options.api_key, (options.host, *options.allowed_hosts) if checked else None)
 
 
 def run_server(app: FastAPI, listener: socket.socket, started: Callable[[str], None]) -> None:
@@ -154,6 +158,7 @@ def make_server(app: FastAPI, started: Callable[[str], None]) -> Server:
         lifespan="on",
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
+        http=TimedProtocol,
     )
     return Server(config, started)
 
@@ -185,11 +190,3 @@ class Server(uvicorn.Server):
         finally:
             for s, handler in before.items():
                 signal.signal(s, handler)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -31,6 +31,7 @@ from rethink.rollout.pages import PoolPlan, bytes_per_page, pages_of
 from rethink.serve.errors import ApiError
 from rethink.serve.scoring import score_texts, token_logprobs_with_top
 from rethink.serve.tickets import SCORED, Event, Ticket
+from rethink.terminal import say
 from rethink.types import Completion
 
 SECONDS_PER_STREAM = 0.003
@@ -122,13 +123,7 @@ class EngineThread:
             ApiError: 400 where they could never fit, 429 where too many wait, 503 where the engine has failed.
         """
         places = sum(ticket.places for ticket in tickets)
-        if places > self.capacity:
-            raise ApiError(
-                400,
-                f"the request asks for {places} completions (and scored texts) at once, and this server holds at most "
-                f"{self.capacity}; split it",
-                code="too_many_completions",
-            )
+        self.check_places(places)
         with self._lock:
             if self.failed or self._stopping:
                 raise ApiError(503, "the engine is not running", code="engine_stopped")
@@ -146,6 +141,20 @@ class EngineThread:
                 self._tickets[ticket.key] = ticket
                 (self._texts if ticket.request is None else self._waiting).append(ticket)
             self._lock.notify()
+
+    def check_places(self, places: int) -> None:
+        """Refuse what could never fit, before any work is put into it.
+
+        Raises:
+            ApiError: 400.
+        """
+        if places > self.capacity:
+            raise ApiError(
+                400,
+                f"the request asks for {places} completions (and scored texts) at once, and this server holds at most "
+                f"{self.capacity}; split it",
+                code="too_many_completions",
+            )
 
     def cancel(self, tickets: Iterable[Ticket]) -> None:
         """Drop what has not ended of the tickets. Nothing more is told of them after the present step."""
@@ -184,7 +193,7 @@ class EngineThread:
                     pass
             self._fail_all(ApiError(503, "the server is stopping", code="engine_stopped"))
         except BaseException as error:
-            traceback.print_exception(error)
+            say("".join(traceback.format_exception(error)), file=sys.stderr, end="", flush=True)
             self.failed = True
             self._fail_all(EngineFailure(f"the engine's thread ended ({type(error).__name__}: {error})"))
 
@@ -216,8 +225,8 @@ class EngineThread:
             decoding.step()
         except Exception as error:
             if not isinstance(error, EngineFailure):
-                traceback.print_exception(error)
-            print(f"rethink serve: all requests under way failed: {error}", file=sys.stderr, flush=True)
+                say("".join(traceback.format_exception(error)), file=sys.stderr, end="", flush=True)
+            say(f"rethink serve: all requests under way failed: {error}", file=sys.stderr, flush=True)
             self._decoding = None
             del decoding  # its pages, before new ones are made
             self._fail_all(error.with_traceback(None))

@@ -59,3 +59,13 @@ def test_finish_ends_with_one_json_line_and_records_it(
     assert kept["command"] == "bench.py --peer-python python"
     assert {key: kept[key] for key in last} == last
     assert set(kept) == {*last, "date", "commit", "command"}
+
+
+def test_a_share_is_of_the_peak_that_is_stated(capsys: pytest.CaptureFixture[str]) -> None:
+    options = common.parser("")
+    common.peak_option(options)
+    series = common.Series(ours=[{"gflops": [100.0, 300.0, 200.0], "gemm_gflops": [900.0]}])
+    common.show_peak(series, options.parse_args([]))
+    assert capsys.readouterr().out == ""
+    common.show_peak(series, options.parse_args(["--peak-gflops", "800"]))
+    assert "0.250 of the stated peak of 800 GFLOP/s" in capsys.readouterr().out

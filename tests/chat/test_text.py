@@ -1,53 +1,12 @@
-"""Text for a terminal, and thoughts told from answers however the pieces fall."""
+"""Thoughts told from answers however the pieces fall."""
 
 from __future__ import annotations
-
-import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rethink.chat.text import ThoughtSplitter, split_turn, visible
-
-ATTACKS = {
-    "colour": "\x1b[31mred\x1b[0m",
-    "clear screen": "\x1b[2J\x1b[H",
-    "title": "\x1b]0;owned\x07",
-    "link": "\x1b]8;;http://evil\x1b\\text\x1b]8;;\x1b\\",
-    "clipboard": "\x1b]52;c;ZXZpbA==\x07",
-    "eight-bit": "\x9b31m\x9d0;x\x9c",
-    "answer back": "\x1b[6n\x1b[c\x05",
-    "overwrite": "safe\rmore\x08\x08",
-    "direction": "abc\u202ecod.exe\u2066x\u2069",
-    "lines": "a\u2028b\u2029c\x0bd\x0ce",
-    "surrogate": "a\ud800b",
-}
-
-
-@pytest.mark.parametrize("text", ATTACKS.values(), ids=ATTACKS)
-def test_nothing_that_a_terminal_obeys_is_left(text: str) -> None:
-    shown = visible(text)
-    assert shown != text
-    assert not any(unicodedata.category(c) in ("Cc", "Zl", "Zp", "Cs") and c not in "\n\t" for c in shown)
-    assert not any(unicodedata.bidirectional(c) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
-                   for c in shown)  # fmt: skip
-    shown.encode("utf-8")
-
-
-@given(st.text(alphabet=st.characters(), max_size=40), st.integers(0, 40))
-def test_no_text_gets_through_and_pieces_are_shown_as_the_whole(text: str, cut: int) -> None:
-    text = text.replace("\r", "")  # the one pair that is judged together
-    assert visible(text[:cut]) + visible(text[cut:]) == visible(text)
-    assert not any(unicodedata.category(c) == "Cc" and c not in "\n\t" for c in visible(text))
-
-
-def test_harmless_text_stays() -> None:
-    text = "Grüße, 世界! 👩🏽\u200d🚀\n\tif x:\n\t\treturn '%'  # עברית العربية"
-    assert visible(text) == text
-    assert visible("a\r\nb") == "a\nb"
-    assert visible("\x1b[31m") == "␛[31m"
-
+from rethink.chat.text import ThoughtSplitter, split_turn
 
 TURNS = [
     ("Hello.", None, "Hello."),

@@ -65,6 +65,21 @@ def test_eval_and_compare(
     assert json.loads(capsys.readouterr().out)["benchmarks"][0]["paired"]["p"] == 1.0
 
 
+def test_gold_answers_that_are_not_the_whole_criterion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The game of 24 as a file: whoever says 24 would be right everywhere."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rethink.eval.backend.load_engine_backend", stop)
+    path = tmp_path / "game24.jsonl"
+    path.write_text("".join(json.dumps({"question": f"Use {i}, 2, 3, 4.", "answer": "24"}) + "\n" for i in range(9)))
+    assert run("eval", "--model", "m", "--bench", path, "--out", tmp_path / "out") == 130
+    assert "the answer '24', always, is the gold answer of 9 of 9 problems" in capsys.readouterr().err
+
+
 def test_prompting_all_prints_the_comparison(
     tiny_folder: Callable[..., Path], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -135,6 +135,55 @@ def test_a_task_of_reasoning_gym_and_the_rollouts_of_a_run(score: Score, tmp_pat
         assert [row["parts"]["number"] for row in written] == [1, 0]
 
 
+UNREAD = [
+    ({"gold": "5", "completion": None}, "has no text under"),
+    ({"gold": "5"}, "has no text under"),
+    ({"completion": "5", "tokens": 10**12}, "the length 1000000000000; give a whole number"),
+    ({"completion": "5", "tokens": 1e12}, "the length 1000000000000.0"),
+    ({"completion": "5", "length": 10**400}, "the length 1000"),
+    ({"completion": "5", "length": -1}, "the length -1"),
+    ({"completion": "5", "length": 2.5}, "the length 2.5"),
+    ({"completion": "5", "token_ids": [2**40]}, "token ids that are none"),
+    ({"completion": "5", "token_ids": [1, "a", [2]]}, "token ids that are none"),
+    ({"completion": "5", "params": {"max_len": 0}}, "its own `params` are refused"),
+    ({"completion": "5", "params": {"sandbox": "none"}}, "its own `params` are refused"),
+]
+
+
+def test_a_row_that_cannot_be_scored_fails_alone(score: Score) -> None:
+    good = {"id": "good", "gold": "5", "completion": "\\boxed{5}", "tokens": 25.0, "match": True}
+    rows = [good, *({"id": i} | row | {"match": None} for i, (row, _) in enumerate(UNREAD)), good]
+    code, written, summary = score(
+        rows, "--reward", "cosine,math", "--option", "cosine.max_len=100", "--expect", "match"
+    )
+    assert (code, len(written), summary["unread"]) == (0, len(rows), len(UNREAD))
+    assert [written[i]["parts"] for i in (0, -1)] == [{"cosine": pytest.approx(0.92678, abs=1e-4), "math": 1.0}] * 2
+    for row, (_, says) in zip(written[1:-1], UNREAD, strict=True):
+        assert row["score"] is None
+        assert says in row["failure"]
+    assert summary["parts"]["math"]["failed"] == len(UNREAD)
+    assert summary["parts"]["math"]["causes"] == {"row": len(UNREAD)}
+    assert summary["disagreements"] == list(range(len(UNREAD)))  # an error is no abstention
+
+
+def test_params_of_a_row_reach_no_other_reward(score: Score) -> None:
+    """They could choose an address, a limit or the sandbox."""
+    row = {"gold": "5", "completion": "5", "params": {"tags": "nonsense", "anything": 1}}
+    _, written, _ = score([row], "--reward", "format,math")
+    assert written[0]["failure"] is None
+
+
+def test_strange_ids_and_expectations(score: Score, tmp_path: Path) -> None:
+    path = tmp_path / "strange.jsonl"
+    path.write_text(
+        '{"id": NaN, "gold": "5", "completion": "5", "want": 1%s}\n' % ("0" * 400)
+        + '{"id": [1], "gold": "5", "completion": "5", "want": Infinity}\n'
+    )
+    code, written, summary = score(path, "--reward", "math", "--expect", "want")
+    assert (code, [row["id"] for row in written]) == (0, ["nan", "[1]"])
+    assert summary["disagreements"] == ["nan", "[1]"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

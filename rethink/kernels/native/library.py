@@ -23,6 +23,7 @@ from pathlib import Path
 
 from rethink.errors import RethinkError, UsageError
 from rethink.store.cache import cache_root, cached_folder
+from rethink.terminal import say
 
 VARIABLE = "RETHINK_KERNELS"
 CHOICES = ("auto", "reference", "avx2")
@@ -114,7 +115,7 @@ def _load(choice: str | None) -> tuple[Native | None, Status]:
 
 
 def _without(reason: str) -> tuple[None, Status]:
-    print(f"rethink: slower reference kernels are used, since {reason}", file=sys.stderr)
+    say(f"rethink: slower reference kernels are used, since {reason}", file=sys.stderr)
     return None, Status("reference", reason)
 
 
@@ -154,7 +155,7 @@ def _built(compiler: str, level: str) -> Path:
 
 def _compile(compiler: str, level: str, folder: Path) -> None:
     """Every source by a process of its own, at the same time; then one link."""
-    print(f"rethink: compiling kernels for this processor ({level}; once, about 10 s) ...", file=sys.stderr, flush=True)
+    say(f"rethink: compiling kernels for this processor ({level}; once, about 10 s) ...", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         objects = [Path(temporary) / f"{name}.o" for name in SOURCES]
         running = [

@@ -39,10 +39,7 @@ def make_dataset(task: str, params: Mapping[str, Any]) -> Any:
     if task not in DATASETS:
         near = difflib.get_close_matches(task, sorted(DATASETS), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise TaskError(
-            f"reasoning-gym has no task `{task}`; {hint}It has {len(DATASETS)}: see `python -c 'import "
-            "reasoning_gym.factory as f; print(*sorted(f.DATASETS))'`"
-        )
+        raise TaskError(f"reasoning-gym has no task `{task}`; {hint}It has {len(DATASETS)}: see `rethink tasks`")
     _check_json(task, params)
     try:
         return reasoning_gym.create_dataset(task, **{"seed": 0, **params})
