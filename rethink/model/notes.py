@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import sys
 
+from rethink.terminal import say
+
 
 @functools.cache
 def note_once(text: str) -> None:
     """Print a line, the first time that it is said in this process."""
-    print(f"rethink: {text}", file=sys.stderr)
+    say(f"rethink: {text}", file=sys.stderr)
