@@ -41,10 +41,10 @@ def measure(a) -> None:
     from rethink.kernels.machine import tune_allocator
 
     tune_allocator()
+    from rethink.kinds.grpo.run import train
     from rethink.observe.progress import make_progress
     from rethink.recipe.loading import parse_recipe
     from rethink.store.run_folder import RunFolder
-    from rethink.train.run import train
 
     text = RECIPE.format(
         steps=a.steps, instruction=json.dumps(job.render("{question}").removesuffix("<think>")),

@@ -22,10 +22,10 @@ def measure(a) -> None:
     from rethink.kernels.machine import tune_allocator
 
     tune_allocator()
+    from rethink.kinds.grpo.run import train
     from rethink.observe.progress import make_progress
     from rethink.recipe.loading import load_recipe
     from rethink.store.run_folder import RunFolder
-    from rethink.train.run import train
 
     recipe = load_recipe("zero-gsm8k", [
         f"model.path={a.model}", "tasks.0.kind=jsonl", f"tasks.0.name={a.data}", "tasks.0.config=null",

@@ -37,12 +37,12 @@ def measure(a) -> None:
     from sft_job import DOCUMENTS, MAX_TOKENS
 
     from rethink.kernels.machine import choose_dtype, measure_gemm, peak_rss_mb, tune_allocator, usable_threads
+    from rethink.kinds.sft.data import load_data
+    from rethink.kinds.sft.loop import accumulate_gradients
     from rethink.model.build import build_model
     from rethink.model.loading import load_checkpoint
     from rethink.recipe.loading import parse_recipe
-    from rethink.train.optimizer import MasterAdamW
-    from rethink.train.sft import accumulate_gradients
-    from rethink.train.sft_data import load_data
+    from rethink.runs.optimizer import MasterAdamW
 
     tune_allocator()
     torch.set_num_threads(usable_threads())

@@ -21,11 +21,11 @@ def measure(a) -> None:
     import torch
 
     from rethink.kernels.machine import choose_dtype, measure_gemm, peak_rss_mb, tune_allocator, usable_threads
+    from rethink.kinds.grpo.update import accumulate_gradients, apply_update
     from rethink.model.build import build_model
     from rethink.model.loading import load_checkpoint
     from rethink.recipe.loading import parse_recipe
-    from rethink.train.optimizer import MasterAdamW
-    from rethink.train.update import accumulate_gradients, apply_update
+    from rethink.runs.optimizer import MasterAdamW
     from rethink.types import Completion, Problem, Prompt, Rollout
 
     tune_allocator()

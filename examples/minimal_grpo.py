@@ -30,8 +30,8 @@ from rethink.recipe.schema import Recipe
 from rethink.rewards.rubric import Rubric, build_rubric
 from rethink.rollout.build import build_engine
 from rethink.rollout.engine import RolloutEngine
+from rethink.runs.optimizer import MasterAdamW
 from rethink.tasks.mix import TaskMix, build_task_mix
-from rethink.train.optimizer import MasterAdamW
 from rethink.types import Completion, GenerationRequest, Problem, Prompt, SamplingParams
 
 RECIPE = """

@@ -19,9 +19,9 @@ from rethink.model.chat import ANSWER, END_ANSWER, PromptRenderer
 from rethink.recipe.schema import Recipe, RewardPart
 from rethink.rewards.extract import AnswerRule, extract_answer
 from rethink.rewards.rubric import Rubric, build_rubric, closing
+from rethink.runs.collect import Sources, run_engine, sample_seed, sampling_params
 from rethink.tasks.guesses import commonest, guess_warning
 from rethink.tasks.mix import TaskMix
-from rethink.train.collect import Sources, run_engine, sample_seed, sampling_params
 from rethink.types import Completion, GenerationRequest, Problem, Prompt, RewardOutcome
 
 GOLD_PROBLEMS = 100

@@ -20,16 +20,16 @@ from rethink.kernels.machine import free_memory, measure_gemm
 from rethink.model.build import build_model
 from rethink.model.chat import PromptRenderer
 from rethink.model.loading import Checkpoint, load_checkpoint
+from rethink.plan.estimate import GIB, MachineRates, estimate, shape_of
 from rethink.recipe.checks import check_against_context
-from rethink.recipe.estimate import GIB, MachineRates, estimate, shape_of
 from rethink.recipe.identity import recipe_hash
 from rethink.recipe.schema import Recipe
 from rethink.rewards.rubric import build_rubric, closing
 from rethink.rollout.build import build_engine
 from rethink.rollout.engine import RolloutEngine
+from rethink.runs.collect import Sources
+from rethink.runs.placement import apply_choices, make_choices
 from rethink.tasks.mix import TaskMix, build_task_mix
-from rethink.train.choices import apply_choices, make_choices
-from rethink.train.collect import Sources
 from rethink.types import Problem, Prompt
 
 PROMPTS = 16

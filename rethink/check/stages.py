@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from rethink.errors import RecipeError
-from rethink.recipe.curate import CurateRecipe, as_training
+from rethink.kinds.pipeline.recipe import DistillRecipe, PipelineRecipe
+from rethink.kinds.pipeline.stages import ResolvedStage, references, resolve
+from rethink.kinds.samples.recipe import CurateRecipe, as_training
 from rethink.recipe.kinds import AnyRecipe
-from rethink.recipe.pipeline import DistillRecipe, PipelineRecipe
 from rethink.recipe.schema import Recipe
-from rethink.recipe.stages import ResolvedStage, references, resolve
 
 
 @dataclass(frozen=True, slots=True)

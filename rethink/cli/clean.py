@@ -25,7 +25,7 @@ def add_parser(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     """Remove, and say what and how much."""
     from rethink.cli.pipeline import size_text
-    from rethink.pipeline.disk import clean, cleanings
+    from rethink.kinds.pipeline.disk import clean, cleanings
     from rethink.store.pipeline_folder import PipelineFolder, disk_bytes
 
     folder = PipelineFolder.open(args.folder)

@@ -28,17 +28,23 @@ class Verbs:
 
 
 KINDS: dict[str, Verbs] = {
-    "grpo": Verbs("rethink.train.run:train", "rethink.cli.train:dry_run", "rethink.cli.train:show"),
-    "sft": Verbs("rethink.train.sft_run:train_sft", "rethink.cli.sft:dry_run", "rethink.cli.sft:show"),
-    "samples": Verbs("rethink.curation.run:curate", "rethink.cli.curate:dry_run", "rethink.cli.curate:show"),
-    "reward-model": Verbs(
-        "rethink.train.reward_model_run:train_reward_model",
-        "rethink.cli.reward_model:dry_run",
-        "rethink.cli.reward_model:show",
+    "grpo": Verbs("rethink.kinds.grpo.run:train", "rethink.cli.train:dry_run", "rethink.cli.train:show"),
+    "sft": Verbs("rethink.kinds.sft.run:train_sft", "rethink.kinds.sft.show:dry_run", "rethink.kinds.sft.show:show"),
+    "samples": Verbs(
+        "rethink.kinds.samples.run:curate", "rethink.kinds.samples.show:dry_run", "rethink.kinds.samples.show:show"
     ),
-    "eval": Verbs("rethink.pipeline.evaluate:run_eval", None, "rethink.cli.pipeline:show_evaluation"),
-    "pipeline": Verbs("rethink.pipeline.run:run_pipeline", "rethink.cli.pipeline:dry_run", "rethink.cli.pipeline:show"),
-    "distill": Verbs("rethink.pipeline.run:run_pipeline", "rethink.cli.pipeline:dry_run", "rethink.cli.pipeline:show"),
+    "reward-model": Verbs(
+        "rethink.kinds.reward_model.run:train_reward_model",
+        "rethink.kinds.reward_model.show:dry_run",
+        "rethink.kinds.reward_model.show:show",
+    ),
+    "eval": Verbs("rethink.kinds.eval.run:run_eval", None, "rethink.cli.pipeline:show_evaluation"),
+    "pipeline": Verbs(
+        "rethink.kinds.pipeline.run:run_pipeline", "rethink.cli.pipeline:dry_run", "rethink.cli.pipeline:show"
+    ),
+    "distill": Verbs(
+        "rethink.kinds.pipeline.run:run_pipeline", "rethink.cli.pipeline:dry_run", "rethink.cli.pipeline:show"
+    ),
 }
 
 

@@ -15,9 +15,9 @@ from rethink.terminal import make_console, say
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from rethink.pipeline.plan import Plan
-    from rethink.pipeline.selection import Selection
-    from rethink.recipe.pipeline import DistillRecipe, PipelineRecipe
+    from rethink.kinds.pipeline.plan import Plan
+    from rethink.kinds.pipeline.recipe import DistillRecipe, PipelineRecipe
+    from rethink.kinds.pipeline.selection import Selection
 
 PIPELINES = ("pipeline", "distill")
 
@@ -29,7 +29,7 @@ def selection_of(args: argparse.Namespace, kind: str) -> Selection | None:
         UsageError: one is given for a recipe that has no stages.
     """
     from rethink.errors import UsageError
-    from rethink.pipeline.selection import Selection
+    from rethink.kinds.pipeline.selection import Selection
 
     given = [
         option
@@ -55,7 +55,7 @@ def dry_run(
 ) -> int:
     """Print what each stage would do and take; nothing is run."""
     from rethink.cli.train import measure_rates
-    from rethink.pipeline.plan import plan_pipeline
+    from rethink.kinds.pipeline.plan import plan_pipeline
 
     dtype, rates = measure_rates(recipe.threads, recipe.device, "auto")
     plan = plan_pipeline(recipe, out or Path("runs") / recipe.name, rates=rates, selection=selection)
@@ -79,8 +79,8 @@ def dry_run(
 
 
 def _show_plan(recipe: PipelineRecipe | DistillRecipe, plan: Plan, dtype: str) -> None:
-    from rethink.recipe.estimate_text import seconds_text
-    from rethink.recipe.gpus import RATE
+    from rethink.plan.gpus import RATE
+    from rethink.plan.text import seconds_text
 
     say(f"{recipe.name}: {recipe.description}\n" if recipe.description else recipe.name)
     make_console(width=max(130, make_console().width)).print(_plan_table(plan))
@@ -104,7 +104,7 @@ def _show_plan(recipe: PipelineRecipe | DistillRecipe, plan: Plan, dtype: str) -
 def _plan_table(plan: Plan) -> Table:
     from rich.table import Table
 
-    from rethink.recipe.estimate_text import seconds_text
+    from rethink.plan.text import seconds_text
 
     gpus = any(stage.gpus for stage in plan.stages)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")

@@ -13,7 +13,7 @@ from rethink.terminal import make_console, say
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from rethink.train.profile import Profile
+    from rethink.kinds.grpo.profile import Profile
 
 EXAMPLES = """\
   rethink profile quickstart
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from rethink.kernels.machine import tune_allocator
 
     tune_allocator()
-    from rethink.train.profile import profile_recipe
+    from rethink.kinds.grpo.profile import profile_recipe
 
     found = profile_recipe(recipe, args.steps, lambda text: say(text, file=sys.stderr, flush=True))
     if args.json:

@@ -33,7 +33,7 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read the folder and print; nothing is changed."""
-    from rethink.pipeline.status import lineage, status
+    from rethink.kinds.pipeline.status import lineage, status
     from rethink.store.pipeline_folder import PipelineFolder
 
     folder = PipelineFolder.open(args.folder)

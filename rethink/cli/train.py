@@ -16,10 +16,10 @@ from rethink.errors import UsageError
 from rethink.terminal import make_console, say
 
 if TYPE_CHECKING:
-    from rethink.recipe.estimate import MachineRates
-    from rethink.recipe.reward_model import RewardModelRecipe
+    from rethink.kinds.reward_model.recipe import RewardModelRecipe
+    from rethink.kinds.sft.recipe import SFTRecipe
+    from rethink.plan.estimate import MachineRates
     from rethink.recipe.schema import ModelShape, Recipe
-    from rethink.recipe.sft import SFTRecipe
 
 EXAMPLES = """\
   rethink train quickstart                                  a recipe that ships, into runs/quickstart
@@ -118,12 +118,12 @@ def dry_run(recipe: Recipe, *, as_json: bool) -> int:
     a few problems rendered (of files, all long ones), as the run itself would, so a missing file or a prompt that is
     too long shows up now.
     """
-    from rethink.recipe.estimate import estimate
-    from rethink.recipe.estimate_text import estimate_text
-    from rethink.recipe.gpus import gpus_text, plan_gpus
+    from rethink.plan.estimate import estimate
+    from rethink.plan.gpus import gpus_text, plan_gpus
+    from rethink.plan.text import estimate_text
     from rethink.recipe.identity import recipe_hash
     from rethink.recipe.loading import recipe_to_yaml
-    from rethink.train.choices import check_device, check_reward_models
+    from rethink.runs.placement import check_device, check_reward_models
 
     check_device(recipe)
     shape, prompt_tokens = recipe.model.shape, None
@@ -159,8 +159,8 @@ def _look(recipe: Recipe) -> tuple[ModelShape, int]:
     from rethink.errors import ModelError
     from rethink.model.chat import PromptRenderer
     from rethink.model.loading import load_checkpoint
+    from rethink.plan.estimate import shape_of
     from rethink.recipe.checks import check_against_context
-    from rethink.recipe.estimate import shape_of
     from rethink.tasks.mix import build_task_mix
 
     model = recipe.model
@@ -194,7 +194,7 @@ def measure_rates(
     import torch
 
     from rethink.kernels.machine import choose_dtype, measure_gemm, usable_threads
-    from rethink.recipe.estimate import MachineRates
+    from rethink.plan.estimate import MachineRates
 
     torch.set_num_threads(threads or usable_threads())
     cuda = device != "cpu" and torch.cuda.is_available()

@@ -23,11 +23,11 @@ class StageKind:
 
 
 STAGE_KINDS: dict[str, StageKind] = {
-    "grpo": StageKind(1, "rethink.train.run:train"),
-    "sft": StageKind(1, "rethink.train.sft_run:train_sft"),
-    "samples": StageKind(1, "rethink.curation.run:curate"),
-    "reward-model": StageKind(1, "rethink.train.reward_model_run:train_reward_model"),
-    "eval": StageKind(1, "rethink.pipeline.evaluate:run_eval"),
+    "grpo": StageKind(1, "rethink.kinds.grpo.run:train"),
+    "sft": StageKind(1, "rethink.kinds.sft.run:train_sft"),
+    "samples": StageKind(1, "rethink.kinds.samples.run:curate"),
+    "reward-model": StageKind(1, "rethink.kinds.reward_model.run:train_reward_model"),
+    "eval": StageKind(1, "rethink.kinds.eval.run:run_eval"),
 }
 
 

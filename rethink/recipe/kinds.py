@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from rethink.errors import RecipeError
-from rethink.recipe.curate import CurateRecipe
-from rethink.recipe.held_out import EvalRecipe
-from rethink.recipe.pipeline import DistillRecipe, PipelineRecipe
-from rethink.recipe.reward_model import RewardModelRecipe
+from rethink.kinds.eval.recipe import EvalRecipe
+from rethink.kinds.pipeline.recipe import DistillRecipe, PipelineRecipe
+from rethink.kinds.reward_model.recipe import RewardModelRecipe
+from rethink.kinds.samples.recipe import CurateRecipe
+from rethink.kinds.sft.recipe import SFTRecipe
 from rethink.recipe.schema import Recipe, Section
-from rethink.recipe.sft import SFTRecipe
 
 AnyRecipe = Recipe | SFTRecipe | CurateRecipe | RewardModelRecipe | EvalRecipe | PipelineRecipe | DistillRecipe
 """What `load_recipe` returns; tell them apart by type, or narrow with `of_kind`."""

@@ -13,7 +13,7 @@ from rethink.cli.main import main
 from rethink.errors import RecipeError
 from rethink.recipe.loading import load_recipe
 from rethink.recipe.schema import Recipe
-from tests.pipeline.real_stages import write_recipe
+from tests.kinds.pipeline.real_stages import write_recipe
 
 
 def test_r1_stage_by_stage() -> None:

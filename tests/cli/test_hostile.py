@@ -17,7 +17,7 @@ from rethink.errors import RunFailure
 from rethink.eval.compare import BenchmarkComparison, Comparison, Difference
 from rethink.terminal import visible
 from rethink.types import Completion
-from tests.pipeline.conftest import EVALUATION, RECIPE, Fake
+from tests.kinds.pipeline.conftest import EVALUATION, RECIPE, Fake
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202etxt\u2066\u200b\r[bold][nonsense]"
 Capture = pytest.CaptureFixture[str]
@@ -138,9 +138,9 @@ def test_comparisons(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
 
 def test_pipelines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture) -> None:
     fake = Fake(failing={"zero": RunFailure(HOSTILE)})
-    monkeypatch.setattr("rethink.pipeline.run.runner", lambda kind: fake)
-    monkeypatch.setattr("rethink.pipeline.run.environment", dict)
-    monkeypatch.setattr("rethink.train.session.environment", dict)
+    monkeypatch.setattr("rethink.kinds.pipeline.run.runner", lambda kind: fake)
+    monkeypatch.setattr("rethink.kinds.pipeline.run.environment", dict)
+    monkeypatch.setattr("rethink.runs.session.environment", dict)
     recipe, out = tmp_path / "small.yaml", tmp_path / f"out{HOSTILE}"
     recipe.write_text(RECIPE + EVALUATION)
     assert run("train", recipe, "--out", out, "--plain") == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rethink.cli.main import main
-from tests.pipeline.conftest import EVALUATION, RECIPE, Fake, broken
+from tests.kinds.pipeline.conftest import EVALUATION, RECIPE, Fake, broken
 
 SHAPE = """\
   shape: {hidden_size: 64, layers: 2, heads: 4, kv_heads: 2, head_dim: 16, intermediate_size: 128, vocab_size: 1000,
@@ -19,9 +19,9 @@ SHAPE = """\
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     made = Fake()
-    monkeypatch.setattr("rethink.pipeline.run.runner", lambda kind: made)
-    monkeypatch.setattr("rethink.pipeline.run.environment", dict)
-    monkeypatch.setattr("rethink.train.session.environment", dict)
+    monkeypatch.setattr("rethink.kinds.pipeline.run.runner", lambda kind: made)
+    monkeypatch.setattr("rethink.kinds.pipeline.run.environment", dict)
+    monkeypatch.setattr("rethink.runs.session.environment", dict)
     return made
 
 

@@ -54,7 +54,7 @@ SUMMARY: dict[str, Any] = {
 
 
 class Runner:
-    """Stands in for `rethink.train.run`."""
+    """Stands in for `rethink.kinds.grpo.run`."""
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
@@ -77,7 +77,7 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
     found = Runner()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "little.yaml").write_text(RECIPE)
-    monkeypatch.setitem(sys.modules, "rethink.train.run", types.SimpleNamespace(train=found.train))
+    monkeypatch.setitem(sys.modules, "rethink.kinds.grpo.run", types.SimpleNamespace(train=found.train))
     monkeypatch.setattr(machine, "tune_allocator", lambda: True)
     monkeypatch.setattr(machine, "measure_gemm", lambda **_: {"float32": 100.0, "bfloat16": 400.0})
     return found

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from rethink.kinds.grpo.run import train
 from rethink.model.loading import load_checkpoint
 from rethink.observe.progress import make_progress
 from rethink.recipe.loading import parse_recipe
 from rethink.rollout.scripted import ScriptedEngine
 from rethink.store.run_folder import RunFolder
-from rethink.train.run import train
 from tests.paths import ROOT
 
 STEPS = 4

@@ -8,12 +8,12 @@ import pytest
 
 from rethink.cli.kinds import KINDS
 from rethink.errors import RecipeError
+from rethink.kinds.sft.recipe import SFTRecipe
 from rethink.recipe.fields import walk_fields
 from rethink.recipe.identity import recipe_hash, resume_differences
 from rethink.recipe.kinds import RECIPE_KINDS, of_kind
 from rethink.recipe.loading import parse_recipe, recipe_to_yaml
 from rethink.recipe.schema import Recipe
-from rethink.recipe.sft import SFTRecipe
 
 GRPO = "name: small\nsteps: 4\ntasks: [{kind: reasoning-gym, name: chain_sum}]\n"
 SFT = "name: small\nkind: sft\nepochs: 2\ndata: [{path: rows.jsonl}]\n"

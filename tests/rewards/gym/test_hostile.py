@@ -19,6 +19,7 @@ from reasoning_gym.factory import DATASETS
 
 from rethink.cli.main import main
 from rethink.eval.registry import find_benchmark
+from rethink.kinds.grpo.run import train
 from rethink.observe.progress import make_progress
 from rethink.recipe.loading import load_recipe
 from rethink.recipe.schema import TaskSource
@@ -29,7 +30,6 @@ from rethink.store.run_folder import RunFolder
 from rethink.tasks.gym.library import REFUSED
 from rethink.tasks.gym.scorers import who_judges
 from rethink.tasks.gym.source import GymSource
-from rethink.train.run import train
 from rethink.types import Completion, Problem, Prompt, RewardOutcome
 from tests.rewards.gym.payloads import Host, payloads
 from tests.rewards.sandbox_needed import needs_sandbox

@@ -1,0 +1,231 @@
+"""The stage `eval`: one model on held-out problems, a chunk of them at a time, so that a killed one goes on.
+
+evaluations/chunk-000000.parquet, …   every completion with its scores
+summary.json                          means with 95 % intervals, all tasks together and each
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rethink.errors import UsageError
+from rethink.eval.heldout import RIGHT
+from rethink.eval.statistics import bootstrap_interval, mean_interval
+from rethink.kernels.machine import peak_rss_mb
+from rethink.kinds.eval.recipe import EvalRecipe
+from rethink.model.build import build_model
+from rethink.model.chat import PromptRenderer
+from rethink.model.loading import Checkpoint, load_checkpoint
+from rethink.observe.progress import Progress
+from rethink.observe.reflection import count_reflection, reflection_rate
+from rethink.recipe.checks import check_against_context
+from rethink.rewards.language import language_share, thought_of
+from rethink.rewards.readability import readability
+from rethink.rewards.rubric import Rubric, build_rubric, closing
+from rethink.rollout.build import build_engine
+from rethink.rollout.engine import RolloutEngine
+from rethink.runs.collect import run_engine, sample_seed
+from rethink.runs.inputs import model_hash
+from rethink.runs.placement import apply_choices, make_choices
+from rethink.runs.session import open_run, stop_on_interrupt
+from rethink.store.run_folder import RunFolder
+from rethink.tasks.mix import build_task_mix
+from rethink.types import Completion, GenerationRequest, Problem, Prompt, RewardOutcome, SamplingParams
+
+CHUNK = 64
+"""Problems that are answered and written together."""
+METRICS = ("accuracy", "format", "length", "truncated", "language", "readability", "tags", "repetition", "reflection")
+"""What a summary holds, each as `{mean, low, high, n}`; a problem whose samples have no value is left out."""
+
+PROPORTIONS = ("accuracy", "format", "truncated", "language", "reflection")
+"""Those whose interval is a proportion's (Wilson) where all problems agree; of the others it then has no width."""
+
+
+def run_eval(recipe: EvalRecipe, out: Path, *, resume: bool = False, progress: Progress) -> dict[str, Any]:
+    """Answer the held-out problems and return the summary (also `summary.json`).
+
+    Raises:
+        UsageError: the recipe, model, task or folder does not allow it; nothing was started.
+        EngineFailure: generation broke; the chunks that were written stay.
+    """
+    started = time.perf_counter()
+    grpo = recipe.as_grpo()
+    checkpoint = load_checkpoint(
+        recipe.model.path, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code
+    )
+    if checkpoint.config is not None:
+        check_against_context(grpo, checkpoint.config.max_position_embeddings)
+    fresh = not RunFolder.exists(out)
+    mix = build_task_mix(grpo)
+    folder = open_run(
+        recipe,
+        out,
+        resume=resume,
+        steps=1,
+        choices=lambda: make_choices(grpo, checkpoint.config),
+        also=model_hash(recipe.model.path, checkpoint.folder) | mix.row_hashes(),
+    )
+    with folder.lock(), stop_on_interrupt(progress) as stop_requested:
+        try:
+            problems = mix.held_out(recipe.problems)
+            mix.gold_check(problems[:8])
+            rubric = build_rubric(grpo, mix)
+            engine, renderer, stops = _engine(recipe, checkpoint, folder)
+            prompts = [renderer.render(problem) for problem in problems]
+        except UsageError:
+            if fresh:
+                folder.discard()
+            raise
+        chunks = [range(first, min(first + CHUNK, len(problems))) for first in range(0, len(problems), CHUNK)]
+        progress.start(len(chunks))
+        with closing(rubric):
+            for number, chunk in enumerate(chunks):
+                name = f"chunk-{number:06d}"
+                if stop_requested():
+                    break
+                progress.phase("evaluation", chunk.start, len(problems))
+                if folder.read_samples(name) is None:
+                    folder.write_samples(name, _answer(recipe, engine, rubric, problems, prompts, chunk, stops))
+        rows = [row for name in folder.samples() for row in folder.read_samples(name) or []]
+        finished = len(rows) == len(problems) * recipe.samples
+        summary = {
+            "recipe": recipe.name,
+            "finished": finished,
+            "model": recipe.model.path,
+            "wall_s": time.perf_counter() - started,
+            "peak_rss_mb": peak_rss_mb(),
+            "tokens_total": sum(row["tokens"] for row in rows),
+            **summarise(rows, recipe.samples),
+        }
+        folder.write_summary(summary)
+        progress.close()
+    return summary
+
+
+def _engine(
+    recipe: EvalRecipe, checkpoint: Checkpoint, folder: RunFolder
+) -> tuple[RolloutEngine, PromptRenderer, tuple[int, ...]]:
+    choices = folder.choices
+    apply_choices(choices)
+    model = build_model(
+        checkpoint, choices["dtype"], choices["device"], trust_remote_code=recipe.model.trust_remote_code
+    )
+    engine = build_engine(model, checkpoint.tokenizer, kv_budget_bytes=choices["kv_budget_bytes"])
+    renderer = PromptRenderer(checkpoint.tokenizer, recipe.prompt, engine.context - recipe.max_new_tokens)
+    return engine, renderer, tuple(sorted(checkpoint.tokenizer.end_of_turn_ids))
+
+
+def _answer(
+    recipe: EvalRecipe,
+    engine: RolloutEngine,
+    rubric: Rubric,
+    problems: Sequence[Problem],
+    prompts: Sequence[Prompt],
+    chunk: range,
+    stops: tuple[int, ...],
+) -> list[dict[str, Any]]:
+    """Rows of one chunk."""
+    params = SamplingParams(
+        recipe.temperature, recipe.top_p, 0, recipe.max_new_tokens, recipe.stop_strings, stop_token_ids=stops
+    )
+    requests = [
+        GenerationRequest(
+            prompts[i].token_ids, tuple(sample_seed(recipe.seed, i, k, 3) for k in range(recipe.samples)), params
+        )
+        for i in chunk
+    ]
+    scoring = rubric.scoring([problems[i] for i in chunk], [prompts[i] for i in chunk], recipe.samples)
+    completions = run_engine(engine, requests, scoring.add)
+    return [
+        _row(problems[i], prompts[i], sample, completion, outcomes, recipe.language)
+        for i, samples, scored in zip(chunk, completions, scoring.results(completions), strict=True)
+        for sample, (completion, (outcomes, _)) in enumerate(zip(samples, scored, strict=True))
+    ]
+
+
+def _row(
+    problem: Problem,
+    prompt: Prompt,
+    sample: int,
+    completion: Completion,
+    outcomes: Mapping[str, RewardOutcome],
+    language: str,
+) -> dict[str, Any]:
+    turn = prompt.prefill + completion.text
+    rated = readability(turn, language)
+    accuracy = outcomes.get("accuracy")
+    right = None
+    if accuracy is not None and (accuracy.score is not None or accuracy.failure is not None):
+        right = float(accuracy.score is not None and accuracy.score >= RIGHT)
+    form = outcomes.get("format")
+    return {
+        "problem_id": problem.id,
+        "task": problem.task,
+        "question": problem.question,
+        "answer": problem.answer,
+        "sample": sample,
+        "prompt": prompt.text,
+        "text": turn,
+        "accuracy": None if accuracy is None else accuracy.score,
+        "right": right,
+        "format": None if form is None else form.score,
+        "finish_reason": completion.finish_reason,
+        "tokens": len(completion.token_ids),
+        "tags": rated.tags,
+        "repetition": rated.repetition,
+        "paragraphs": rated.length,
+        "language": language_share(thought_of(turn), language).share,
+        "readability": rated.score,
+        "reflects": float(bool(count_reflection(turn))),
+    }
+
+
+# --- what came of it ----------------------------------------------------------------------------------------------
+
+_COLUMNS = {
+    "accuracy": "right",
+    "format": "format",
+    "length": "tokens",
+    "language": "language",
+    "readability": "readability",
+    "tags": "tags",
+    "repetition": "repetition",
+    "reflection": "reflects",
+}
+
+
+def summarise(rows: Sequence[Mapping[str, Any]], samples: int) -> dict[str, Any]:
+    """Means with intervals over problems: `metrics`, and `tasks` with the same for each task."""
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    texts = [str(row["text"]) for row in rows]
+    return {
+        "problems": len({row["problem_id"] for row in rows}),
+        "samples": samples,
+        "metrics": _metrics(rows, samples),
+        "tasks": {task: _metrics([row for row in rows if row["task"] == task], samples) for task in tasks},
+        "reflection_per_1000_words": reflection_rate(texts),
+    }
+
+
+def _metrics(rows: Sequence[Mapping[str, Any]], samples: int) -> dict[str, dict[str, float]]:
+    found = {}
+    for name in METRICS:
+        values = problem_means(rows, name)
+        if values:
+            means = list(values.values())
+            low, high = mean_interval(means, samples) if name in PROPORTIONS else bootstrap_interval(means)
+            found[name] = {"mean": sum(means) / len(means), "low": low, "high": high, "n": len(means)}
+    return found
+
+
+def problem_means(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, float]:
+    """Mean over the samples of each problem, by its id; problems without a value are left out."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        value = float(row["finish_reason"] == "length") if metric == "truncated" else row[_COLUMNS[metric]]
+        if value is not None:
+            values.setdefault(row["problem_id"], []).append(float(value))
+    return {problem: sum(of) / len(of) for problem, of in values.items()}

@@ -1,0 +1,215 @@
+"""GRPO, top to bottom: one iteration of the loop below is one step, one optimizer update.
+
+    collect a rollout batch ─► (old log-probabilities) ─► mini-batch of groups ─► gradients ─► update ─► engine
+          every step: metrics row · held-out evaluation where due · new reference where due · checkpoint where due
+
+DeepSeekMath (arXiv 2402.03300) Algorithm 1 and DeepSeek-R1 (2501.12948) equations 1-3. A rollout batch is cut at group
+boundaries into mini-batches and passed over `epochs` times.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rethink.eval.heldout import evaluate
+from rethink.kernels.head import release_memory
+from rethink.kernels.machine import peak_rss_mb
+from rethink.kinds.grpo.metrics import batch_metrics
+from rethink.kinds.grpo.update import accumulate_gradients, apply_update, compute_logprobs
+from rethink.model.language_model import LanguageModel
+from rethink.observe.progress import Progress
+from rethink.observe.trackers import Trackers
+from rethink.recipe.schema import Recipe
+from rethink.runs.checkpoint import TrainState, write_checkpoint
+from rethink.runs.collect import RolloutBatch, Sources, collect, sample_seed
+from rethink.runs.optimizer import MasterAdamW
+from rethink.store.run_folder import RunFolder
+from rethink.types import Problem, SamplingParams
+
+
+@dataclass(slots=True)
+class GRPO:
+    """The parts of a run, wired together by `run.py`."""
+
+    recipe: Recipe
+    folder: RunFolder
+    model: LanguageModel
+    reference: LanguageModel | None
+    optimizer: MasterAdamW
+    sources: Sources
+    held_out: list[Problem]
+    progress: Progress
+    micro_batch_tokens: int
+    export: Callable[[Path], None]
+    """Writes the current policy as a Hugging Face folder."""
+    state: TrainState = field(default_factory=TrainState)
+    batch: RolloutBatch | None = None
+    trackers: Trackers = field(default_factory=lambda: Trackers([], lambda text: None))
+    old_logprobs: list[Tensor] | None = None
+    """Of the current batch's rollouts, in order; None while the policy is still the one that sampled them."""
+
+
+def train_until_done(run: GRPO, stop_requested: Callable[[], bool]) -> None:
+    """Step until the recipe's last step or until a stop is requested; a checkpoint of the last step is there then."""
+    if run.state.step == 0 and not run.folder.metrics():
+        record(run, {"step": 0} | (evaluate_now(run) if run.held_out else {}))
+    saved = run.state.step
+    while run.state.step < run.recipe.steps and not stop_requested():
+        started = time.perf_counter()
+        row = one_step(run)
+        replace_reference(run)
+        if evaluation_due(run):
+            row |= evaluate_now(run)
+        row["time/step"] = time.perf_counter() - started
+        row["memory/peak_rss_mb"] = peak_rss_mb()
+        record(run, row)
+        run.progress.step(row)
+        if run.state.step % run.recipe.checkpoint.every == 0:
+            saved = save(run)
+    if saved != run.state.step:
+        save(run)
+
+
+def record(run: GRPO, row: dict[str, float]) -> None:
+    """A step's row into the run's folder and the trackers."""
+    run.folder.append_metrics(row)
+    run.trackers.log(row)
+
+
+def one_step(run: GRPO) -> dict[str, float]:
+    """Sample if a new batch is due, then one update. Returns the step's metrics."""
+    recipe, state = run.recipe, run.state
+    index, position = divmod(state.step, recipe.steps_per_batch)
+    row: dict[str, float] = {"step": state.step + 1, "batch": index}
+
+    # Rollouts: one batch serves mini_batches * epochs steps.
+    if run.batch is None or run.batch.index != index:
+        run.progress.phase("rollout")
+        run.batch = collect(recipe, run.sources, run.folder, index, state.step - position)
+        run.old_logprobs = run.old_logprobs if position else None
+        if not position:
+            state.tokens_total += sum(len(r.completion.token_ids) for r in run.batch.rollouts)
+    row |= batch_metrics(run.batch, recipe, sampled_now=position == 0)
+
+    # Old log-probabilities: the policy's own before its first update on this batch. With one update a batch the
+    # current ones are the old ones; and an engine whose numbers are the trainer's to the bit has them already.
+    run.progress.phase("train")
+    started = time.perf_counter()
+    if recipe.steps_per_batch > 1 and position == 0:
+        run.old_logprobs = old_logprobs(run, run.batch)
+    old = None
+    if run.old_logprobs is not None:
+        old = {id(r): logprobs for r, logprobs in zip(run.batch.rollouts, run.old_logprobs, strict=True)}
+
+    # Gradients of this step's groups. A group without signal has no gradient unless the KL term gives it one.
+    chosen = mini_batch(recipe, index, position)
+    stats = accumulate_gradients(
+        recipe,
+        run.model,
+        run.reference,
+        [run.batch.groups[g] for g in chosen],
+        old,
+        state.step,
+        run.micro_batch_tokens,
+        skip=[run.batch.no_signal[g] and recipe.algorithm.beta == 0 for g in chosen],
+    )
+    row |= stats.metrics(with_kl=run.reference is not None)
+    row["time/train"] = time.perf_counter() - started
+
+    # Update; the engine reads the same weights and only has to know.
+    row |= apply_update(recipe, run.optimizer, state.step)
+    run.sources.engine.weights_changed()
+    release_memory()
+    state.step += 1
+    state.tokens_trained += stats.input_tokens
+    return row | {"tokens/total": state.tokens_total, "tokens/trained": state.tokens_trained}
+
+
+def old_logprobs(run: GRPO, batch: RolloutBatch) -> list[Tensor]:
+    """Log-probabilities of the batch's rollouts under the policy that sampled them, which is still the current one."""
+    if run.sources.engine.exact_logprobs:
+        return [torch.from_numpy(r.completion.logprobs).to(run.model.device) for r in batch.rollouts]
+    by_id = compute_logprobs(run.model, batch.groups, run.recipe.rollout.temperature, run.micro_batch_tokens)
+    return [by_id[id(r)] for r in batch.rollouts]
+
+
+def mini_batch(recipe: Recipe, batch_index: int, position: int) -> list[int]:
+    """Which groups of the batch the update at `position` uses: each once an epoch, in an order drawn per epoch."""
+    epoch, part = divmod(position, recipe.algorithm.mini_batches)
+    groups = list(range(recipe.rollout.prompts_per_batch))
+    if recipe.algorithm.mini_batches > 1:
+        random.Random(sample_seed(recipe.seed, batch_index, epoch, 1)).shuffle(groups)
+    size = len(groups) // recipe.algorithm.mini_batches
+    return groups[part * size : (part + 1) * size]
+
+
+def replace_reference(run: GRPO) -> None:
+    """Hard replacement of the reference by the policy every so many steps (the paper's 400)."""
+    every = run.recipe.algorithm.reference_every
+    if run.reference is not None and every is not None and run.state.step % every == 0:
+        run.reference = run.model.clone()
+
+
+def evaluation_due(run: GRPO) -> bool:
+    """In between where the recipe says so, and always at the end."""
+    if not run.held_out:
+        return False
+    every = run.recipe.evaluation.every
+    return run.state.step == run.recipe.steps or (every is not None and run.state.step % every == 0)
+
+
+def evaluate_now(run: GRPO) -> dict[str, float]:
+    """Held-out evaluation of the current policy; keeps its samples, and the model if it is the best so far."""
+    section, step, started = run.recipe.evaluation, run.state.step, time.perf_counter()
+    whole = step in (0, run.recipe.steps) or section.every_problems is None
+    compared = section.every_problems or len(run.held_out)
+    problems = run.held_out if whole else run.held_out[:compared]
+    ended = 0
+
+    def on_finish(*_: object) -> None:
+        nonlocal ended
+        ended += 1
+        run.progress.phase("evaluation", ended, len(problems))
+
+    run.progress.phase("evaluation", 0, len(problems))
+    seeds = [sample_seed(run.recipe.seed, step, i, 2) for i in range(len(problems))]
+    s = run.sources
+    result = evaluate(s.engine, s.renderer, s.rubric, problems, evaluation_params(run), seeds, on_finish)
+    run.folder.write_samples(f"step-{step:06d}", result.rows())
+    run.progress.evaluation(step, result.metrics())
+    accuracy, judged = result.first(compared)
+    if step and section.every is not None and accuracy > run.state.best_accuracy:
+        run.state.best_step, run.state.best_accuracy = step, accuracy
+        run.folder.best_model(run.export, {"step": step, "accuracy": accuracy, "n": compared, "judged": judged})
+    return result.metrics() | {"time/evaluation": time.perf_counter() - started}
+
+
+def evaluation_params(run: GRPO) -> SamplingParams:
+    """How held-out problems are sampled."""
+    section = run.recipe.evaluation
+    return SamplingParams(
+        temperature=section.temperature,
+        max_new_tokens=section.max_new_tokens or run.recipe.max_new_tokens_at(run.recipe.steps - 1),
+        stop_strings=run.recipe.rollout.stop_strings,
+        stop_token_ids=run.sources.stop_token_ids,
+    )
+
+
+def save(run: GRPO) -> int:
+    """A recovery checkpoint of this very step; returns the step."""
+    run.progress.phase("checkpoint")
+    half_used = run.state.step % run.recipe.steps_per_batch != 0
+    old = run.old_logprobs if half_used else None
+    run.folder.save_checkpoint(
+        run.state.step,
+        lambda folder: write_checkpoint(folder, run.state, run.optimizer, run.reference, old),
+        keep=run.recipe.checkpoint.keep,
+    )
+    return run.state.step

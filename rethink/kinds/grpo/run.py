@@ -1,0 +1,321 @@
+"""A run from recipe to summary: set up, train, finish. `grpo.py` is the part in between.
+
+recipe ─► checks ─► folder (new, resumed or extended) ─► model · engine · tasks · rubric ─► GRPO ─► summary · report
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rethink.errors import ModelError, RunFolderError, UsageError
+from rethink.kernels.machine import peak_rss_mb
+from rethink.kernels.native import library as kernels
+from rethink.kinds.grpo.loop import GRPO, train_until_done
+from rethink.model.build import build_model, exact_weights
+from rethink.model.chat import PromptRenderer
+from rethink.model.export import save_hf_folder
+from rethink.model.loading import Checkpoint, load_checkpoint
+from rethink.observe.diagnosis import diagnosis
+from rethink.observe.progress import Progress
+from rethink.observe.trackers import Trackers, check_trackers, open_trackers
+from rethink.recipe.checks import check_against_context
+from rethink.recipe.schema import Recipe
+from rethink.rewards.rubric import Rubric, build_rubric
+from rethink.rollout.build import build_engine
+from rethink.rollout.engine import RolloutEngine
+from rethink.runs.checkpoint import restore
+from rethink.runs.collect import Sources
+from rethink.runs.inputs import model_hash
+from rethink.runs.optimizer import MasterAdamW
+from rethink.runs.placement import apply_choices, check_reward_models, make_choices
+from rethink.runs.room import check_grpo_room
+from rethink.runs.session import earlier_seconds, open_run, report_if_readable, stop_on_interrupt
+from rethink.store.run_folder import RunFolder
+from rethink.tasks.mix import TaskMix, build_task_mix
+from rethink.types import Problem
+
+GOLD_CHECKS = 8
+"""Problems whose gold answers must score 1 before anything slow begins."""
+SHOWN_SAMPLES = 3
+
+EngineFactory = Callable[[Any, Checkpoint], RolloutEngine]
+"""(model, checkpoint) -> engine; replaces the built-in choice, e.g. by a `ScriptedEngine` in tests."""
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    progress: Progress,
+    engine_factory: EngineFactory | None = None,
+) -> dict[str, Any]:
+    """Run a recipe in the folder `out` and return its summary (also `summary.json`).
+
+    Args:
+        resume: go on with what `out` holds: after a kill, or to extend a finished run by more `steps`. An empty or
+            missing folder starts.
+        progress: where to show what happens.
+
+    Raises:
+        UsageError: the recipe, model, task or folder does not allow the run; nothing was started.
+        RunFailure: the run had to stop; its last checkpoint is sound.
+    """
+    started = time.perf_counter()
+    check_trackers(recipe.trackers)
+    checkpoint = load_checkpoint(
+        recipe.model.path, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code
+    )
+    if checkpoint.config is not None:
+        check_against_context(recipe, checkpoint.config.max_position_embeddings)
+    fresh = not RunFolder.exists(out)
+    progress.phase("tasks")
+    mix = build_task_mix(recipe)
+    folder = open_folder(recipe, checkpoint, mix, out, resume)
+    with folder.lock(), stop_on_interrupt(progress) as stop_requested:
+        try:
+            run = assemble(recipe, checkpoint, mix, folder, progress, engine_factory)
+        except UsageError:
+            if fresh:
+                folder.discard()
+            raise
+        progress.start(recipe.steps, run.state.step)
+        earlier = earlier_seconds(folder)
+        try:
+            train_until_done(run, stop_requested)
+        finally:
+            run.trackers.close()
+            run.sources.rubric.close()
+        finished = run.state.step >= recipe.steps
+        summary = summarise(run, earlier + time.perf_counter() - started, finished)
+        folder.write_summary(summary)
+        if finished:
+            folder.export_model(run.export)
+        report_if_readable(folder, progress)
+        if not finished:
+            progress.note(
+                f"Stopped after step {run.state.step} of {recipe.steps}; everything is saved. "
+                f"Go on with the same command and --resume."
+            )
+        progress.close()
+    return summary
+
+
+def open_folder(recipe: Recipe, checkpoint: Checkpoint, mix: TaskMix, out: Path, resume: bool) -> RunFolder:
+    """The run's folder: created, or reopened where `resume` allows it.
+
+    Raises:
+        RunFolderError: the folder holds a run and `resume` is not given, holds a run of another recipe, or what the run
+            reads has changed.
+    """
+    check_reward_models(recipe)
+    return open_run(
+        recipe,
+        out,
+        resume=resume,
+        steps=recipe.steps,
+        choices=lambda: make_choices(recipe, checkpoint.config),
+        also={**model_hash(recipe.model.path, checkpoint.folder), **mix.row_hashes()},
+    )
+
+
+def assemble(
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    mix: TaskMix,
+    folder: RunFolder,
+    progress: Progress,
+    engine_factory: EngineFactory | None,
+) -> GRPO:
+    """Build every part, and put a resumed run's state into them."""
+    choices = folder.choices
+    apply_choices(choices)
+    check_grpo_room(recipe, checkpoint.config, choices)
+    held_out = mix.held_out(recipe.evaluation.problems) if recipe.evaluation.problems else []
+    mix.gold_check((held_out or mix.train_batch(0, GOLD_CHECKS, 0))[:GOLD_CHECKS])
+    check_engine(recipe, checkpoint, progress)
+    rubric = build_rubric(recipe, mix, dtype=choices["dtype"], device=choices["device"])
+    note_synthetic(rubric, progress)
+    progress.phase("model")
+    model = build_model(
+        checkpoint,
+        choices["dtype"],
+        choices["device"],
+        trust_remote_code=recipe.model.trust_remote_code,
+        force_transformers=recipe.rollout.engine == "transformers",
+    )
+    if engine_factory is not None:
+        engine = engine_factory(model, checkpoint)
+    else:
+        engine = build_engine(
+            model,
+            checkpoint.tokenizer,
+            kv_budget_bytes=choices["kv_budget_bytes"],
+            max_concurrent=recipe.rollout.max_concurrent,
+        )
+    check_against_context(recipe, engine.context)
+    note_kernels(recipe, folder, engine, progress)
+    stops = tuple(sorted(checkpoint.tokenizer.end_of_turn_ids))
+    renderer = PromptRenderer(checkpoint.tokenizer, recipe.prompt, engine.context - recipe.longest_completion)
+    check_prompts(recipe, mix, renderer, held_out)
+    optimizer = MasterAdamW(model, recipe.optimizer, exact_weights(checkpoint, model))
+    run = GRPO(
+        recipe=recipe,
+        folder=folder,
+        model=model,
+        reference=model.clone() if recipe.algorithm.beta > 0 else None,
+        optimizer=optimizer,
+        sources=Sources(mix, renderer, engine, rubric, stops),
+        held_out=held_out,
+        progress=progress,
+        micro_batch_tokens=int(choices["micro_batch_tokens"]),
+        export=lambda path: save_hf_folder(path, model.hf_tensors(), checkpoint.hf_config, checkpoint.tokenizer),
+    )
+    restore_grpo(run)
+    run.trackers = trackers_of(run)
+    rubric.start()  # its workers load while the first completions are sampled
+    return run
+
+
+def check_engine(recipe: Recipe, checkpoint: Checkpoint, progress: Progress) -> None:
+    """Say where a model runs through transformers.
+
+    Raises:
+        ModelError: it cannot run on the engine that the recipe names.
+    """
+    if recipe.rollout.engine == "torch" and checkpoint.config is None:
+        raise ModelError(
+            f"rollout.engine is `torch`, but {checkpoint.source} cannot run on it: {checkpoint.reason}. Leave it at "
+            "`auto`, which takes transformers (correct, but slower), or choose a model of the Llama, Qwen or Mistral "
+            "family"
+        )
+    if checkpoint.config is None or recipe.rollout.engine == "transformers":
+        progress.note(
+            f"{checkpoint.source} runs through transformers ({checkpoint.reason or 'as the recipe asks'}): "
+            "correct, but slower than the decoder of Rethink."
+        )
+
+
+def note_synthetic(rubric: Rubric, progress: Progress) -> None:
+    """Say which reward models have learned a rule, not preferences of people."""
+    for name, facts in rubric.models().items():
+        if facts["synthetic"]:
+            progress.note(
+                f"The reward model `{name}` was trained on pairs made by rule ({', '.join(facts['rules'])}), not on "
+                "preferences of people."
+            )
+
+
+def check_prompts(recipe: Recipe, mix: TaskMix, renderer: PromptRenderer, held_out: list[Problem]) -> None:
+    """Find a prompt that does not fit now, not in the middle of the run.
+
+    Raises:
+        TaskError: a held-out problem, one of the first batch, or any row of a file is too long; or there is none.
+    """
+    for problem in [*held_out, *mix.train_batch(0, recipe.rollout.prompts_per_batch, 0)]:
+        renderer.render(problem)
+    for problem in mix.long_rows(renderer.surely_fits):
+        renderer.render(problem)
+
+
+def note_kernels(recipe: Recipe, folder: RunFolder, engine: RolloutEngine, progress: Progress) -> None:
+    """Say where the choice of kernels costs a pass, or makes a resumed run's last bits differ."""
+    begun, now = folder.choices.get("kernels"), kernels.status().level
+    if begun not in (None, now):
+        progress.note(
+            f"This run began with the {begun} kernels and goes on with the {now} ones: it will not be bit-identical to "
+            "an uninterrupted run."
+        )
+    if recipe.steps_per_batch > 1 and not engine.exact_logprobs:
+        progress.note(
+            "The engine's log-probabilities may differ from the trainer's in the last bits, so the old ones are "
+            "computed by another pass over each batch."
+        )
+
+
+def restore_grpo(run: GRPO) -> None:
+    """Bring a run back to its last checkpoint that can be used: a half-used rollout batch must be there too.
+
+    Rollouts that are still to be trained on from the start, and are damaged, are sampled again.
+    """
+    folder, per_batch, note = run.folder, run.recipe.steps_per_batch, run.progress.note
+
+    def check(step: int) -> None:
+        batch, position = divmod(step, per_batch)
+        if position and folder.read_rollouts(batch) is None:
+            raise RunFolderError(
+                f"`{folder.rollouts_path(batch)}` is missing, and the checkpoint of step {step} is in the midst of it."
+            )
+
+    run.state, run.old_logprobs = restore(folder, run.optimizer, run.reference, note, check)
+    for batch in folder.batches():
+        if batch * per_batch >= run.state.step:
+            try:
+                folder.read_rollouts(batch)
+            except RunFolderError as error:
+                note(f"{error} Its rollouts are sampled again.")
+                folder.rollouts_path(batch).unlink()
+
+
+def trackers_of(run: GRPO) -> Trackers:
+    """The trackers that the recipe names, opened at the step that the run goes on from."""
+    return open_trackers(
+        run.recipe.trackers,
+        run.folder,
+        run_name=run.recipe.name,
+        config=run.recipe.model_dump(mode="json"),
+        resumed_step=run.state.step,
+        note=run.progress.note,
+    )
+
+
+def summarise(run: GRPO, wall_s: float, finished: bool) -> dict[str, Any]:
+    """What `summary.json` says: before and after on the held-out problems, samples, time, memory."""
+    rows = run.folder.metrics()
+    summary: dict[str, Any] = {
+        "recipe": run.recipe.name,
+        "recipe_hash": run.folder.recipe_hash,
+        "finished": finished,
+        "steps": run.state.step,
+        "wall_s": wall_s,
+        # A resumed run is several processes: the highest of them.
+        "peak_rss_mb": max(
+            [peak_rss_mb(), *(row["memory/peak_rss_mb"] for row in rows if "memory/peak_rss_mb" in row)]
+        ),
+        "tokens_total": run.state.tokens_total,
+        "choices": run.folder.choices,
+    }
+    if models := run.sources.rubric.models():
+        summary["reward_models"] = models
+    ends = {"before": 0} | ({"after": run.state.step} if finished else {})
+    for name, step in ends.items():
+        row = next((row for row in rows if row["step"] == step and "eval/accuracy" in row), None)
+        if row is not None:
+            summary[name] = _evaluation_summary(row)
+            samples = run.folder.read_samples(f"step-{step:06d}") or []
+            summary[f"samples_{name}"] = [_sample_summary(sample) for sample in samples[:SHOWN_SAMPLES]]
+    if found := diagnosis(rows):
+        summary["diagnosis"] = found.text
+    if run.state.best_step is not None:
+        summary["best"] = {"step": run.state.best_step, "accuracy": run.state.best_accuracy}
+    return summary
+
+
+def _evaluation_summary(row: dict[str, Any]) -> dict[str, Any]:
+    out = {key: row[f"eval/{key}"] for key in ("accuracy", "format", "length_mean", "truncated", "n")}
+    # Runs that an earlier version began have no count of the judged.
+    out["judged"] = row.get("eval/judged", row["eval/n"])
+    return out | {"accuracy_ci": [row["eval/accuracy_low"], row["eval/accuracy_high"]], "step": row["step"]}
+
+
+def _sample_summary(sample: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "question": sample["question"],
+        "gold": sample["answer"],
+        "completion": sample["text"],
+        "accuracy": sample["accuracy"],
+        "format": sample["format"],
+    }

@@ -1,0 +1,281 @@
+"""Training a reward model, top to bottom: one iteration of the loop below is one step, one optimizer update.
+
+    examples of the step ─► scores of their responses ─► loss ─► gradients ─► update
+        every step: metrics row · held-out evaluation where due · checkpoint where due
+
+Axes: S responses of a micro-batch, B its examples.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rethink.algorithms.preference import bradley_terry_loss, pointwise_loss
+from rethink.errors import NumericsError
+from rethink.eval.calibration import expected_calibration_error, reliability
+from rethink.eval.statistics import wilson_interval
+from rethink.kernels.machine import peak_rss_mb
+from rethink.kinds.reward_model.data import Example, RewardData, step_examples
+from rethink.kinds.reward_model.recipe import RewardModelRecipe
+from rethink.model.value_head import RewardModel
+from rethink.observe.progress import Progress
+from rethink.observe.trackers import Trackers
+from rethink.runs.checkpoint import TrainState, write_checkpoint
+from rethink.runs.optimizer import MasterAdamW, learning_rate
+from rethink.store.run_folder import RunFolder
+
+
+@dataclass(slots=True)
+class RewardRun:
+    """The parts of a run, wired together by `reward_model_run.py`."""
+
+    recipe: RewardModelRecipe
+    folder: RunFolder
+    model: RewardModel
+    optimizer: MasterAdamW
+    data: RewardData
+    steps: int
+    progress: Progress
+    micro_batch_tokens: int
+    state: TrainState = field(default_factory=TrainState)
+    trackers: Trackers = field(default_factory=lambda: Trackers([], lambda text: None))
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One example with the scores of its responses."""
+
+    example: Example
+    scores: tuple[float, ...]
+
+    @property
+    def margin(self) -> float:
+        """By how much the right side is ahead: chosen less rejected, or the score with the label's sign."""
+        if len(self.scores) == 2:
+            return self.scores[0] - self.scores[1]
+        return self.scores[0] if self.example.preference.label else -self.scores[0]
+
+    @property
+    def right(self) -> bool:
+        """Whether the right side is ahead; a tie of scores is no success."""
+        return self.margin > 0
+
+
+def micro_batches(examples: Sequence[Example], limit: int) -> Iterator[list[Example]]:
+    """Examples, in order, in parts of at most `limit` tokens; a single example is never cut."""
+    part: list[Example] = []
+    room = limit
+    for example in examples:
+        if part and example.tokens > room:
+            yield part
+            part, room = [], limit
+        part.append(example)
+        room -= example.tokens
+    if part:
+        yield part
+
+
+def losses(scores_S: Tensor, examples: Sequence[Example]) -> Tensor:
+    """Loss [B] of each example from the scores of its responses, which stand in order."""
+    if examples[0].preference.label is None:
+        return bradley_terry_loss(scores_S[0::2], scores_S[1::2])
+    labels = torch.tensor([e.preference.label for e in examples], dtype=scores_S.dtype, device=scores_S.device)
+    return pointwise_loss(scores_S, labels)
+
+
+def accumulate_gradients(
+    model: RewardModel, examples: Sequence[Example], limit: int, step: int
+) -> tuple[float, list[Judged]]:
+    """Forward and backward of the mean loss over the examples, in micro-batches that change memory and nothing else.
+
+    Args:
+        limit: most tokens in one pass.
+        step: 0-based update number, for messages.
+
+    Returns:
+        The loss, and each example with its scores.
+
+    Raises:
+        NumericsError: the loss is not finite; no update was made.
+    """
+    total, judged = 0.0, []
+    for part in micro_batches(examples, limit):
+        scores_S = model.scores([example.group for example in part])
+        loss = losses(scores_S, part).sum() / len(examples)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise NumericsError(
+                f"the loss of step {step + 1} is {value}, so no update was made; the last checkpoint is sound. Start "
+                "anew with a lower optimizer.learning_rate, or with model.dtype=float32"
+            )
+        loss.backward()
+        total += value
+        judged += _judged(scores_S, part)
+    return total, judged
+
+
+def score_examples(model: RewardModel, examples: Sequence[Example], limit: int) -> list[Judged]:
+    """The examples with their scores, without a graph."""
+    judged: list[Judged] = []
+    with torch.no_grad():
+        for part in micro_batches(examples, limit):
+            judged += _judged(model.scores([example.group for example in part]), part)
+    return judged
+
+
+def _judged(scores_S: Tensor, examples: Sequence[Example]) -> list[Judged]:
+    values = iter(scores_S.detach().tolist())
+    return [Judged(e, tuple(next(values) for _ in e.group.completions)) for e in examples]
+
+
+def held_out_facts(judged: Sequence[Judged]) -> dict[str, Any]:
+    """Accuracy with its interval (Wilson, 95 %), loss, margin, calibration: plain values for the summary.
+
+    Calibration is of the probability that the model gives: for pairs, to the response that it puts ahead (0.5 to 1);
+    for labels, to the label 1.
+
+    Raises:
+        NumericsError: a score is not finite.
+    """
+    margins = [entry.margin for entry in judged]
+    if unfit := sum(not math.isfinite(margin) for margin in margins):
+        raise NumericsError(
+            f"the scores of {unfit} of {len(judged)} held-out examples are not finite, so nothing can be said of them. "
+            "Start anew with a lower optimizer.learning_rate, or with model.dtype=float32"
+        )
+    pairs = judged[0].example.preference.label is None
+    right = [entry.right for entry in judged]
+    low, high = wilson_interval(sum(right), len(right))
+    if pairs:
+        table = reliability([_sigmoid(abs(entry.margin)) for entry in judged], right, low=0.5)
+    else:
+        labels = [bool(entry.example.preference.label) for entry in judged]
+        table = reliability([_sigmoid(entry.scores[0]) for entry in judged], labels)
+    scores = [score for entry in judged for score in entry.scores]
+    return {
+        "accuracy": sum(right) / len(right),
+        "accuracy_ci": [low, high],
+        "loss": sum(math.log1p(math.exp(-abs(m))) + max(-m, 0.0) for m in margins) / len(margins),
+        "ece": expected_calibration_error(table),
+        "reliability": [asdict(entry) for entry in table],
+        "margin_mean": sum(margins) / len(margins),
+        "margin_median": statistics.median(margins),
+        "score_mean": sum(scores) / len(scores),
+        "n": len(judged),
+    }
+
+
+def _sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-value)) if value >= 0 else math.exp(value) / (1 + math.exp(value))
+
+
+def train_until_done(run: RewardRun, stop_requested: Callable[[], bool]) -> None:
+    """Step until the last step or until a stop is requested; a checkpoint of the last step is there then."""
+    if run.state.step == 0 and not run.folder.metrics():
+        record(run, {"step": 0} | (evaluate_now(run) if run.data.held_out else {}))
+    saved = run.state.step
+    while run.state.step < run.steps and not stop_requested():
+        started = time.perf_counter()
+        row = one_step(run)
+        if evaluation_due(run):
+            row |= evaluate_now(run)
+        row["time/step"] = time.perf_counter() - started
+        row["memory/peak_rss_mb"] = peak_rss_mb()
+        record(run, row)
+        run.progress.step(row)
+        if run.state.step % run.recipe.checkpoint.every == 0:
+            saved = save(run)
+    if saved != run.state.step:
+        save(run)
+
+
+def record(run: RewardRun, row: dict[str, float]) -> None:
+    """A step's row into the run's folder and the trackers."""
+    run.folder.append_metrics(row)
+    run.trackers.log(row)
+
+
+def one_step(run: RewardRun) -> dict[str, float]:
+    """One update. Returns the step's metrics."""
+    run.progress.phase("train")
+    started = time.perf_counter()
+    step, section = run.state.step, run.recipe.optimizer
+    examples = step_examples(run.recipe, run.data, step)
+    loss, judged = accumulate_gradients(run.model, examples, run.micro_batch_tokens, step)
+    trained = time.perf_counter()
+    rate = learning_rate(section, step, run.steps)
+    norm = run.optimizer.step(rate)
+    run.state.step += 1
+    run.state.tokens_trained += sum(example.tokens for example in examples)
+    return {
+        "step": run.state.step,
+        "reward_model/loss": loss,
+        "reward_model/accuracy": sum(entry.right for entry in judged) / len(judged),
+        "reward_model/margin": sum(entry.margin for entry in judged) / len(judged),
+        "optimizer/learning_rate": rate,
+        "optimizer/grad_norm": norm,
+        "tokens/trained": run.state.tokens_trained,
+        "time/train": trained - started,
+        "time/optimizer": time.perf_counter() - trained,
+    }
+
+
+def evaluation_due(run: RewardRun) -> bool:
+    """In between where the recipe says so, and always at the end."""
+    every = run.recipe.evaluation.every
+    due = run.state.step == run.steps or (every is not None and run.state.step % every == 0)
+    return bool(run.data.held_out) and due
+
+
+def evaluate_now(run: RewardRun) -> dict[str, float]:
+    """Held-out evaluation; keeps every example with its scores. Returns the metrics."""
+    started = time.perf_counter()
+    run.progress.phase("evaluation")
+    judged = score_examples(run.model, run.data.held_out, run.micro_batch_tokens)
+    facts = held_out_facts(judged)
+    run.folder.write_samples(f"step-{run.state.step:06d}", [_sample_row(entry) for entry in judged])
+    row = {
+        "eval/accuracy": facts["accuracy"],
+        "eval/accuracy_low": facts["accuracy_ci"][0],
+        "eval/accuracy_high": facts["accuracy_ci"][1],
+        "eval/n": facts["n"],
+        "eval/reward_model_loss": facts["loss"],
+        "eval/margin": facts["margin_mean"],
+        "eval/margin_median": facts["margin_median"],
+        "eval/ece": facts["ece"],
+    }
+    run.progress.evaluation(run.state.step, row)
+    return row | {"time/evaluation": time.perf_counter() - started}
+
+
+def _sample_row(entry: Judged) -> dict[str, Any]:
+    preference = entry.example.preference
+    return {
+        "prompt": "\n\n".join(f"{message['role']}: {message['content']}" for message in preference.prompt),
+        "chosen": preference.responses[0],
+        "rejected": preference.responses[1] if len(preference.responses) == 2 else None,
+        "label": preference.label,
+        "scores": list(entry.scores),
+        "right": entry.right,
+        "rule": preference.rule,
+        "where": preference.where,
+    }
+
+
+def save(run: RewardRun) -> int:
+    """A recovery checkpoint of this very step; returns the step."""
+    run.progress.phase("checkpoint")
+    run.folder.save_checkpoint(
+        run.state.step,
+        lambda folder: write_checkpoint(folder, run.state, run.optimizer, None, None),
+        keep=run.recipe.checkpoint.keep,
+    )
+    return run.state.step

@@ -1,0 +1,226 @@
+"""A reward model from recipe to summary: set up, train, finish. `reward_model.py` is the part in between.
+
+recipe ─► model · data ─► folder (new, resumed or extended) ─► training ─► model/ · pairs.jsonl · summary.json
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rethink.errors import UsageError
+from rethink.kernels.machine import peak_rss_mb
+from rethink.kinds.reward_model.data import RewardData, load_reward_data
+from rethink.kinds.reward_model.loop import RewardRun, held_out_facts, score_examples, train_until_done
+from rethink.kinds.reward_model.recipe import RewardModelRecipe
+from rethink.model.build import exact_weights
+from rethink.model.loading import Checkpoint, load_checkpoint
+from rethink.model.reward_text import Template, resolve_template
+from rethink.model.value_head import (
+    RewardModelInfo,
+    build_reward_model,
+    is_reward_model,
+    read_info,
+    save_reward_model,
+)
+from rethink.observe.progress import Progress
+from rethink.observe.trackers import check_trackers, open_trackers
+from rethink.runs.checkpoint import restore
+from rethink.runs.inputs import model_hash
+from rethink.runs.optimizer import MasterAdamW
+from rethink.runs.placement import apply_choices, training_choices
+from rethink.runs.room import check_training_room
+from rethink.runs.session import earlier_seconds, open_run, report_if_readable, stop_on_interrupt
+from rethink.store.atomic import write_text
+from rethink.store.integrity import write_index
+from rethink.store.run_folder import RunFolder
+
+WITHOUT_HELD_OUT = 256
+"""Training examples whose mean score becomes the offset where nothing is held out."""
+PAIRS_FILE = "pairs.jsonl"
+"""Every example that was trained on, as `replay.path` of a later run reads it."""
+
+
+def train_reward_model(
+    recipe: RewardModelRecipe, out: Path, *, resume: bool = False, progress: Progress
+) -> dict[str, Any]:
+    """Run a recipe in the folder `out` and return its summary (also `summary.json`).
+
+    Args:
+        resume: go on with what `out` holds. An empty or missing folder starts.
+        progress: where to show what happens.
+
+    Raises:
+        UsageError: the recipe, model, data or folder does not allow the run; nothing was started.
+        RunFailure: the run had to stop; its last checkpoint is sound.
+    """
+    started = time.perf_counter()
+    check_trackers(recipe.trackers)
+    checkpoint = load_start(recipe)
+    progress.phase("data")
+    data = read_data(recipe, checkpoint)
+    steps = recipe.total_steps(len(data.train))
+    fresh = not RunFolder.exists(out)
+    folder = open_run(
+        recipe,
+        out,
+        resume=resume,
+        steps=steps,
+        choices=lambda: training_choices(recipe, checkpoint.config),
+        also=model_hash(recipe.model.path, checkpoint.folder) | {"the examples of `data`": data.digest},
+    )
+    with folder.lock(), stop_on_interrupt(progress) as stop_requested:
+        try:
+            run = _assemble(recipe, checkpoint, folder, data, steps, progress)
+        except UsageError:
+            if fresh:
+                folder.discard()
+            raise
+        progress.start(steps, run.state.step)
+        earlier = earlier_seconds(folder)
+        try:
+            train_until_done(run, stop_requested)
+        finally:
+            run.trackers.close()
+        finished = run.state.step >= steps
+        summary = _summarise(run, checkpoint, earlier + time.perf_counter() - started, finished)
+        report_if_readable(folder, progress)
+        if not finished:
+            progress.note(
+                f"Stopped after step {run.state.step} of {steps}; everything is saved. Go on with the same command and "
+                "--resume."
+            )
+        progress.close()
+    return summary
+
+
+def load_start(recipe: RewardModelRecipe, *, headers_only: bool = False) -> Checkpoint:
+    """The model to begin with; its headers alone are read.
+
+    Raises:
+        ModelError: it cannot be found, or cannot carry a value head.
+        UsageError: it is a reward model of another objective, or scores another part of a response.
+    """
+    model = recipe.model
+    checkpoint = load_checkpoint(
+        model.path, revision=model.revision, trust_remote_code=model.trust_remote_code, headers_only=headers_only
+    )
+    if is_reward_model(checkpoint.folder):
+        info = read_info(checkpoint.folder)
+        for key, wanted in (("objective", recipe.objective), ("on", recipe.scored_on)):
+            if getattr(info, key) != wanted:
+                raise UsageError(
+                    f"`model.path` is a reward model trained with `{key}: {getattr(info, key)}`, and this recipe says "
+                    f"`{wanted}`. Set {key}={getattr(info, key)}, or begin with a language model"
+                )
+    return checkpoint
+
+
+def read_data(recipe: RewardModelRecipe, checkpoint: Checkpoint) -> RewardData:
+    """The recipe's examples, in the ids of the model's tokenizer. Raises as `load_reward_data`."""
+    context = checkpoint.config.max_position_embeddings if checkpoint.config is not None else 2**31
+    template = template_of(recipe, checkpoint)
+    return load_reward_data(recipe, checkpoint.tokenizer, template, context)
+
+
+def template_of(recipe: RewardModelRecipe, checkpoint: Checkpoint) -> Template:
+    """How conversations become text: as the recipe says; by itself as the reward model that is trained on has it."""
+    if recipe.template == "auto" and is_reward_model(checkpoint.folder):
+        return read_info(checkpoint.folder).template
+    return resolve_template(recipe.template, checkpoint.tokenizer)
+
+
+def _assemble(
+    recipe: RewardModelRecipe,
+    checkpoint: Checkpoint,
+    folder: RunFolder,
+    data: RewardData,
+    steps: int,
+    progress: Progress,
+) -> RewardRun:
+    """Build every part, and put a resumed run's state into them."""
+    choices = folder.choices
+    apply_choices(choices)
+    longest = max(example.tokens for example in data.train)
+    check_training_room(
+        recipe.optimizer, checkpoint.config, choices, longest, recipe.batch_size * longest, logits=False
+    )
+    progress.phase("model")
+    if not data.held_out:
+        progress.note("Nothing is held out, so neither accuracy nor calibration can be reported.")
+    model = build_reward_model(checkpoint, choices["dtype"], choices["device"], recipe.seed)
+    optimizer = MasterAdamW(model, recipe.optimizer, exact_weights(checkpoint, model.decoder))
+    limit = int(choices["micro_batch_tokens"])
+    run = RewardRun(recipe, folder, model, optimizer, data, steps, progress, limit)
+    run.state, _ = restore(folder, optimizer, None, progress.note)
+    run.trackers = open_trackers(
+        recipe.trackers,
+        folder,
+        run_name=recipe.name,
+        config=recipe.model_dump(mode="json"),
+        resumed_step=run.state.step,
+        note=progress.note,
+    )
+    rows = [json.dumps(example.preference.row(), ensure_ascii=False) for example in data.train]
+    write_text(folder.path / PAIRS_FILE, "\n".join(rows) + "\n")
+    write_index(folder.path, [PAIRS_FILE])
+    return run
+
+
+def _summarise(run: RewardRun, checkpoint: Checkpoint, wall_s: float, finished: bool) -> dict[str, Any]:
+    """Export the model of a finished run, and write what `summary.json` says."""
+    recipe, rows = run.recipe, run.folder.metrics()
+    summary: dict[str, Any] = {
+        "recipe": recipe.name,
+        "kind": recipe.kind,
+        "recipe_hash": run.folder.recipe_hash,
+        "finished": finished,
+        "steps": run.state.step,
+        "objective": recipe.objective,
+        "on": recipe.scored_on,
+        "wall_s": wall_s,
+        "peak_rss_mb": max([peak_rss_mb(), *(row["memory/peak_rss_mb"] for row in rows if "time/step" in row)]),
+        "tokens_trained": run.state.tokens_trained,
+        "synthetic": bool(run.data.facts["synthetic"]),
+        "data": run.data.facts,
+        "choices": run.folder.choices,
+    }
+    first = next((row for row in rows if row["step"] == 0 and "eval/accuracy" in row), None)
+    if first is not None:
+        summary["before"] = {
+            "accuracy": first["eval/accuracy"],
+            "accuracy_ci": [first["eval/accuracy_low"], first["eval/accuracy_high"]],
+            "loss": first["eval/reward_model_loss"],
+            "ece": first["eval/ece"],
+            "margin_mean": first["eval/margin"],
+            "margin_median": first.get("eval/margin_median"),  # earlier versions did not keep it
+            "n": first["eval/n"],
+            "step": first["step"],
+        }
+    if finished:
+        offset = 0.0
+        if run.data.held_out:
+            facts = held_out_facts(score_examples(run.model, run.data.held_out, run.micro_batch_tokens))
+            summary["after"] = facts | {"step": run.state.step}
+            offset = facts["score_mean"] if recipe.objective == "pairwise" else 0.0
+        run.folder.export_model(
+            lambda path: save_reward_model(path, run.model, checkpoint, _info(run, checkpoint, offset))
+        )
+    run.folder.write_summary(summary)
+    return summary
+
+
+def _info(run: RewardRun, checkpoint: Checkpoint, offset: float) -> RewardModelInfo:
+    earlier = read_info(checkpoint.folder) if is_reward_model(checkpoint.folder) else None
+    rules = {*run.data.facts["synthetic"], *(earlier.rules if earlier else ())}
+    return RewardModelInfo(
+        objective=run.recipe.objective,
+        on=run.recipe.scored_on,
+        template=template_of(run.recipe, checkpoint),
+        offset=offset,
+        synthetic=bool(rules),
+        rules=tuple(sorted(rules)),
+        recipe_hash=run.folder.recipe_hash,
+    )

@@ -1,0 +1,231 @@
+"""Samples drawn from a model: problems of the tasks, several samples of each, scored by the rubric.
+
+Every sample's seed is a function of the recipe's seed, the question and the sample's index, so what is drawn depends
+on neither the order of problems nor a kill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rethink.kinds.samples.asking import ask_all
+from rethink.kinds.samples.models import Models
+from rethink.kinds.samples.parts import Row
+from rethink.kinds.samples.recipe import CurateRecipe
+from rethink.kinds.samples.records import (
+    ENDPOINT,
+    NO_PROMPT,
+    Sample,
+    as_completion,
+    sample_id,
+    turns_asked,
+    turns_before,
+)
+from rethink.model.chat import END_THINK, THINK, PromptRenderer
+from rethink.rewards.endpoint import Endpoint, EndpointClient, Reply
+from rethink.rewards.outcome import PartFailed
+from rethink.rewards.rubric import Rubric
+from rethink.tasks.mix import TaskMix
+from rethink.tasks.source import draw
+from rethink.tasks.split import question_key
+from rethink.types import GenerationRequest, Problem, RewardOutcome, Rollout
+
+DRAWN_AT_ONCE = 64
+ENDPOINT_SEEDS = 0x7FFFFFFF
+"""Seeds that every server takes."""
+PATIENCE = 20
+"""Problems drawn for each one wanted before the tasks count as used up."""
+OnSample = Callable[[int, int], None]
+"""(samples drawn of this part, samples wanted)."""
+
+
+def different_problems(mix: TaskMix, wanted: int) -> list[Problem]:
+    """Up to `wanted` problems of the mixture, no question of a task twice; fewer where the tasks have no more.
+
+    Raises:
+        TaskError: a source has no problem for training.
+    """
+    found: dict[tuple[str, int], Problem] = {}
+    for batch in range(PATIENCE * wanted // DRAWN_AT_ONCE + PATIENCE):
+        before = len(found)
+        for problem in mix.train_batch(batch, DRAWN_AT_ONCE, 0):
+            found.setdefault((problem.task, question_key(problem.question)), problem)
+        if len(found) >= wanted or (len(found) == before and batch >= PATIENCE):
+            break
+    return list(found.values())[:wanted]
+
+
+def sample_problems(
+    problems: Sequence[Problem],
+    recipe: CurateRecipe,
+    models: Models,
+    renderer: PromptRenderer,
+    rubric: Rubric,
+    on_sample: OnSample,
+) -> list[Row]:
+    """The scored samples of some problems, as rows.
+
+    Raises:
+        TaskError: a prompt is too long.
+        EngineFailure: generation broke.
+        RewardFailure: more of the rewards failed than the recipe allows.
+    """
+    path, sampling = recipe.model.path, recipe.sampling
+    params = models.params(
+        path,
+        temperature=sampling.temperature,
+        max_new_tokens=sampling.max_new_tokens,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        stop_strings=sampling.stop_strings,
+    )
+    prompts = [renderer.render(problem) for problem in problems]
+    seeds = [tuple(sample_seed(recipe, problem, i) for i in range(sampling.per_problem)) for problem in problems]
+    requests = [GenerationRequest(p.token_ids, own, params) for p, own in zip(prompts, seeds, strict=True)]
+    scoring = rubric.scoring(problems, prompts, sampling.per_problem)
+    drawn = 0
+
+    def finished(request: int, sample: int, completion: object) -> None:
+        nonlocal drawn
+        drawn += 1
+        on_sample(drawn, len(problems) * sampling.per_problem)
+        scoring.add(request, sample, completion)  # type: ignore[arg-type]
+
+    completions = models.generate(path, requests, finished)
+    rows, rollouts = [], []
+    scored = scoring.results(completions)
+    for p, (problem, prompt) in enumerate(zip(problems, prompts, strict=True)):
+        for index, completion in enumerate(completions[p]):
+            outcomes, reward = scored[p][index]
+            rollouts.append(Rollout(problem, prompt, completion, outcomes, reward))
+            sample = Sample(
+                id=sample_id(problem.task, problem.question, index),
+                task=problem.task,
+                question=problem.question,
+                gold=problem.answer,
+                messages=turns_before(recipe.prompt, problem.question),
+                completion=prompt.prefill + completion.text,
+                tokens=len(completion.token_ids),
+                finish_reason=completion.finish_reason,
+                source={"model": path, "stage": recipe.name, "seed": seeds[p][index], "index": index},
+                metadata={**problem.metadata},
+            )
+            set_outcomes(sample, outcomes)
+            rows.append(sample.row())
+    rubric.check_failures(rollouts)
+    return rows
+
+
+def endpoint_client(recipe: CurateRecipe, cache: Path) -> EndpointClient:
+    """Who asks the recipe's endpoint; nothing is asked yet.
+
+    Args:
+        recipe: its `endpoint` and `sampling`.
+        cache: folder of the replies.
+
+    Raises:
+        RecipeError: a URL that is none, or a key that is not set.
+    """
+    endpoint, sampling = recipe.endpoint, recipe.sampling
+    asked = Endpoint(
+        url=str(endpoint.url),
+        model=str(endpoint.model),
+        key_env=endpoint.key_env,
+        temperature=sampling.temperature,
+        max_tokens=sampling.max_new_tokens,
+        seconds=endpoint.seconds,
+        attempts=endpoint.attempts,
+        concurrency=endpoint.concurrency,
+        cache=cache,
+    )
+    return EndpointClient(asked, "endpoint")
+
+
+def sample_endpoint(
+    problems: Sequence[Problem],
+    recipe: CurateRecipe,
+    client: EndpointClient,
+    rubric: Rubric,
+    encode: Callable[[str], Sequence[int]],
+    on_sample: OnSample,
+) -> list[Row]:
+    """As `sample_problems`, of a model behind an endpoint; `encode` counts the tokens.
+
+    A request that the endpoint refuses for what it holds is a sample without a completion, and `failures` says why.
+
+    Raises:
+        RunFailure: the endpoint does not answer; every reply that came is kept.
+        RewardFailure: more of the rewards failed than the recipe allows.
+    """
+    sampling = recipe.sampling
+    wanted = [(problem, index) for problem in problems for index in range(sampling.per_problem)]
+
+    def seed(problem: Problem, index: int) -> int:
+        return sample_seed(recipe, problem, index) & ENDPOINT_SEEDS
+
+    def ask(item: tuple[Problem, int]) -> Reply:
+        options = {"seed": seed(*item), "top_p": sampling.top_p}
+        return client.complete(turns_asked(recipe.prompt, item[0].question), options)
+
+    replies = ask_all(
+        ask, wanted, recipe.endpoint.concurrency, "model", lambda ready: on_sample(ready, len(wanted))
+    )  # fmt: skip
+    samples, answered = [], []
+    for (problem, index), reply in zip(wanted, replies, strict=True):
+        failed = isinstance(reply, PartFailed)
+        sample = Sample(
+            id=sample_id(problem.task, problem.question, index),
+            task=problem.task,
+            question=problem.question,
+            gold=problem.answer,
+            messages=turns_before(recipe.prompt, problem.question),
+            completion="" if isinstance(reply, PartFailed) else whole_turn(reply),
+            tokens=0,
+            finish_reason="length" if not isinstance(reply, PartFailed) and reply.cut else "stop",
+            source={
+                "model": recipe.endpoint.model, "stage": recipe.name, "seed": seed(problem, index), "index": index,
+            },
+            metadata={**problem.metadata},
+        )  # fmt: skip
+        if isinstance(reply, PartFailed):
+            sample.failures = {ENDPOINT: f"{reply.cause}: {reply.detail}"}
+        samples.append(sample)
+        answered += [] if failed else [sample]
+    score_samples(answered, rubric, encode)
+    return [sample.row() for sample in samples]
+
+
+def whole_turn(reply: Reply) -> str:
+    """The turn with its thought, which some servers send apart from the rest."""
+    if not reply.thought:
+        return reply.text
+    rest = f"{END_THINK}\n\n{reply.text}" if reply.text or not reply.cut else ""
+    return f"{THINK}\n{reply.thought}\n{rest}"
+
+
+def sample_seed(recipe: CurateRecipe, problem: Problem, index: int) -> int:
+    """The seed of a problem's sample of that index."""
+    return draw(recipe.seed, "samples", problem.task, question_key(problem.question), index)
+
+
+def set_outcomes(sample: Sample, outcomes: dict[str, RewardOutcome]) -> None:
+    """Put what the reward parts say into a sample."""
+    sample.rewards = {name: outcome.score for name, outcome in outcomes.items()}
+    sample.failures = {name: outcome.failure for name, outcome in outcomes.items() if outcome.failure is not None}
+
+
+def score_samples(samples: Sequence[Sample], rubric: Rubric, encode: Callable[[str], Sequence[int]]) -> None:
+    """Score texts that no engine of ours sampled, and count their tokens."""
+    completions = [as_completion(s.completion, encode(s.completion), s.finish_reason) for s in samples]
+    scorings = [rubric.scoring([sample.problem()], [NO_PROMPT], 1) for sample in samples]
+    for scoring, completion in zip(scorings, completions, strict=True):
+        scoring.add(0, 0, completion)
+    rollouts = []
+    for sample, scoring, completion in zip(samples, scorings, completions, strict=True):
+        outcomes, reward = scoring.results()[0][0]
+        sample.tokens = len(completion.token_ids)
+        set_outcomes(sample, outcomes)
+        rollouts.append(Rollout(sample.problem(), NO_PROMPT, completion, outcomes, reward))
+    if rollouts:
+        rubric.check_failures(rollouts)

@@ -1,0 +1,124 @@
+"""The models that curation samples from, loaded when the first part asks for them, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from rethink.errors import EngineFailure, RethinkError
+from rethink.kernels.machine import choose_dtype, measure_gemm, tune_allocator, usable_threads
+from rethink.kernels.native import library as kernels
+from rethink.kinds.samples.recipe import CurateRecipe
+from rethink.model.build import build_model
+from rethink.model.language_model import LanguageModel
+from rethink.model.loading import Checkpoint, load_checkpoint
+from rethink.rollout.build import build_engine
+from rethink.rollout.engine import OnFinish, RolloutEngine
+from rethink.rollout.pages import default_budget
+from rethink.types import Completion, GenerationRequest, SamplingParams
+
+EngineFactory = Callable[[LanguageModel, Checkpoint], RolloutEngine]
+
+
+def make_choices(recipe: CurateRecipe) -> dict[str, Any]:
+    """Threads, device and dtype for this machine, recorded at the start."""
+    threads = recipe.threads or usable_threads()
+    torch.set_num_threads(threads)
+    device = recipe.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = recipe.model.dtype if recipe.model.dtype != "auto" else choose_dtype(measure_gemm(device=device))
+    return {"threads": threads, "device": device, "dtype": dtype, "kernels": kernels.status().level}
+
+
+class Models:
+    """Engines by the model's path.
+
+    Args:
+        recipe: its `model` and `sampling`.
+        checkpoint: of `recipe.model`.
+        choices: what `make_choices` gave.
+        engine_factory: replaces the built-in choice of engine, e.g. by a `ScriptedEngine` in tests.
+    """
+
+    def __init__(
+        self,
+        recipe: CurateRecipe,
+        checkpoint: Checkpoint,
+        choices: Mapping[str, Any],
+        engine_factory: EngineFactory | None = None,
+    ):
+        self._recipe = recipe
+        self._choices = choices
+        self._factory = engine_factory
+        self._checkpoints = {recipe.model.path: checkpoint}
+        self._loaded: tuple[str, RolloutEngine] | None = None
+
+    def checkpoint(self, path: str) -> Checkpoint:
+        """Tokenizer and headers of a model; no weights are read.
+
+        Raises:
+            ModelError: it cannot be found or read.
+        """
+        if path not in self._checkpoints:
+            self._checkpoints[path] = load_checkpoint(path)
+        return self._checkpoints[path]
+
+    def context(self, path: str) -> int:
+        """Longest sequence of a model."""
+        config = self.checkpoint(path).config
+        return self.engine(path).context if config is None else config.max_position_embeddings
+
+    def engine(self, path: str) -> RolloutEngine:
+        """The engine of a model; another that was loaded is given up first."""
+        if self._loaded is None or self._loaded[0] != path:
+            self._loaded = None
+            self._loaded = (path, self._load(path))
+        return self._loaded[1]
+
+    def generate(
+        self, path: str, requests: Sequence[GenerationRequest], on_finish: OnFinish | None = None
+    ) -> list[list[Completion]]:
+        """Completions of a model.
+
+        Raises:
+            EngineFailure: generation broke; the parts before are sound.
+        """
+        engine = self.engine(path)
+        try:
+            return engine.generate(requests, on_finish)
+        except (RethinkError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            raise EngineFailure(
+                f"the engine of {path} failed while sampling {sum(r.n for r in requests)} completions "
+                f"({type(error).__name__}: {error}); what was written is sound: go on with --resume, with a lower "
+                "sampling.max_concurrent or sampling.kv_budget_gb if memory ran out"
+            ) from error
+
+    def params(
+        self, path: str, *, temperature: float, max_new_tokens: int, top_p: float = 1.0, top_k: int = 0,
+        stop_strings: tuple[str, ...] = (),
+    ) -> SamplingParams:  # fmt: skip
+        """Sampling that ends at the model's end of turn."""
+        ends = tuple(sorted(self.checkpoint(path).tokenizer.end_of_turn_ids))
+        return SamplingParams(temperature, top_p, top_k, max_new_tokens, stop_strings, ends)
+
+    def _load(self, path: str) -> RolloutEngine:
+        tune_allocator()
+        checkpoint, choices, sampling = self.checkpoint(path), self._choices, self._recipe.sampling
+        torch.set_num_threads(int(choices["threads"]))
+        model = build_model(
+            checkpoint,
+            choices["dtype"],
+            choices["device"],
+            trust_remote_code=self._recipe.model.trust_remote_code and path == self._recipe.model.path,
+        )
+        # The tensors of a folder are closed once they are read: another load of it begins anew.
+        self._checkpoints.pop(path, None)
+        if self._factory is not None:
+            return self._factory(model, checkpoint)
+        budget = int(sampling.kv_budget_gb * 2**30) if sampling.kv_budget_gb else default_budget(choices["device"])
+        return build_engine(model, checkpoint.tokenizer, kv_budget_bytes=budget, max_concurrent=sampling.max_concurrent)

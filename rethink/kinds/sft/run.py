@@ -1,0 +1,192 @@
+"""A fine-tuning run from recipe to summary: set up, train, finish. `sft.py` is the part in between.
+
+recipe ─► tokenizer · data (read, rendered, split) ─► folder (new, resumed or extended) ─► model ─► SFT ─► summary
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rethink.errors import RecipeError, UsageError
+from rethink.kernels.machine import peak_rss_mb
+from rethink.kernels.native import library as kernels
+from rethink.kinds.sft.data import TrainingData, load_data
+from rethink.kinds.sft.loop import SFT, train_until_done
+from rethink.kinds.sft.recipe import SFTRecipe, check_warmup
+from rethink.model.build import build_model, exact_weights
+from rethink.model.export import save_hf_folder
+from rethink.model.loading import Checkpoint, load_checkpoint
+from rethink.observe.progress import Progress
+from rethink.observe.trackers import check_trackers, open_trackers
+from rethink.runs.checkpoint import restore
+from rethink.runs.inputs import model_hash
+from rethink.runs.optimizer import MasterAdamW
+from rethink.runs.placement import apply_choices, training_choices
+from rethink.runs.room import check_training_room
+from rethink.runs.session import earlier_seconds, open_run, report_if_readable, stop_on_interrupt
+from rethink.store.run_folder import RunFolder
+
+MANY_ROWS = 20_000
+"""From so many rows of a file on, their reading is announced: it takes more than a moment."""
+
+
+def train_sft(recipe: SFTRecipe, out: Path, *, resume: bool = False, progress: Progress) -> dict[str, Any]:
+    """Fine-tune a model in the folder `out` and return the summary (also `summary.json`).
+
+    Args:
+        recipe: the run.
+        out: its folder.
+        resume: go on with what `out` holds: after a kill, or to extend a finished run. An empty or missing folder
+            starts.
+        progress: where to show what happens.
+
+    Raises:
+        UsageError: the recipe, model, data or folder does not allow the run; nothing was started.
+        RunFailure: the run had to stop; its last checkpoint is sound.
+    """
+    started = time.perf_counter()
+    check_trackers(recipe.trackers)
+    checkpoint = load_checkpoint(
+        recipe.model.path, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code
+    )
+    data = read_data(recipe, checkpoint, progress)
+    steps = data.steps(recipe)
+    check_warmup(recipe, steps)
+    fresh = not RunFolder.exists(out)
+    folder = open_run(
+        recipe,
+        out,
+        resume=resume,
+        steps=steps,
+        choices=lambda: training_choices(recipe, checkpoint.config),
+        also=model_hash(recipe.model.path, checkpoint.folder),
+    )
+    with folder.lock(), stop_on_interrupt(progress) as stop_requested:
+        try:
+            run = assemble(recipe, checkpoint, folder, data, steps, progress)
+        except UsageError:
+            if fresh:
+                folder.discard()
+            raise
+        progress.start(steps, run.state.step)
+        earlier = earlier_seconds(folder)
+        try:
+            train_until_done(run, stop_requested)
+        finally:
+            run.trackers.close()
+        finished = run.state.step >= steps
+        summary = summarise(run, earlier + time.perf_counter() - started, finished)
+        folder.write_summary(summary)
+        if finished:
+            folder.export_model(run.export)
+        report_if_readable(folder, progress)
+        if not finished:
+            progress.note(
+                f"Stopped after step {run.state.step} of {steps}; everything is saved. "
+                f"Go on with the same command and --resume."
+            )
+        progress.close()
+    return summary
+
+
+def read_data(recipe: SFTRecipe, checkpoint: Checkpoint, progress: Progress) -> TrainingData:
+    """The data, rendered for the model of a checkpoint.
+
+    Raises:
+        RecipeError: `max_tokens` is beyond the model's context.
+        TaskError: see `load_data`.
+    """
+    context = None if checkpoint.config is None else checkpoint.config.max_position_embeddings
+    if context is not None and recipe.max_tokens is not None and recipe.max_tokens > context:
+        raise RecipeError(
+            f"`max_tokens` is {recipe.max_tokens}, and the model's context is {context} tokens. Set it to at most "
+            f"{context}, or choose a model with a longer context."
+        )
+
+    def on_rows(done: int, of: int) -> None:
+        progress.phase("data", done, of)
+        if not done and of >= MANY_ROWS:
+            progress.note(f"Reading {of:,} rows ...")
+
+    return load_data(recipe, checkpoint.tokenizer, context, on_rows)
+
+
+def assemble(
+    recipe: SFTRecipe, checkpoint: Checkpoint, folder: RunFolder, data: TrainingData, steps: int, progress: Progress
+) -> SFT:
+    """Build every part, and put a resumed run's state into them."""
+    choices = folder.choices
+    apply_choices(choices)
+    sizes = [len(document.token_ids) for entry in data.sets for document in entry.documents]
+    check_training_room(recipe.optimizer, checkpoint.config, choices, max(sizes), recipe.batch_sequences * max(sizes))
+    progress.phase("model")
+    model = build_model(
+        checkpoint, choices["dtype"], choices["device"], trust_remote_code=recipe.model.trust_remote_code
+    )
+    if checkpoint.config is None:
+        progress.note(
+            f"{checkpoint.source} runs through transformers ({checkpoint.reason}): correct, but slower than the "
+            "decoder of Rethink."
+        )
+    if choices.get("kernels") != kernels.status().level:
+        progress.note(
+            f"This run began with the {choices.get('kernels')} kernels and goes on with the {kernels.status().level} "
+            "ones: it will not be bit-identical to an uninterrupted run."
+        )
+    for entry in data.sets:
+        if entry.dropped:
+            progress.note(f"{entry.path}: {entry.dropped} of {entry.rows} rows are too long and were left out.")
+    run = SFT(
+        recipe=recipe,
+        folder=folder,
+        model=model,
+        optimizer=MasterAdamW(model, recipe.optimizer, exact_weights(checkpoint, model)),
+        data=data,
+        steps=steps,
+        progress=progress,
+        micro_batch_tokens=int(choices["micro_batch_tokens"]),
+        export=lambda path: save_hf_folder(path, model.hf_tensors(), checkpoint.hf_config, checkpoint.tokenizer),
+    )
+    run.state, _ = restore(folder, run.optimizer, None, progress.note)
+    run.trackers = open_trackers(
+        recipe.trackers,
+        folder,
+        run_name=recipe.name,
+        config=recipe.model_dump(mode="json"),
+        resumed_step=run.state.step,
+        note=progress.note,
+    )
+    return run
+
+
+def summarise(run: SFT, wall_s: float, finished: bool) -> dict[str, Any]:
+    """What `summary.json` says: losses before and after, data, time, memory."""
+    rows = run.folder.metrics()
+    summary: dict[str, Any] = {
+        "recipe": run.recipe.name,
+        "kind": run.recipe.kind,
+        "recipe_hash": run.folder.recipe_hash,
+        "finished": finished,
+        "steps": run.state.step,
+        "epochs": run.state.step * run.recipe.batch_sequences / run.data.mixture.epoch,
+        "wall_s": wall_s,
+        # A resumed run is several processes: the highest of them.
+        "peak_rss_mb": max(
+            [peak_rss_mb(), *(row["memory/peak_rss_mb"] for row in rows if "memory/peak_rss_mb" in row)]
+        ),
+        "documents": run.state.step * run.recipe.batch_sequences,
+        "document_tokens": run.state.tokens_total,
+        "data": [entry.facts() for entry in run.data.sets],
+        "choices": run.folder.choices,
+    }
+    losses = {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
+    if losses:
+        summary["train_loss"] = {"first": losses.get(1), "last": losses.get(run.state.step)}
+    evaluated = {row["step"]: row for row in rows if "eval/loss" in row}
+    if 0 in evaluated:
+        summary["eval_loss"] = {"before": evaluated[0]["eval/loss"], "documents": evaluated[0]["eval/n"]}
+        if finished and run.state.step in evaluated:
+            summary["eval_loss"]["after"] = evaluated[run.state.step]["eval/loss"]
+    return summary

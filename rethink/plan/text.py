@@ -1,0 +1,89 @@
+"""An estimate as text, for `rethink train --dry-run`."""
+
+from __future__ import annotations
+
+from rethink.plan.estimate import GIB, Estimate, Memory, Phase
+
+
+def estimate_text(estimate: Estimate) -> str:
+    """A few lines that say what a run will cost and what was assumed."""
+    parameters = estimate.parameters
+    visited = f"{count_text(parameters.block)} in the layers a token visits, {count_text(parameters.head)} in the head"
+    assumed = " (assumed)" if estimate.prompt_tokens_assumed else ""
+    rows = [
+        ("Parameters", f"{count_text(parameters.total)}: {visited}"),
+        ("Prompts", f"about {estimate.prompt_tokens} tokens each{assumed}, computed once per group"),
+        *(_phase(phase, estimate.steps_per_batch) for phase in estimate.phases),
+        (
+            "Evaluation",
+            f"{estimate.evaluations} times, at most {count_text(estimate.evaluation_tokens)} completion tokens in all"
+            f"{seconds_text(estimate.evaluation_seconds)}",
+        ),
+        ("Memory", memory_text(estimate.memory)),
+        ("Whole run", f"at most {count_text(estimate.total_tokens)} tokens{seconds_text(estimate.total_seconds)}"),
+    ]
+    lines = [f"{label:<18} {text}" for label, text in rows]
+    if estimate.total_seconds is None:
+        lines.append("No time is given: the machine's rate has not been measured (`rethink doctor` measures it).")
+    return "\n".join(lines)
+
+
+def memory_text(memory: Memory) -> str:
+    """Least and most, and what holds it; keys and values only where something is sampled."""
+    sampling = (
+        f"reference {_gib(memory.reference_weights)}, logits {_gib(memory.logits)}, keys and values "
+        f"{_gib(memory.keys_and_values_least)} (one sequence) to {_gib(memory.keys_and_values_most)}"
+        if memory.keys_and_values_most
+        else f"logits {_gib(memory.logits)}"
+        if memory.logits
+        else "no logits"
+    )
+    return (
+        f"{_gib(memory.least)} to {_gib(memory.most)}, as the run finds room: master weights and optimizer "
+        f"{_gib(memory.master_and_optimizer)}, compute weights {_gib(memory.compute_weights)}, {sampling}, activations "
+        f"{_gib(memory.activations_least)} (one sequence) to {_gib(memory.activations_most)}"
+    )
+
+
+def _phase(phase: Phase, steps_per_batch: int) -> tuple[str, str]:
+    last = phase.first_step + phase.steps
+    shared = "" if steps_per_batch == 1 else f" for {steps_per_batch} steps"
+    training = phase.training_flops + phase.attention_flops_training
+    decoding = phase.decoding_flops + phase.attention_flops_decoding
+    return (
+        f"Steps {phase.first_step + 1}-{last}",
+        f"{count_text(phase.prompt_tokens_batch)} prompt and {count_text(phase.completion_tokens_batch)} completion "
+        f"tokens a rollout batch{shared} ({phase.completion_tokens} each, limit {phase.max_new_tokens}); "
+        f"{flops_text(decoding)} to decode, {flops_text(training)} to train"
+        f"{seconds_text(phase.seconds_per_step, ' a step')}",
+    )
+
+
+def count_text(number: float) -> str:
+    """A number, in words where it is large."""
+    for size, word in [(1e12, "trillion"), (1e9, "billion"), (1e6, "million")]:
+        if number >= size:
+            return f"{number / size:.3g} {word}"
+    return f"{number:,.0f}"
+
+
+def flops_text(number: float) -> str:
+    """Operations with a prefix."""
+    for size, prefix in [(1e24, "Y"), (1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T")]:
+        if number >= size:
+            return f"{number / size:.3g} {prefix}FLOP"
+    return f"{number / 1e9:.3g} GFLOP"
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:,.1f} GiB"
+
+
+def seconds_text(seconds: float | None, after: str = "") -> str:
+    """`, about …` in a unit that suits; nothing for None."""
+    if seconds is None:
+        return ""
+    for size, unit in [(365.25 * 86400, "years"), (86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")]:
+        if seconds >= 2 * size:
+            return f", about {seconds / size:,.1f} {unit}{after}"
+    return f", about {seconds:.1f} seconds{after}"

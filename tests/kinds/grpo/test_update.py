@@ -1,0 +1,258 @@
+"""Accumulation, packing and left-out groups change memory and time, never the update. In fp64, with old
+log-probabilities that differ from the current ones, so that ratios and clipping take part."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rethink.errors import NumericsError
+from rethink.kinds.grpo.update import accumulate_gradients, compute_logprobs, micro_batches
+from rethink.model.build import build_model, exact_weights
+from rethink.model.decoder import Decoder
+from rethink.model.loading import Checkpoint, load_checkpoint
+from rethink.model.packing import PackedGroup, pack
+from rethink.recipe.loading import parse_recipe
+from rethink.recipe.schema import Recipe
+from rethink.runs.optimizer import MasterAdamW
+from rethink.types import Completion, Problem, Prompt, Rollout
+
+TEXT = """\
+name: t
+steps: 10
+tasks: [{kind: reasoning-gym, name: chain_sum}]
+rollout: {prompts_per_batch: 4, group_size: 4, max_new_tokens: 12}
+"""
+LIMITS = (8, 23, 60, 10_000)
+
+
+@pytest.fixture
+def checkpoint(tiny_folder: Callable[..., Path]) -> Checkpoint:
+    return load_checkpoint(str(tiny_folder("qwen3")))
+
+
+def recipe(*overrides: str) -> Recipe:
+    return parse_recipe(TEXT, "test", overrides)
+
+
+def groups() -> list[list[Rollout]]:
+    """Four prompts, four completions each, lengths 1 to 12; one group without signal."""
+    dice = random.Random(5)
+    problem = Problem("p", "t", "q", "a")
+    made = []
+    for g in range(4):
+        prompt = Prompt("", tuple(dice.randrange(1, 900) for _ in range(dice.randrange(1, 9))))
+        group = []
+        for _ in range(4):
+            size = dice.choice([1, 2, 5, 12])
+            logprobs = np.zeros(size, np.float32)
+            ids = np.array([dice.randrange(1, 900) for _ in range(size)], np.int32)
+            completion = Completion(ids, "", logprobs, logprobs, "stop")
+            advantage = 0.0 if g == 2 else dice.uniform(-2, 2)
+            group.append(Rollout(problem, prompt, completion, {}, 0.0, advantage))
+        made.append(group)
+    return made
+
+
+def gradients(
+    chosen: Recipe, checkpoint: Checkpoint, made: list[list[Rollout]], limit: int, skip: list[bool]
+) -> tuple[float, dict[str, Tensor], dict[str, float]]:
+    assert checkpoint.config is not None
+    model = Decoder(checkpoint.config, checkpoint.tensors, torch.float64, "cpu")
+    reference = model.clone() if chosen.algorithm.beta > 0 else None
+    if reference is not None:
+        with torch.no_grad():
+            for _, parameter in reference.named_parameters():
+                parameter += 0.02
+    old = compute_logprobs(model, made, 1.0, 10_000)
+    noise = torch.Generator().manual_seed(3)
+    flat = [r for group in made for r in group]
+    shaken = {
+        id(r): torch.randn(len(old[id(r)]), generator=noise, dtype=torch.float64) * 0.3 + old[id(r)] for r in flat
+    }
+    optimizer = MasterAdamW(model, chosen.optimizer)
+    stats = accumulate_gradients(chosen, model, reference, made, shaken, 0, limit, skip)
+    return stats.loss, {k: g.clone() for k, g in optimizer.gradients().items()}, stats.metrics(reference is not None)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3])
+def test_the_loss_is_that_of_the_formula(checkpoint: Checkpoint, beta: float) -> None:
+    """GRPO's objective (DeepSeek-R1, equation 1) token by token, from logits of rollouts computed one by one: new and
+    reference log-probabilities at the sampling temperature, ratios against the old ones that are given."""
+    chosen, made = recipe(f"algorithm.beta={beta}", "rollout.temperature=0.6", "algorithm.epochs=2"), groups()
+    assert checkpoint.config is not None
+    model = Decoder(checkpoint.config, checkpoint.tensors, torch.float64, "cpu")
+    reference = model.clone()
+    with torch.no_grad():
+        for _, parameter in reference.named_parameters():
+            parameter += 0.02
+    noise = torch.Generator().manual_seed(3)
+    old, expected = {}, 0.0
+    for rollout in (r for group in made for r in group):
+        new, other = (tempered(m, rollout, 0.6) for m in (model, reference))
+        old[id(rollout)] = new + 0.3 * torch.randn(len(new), generator=noise, dtype=torch.float64)
+        ratio = (new - old[id(rollout)]).exp()
+        low, high = 1 - chosen.algorithm.clip_low, 1 + chosen.algorithm.clip_high
+        gain = torch.minimum(ratio * rollout.advantage, ratio.clamp(low, high) * rollout.advantage)
+        kl = (other - new).exp() - (other - new) - 1
+        expected -= float((gain - beta * kl).mean()) / 16
+    MasterAdamW(model, chosen.optimizer)
+    stats = accumulate_gradients(chosen, model, reference if beta else None, made, old, 0, 40, [False] * 4)
+    assert stats.loss == pytest.approx(expected, abs=1e-9)
+    assert abs(expected) > 1e-3
+
+
+def tempered(model: Decoder, rollout: Rollout, temperature: float) -> Tensor:
+    """Log-probabilities of a rollout's tokens, from all logits."""
+    completion = rollout.completion.token_ids.tolist()
+    batch = pack([PackedGroup(rollout.prompt.token_ids, [completion])], torch.device("cpu"))
+    logits = model.logits(batch)[len(rollout.prompt.token_ids) - 1 :]
+    return (logits / temperature).log_softmax(-1)[range(len(completion)), completion]
+
+
+def test_old_log_probabilities_of_none_are_the_current_ones(checkpoint: Checkpoint) -> None:
+    chosen, made = recipe("rollout.temperature=0.6"), groups()
+    assert checkpoint.config is not None
+    model = Decoder(checkpoint.config, checkpoint.tensors, torch.float64, "cpu")
+    optimizer = MasterAdamW(model, chosen.optimizer)
+    found = []
+    for old in (None, compute_logprobs(model, made, 0.6, 40)):
+        stats = accumulate_gradients(chosen, model, None, made, old, 0, 40, [False] * 4)
+        found.append((stats.metrics(False), {k: g.clone() for k, g in optimizer.gradients().items()}))
+        torch._foreach_zero_(list(optimizer.gradients().values()))
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-9)
+    assert max(float(g.abs().max()) for g in found[0][1].values()) > 1e-4
+    close(found[0][1], found[1][1], 1e-9)
+
+
+def close(one: dict[str, Tensor], two: dict[str, Tensor], tolerance: float = 1e-11) -> None:
+    for name, gradient in one.items():
+        scale = gradient.abs().max().clamp_min(1e-30)
+        assert (gradient - two[name]).abs().max() <= tolerance * scale, name
+
+
+@pytest.mark.parametrize("aggregation", ["sequence", "token", "fixed"])
+def test_micro_batches_change_nothing(checkpoint: Checkpoint, aggregation: str) -> None:
+    chosen, made = recipe(f"algorithm.aggregation={aggregation}", "algorithm.beta=0.1"), groups()
+    results = [gradients(chosen, checkpoint, made, limit, [False] * 4) for limit in LIMITS]
+    loss, whole, metrics = results[-1]
+    assert abs(loss) > 1e-3
+    for other_loss, other, other_metrics in results[:-1]:
+        assert other_loss == pytest.approx(loss, abs=1e-12)
+        close(whole, other)
+        assert other_metrics == pytest.approx(metrics, rel=1e-9, abs=1e-12)
+
+
+def test_the_order_of_groups_changes_nothing(checkpoint: Checkpoint) -> None:
+    chosen, made = recipe(), groups()
+    assert checkpoint.config is not None
+    model = Decoder(checkpoint.config, checkpoint.tensors, torch.float64, "cpu")
+    old = {id(r): v + 0.1 for r, v in ((r, compute_logprobs(model, made, 1.0, 99)[id(r)]) for g in made for r in g)}
+    optimizer = MasterAdamW(model, chosen.optimizer)
+    found = []
+    for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
+        stats = accumulate_gradients(chosen, model, None, [made[i] for i in order], old, 0, 40, [False] * 4)
+        found.append((stats.loss, {k: g.clone() for k, g in optimizer.gradients().items()}))
+        torch._foreach_zero_(list(optimizer.gradients().values()))
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-12)
+    close(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("aggregation", ["sequence", "token", "fixed"])
+def test_groups_without_signal_may_be_left_out(checkpoint: Checkpoint, aggregation: str) -> None:
+    chosen, made = recipe(f"algorithm.aggregation={aggregation}"), groups()
+    loss, whole, _ = gradients(chosen, checkpoint, made, 40, [False] * 4)
+    shorter_loss, shorter, _ = gradients(chosen, checkpoint, made, 40, [False, False, True, False])
+    assert shorter_loss == pytest.approx(loss, abs=1e-12)
+    close(whole, shorter)
+
+
+def test_a_batch_keeps_the_token_limit_it_was_sampled_with(checkpoint: Checkpoint) -> None:
+    assert checkpoint.config is not None
+    limits = "rollout.max_new_tokens={0: 12, 1: 24}"
+    chosen, made = recipe("algorithm.aggregation=fixed", "algorithm.mini_batches=2", limits), groups()
+    model = Decoder(checkpoint.config, checkpoint.tensors, torch.float64, "cpu")
+    MasterAdamW(model, chosen.optimizer)
+    losses = [accumulate_gradients(chosen, model, None, made, None, s, 99, [False] * 4).loss for s in (0, 1, 2)]
+    assert losses[0] == pytest.approx(losses[1])
+    assert losses[2] == pytest.approx(losses[0] / 2)
+
+
+def test_without_old_values_the_current_ones_stand_for_them(checkpoint: Checkpoint) -> None:
+    """The first update of a batch: every ratio is 1, and the gradient is that of a ratio, not 0."""
+    assert checkpoint.config is not None
+    model, made = Decoder(checkpoint.config, checkpoint.tensors, torch.float64, "cpu"), groups()
+    optimizer = MasterAdamW(model, recipe().optimizer)
+    found = []
+    for old in (None, compute_logprobs(model, made, 1.0, 99)):
+        stats = accumulate_gradients(recipe(), model, None, made, old, 0, 40, [False] * 4)
+        assert stats.ratio_max == pytest.approx(1, abs=1e-9)
+        found.append({k: g.clone() for k, g in optimizer.gradients().items()})
+        torch._foreach_zero_(list(optimizer.gradients().values()))
+    assert max(float(gradient.abs().max()) for gradient in found[0].values()) > 1e-3
+    close(found[1], found[0], 1e-9)
+
+
+def test_the_mismatch_with_the_engine_has_no_sign(checkpoint: Checkpoint) -> None:
+    """The engine a quarter above the trainer for one half of the completions, a quarter below for the other."""
+    assert checkpoint.config is not None
+    model, made = Decoder(checkpoint.config, checkpoint.tensors, torch.float64, "cpu"), groups()
+    MasterAdamW(model, recipe().optimizer)
+    ours = compute_logprobs(model, made, 1.0, 99)
+    for group in made:
+        for i, rollout in enumerate(group):
+            engine = (ours[id(rollout)] + (0.25 if i % 2 else -0.25)).float().numpy()
+            group[i] = replace(rollout, completion=replace(rollout.completion, logprobs=engine))
+    below = [group[::2] for group in made]
+    for chosen in (made, below):
+        stats = accumulate_gradients(recipe(), model, None, chosen, None, 0, 40, [False] * 4).metrics(False)
+        assert stats["policy/mismatch"] == pytest.approx(0.25, abs=1e-5)
+        assert stats["policy/mismatch_max"] == pytest.approx(0.25, abs=1e-5)
+
+
+def test_the_limit_is_kept_and_nothing_is_lost() -> None:
+    made = groups()
+    for limit in LIMITS:
+        seen = []
+        for micro in micro_batches(made, limit, torch.device("cpu")):
+            assert micro.batch.input_tokens <= limit or len(micro.rollouts) == 1
+            seen += micro.rollouts
+        assert seen == [r for group in made for r in group]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(checkpoint: Checkpoint) -> None:
+    made = groups()
+    made[0][0] = replace(made[0][0], advantage=float("nan"))
+    with pytest.raises(NumericsError, match="step 1 is nan"):
+        gradients(recipe(), checkpoint, made, 40, [False] * 4)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing(checkpoint: Checkpoint) -> None:
+    assert checkpoint.config is not None
+    model = Decoder(checkpoint.config, checkpoint.tensors, torch.float32, "cpu")
+    optimizer = MasterAdamW(model, recipe().optimizer)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    next(iter(optimizer.gradients().values())).fill_(float("inf"))
+    with pytest.raises(NumericsError, match="not finite"):
+        optimizer.step(0.1)
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+
+
+def test_masters_start_from_the_checkpoints_own_values(checkpoint: Checkpoint) -> None:
+    """Rounded to bf16 first, small updates would be lost until they add up to half an interval."""
+    model = build_model(checkpoint, "bfloat16", "cpu")
+    assert isinstance(model, Decoder)
+    optimizer = MasterAdamW(model, recipe().optimizer, exact_weights(checkpoint, model))
+    rounded = 0
+    for name, weight in model.named_parameters():
+        assert torch.equal(optimizer.masters()[name].to(weight.dtype), weight), name
+        rounded += not torch.equal(optimizer.masters()[name], weight.detach().float())
+    assert rounded > 5
+    assert exact_weights(checkpoint, build_model(checkpoint, "float32", "cpu")) == {}
