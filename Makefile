@@ -56,6 +56,7 @@ docs: $(INSTALLED)  ## rewrite the pages that are generated from code
 	$(BIN)/python -m rethink.observe.glossary > docs/metrics.md
 	$(BIN)/python benchmarks/gym_survey.py table > docs/reasoning-gym.md
 	$(BIN)/python -m rethink.eval.reference > docs/benchmarks.md
+	$(BIN)/python dev/layers.py
 
 constraints: $(INSTALLED)  ## pin what is installed now into constraints.txt
 	@{ echo "# Exactly what is tested: every package of the development environment. Remade with \`make constraints\`."; \

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rethink.errors import RecipeError
-from rethink.kinds.pipeline.recipe import DistillRecipe, PipelineRecipe
-from rethink.kinds.pipeline.stages import ResolvedStage, references, resolve
-from rethink.kinds.samples.recipe import CurateRecipe, as_training
-from rethink.recipe.kinds import AnyRecipe
-from rethink.recipe.schema import Recipe
+from rethink.kinds.pipeline.stages import ResolvedStage, pipeline_of, references, resolve
+from rethink.recipe.kind import kind_named
+from rethink.recipe.schema import AnyRecipe, Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +30,19 @@ class Checkable:
 
 
 def checkables(recipe: AnyRecipe) -> list[Checkable]:
-    """What of a recipe can be checked: itself (kinds `grpo` and `samples`), or the stages of a pipeline.
+    """What of a recipe can be checked: itself, where it scores completions, or the stages of a pipeline.
 
     Raises:
         RecipeError: nothing in it scores completions, or a stage's recipe is refused.
     """
-    if isinstance(recipe, Recipe):
-        return [Checkable(None, recipe, sampled=True)]
-    if isinstance(recipe, CurateRecipe) and recipe.tasks and recipe.samples_here:
-        return [Checkable(None, _drawing(recipe), sampled=False)]
-    found: list[Checkable] = []
-    if isinstance(recipe, (PipelineRecipe, DistillRecipe)):
-        stages = resolve(recipe.as_pipeline() if isinstance(recipe, DistillRecipe) else recipe)
+    kind = kind_named(recipe.kind)
+    if kind.stages is not None:
+        stages = resolve(pipeline_of(recipe))
         by_name = {stage.name: stage for stage in stages}
         found = [one for stage in stages if (one := _of_stage(stage, by_name)) is not None]
+    else:
+        itself = kind.load("checked")(recipe) if kind.checked else None
+        found = [] if itself is None else [Checkable(None, *itself)]
     if not found:
         raise RecipeError(
             f"`rethink check` examines tasks, rewards and prompts, and `{recipe.name}` (of the kind `{recipe.kind}`) "
@@ -56,15 +53,11 @@ def checkables(recipe: AnyRecipe) -> list[Checkable]:
 
 def _of_stage(stage: ResolvedStage, by_name: Mapping[str, ResolvedStage]) -> Checkable | None:
     """A stage as a run that needs no other; None where it is of another kind, or nothing of it is left."""
-    recipe = stage.recipe
-    if isinstance(recipe, CurateRecipe):
-        if not recipe.tasks or not recipe.samples_here:
-            return None
-        run = _drawing(recipe)
-    elif isinstance(recipe, Recipe):
-        run = recipe
-    else:
+    kind = kind_named(stage.kind)
+    itself = kind.load("checked")(stage.recipe) if kind.checked else None
+    if itself is None:
         return None
+    run, learns = itself
     # `python` mode keeps what JSON has no word for (a step as the key of a mapping).
     data = run.model_dump()
     left_out: list[str] = []
@@ -81,26 +74,13 @@ def _of_stage(stage: ResolvedStage, by_name: Mapping[str, ResolvedStage]) -> Che
         left_out.append("tasks that other stages make, or alone reward")
     if not parts or not any(task["weight"] or task["curriculum"] for task in data["tasks"]):
         return None
-    sampled = isinstance(recipe, Recipe) and not inherited
-    return Checkable(stage.name, Recipe.model_validate(data), sampled, tuple(left_out))
-
-
-def _drawing(recipe: CurateRecipe) -> Recipe:
-    """Curation as a run that samples as it does, so that prompts meet its limits."""
-    sampling = recipe.sampling
-    run = as_training(recipe)
-    rollout = {
-        "prompts_per_batch": sampling.prompts_per_batch,
-        "group_size": max(2, sampling.per_problem),
-        "max_new_tokens": sampling.max_new_tokens,
-    }
-    return Recipe.model_validate(run.model_dump() | {"rollout": run.rollout.model_dump() | rollout})
+    return Checkable(stage.name, Recipe.model_validate(data), learns and not inherited, tuple(left_out))
 
 
 def _origin(path: str, by_name: Mapping[str, ResolvedStage]) -> str:
     """The model that a stage's model descends from; stages are in order, so this ends."""
     while used := references(path):
-        path = by_name[used[0][0]].recipe.model.path  # type: ignore[union-attr]
+        path = by_name[used[0][0]].recipe.model.path  # type: ignore[attr-defined]
     return path
 
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-import shutil
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from rethink.terminal import json_text, say
@@ -40,15 +37,6 @@ def verb(
     )
     parser.set_defaults(run=run, when_interrupted=when_interrupted)
     return parser
-
-
-def program() -> str:
-    """How the user called us, so that commands in messages can be pasted: `rethink` where that finds us."""
-    called = Path(sys.argv[0])
-    if called.parts[-2:] == ("rethink", "__main__.py"):
-        return "python -m rethink"
-    found = shutil.which("rethink")
-    return "rethink" if called.name != "rethink" or (found is not None and Path(found) == called) else str(called)
 
 
 def whole(low: int) -> Callable[[str], int]:

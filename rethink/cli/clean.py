@@ -24,8 +24,8 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Remove, and say what and how much."""
-    from rethink.cli.pipeline import size_text
     from rethink.kinds.pipeline.disk import clean, cleanings
+    from rethink.plan.text import size_text
     from rethink.store.pipeline_folder import PipelineFolder, disk_bytes
 
     folder = PipelineFolder.open(args.folder)

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rethink.cli.arguments import Verbs, print_json, program, real, verb, whole
+from rethink.cli.arguments import Verbs, print_json, real, verb, whole
 from rethink.errors import UsageError
+from rethink.kinds.closing import program
 from rethink.terminal import make_console, say
 
 if TYPE_CHECKING:

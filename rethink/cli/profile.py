@@ -36,7 +36,7 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure in a temporary folder and print; nothing is kept."""
-    from rethink.recipe.kinds import of_kind
+    from rethink.recipe.kind import of_kind
     from rethink.recipe.loading import load_recipe
     from rethink.recipe.schema import Recipe
 

@@ -1,1 +1,1 @@
-"""Held-out evaluation during a run, and benchmarks by the paper's protocol: registry, graders, intervals, tables."""
+"""Held-out evaluation, and benchmarks by the paper's protocol: graders, intervals, tables."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from rethink.eval.card import card_section, percent
 from rethink.export.source import Origin
+from rethink.recipe.kind import DEFAULT_KIND, kinds
 
 SHOWN = (
     ("steps", "steps"),
@@ -31,11 +32,6 @@ SHOWN = (
     ("sequences a batch", "batch_sequences"),
 )
 """Rows of the table of the recipe: label and place."""
-KINDS = {
-    "grpo": "reinforcement learning with GRPO and the rewards below",
-    "sft": "supervised fine-tuning on the data below",
-    "distill": "distillation: supervised fine-tuning on a teacher's completions",
-}
 _HUB_DATA = re.compile(r"[\w.-]+/[\w.-]+")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -94,7 +90,7 @@ def front(facts: Facts) -> str:
         license=facts.origin.licence,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["rethink", *([str(recipe.get("kind", "grpo")), "reasoning"] if facts.recipe is not None else [])],
+        tags=["rethink", *([str(recipe.get("kind", DEFAULT_KIND)), "reasoning"] if facts.recipe is not None else [])],
         datasets=list(_hub_data(recipe)) or None,
         model_name=facts.name if results else None,
         eval_results=results or None,
@@ -169,8 +165,9 @@ def _use(facts: Facts) -> str:
 
 def _training(facts: Facts) -> Iterator[str]:
     recipe, summary = facts.recipe or {}, facts.summary or {}
-    kind = str(recipe.get("kind", "grpo"))
-    lines = ["## Training", "", f"By {KINDS.get(kind, kind)}."]
+    kind = str(recipe.get("kind", DEFAULT_KIND))
+    known = kinds().get(kind)
+    lines = ["## Training", "", f"By {known.card if known and known.card else kind}."]
     if summary and not summary.get("finished", True):
         lines.append(f"The run was stopped after step {summary.get('steps')} and had not finished.")
     if facts.step is not None:

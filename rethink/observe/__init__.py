@@ -1,1 +1,1 @@
-"""What a run looks like from outside: metric glossary, live view, trackers, report. They read; they never steer."""
+"""Metric glossary, live view, trackers, report: they read the store and never touch the run."""

@@ -29,7 +29,7 @@ class MetricInfo:
     """Module that computes it."""
 
 
-_TRAIN = "rethink.train"
+_TRAIN = "rethink.kinds"
 _EVAL = "rethink.eval"
 _LOSS = "rethink.algorithms"
 _NOTHING = "Nothing: it is for information."

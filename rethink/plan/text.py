@@ -87,3 +87,11 @@ def seconds_text(seconds: float | None, after: str = "") -> str:
         if seconds >= 2 * size:
             return f", about {seconds / size:,.1f} {unit}{after}"
     return f", about {seconds:.1f} seconds{after}"
+
+
+def size_text(count: float) -> str:
+    """Bytes as text: `1.6 GB`."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count / 1e3:.0f} kB"

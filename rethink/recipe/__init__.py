@@ -1,1 +1,1 @@
-"""What a run is: the typed configuration (`schema`), its YAML (`loading`), checks, identity and cost (`estimate`)."""
+"""The language of recipes: typed sections, loading, overrides, checks, identity, the record of a kind."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from rethink.errors import RecipeError
 from rethink.recipe.fields import (
     RecipeField,
     Segment,
@@ -21,9 +22,26 @@ from rethink.recipe.fields import (
     section_of,
     walk_fields,
 )
+from rethink.recipe.kind import DEFAULT_KIND
 
 SHOWN = 60
 """Characters of a given value that a message repeats."""
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def validated(model: type[M], data: dict[str, Any], where: str) -> M:
+    """The section that raw data stand for.
+
+    Raises:
+        RecipeError: they are refused; the message begins with `where`.
+    """
+    try:
+        return model.model_validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        raise RecipeError(f"{where}: {explain(error, data, model)}") from None
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") from None
 
 
 def explain(error: ValidationError, data: Any, model: type[BaseModel]) -> str:
@@ -96,7 +114,7 @@ def _unknown(path: Sequence[Segment], model: type[BaseModel]) -> str:
 
 def _recipe(model: type[BaseModel]) -> str:
     kind = model.model_fields["kind"].default
-    return "a recipe" if kind == "grpo" else f"a recipe of the kind `{kind}`"
+    return "a recipe" if kind == DEFAULT_KIND else f"a recipe of the kind `{kind}`"
 
 
 def _nearest(name: str, siblings: Sequence[str], prefix: str, model: type[BaseModel]) -> str | None:

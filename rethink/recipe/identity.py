@@ -12,8 +12,7 @@ import json
 from typing import Any
 
 from rethink.recipe.explain import show
-from rethink.recipe.kinds import AnyRecipe
-from rethink.recipe.schema import Recipe
+from rethink.recipe.schema import AnyRecipe, Recipe
 
 FREE = Recipe.FREE
 """Fields of a GRPO recipe (with all below them) that may differ on resume; every kind of recipe has its own `FREE`.

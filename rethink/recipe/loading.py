@@ -18,8 +18,8 @@ from rethink.errors import RecipeError
 from rethink.reading import read_bounded_text
 from rethink.recipe.explain import explain
 from rethink.recipe.fields import Segment, annotation_at, default_of, field_at, is_text, plain
-from rethink.recipe.kinds import AnyRecipe, kind_of
-from rethink.recipe.schema import Section
+from rethink.recipe.kind import kind_of
+from rethink.recipe.schema import AnyRecipe, Section
 from rethink.recipe.yaml_text import MOST_BYTES, RecipeDumper, load_yaml
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -68,7 +68,7 @@ def parse_recipe(text: str, origin: str, overrides: Sequence[str] = ()) -> AnyRe
 def _kind(data: dict[Any, Any], overrides: Sequence[str]) -> type[AnyRecipe]:
     """The type of the recipe, which an override `kind=…` may change."""
     given = [text for path, _, text in (override.partition("=") for override in overrides) if path.strip() == "kind"]
-    return kind_of({**data, "kind": given[-1].strip()} if given else data)
+    return kind_of({**data, "kind": given[-1].strip()} if given else data).model
 
 
 def find_recipe(path: str | Path) -> Path:

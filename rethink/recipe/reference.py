@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from rethink.recipe.explain import show
 from rethink.recipe.fields import default_of, describe, is_list, section_of
 from rethink.recipe.identity import FREE
-from rethink.recipe.kinds import RECIPE_KINDS
+from rethink.recipe.kind import kinds
 from rethink.recipe.schema import Recipe
 
 INTRODUCTION = """\
@@ -69,11 +69,12 @@ def reference() -> str:
         parts += _table(f"`{path}`" if path else "Top level", model)
     parts.append(KINDS_INTRODUCTION)
     described: set[type[BaseModel]] = {model for _, model in _sections(Recipe, "")}
-    for kind, recipe in RECIPE_KINDS.items():
+    for kind in kinds().values():
+        recipe = kind.model
         for path, model in _sections(recipe, ""):
             if model not in described:
                 described.add(model)
-                parts += _table(f"`kind: {kind}`" + (f", `{path}`" if path else ""), model)
+                parts += _table(f"`kind: {kind.name}`" + (f", `{path}`" if path else ""), model)
                 if not path:
                     parts.append(f"\nMay change on resume: {', '.join(f'`{free}`' for free in recipe.FREE)}.\n")
     return "".join(parts)

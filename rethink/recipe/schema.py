@@ -324,7 +324,21 @@ class CheckpointSection(Section):
     """Recovery checkpoints kept."""
 
 
-class Recipe(Section):
+class AnyRecipe(Section):
+    """What a recipe of every kind has."""
+
+    FREE: ClassVar[tuple[str, ...]] = ("name", "description")
+    """What may change on resume: see `identity.py`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Short name; runs go to `runs/<name>` unless `--out` says otherwise."""
+    kind: str
+    """What is run."""
+    description: str = ""
+    """One or two sentences for the reader."""
+
+
+class Recipe(AnyRecipe):
     """A whole GRPO run."""
 
     FREE: ClassVar[tuple[str, ...]] = (
@@ -343,12 +357,8 @@ class Recipe(Section):
     )
     """What may change on resume: see `identity.py`."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    """Short name; runs go to `runs/<name>` unless `--out` says otherwise."""
     kind: Literal["grpo"] = "grpo"
     """What is run."""
-    description: str = ""
-    """One or two sentences for the reader."""
     seed: int = Field(default=0, ge=0)
     """Decides problems, order and samples."""
     steps: int = Field(gt=0)

@@ -1,1 +1,1 @@
-"""Rule-based rewards: a rubric of named, weighted parts."""
+"""Rule-based rewards: a rubric of named, weighted parts, and the workers that score."""

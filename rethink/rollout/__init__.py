@@ -1,1 +1,1 @@
-"""Engines that sample: ours, through transformers, and a scripted fake."""
+"""Engines that sample: ours, through transformers, on vLLM, and a scripted fake."""

@@ -1,1 +1,1 @@
-"""A run's folder: recipe, metrics, rollouts, checkpoints and model, written atomically and read by everyone else."""
+"""A run's folder, written atomically and read by everyone else."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
+import dataclasses
 
 import pytest
 
-from rethink.cli.kinds import KINDS
 from rethink.errors import RecipeError
 from rethink.kinds.sft.recipe import SFTRecipe
 from rethink.recipe.fields import walk_fields
 from rethink.recipe.identity import recipe_hash, resume_differences
-from rethink.recipe.kinds import RECIPE_KINDS, of_kind
+from rethink.recipe.kind import Kind, kinds, of_kind
 from rethink.recipe.loading import parse_recipe, recipe_to_yaml
 from rethink.recipe.schema import Recipe
 
@@ -36,15 +35,17 @@ def test_the_kind_decides_the_type() -> None:
     assert type(load("name: a\nsteps: 1\ndata: [{path: b}]\n", "kind=sft")) is SFTRecipe
 
 
-def test_every_kind_has_a_runner_and_names_fields_that_exist() -> None:
-    assert set(KINDS) == set(RECIPE_KINDS)
-    for kind, model in RECIPE_KINDS.items():
-        assert model.model_fields["kind"].default == kind
-        assert set(model.FREE) <= {field.path for field in walk_fields(model)}
-        for name in (KINDS[kind].run, KINDS[kind].dry_run, KINDS[kind].show):
-            if name is not None:
-                module, _, function = name.partition(":")
-                assert callable(getattr(importlib.import_module(module), function))
+def test_a_record_names_what_exists() -> None:
+    assert {"grpo", "sft", "samples", "reward-model", "eval", "pipeline", "distill"} <= set(kinds())
+    for kind in kinds().values():
+        assert kind.model.model_fields["kind"].default == kind.name
+        fields = {field.path for field in walk_fields(kind.model)}
+        assert set(kind.model.FREE) <= fields
+        assert set(kind.without_part) <= fields
+        for field in dataclasses.fields(Kind):
+            value = getattr(kind, field.name)
+            if isinstance(value, str) and value.startswith("rethink.") and ":" in value:
+                assert kind.load(field.name) is not None
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rethink.recipe.fields import walk_fields
-from rethink.recipe.kinds import RECIPE_KINDS
+from rethink.recipe.kind import kinds
 from rethink.recipe.reference import reference
 from tests.paths import ROOT
 
@@ -15,7 +15,7 @@ def test_the_committed_page_is_current() -> None:
 
 
 def test_every_field_has_a_docstring() -> None:
-    fields = [(kind, field) for kind, model in RECIPE_KINDS.items() for field in walk_fields(model)]
+    fields = [(kind.name, field) for kind in kinds().values() for field in walk_fields(kind.model)]
     assert [(kind, field.path) for kind, field in fields if not field.info.description] == []
 
 

@@ -9,8 +9,8 @@ import signal
 import sys
 from pathlib import Path
 
-from rethink.cli.kinds import KINDS, function
 from rethink.observe.progress import make_progress
+from rethink.recipe.kind import kind_named
 from rethink.recipe.loading import load_recipe
 
 path, out, at, when = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
@@ -34,5 +34,5 @@ def watched(function):
 for name in ("fsync", "replace", "rename"):
     setattr(os, name, watched(getattr(os, name)))
 recipe = load_recipe(path)
-function(KINDS[recipe.kind].run)(recipe, out, resume=True, progress=make_progress("none"))
+kind_named(recipe.kind).load("run")(recipe, out, resume=True, progress=make_progress("none"))
 print(calls)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rethink.train import inputs
+from rethink.runs import inputs
 
 from rethink.errors import RunFolderError
 from rethink.kinds.grpo.run import train

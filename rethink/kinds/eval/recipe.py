@@ -6,23 +6,23 @@ sources, in the very prompt that the stages train with.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from rethink.errors import RecipeError
 from rethink.recipe.schema import (
+    AnyRecipe,
     ModelSection,
     PromptSection,
     Recipe,
     RewardSection,
     RolloutSection,
-    Section,
     TaskSource,
 )
 
 
-class EvalRecipe(Section):
+class EvalRecipe(AnyRecipe):
     """Completions of held-out problems with their scores."""
 
     FREE: ClassVar[tuple[str, ...]] = (
@@ -36,12 +36,8 @@ class EvalRecipe(Section):
     )
     """What may change on resume: see `identity.py`."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    """Short name; runs go to `runs/<name>` unless `--out` says otherwise."""
     kind: Literal["eval"] = "eval"
     """What is run."""
-    description: str = ""
-    """One or two sentences for the reader."""
     seed: int = Field(default=0, ge=0)
     """Decides the samples where `temperature` is above 0. The problems are the same for every seed."""
     threads: int | None = Field(default=None, gt=0)

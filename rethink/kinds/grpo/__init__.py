@@ -1,1 +1,23 @@
-"""."""
+"""`kind: grpo`: reinforcement learning with groups of rollouts and rewards."""
+
+from rethink.recipe.kind import Kind
+
+KIND = Kind(
+    name="grpo",
+    version=1,
+    summary="reinforcement learning: GRPO and its family, with rule-based rewards",
+    recipe="rethink.recipe.schema:Recipe",
+    run="rethink.kinds.grpo.run:train",
+    plan="rethink.kinds.grpo.plan:plan",
+    show="rethink.kinds.grpo.show:show",
+    outputs={"model": "model", "best": "best", "folder": "."},
+    trains=True,
+    samples=True,
+    evaluated=True,
+    costs="rethink.kinds.grpo.plan:costs",
+    keeps="rethink.kinds.grpo.plan:keeps",
+    said="rethink.kinds.grpo.show:said",
+    checked="rethink.kinds.grpo.plan:checked",
+    rollouts=True,
+    card="reinforcement learning with GRPO and the rewards below",
+)

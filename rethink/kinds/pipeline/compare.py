@@ -8,6 +8,7 @@ from typing import Any
 from rethink.errors import RunFolderError
 from rethink.eval.statistics import paired_comparison
 from rethink.kinds.eval.run import problem_means
+from rethink.recipe.kind import kind_named
 from rethink.store.pipeline_folder import PipelineFolder
 from rethink.store.run_folder import RunFolder
 
@@ -46,7 +47,7 @@ def evaluations(folder: PipelineFolder) -> dict[str, tuple[str, list[dict[str, A
     found = {}
     for name, entry in folder.stages.items():
         record = records.get(entry["hash"])
-        if entry["kind"] != "eval" or record is None or record.state != "done":
+        if not kind_named(entry["kind"]).measures or record is None or record.state != "done":
             continue
         run = RunFolder.open(folder.stage_path(record))
         samples = evaluated_rows(run)

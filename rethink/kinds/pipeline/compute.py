@@ -13,10 +13,8 @@ from typing import Any
 
 from rethink.errors import RethinkError
 from rethink.plan.estimate import count_parameters, shape_of
+from rethink.recipe.kind import kind_named
 from rethink.store.run_folder import RunFolder
-
-GENERATE = ("grpo", "samples", "eval")
-"""Kinds of stages that sample completions."""
 
 
 def computed(kind: str, out: Path, summary: Mapping[str, Any], model: str | None) -> dict[str, float]:
@@ -35,7 +33,7 @@ def computed(kind: str, out: Path, summary: Mapping[str, Any], model: str | None
         last = rows[-1] if rows else {}
     trained = last.get("tokens/trained", summary.get("tokens_trained"))
     # Stages that only train count the tokens of their documents under the same name.
-    generated = last.get("tokens/total", summary.get("tokens_total")) if kind in GENERATE else None
+    generated = last.get("tokens/total", summary.get("tokens_total")) if kind_named(kind).samples else None
     found = {
         "tokens_generated": generated,
         "tokens_trained": trained,

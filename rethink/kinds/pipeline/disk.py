@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rethink.errors import RethinkError, StorageFailure
-from rethink.recipe.kinds import AnyRecipe
+from rethink.recipe.kind import kind_named
+from rethink.recipe.schema import AnyRecipe
 from rethink.store.atomic import clean_leftovers, remove_folder
 from rethink.store.integrity import read_sealed, write_sealed
 from rethink.store.pipeline_folder import PipelineFolder, StageRecord, disk_bytes
@@ -21,19 +22,18 @@ MODEL_BYTES = 4
 """Most bytes a parameter of an exported model (fp32; 2 where it is bf16)."""
 STATE_BYTES = 12
 """Bytes a parameter in a checkpoint: fp32 weights and two moments."""
-TRAINS = ("grpo", "sft", "reward-model")
 
 
 def disk_of(recipe: AnyRecipe, parameters: int) -> tuple[int, int]:
     """(most bytes while a stage runs, bytes that stay), for a model of so many parameters; samples come on top."""
-    if recipe.kind not in TRAINS:
+    kind = kind_named(recipe.kind)
+    if not kind.trains:
         return 0, 0
-    models = 2 if recipe.kind == "grpo" and recipe.evaluation.every is not None else 1
+    models, beside = kind.load("keeps")(recipe) if kind.keeps else (1, 0)
     section = getattr(recipe, "checkpoint", None)
-    keep = 1 + (section.keep if section is not None else 0)  # a new one is written before the oldest goes
-    reference = MODEL_BYTES if recipe.kind == "grpo" and recipe.algorithm.beta > 0 else 0
+    checkpoints = 1 + (section.keep if section is not None else 0)  # a new one is written before the oldest goes
     stays = models * MODEL_BYTES * parameters
-    return stays + keep * (STATE_BYTES + reference) * parameters, stays
+    return stays + checkpoints * (STATE_BYTES + beside) * parameters, stays
 
 
 def check_space(path: Path, recipe: AnyRecipe, stage: str) -> None:
@@ -46,7 +46,7 @@ def check_space(path: Path, recipe: AnyRecipe, stage: str) -> None:
     from rethink.plan.estimate import count_parameters, shape_of
 
     model = getattr(recipe, "model", None)
-    if recipe.kind not in TRAINS or model is None:
+    if not kind_named(recipe.kind).trains or model is None:
         return
     try:
         config = load_checkpoint(model.path, revision=model.revision, headers_only=True).config

@@ -14,15 +14,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rethink.kinds.pipeline.stages import ResolvedStage, substitute
-from rethink.pipeline.kinds import STAGE_KINDS
 from rethink.recipe.identity import leaves
+from rethink.recipe.kind import kind_named
 from rethink.runs.inputs import function_hashes, names_function, names_path, path_hash, path_of
 
 WITHOUT_PART = ("name", "description", "checkpoint", "trackers")
-"""Top-level fields that change no output."""
-ENDPOINTS = ("endpoint", "teacher")
-WHERE = ("url", "key_env", "seconds", "attempts", "concurrency")
-"""Keys of endpoints in `samples` that change no output either: the same model may answer elsewhere."""
+"""Top-level fields that change no output; kinds name further ones."""
 
 
 def stage_hashes(stages: Sequence[ResolvedStage]) -> dict[str, str]:
@@ -39,15 +36,17 @@ def stage_hashes(stages: Sequence[ResolvedStage]) -> dict[str, str]:
 
 def stage_hash(stage: ResolvedStage, inputs: Mapping[str, str]) -> str:
     """The hash of a stage; `inputs`: those of the stages before it, by name."""
-    recipe = stage.recipe.model_dump(mode="json")
-    for name in WITHOUT_PART:
-        recipe.pop(name, None)
-    for name in ENDPOINTS if stage.kind == "samples" else ():
-        recipe[name] = {key: value for key, value in recipe[name].items() if key not in WHERE}
+    recipe, kind = stage.recipe.model_dump(mode="json"), kind_named(stage.kind)
+    for path in (*WITHOUT_PART, *kind.without_part):
+        *sections, last = path.split(".")
+        node = recipe
+        for section in sections:
+            node = node[section]
+        node.pop(last, None)
     recipe = substitute(recipe, lambda used, output: f"${{{inputs[used]}.{output}}}")
     identity = {
         "kind": stage.kind,
-        "version": STAGE_KINDS[stage.kind].version,
+        "version": kind.version,
         "recipe": _with_content(recipe, leaves(recipe)),
     }
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,16 @@ from rethink.kernels.machine import return_free_memory
 from rethink.kinds.pipeline.compare import write_comparisons
 from rethink.kinds.pipeline.compute import computed
 from rethink.kinds.pipeline.disk import check_space, drop_checkpoints, follow_move
+from rethink.kinds.pipeline.graph import StageGraph
 from rethink.kinds.pipeline.identity import stage_hashes
-from rethink.kinds.pipeline.recipe import OUTPUTS, DistillRecipe, PipelineRecipe
 from rethink.kinds.pipeline.selection import Selection
-from rethink.kinds.pipeline.stages import ResolvedStage, resolve, substitute
+from rethink.kinds.pipeline.stages import ResolvedStage, pipeline_of, resolve, substitute
 from rethink.kinds.pipeline.view import Rows, StageProgress
-from rethink.kinds.samples.recipe import CurateRecipe
 from rethink.observe.progress import Progress
 from rethink.observe.report.pipeline import write_pipeline_report
-from rethink.pipeline.kinds import STAGE_KINDS, runner
-from rethink.recipe.kinds import RECIPE_KINDS, AnyRecipe
+from rethink.recipe.kind import kind_named
 from rethink.recipe.loading import recipe_to_yaml
+from rethink.recipe.schema import AnyRecipe
 from rethink.store.environment import environment
 from rethink.store.pipeline_folder import PipelineFolder, StageRecord, disk_bytes, now
 
@@ -63,7 +62,7 @@ class PipelineRun:
 
 
 def run_pipeline(
-    recipe: PipelineRecipe | DistillRecipe,
+    recipe: AnyRecipe,
     out: Path,
     *,
     resume: bool = False,
@@ -73,7 +72,7 @@ def run_pipeline(
     """Run a pipeline in the folder `out` and return its summary (also `summary.json`).
 
     Args:
-        recipe: a pipeline, or a distillation, which is one.
+        recipe: of a kind that is made of stages.
         out: a new folder, or that of an earlier run, of this recipe or of one before it was changed.
         resume: changes nothing: stages are found by what they do, so going on is never ambiguous.
         progress: where to show what happens.
@@ -84,7 +83,7 @@ def run_pipeline(
         RunFailure: a stage failed; the others are done, and the same command tries it again.
     """
     started = time.perf_counter()
-    pipeline = recipe.as_pipeline() if isinstance(recipe, DistillRecipe) else recipe
+    pipeline = pipeline_of(recipe)
     stages, wanted = resolve(pipeline), selection or Selection()
     chosen = wanted.names(stages)
     hashes = stage_hashes(stages)
@@ -128,7 +127,7 @@ def _run_all(run: PipelineRun) -> bool:
             run.failed[stage.name] = error
             run.rows.set(stage.name, "failed", str(error))
             run.progress.stages(run.rows.as_list())
-        if stage.kind == "eval":
+        if kind_named(stage.kind).measures:
             write_comparisons(run.folder)
             write_pipeline_report(run.folder)
     return True
@@ -167,15 +166,22 @@ def _run_stage(run: PipelineRun, stage: ResolvedStage) -> bool:
         run.records[record.hash] = folder.change(record, seconds=seconds)
         run.rows.set(stage.name, "stopped", "")
         return False
-    elsewhere = isinstance(recipe, CurateRecipe) and not recipe.samples_here
+    kind = kind_named(stage.kind)
+    elsewhere = kind.samples_elsewhere is not None and kind.load("samples_elsewhere")(recipe)
     model = None if elsewhere else getattr(recipe, "model", None)
     compute = computed(stage.kind, out, summary, getattr(model, "path", None))
     run.records[record.hash] = folder.change(record, state="done", seconds=seconds, ended=now(), compute=compute)
     drop_checkpoints(folder, record)
     run.ran.append(stage.name)
-    run.rows.set(stage.name, "done", _said(stage, summary), seconds)
+    run.rows.set(stage.name, "done", kind.load("said")(summary) if kind.said else "", seconds)
     run.progress.stages(run.rows.as_list())
     return True
+
+
+def runner(kind: str) -> Callable[..., dict[str, Any]]:
+    """The function that runs a stage of a kind."""
+    found: Callable[..., dict[str, Any]] = kind_named(kind).load("run")
+    return found
 
 
 def _new_record(run: PipelineRun, stage: ResolvedStage) -> StageRecord:
@@ -184,7 +190,7 @@ def _new_record(run: PipelineRun, stage: ResolvedStage) -> StageRecord:
         name=stage.name,
         kind=stage.kind,
         hash=run.hashes[stage.name],
-        version=STAGE_KINDS[stage.kind].version,
+        version=kind_named(stage.kind).version,
         recipe_yaml=recipe_to_yaml(stage.recipe),
         inputs={name: run.hashes[name] for name in stage.inputs},
         seed=getattr(stage.recipe, "seed", None),
@@ -200,15 +206,14 @@ def located(run: PipelineRun, stage: ResolvedStage) -> AnyRecipe:
         record = run.record(name)
         assert record is not None
         kind = next(other.kind for other in run.stages if other.name == name)
-        return str(run.folder.stage_path(record).resolve() / OUTPUTS[kind][output])
+        return str(run.folder.stage_path(record).resolve() / kind_named(kind).outputs[output])
 
     # `python` mode keeps what JSON has no word for (a step as the key of a mapping).
     data = substitute(stage.recipe.model_dump(), path)
-    found: AnyRecipe = RECIPE_KINDS[stage.kind].model_validate(data)
-    return found
+    return kind_named(stage.kind).model.model_validate(data)
 
 
-def _facts(recipe: PipelineRecipe) -> dict[str, Any]:
+def _facts(recipe: StageGraph) -> dict[str, Any]:
     return {"name": recipe.name, "description": recipe.description, "seed": recipe.seed}
 
 
@@ -224,21 +229,6 @@ def _entries(stages: Sequence[ResolvedStage], hashes: Mapping[str, str]) -> dict
         }
         for stage in stages
     }
-
-
-def _said(stage: ResolvedStage, summary: Mapping[str, Any]) -> str:
-    """A few words about what a stage came to."""
-    if stage.kind == "eval":
-        metrics = summary["metrics"]
-        return ", ".join(
-            f"{name} {100 * metrics[name]['mean']:.1f} %" for name in ("accuracy", "format") if name in metrics
-        )
-    before, after = summary.get("before"), summary.get("after")
-    if isinstance(before, Mapping) and isinstance(after, Mapping) and "accuracy" in after:
-        return f"accuracy {100 * before['accuracy']:.1f} → {100 * after['accuracy']:.1f} %"
-    if isinstance(summary.get("kept"), int):
-        return f"{summary['kept']} samples kept"
-    return ""
 
 
 def _conclude(run: PipelineRun, name: str, finished: bool, wall_s: float) -> dict[str, Any]:

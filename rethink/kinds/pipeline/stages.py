@@ -5,31 +5,27 @@ stage's recipe read by its own kind, references checked.
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
-
-from pydantic import ValidationError
+from typing import Any
 
 from rethink.errors import RecipeError
-from rethink.kinds.pipeline.recipe import OUTPUTS, DistillRecipe, PipelineRecipe, Stage
+from rethink.kinds.pipeline.graph import Parts, Stage, StageGraph
 from rethink.reading import check_expanded, parts_of_value
-from rethink.recipe.explain import explain
+from rethink.recipe.explain import validated
+from rethink.recipe.kind import DEFAULT_KIND, kind_named, kinds, listed
+from rethink.recipe.schema import AnyRecipe
 from rethink.recipe.yaml_text import MOST_LETTERS
-
-if TYPE_CHECKING:
-    from rethink.recipe.kinds import AnyRecipe
 
 REFERENCE = re.compile(r"\$\{([^{}.\s]+)\.([^{}\s]+)\}")
 VARS = "vars"
 EVALUATION = "eval-"
 """What the name of an evaluation's stage begins with."""
 INHERITED = ("seed", "threads", "device")
-TRAINED = ("grpo", "sft")
-"""Kinds whose `model` is a policy, which `evaluation` measures."""
+MEASURED_BY = "eval"
+"""Kind of the stages that `evaluation` stands for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +46,23 @@ class ResolvedStage:
     by their heading; those that there are."""
 
 
-def resolve(recipe: PipelineRecipe) -> tuple[ResolvedStage, ...]:
+def pipeline_of(recipe: AnyRecipe) -> StageGraph:
+    """The pipeline that a recipe of a kind with stages stands for."""
+    found: StageGraph = kind_named(recipe.kind).load("stages")(recipe)
+    return found
+
+
+def resolve(recipe: StageGraph) -> tuple[ResolvedStage, ...]:
     """The stages in the order in which they run: inputs first, otherwise as written, an evaluation behind its model.
 
     Raises:
         RecipeError: an unknown reference, variable or output, a cycle, or a stage's recipe that its kind refuses.
     """
-    raw = dict(_written_out(recipe))
-    kinds = {name: stage.kind for name, stage in raw.items()}
-    inputs = {name: _inputs(name, stage.recipe, kinds) for name, stage in raw.items()}
-    comparisons = _comparisons(recipe, raw)
+    several: dict[str, Parts] = {}
+    raw = dict(_written_out(recipe, several))
+    of = {name: stage.kind for name, stage in raw.items()}
+    inputs = {name: _inputs(name, stage.recipe, of) for name, stage in raw.items()}
+    comparisons = {} if recipe.evaluation is None else _comparisons(several, raw)
     ordered = []
     for name in _sorted(inputs):
         stage = raw[name]
@@ -70,7 +73,7 @@ def resolve(recipe: PipelineRecipe) -> tuple[ResolvedStage, ...]:
                 _read(name, stage, recipe),
                 tuple(inputs[name]),
                 stage.description,
-                name.removeprefix(EVALUATION) if stage.kind == "eval" and name.startswith(EVALUATION) else None,
+                name.removeprefix(EVALUATION) if _measures(stage) and name.startswith(EVALUATION) else None,
                 comparisons.get(name),
             )
         )
@@ -138,8 +141,10 @@ def upstream(stages: Iterable[ResolvedStage], name: str) -> set[str]:
 # --- writing out --------------------------------------------------------------------------------------------------
 
 
-def _written_out(recipe: PipelineRecipe) -> Iterator[tuple[str, Stage]]:
-    """Plain stages: distillations as their parts, evaluations behind what they measure; variables are put in."""
+def _written_out(recipe: StageGraph, several: dict[str, Parts]) -> Iterator[tuple[str, Stage]]:
+    """Plain stages: those that stand for several as their parts (noted in `several`), evaluations behind what they
+    measure; variables are put in.
+    """
     measured: dict[int, tuple[Any, int, int]] = {}
     variables = _variables(recipe.vars, measured)
 
@@ -154,12 +159,14 @@ def _written_out(recipe: PipelineRecipe) -> Iterator[tuple[str, Stage]]:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
             raise RecipeError(f"The stage name `{name}` is not allowed: use letters, digits, `_` and `-`.")
         filled = stage.model_copy(update={"recipe": put_in(stage.recipe, f"stage `{name}`")})
-        parts = _distillation(name, filled) if stage.kind == "distill" else {name: filled}
-        for part, body in parts.items():
+        parts = _parts(name, filled)
+        if parts is not None:
+            several[name] = parts
+        for part, body in (parts.stages if parts else {name: filled}).items():
             if part in plain or (part != name and part in recipe.stages):
                 raise RecipeError(
-                    f"Two stages are called `{part}`: the distillation `{name}` makes one of that name. Rename the "
-                    "other."
+                    f"Two stages are called `{part}`: the stage `{name}`, of the kind `{stage.kind}`, makes one of "
+                    "that name. Rename the other."
                 )
             plain[part] = body
     evaluation = None if recipe.evaluation is None else put_in(recipe.evaluation, "`evaluation`")
@@ -171,7 +178,7 @@ def _written_out(recipe: PipelineRecipe) -> Iterator[tuple[str, Stage]]:
         yield EVALUATION + name, _evaluation(evaluation, str(put_in(path, f"`evaluated.{name}`")), plain)
     for name, stage in plain.items():
         yield name, stage
-        if evaluation is not None and stage.kind in TRAINED:
+        if evaluation is not None and kind_named(stage.kind).evaluated:
             if EVALUATION + name in plain:
                 raise RecipeError(f"A stage is called `{EVALUATION}{name}`, as the evaluation of `{name}`. Rename it.")
             yield EVALUATION + name, _evaluation(evaluation, f"${{{name}.model}}", plain)
@@ -212,78 +219,64 @@ def _evaluation(section: Any, path: str, stages: Mapping[str, Stage]) -> Stage:
     model = section.get("model") or {}
     if not isinstance(model, Mapping) or "path" in model:
         raise RecipeError("`evaluation.model.path` is set, but every model is evaluated: remove it.")
-    return Stage(kind="eval", recipe={**section, "model": {**model, "path": path}})
+    return Stage(kind=MEASURED_BY, recipe={**section, "model": {**model, "path": path}})
 
 
-def _distillation(name: str, stage: Stage) -> dict[str, Stage]:
-    """The parts of a distillation: the teacher's samples, the student (under the stage's own name), RL."""
-    body = _validated(DistillRecipe, {**stage.recipe, "name": name, "kind": "distill"}, f"The stage `{name}`")
-    assert isinstance(body, DistillRecipe)
-    if body.evaluation is not None:
+def _parts(name: str, stage: Stage) -> Parts | None:
+    """What a stage stands for that is several; None where it is a plain one.
+
+    Raises:
+        RecipeError: its kind cannot be a stage.
+    """
+    allowed = [kind.name for kind in kinds().values() if kind.outputs or kind.parts]
+    if stage.kind not in allowed:
+        near = (difflib.get_close_matches(stage.kind, allowed, n=1) or [DEFAULT_KIND])[0]
         raise RecipeError(
-            f"The stage `{name}`: `evaluation` belongs to the pipeline, which measures every model. Move it to the top "
-            "level."
+            f"`stages.{name}.kind` is `{stage.kind}`; allowed is {listed(allowed)}. Write, for example, "
+            f"`stages.{name}.kind={near}`."
         )
-    parts: dict[str, Stage] = {}
-    data = [{"path": path} for path in body.data]
-    if body.samples is not None:
-        samples = dict(body.samples)
-        if body.teacher is not None:
-            samples["model"] = {**samples.get("model", {}), "path": body.teacher}
-        parts[f"{name}-samples"] = Stage(kind="samples", recipe=samples, description="The teacher's answers.")
-        data.append({"path": f"${{{name}-samples.train}}"})
-    student = {**body.sft.get("model", {}), "path": body.student}
-    parts[name] = Stage(
-        kind="sft", recipe={**body.sft, "model": student, "data": data}, description=stage.description
-    )  # fmt: skip
-    for suffix, section, path in (("rl", body.rl, f"${{{name}.model}}"), ("rl-only", body.rl_only, body.student)):
-        if section is not None:
-            model = {**section.get("model", {}), "path": path}
-            parts[f"{name}-{suffix}"] = Stage(kind="grpo", recipe={**section, "model": model})
-    return parts
+    kind = kind_named(stage.kind)
+    if kind.parts is None:
+        return None
+    found: Parts = kind.load("parts")(name, stage)
+    return found
 
 
-def _comparisons(recipe: PipelineRecipe, stages: Mapping[str, Stage]) -> dict[str, dict[str, str]]:
-    """By name of a distilled student: which evaluations the report sets beside each other."""
-    if recipe.evaluation is None:
-        return {}
+def _measures(stage: Stage) -> bool:
+    return kind_named(stage.kind).measures
+
+
+def _comparisons(several: Mapping[str, Parts], stages: Mapping[str, Stage]) -> dict[str, dict[str, str]]:
+    """By name of a stage that stands for several: which evaluations the report sets beside each other."""
+    measured = {
+        str(entry.recipe["model"]["path"]): other.removeprefix(EVALUATION)
+        for other, entry in reversed(list(stages.items()))
+        if _measures(entry)
+    }
     found = {}
-    for name, stage in recipe.stages.items():
-        if stage.kind != "distill":
-            continue
-        student = stages[name].recipe["model"]["path"]
-        base = next(
-            (
-                other.removeprefix(EVALUATION)
-                for other, entry in stages.items()
-                if entry.kind == "eval" and entry.recipe["model"]["path"] == student
-            ),
-            None,
-        )
-        rows = {"base": base, "rl only": f"{name}-rl-only", "distilled": name, "distilled + rl": f"{name}-rl"}
-        found[name] = {
-            heading: label for heading, label in rows.items() if label and (heading == "base" or label in stages)
-        }
+    for name, parts in several.items():
+        base = {"base": measured[parts.base]} if parts.base in measured else {}
+        found[name] = base | {heading: label for heading, label in parts.compared.items() if label in stages}
     return found
 
 
 # --- checking -----------------------------------------------------------------------------------------------------
 
 
-def _inputs(name: str, recipe: Mapping[str, Any], kinds: Mapping[str, str]) -> list[str]:
+def _inputs(name: str, recipe: Mapping[str, Any], of: Mapping[str, str]) -> list[str]:
     """Stages that a recipe refers to."""
     for stage, output in references(recipe):
-        if stage not in kinds:
-            near = difflib.get_close_matches(stage, kinds, n=1)
+        if stage not in of:
+            near = difflib.get_close_matches(stage, of, n=1)
             hint = f" Did you mean `${{{near[0]}.{output}}}`?" if near else ""
             raise RecipeError(
                 f"The stage `{name}` uses `${{{stage}.{output}}}`, but there is no stage `{stage}`.{hint} The stages "
-                f"are {_listed(kinds)}."
+                f"are {_listed(of)}."
             )
-        outputs = OUTPUTS[kinds[stage]]
+        outputs = kind_named(of[stage]).outputs
         if output not in outputs:
             raise RecipeError(
-                f"The stage `{name}` uses `${{{stage}.{output}}}`, but a stage of the kind `{kinds[stage]}` leaves no "
+                f"The stage `{name}` uses `${{{stage}.{output}}}`, but a stage of the kind `{of[stage]}` leaves no "
                 f"`{output}`; it leaves {_listed(outputs)}."
             )
         if stage == name:
@@ -315,13 +308,9 @@ def _cycle(inputs: Mapping[str, list[str]], waiting: list[str]) -> list[str]:
     return way[way.index(way[-1]) :]
 
 
-def _read(name: str, stage: Stage, pipeline: PipelineRecipe) -> AnyRecipe:
+def _read(name: str, stage: Stage, pipeline: StageGraph) -> AnyRecipe:
     """The stage's recipe as its kind has it."""
-    from rethink.recipe.kinds import RECIPE_KINDS  # it imports this module's neighbours
-
-    model = RECIPE_KINDS.get(stage.kind)
-    if model is None:
-        raise RecipeError(f"The stage `{name}` is of the kind `{stage.kind}`, which this version cannot run.")
+    model = kind_named(stage.kind).model
     for key, value in (("name", name), ("kind", stage.kind)):
         if key in stage.recipe and stage.recipe[key] != value:
             raise RecipeError(
@@ -329,17 +318,7 @@ def _read(name: str, stage: Stage, pipeline: PipelineRecipe) -> AnyRecipe:
                 "from the stage. Remove it."
             )
     own = {field: getattr(pipeline, field) for field in INHERITED if field in model.model_fields}
-    found: AnyRecipe = _validated(model, {**own, **stage.recipe, "name": name, "kind": stage.kind}, f"Stage `{name}`")
-    return found
-
-
-def _validated(model: Any, data: dict[str, Any], where: str) -> Any:
-    try:
-        return model.model_validate_json(json.dumps(data), strict=True)
-    except ValidationError as error:
-        raise RecipeError(f"{where}: {explain(error, data, model)}") from None
-    except RecipeError as error:
-        raise RecipeError(f"{where}: {error}") from None
+    return validated(model, {**own, **stage.recipe, "name": name, "kind": stage.kind}, f"Stage `{name}`")
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -7,12 +7,12 @@ Counting: an *example* is one preference pair, or one response with a label; a *
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from rethink.errors import RecipeError
-from rethink.recipe.schema import CheckpointSection, ModelSection, OptimizerSection, Section
+from rethink.recipe.schema import AnyRecipe, CheckpointSection, ModelSection, OptimizerSection, Section
 
 PreferenceFormat = Literal["preferences", "samples", "run"]
 
@@ -75,7 +75,7 @@ class RewardModelEvaluation(Section):
     """Evaluate every so many steps, beside before and after."""
 
 
-class RewardModelRecipe(Section):
+class RewardModelRecipe(AnyRecipe):
     """A scalar reward model, trained from preference pairs or from labels."""
 
     FREE: ClassVar[tuple[str, ...]] = (
@@ -93,12 +93,8 @@ class RewardModelRecipe(Section):
     )
     """What may change on resume: see `identity.py`."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    """Short name; runs go to `runs/<name>` unless `--out` says otherwise."""
     kind: Literal["reward-model"] = "reward-model"
     """What is run."""
-    description: str = ""
-    """One or two sentences for the reader."""
     seed: int = Field(default=0, ge=0)
     """Decides the order of the examples, the fresh head, and which earlier examples are replayed."""
     epochs: float | None = Field(default=None, gt=0)

@@ -43,7 +43,7 @@ def general_prompts(path: str | None) -> list[str]:
         TaskError: a line without a `prompt` (file and line), or none at all.
     """
     if path is None:
-        content = files("rethink.curation").joinpath(SHIPPED).read_text(encoding="utf-8")
+        content = files("rethink.kinds.samples").joinpath(SHIPPED).read_text(encoding="utf-8")
     else:
         content = Path(path).read_bytes().decode("utf-8", "replace")
     prompts = []

@@ -7,12 +7,21 @@ is drawn and written at once: `sampling.prompts_per_batch` problems.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from rethink.errors import RecipeError
-from rethink.recipe.schema import ModelSection, PromptSection, Recipe, RewardPart, RewardSection, Section, TaskSource
+from rethink.recipe.schema import (
+    AnyRecipe,
+    ModelSection,
+    PromptSection,
+    Recipe,
+    RewardPart,
+    RewardSection,
+    Section,
+    TaskSource,
+)
 
 REWRITE = """\
 Rewrite the solution below so that a person reads it with ease: whole sentences, short paragraphs, one language, nothing
@@ -156,7 +165,7 @@ class GeneralSection(Section):
     """Sampling temperature."""
 
 
-class CurateRecipe(Section):
+class CurateRecipe(AnyRecipe):
     """Samples of a model (or of a file), filtered, chosen, balanced, rewritten and mixed: what fine-tuning reads."""
 
     FREE: ClassVar[tuple[str, ...]] = (
@@ -180,12 +189,8 @@ class CurateRecipe(Section):
     )
     """What may change on resume: see `identity.py`."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    """Short name; runs go to `runs/<name>` unless `--out` says otherwise."""
     kind: Literal["samples"] = "samples"
     """What is run."""
-    description: str = ""
-    """One or two sentences for the reader."""
     seed: int = Field(default=0, ge=0)
     """Decides problems, samples, balance and order."""
     problems: int = Field(default=1000, gt=0)

@@ -7,12 +7,12 @@ Counting: a *document* is one row of the data with its template around it; a *st
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from rethink.errors import RecipeError
-from rethink.recipe.schema import CheckpointSection, ModelSection, OptimizerSection, Section
+from rethink.recipe.schema import AnyRecipe, CheckpointSection, ModelSection, OptimizerSection, Section
 
 
 class SFTPrompt(Section):
@@ -73,7 +73,7 @@ class SFTEvaluation(Section):
     """Evaluate every so many steps, beside before and after."""
 
 
-class SFTRecipe(Section):
+class SFTRecipe(AnyRecipe):
     """Supervised fine-tuning: the loss is on the assistant's turns alone."""
 
     FREE: ClassVar[tuple[str, ...]] = (
@@ -91,12 +91,8 @@ class SFTRecipe(Section):
     )
     """What may change on resume: see `identity.py`."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    """Short name; runs go to `runs/<name>` unless `--out` says otherwise."""
     kind: Literal["sft"] = "sft"
     """What is run."""
-    description: str = ""
-    """One or two sentences for the reader."""
     seed: int = Field(default=0, ge=0)
     """Decides the order of the documents."""
     epochs: float | None = Field(default=None, gt=0)

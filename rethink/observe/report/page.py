@@ -18,6 +18,7 @@ from rethink.observe.report.charts import has_values
 from rethink.observe.report.data import report_data, sample, word_counts
 from rethink.observe.report.markup import csp_hash, json_block, text
 from rethink.observe.report.panels import panels, reflection_panels
+from rethink.recipe.kind import DEFAULT_KIND, Kind, kinds
 from rethink.store.atomic import write_bytes
 from rethink.store.run_folder import RunFolder
 
@@ -47,8 +48,9 @@ def write_report(folder: RunFolder) -> Path:
 def render(folder: RunFolder) -> str:
     """The page as text."""
     data = report_data(folder)
-    if data["recipe"].get("kind", "grpo") != "grpo":
-        return _without_rollouts(folder, data)
+    kind = kinds().get(data["recipe"].get("kind", DEFAULT_KIND))
+    if kind is None or not kind.rollouts:
+        return _without_rollouts(folder, data, kind)
     packed = with_trained_steps(sample(folder), data["metrics"])
     counts = with_steps(word_counts(packed["rollouts"]), packed["rollouts"])
     body = [
@@ -70,7 +72,7 @@ def render(folder: RunFolder) -> str:
     return _document(f"{sections.name_of(data)}: {sections.status_of(data)}", "\n".join(body))
 
 
-def _without_rollouts(folder: RunFolder, data: Mapping[str, Any]) -> str:
+def _without_rollouts(folder: RunFolder, data: Mapping[str, Any], kind: Kind | None) -> str:
     """The page of a run that samples nothing: no rollouts, rewards or completions, and no word of them."""
     drawn = [panel for panel in panels(data) if has_values(panel.chart)]
     body = [
@@ -79,7 +81,7 @@ def _without_rollouts(folder: RunFolder, data: Mapping[str, Any]) -> str:
         '<main id="main">',
         sections.lost(data),
         sections.first_and_last(data),
-        sections.preference_data(data),
+        kind.load("sections")(data) if kind and kind.sections else "",
         sections.section("charts", "Training", sections.charts(drawn, "No metrics yet.")),
         sections.made_with(data, folder.recipe_yaml),
         sections.every_metric(data),

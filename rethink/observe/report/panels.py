@@ -9,6 +9,7 @@ from typing import Any
 
 from rethink.observe.report.charts import Chart, Line, Point, Values
 from rethink.observe.report.data import words_that_occur
+from rethink.recipe.kind import DEFAULT_KIND, kinds
 
 MOST_WORDS = 6
 """Words of reflection with a colour of their own; the rest are counted together."""
@@ -27,7 +28,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class ChartPlan:
     """A chart of plain lines: (metric, label) pairs; a label that ends in `*` is a faint side line."""
 
     title: str
@@ -42,51 +43,35 @@ class _Plan:
 
 
 _PLANS = (
-    _Plan("Accuracy", (("rollout/accuracy", "training rollouts"),), "share", from_zero=True, held_out="accuracy"),
-    _Plan("Format", (("rollout/format", "training rollouts"),), "share", from_zero=True, held_out="format"),
-    _Plan("Completion length", (("rollout/length_mean", "mean"), ("rollout/length_max", "longest*")), unit="tokens",
+    ChartPlan("Accuracy", (("rollout/accuracy", "training rollouts"),), "share", from_zero=True, held_out="accuracy"),
+    ChartPlan("Format", (("rollout/format", "training rollouts"),), "share", from_zero=True, held_out="format"),
+    ChartPlan("Completion length", (("rollout/length_mean", "mean"), ("rollout/length_max", "longest*")), unit="tokens",
           from_zero=True, held_out="length_mean"),
-    _Plan("Truncated and repeating completions",
+    ChartPlan("Truncated and repeating completions",
           (("rollout/truncated", "truncated"), ("rollout/repeated", "repeating")), "share", from_zero=True),
-    _Plan("Groups without signal", (("rollout/no_signal", "share of groups"),), "share", from_zero=True),
-    _Plan("KL from the reference", (("policy/kl", "KL (k3)"),), unit="nats per token"),
-    _Plan("Entropy", (("policy/entropy", "entropy"),), unit="nats per token", from_zero=True),
-    _Plan("Clip fraction", (("policy/clip_low", "lower bound"), ("policy/clip_high", "upper bound")), "share",
+    ChartPlan("Groups without signal", (("rollout/no_signal", "share of groups"),), "share", from_zero=True),
+    ChartPlan("KL from the reference", (("policy/kl", "KL (k3)"),), unit="nats per token"),
+    ChartPlan("Entropy", (("policy/entropy", "entropy"),), unit="nats per token", from_zero=True),
+    ChartPlan("Clip fraction", (("policy/clip_low", "lower bound"), ("policy/clip_high", "upper bound")), "share",
           from_zero=True),
-    _Plan("Engine and trainer mismatch", (("policy/mismatch", "mean"), ("policy/mismatch_max", "largest*")),
+    ChartPlan("Engine and trainer mismatch", (("policy/mismatch", "mean"), ("policy/mismatch_max", "largest*")),
           unit="nats", from_zero=True),
-    _Plan("Gradient norm", (("optimizer/grad_norm", "before clipping"),), from_zero=True),
-    _Plan("Loss", (("policy/loss", "loss"),)),
-    _Plan("Learning rate", (("optimizer/learning_rate", "learning rate"),), smooth=False, from_zero=True),
-    _Plan("Time per phase", (("time/rollout", "rollout"), ("time/reward", "reward"), ("time/train", "train"),
+    ChartPlan("Gradient norm", (("optimizer/grad_norm", "before clipping"),), from_zero=True),
+    ChartPlan("Loss", (("policy/loss", "loss"),)),
+    ChartPlan("Learning rate", (("optimizer/learning_rate", "learning rate"),), smooth=False, from_zero=True),
+    ChartPlan("Time per phase", (("time/rollout", "rollout"), ("time/reward", "reward"), ("time/train", "train"),
                              ("time/optimizer", "optimizer"), ("time/evaluation", "evaluation"),
                              ("time/checkpoint", "checkpoint")), unit="seconds", stacked=True),
-    _Plan("Generation speed", (("rollout/tokens_per_s", "tokens per second"),), unit="tokens/s", from_zero=True),
-    _Plan("Memory", (("memory/peak_rss_mb", "peak of the process"),), unit="MB", smooth=False, from_zero=True),
+    ChartPlan("Generation speed", (("rollout/tokens_per_s", "tokens per second"),), unit="tokens/s", from_zero=True),
+    ChartPlan("Memory", (("memory/peak_rss_mb", "peak of the process"),), unit="MB", smooth=False, from_zero=True),
 )  # fmt: skip
-
-_FINE_TUNING = (
-    _Plan("Fine-tuning loss", (("train/loss", "training"), ("eval/loss", "held-out")), unit="nats per token"),
-    _Plan("Entropy at the trained tokens", (("train/entropy", "entropy"),), unit="nats per token", from_zero=True),
-    _Plan("Tokens of a step", (("train/tokens", "trained"), ("train/input_tokens", "computed*")), unit="tokens",
-          from_zero=True),
-)  # fmt: skip
-
-_REWARD_MODEL = (
-    _Plan("Loss of the pairs or labels", (("reward_model/loss", "training"), ("eval/reward_model_loss", "held-out")),
-          unit="nats", from_zero=True),
-    _Plan("Right side ahead", (("reward_model/accuracy", "training"), ("eval/accuracy", "held-out")), "share",
-          from_zero=True),
-    _Plan("Lead of the right side", (("reward_model/margin", "training"), ("eval/margin", "held-out"))),
-)  # fmt: skip
-_OWN = {"sft": _FINE_TUNING, "reward-model": _REWARD_MODEL}
-"""Charts that only runs of a kind have, by kind."""
 
 
 def panels(data: Mapping[str, Any]) -> list[Panel]:
     """Every chart of a report, also those without values; `data` is what `report_data` gives."""
     rows: list[Mapping[str, Any]] = data["metrics"]
-    plans = (*_OWN.get(data["recipe"].get("kind"), ()), *_PLANS)
+    kind = kinds().get(data["recipe"].get("kind", DEFAULT_KIND))
+    plans = (*(kind.load("charts") if kind and kind.charts else ()), *_PLANS)
     return [_reward(rows), _reward_parts(rows), *(_plain(plan, rows, data["evaluations"]) for plan in plans)]
 
 
@@ -97,12 +82,14 @@ def reflection_panels(data: Mapping[str, Any], counts: Sequence[Mapping[str, Any
         counts: what `word_counts` gives, with the `step` of each batch added.
     """
     rate = _plain(
-        _Plan("Words of reflection", (("rollout/reflection", "all rollouts"),), unit="per 1,000 words", from_zero=True),
+        ChartPlan(
+            "Words of reflection", (("rollout/reflection", "all rollouts"),), unit="per 1,000 words", from_zero=True
+        ),
         data["metrics"],
         [],
     )
     share = _plain(
-        _Plan("Rollouts that re-examine themselves", (("rollout/reexamining", "all rollouts"),), kind="share"),
+        ChartPlan("Rollouts that re-examine themselves", (("rollout/reexamining", "all rollouts"),), kind="share"),
         data["metrics"],
         [],
     )
@@ -137,7 +124,7 @@ def _per_thousand(entry: Mapping[str, Any], words: Sequence[str]) -> float | Non
     return 1000 * found / entry["words"] if entry["words"] else None
 
 
-def _plain(plan: _Plan, rows: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> Panel:
+def _plain(plan: ChartPlan, rows: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> Panel:
     lines = [
         Line(label.rstrip("*"), column(rows, name), colour, faint=label.endswith("*"))
         for (name, label), colour in zip(plan.lines, (1, 2, 3, 4, 5, 6) if plan.stacked else (1, 3, 4), strict=False)

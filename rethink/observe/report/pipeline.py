@@ -15,6 +15,7 @@ from rethink.observe.progress import duration, percent
 from rethink.observe.report.aha import aha
 from rethink.observe.report.markup import csp_hash, definitions, details, element, flat, prose, table, text
 from rethink.observe.report.pipeline_samples import samples_section
+from rethink.recipe.kind import kind_named
 from rethink.store.atomic import write_bytes
 from rethink.store.pipeline_folder import HASH_SHOWN, PipelineFolder, StageRecord, disk_bytes
 from rethink.store.run_folder import RunFolder
@@ -68,7 +69,9 @@ def pipeline_data(folder: PipelineFolder) -> PipelineData:
         path = folder.stage_path(record)
         summary = RunFolder.open(path).read_summary() if RunFolder.exists(path) else None
         summaries[name] = summary or {}
-    evaluations = {str(stages[name].get("evaluates") or name): name for name in done if stages[name]["kind"] == "eval"}
+    evaluations = {
+        str(stages[name].get("evaluates") or name): name for name in done if kind_named(stages[name]["kind"]).measures
+    }
     return PipelineData(folder, stages, records, summaries, evaluations, folder.read_results("comparisons") or {})
 
 
@@ -307,7 +310,7 @@ def _made_data(data: PipelineData) -> str:
     parts = []
     for name, entry in data.stages.items():
         summary = data.summaries.get(name)
-        if summary and entry["kind"] in ("samples", "reward-model"):
+        if summary and kind_named(entry["kind"]).counts_data:
             shown = {key: value for key, value in summary.items() if key not in _HIDDEN}
             domains = (shown.get("statistics") or {}).get("domains")
             counted = _domains(domains) if isinstance(domains, list) else ""

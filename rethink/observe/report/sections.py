@@ -132,29 +132,6 @@ def first_and_last(data: Data) -> str:
     return section("results", "Held-out results", table(headings, rows, class_="results"))
 
 
-def preference_data(data: Data) -> str:
-    """What a reward model was trained on, and how sure it may be: nothing for runs of other kinds."""
-    summary = data["summary"] or {}
-    facts = summary.get("data")
-    if data["recipe"].get("kind") != "reward-model" or not isinstance(facts, Mapping):
-        return ""
-    counts = f"{facts['train']} examples trained on ({facts['replayed']} of them earlier ones), {facts['held_out']}"
-    lines = [f"{counts} held out."]
-    if facts["unusable"]:
-        lines.append("Left out: " + ", ".join(f"{n} {reason}" for reason, n in facts["unusable"].items()) + ".")
-    if facts["synthetic"]:
-        made = ", ".join(f"{n} by {rule}" for rule, n in facts["synthetic"].items())
-        lines.append(f"Synthetic: pairs made by rule and not by people ({made}). The model has learned these rules.")
-    shown = "".join(f"<p>{text(line)}</p>" for line in lines)
-    bins = [entry for entry in (summary.get("after") or {}).get("reliability", []) if entry["n"]]
-    cells = [
-        [f"{e['low']:.2f} – {e['high']:.2f}", f"{e['probability']:.3f}", f"{e['share']:.3f}", str(e["n"])] for e in bins
-    ]
-    if cells:
-        shown += table(["probability", "mean given", "share that came true", "examples"], cells, class_="results")
-    return section("preference-data", "Examples and calibration", shown)
-
-
 # --- charts ------------------------------------------------------------------------------------------------------
 
 

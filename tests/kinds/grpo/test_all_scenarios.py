@@ -17,8 +17,7 @@ from rethink.recipe.identity import recipe_hash, resume_differences
 from rethink.recipe.loading import load_recipe
 from rethink.recipe.schema import Recipe
 from rethink.store.run_folder import RunFolder
-
-from .compare import timeless
+from tests.runs.compare import timeless
 
 Run = Callable[..., dict[str, Any]]
 

@@ -18,10 +18,10 @@ import pytest
 
 from rethink.errors import RunFolderError
 from rethink.store.run_folder import RunFolder
+from tests.paths import ROOT
+from tests.runs.compare import same_run, timeless
 
-from .compare import same_run, timeless
-
-DIE = Path(__file__).parent / "die.py"
+DIE = ROOT / "tests/runs/die.py"
 Run = Callable[..., dict[str, Any]]
 CONSTANT = "optimizer.schedule=constant"
 
@@ -30,7 +30,7 @@ def die(recipe: Path, out: Path, at: int, when: str) -> subprocess.CompletedProc
     return subprocess.run(
         [sys.executable, str(DIE), str(recipe), str(out), str(at), when],
         cwd=recipe.parent,
-        env={**os.environ, "PYTHONPATH": f"{recipe.parent}:{DIE.parents[2]}"},
+        env={**os.environ, "PYTHONPATH": f"{recipe.parent}:{ROOT}"},
         capture_output=True,
         text=True,
         check=False,
@@ -83,7 +83,7 @@ def test_killed_again_and_again_by_the_clock(recipe_file: Path, tmp_path: Path) 
         process = subprocess.Popen(
             [sys.executable, str(DIE), str(recipe_file), str(out), "0", ""],
             cwd=recipe_file.parent,
-            env={**os.environ, "PYTHONPATH": f"{recipe_file.parent}:{DIE.parents[2]}"},
+            env={**os.environ, "PYTHONPATH": f"{recipe_file.parent}:{ROOT}"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -100,7 +100,7 @@ def test_ctrl_c_finishes_the_step_and_resume_goes_on(recipe_file: Path, run: Run
     process = subprocess.Popen(
         [*command, str(out), "steps=400", CONSTANT],
         cwd=recipe_file.parent,
-        env={**os.environ, "PYTHONPATH": f"{recipe_file.parent}:{DIE.parents[2]}"},
+        env={**os.environ, "PYTHONPATH": f"{recipe_file.parent}:{ROOT}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

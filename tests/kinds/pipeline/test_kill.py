@@ -15,6 +15,7 @@ import pytest
 
 from rethink.store.pipeline_folder import PipelineFolder
 from rethink.store.run_folder import RunFolder
+from tests.paths import ROOT
 from tests.runs.compare import timeless
 
 from .real_stages import write_recipe
@@ -32,7 +33,7 @@ def kill(recipe: Path, base: Path, moments: list[str]) -> int:
     base.mkdir(exist_ok=True)
     result = subprocess.run(
         [sys.executable, str(KILL), str(recipe), str(base), *moments],
-        env={**os.environ, "PYTHONPATH": str(KILL.parents[2]), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rethink.errors import RunFailure, RunFolderError, StorageFailure, UsageErro
 from rethink.kinds.pipeline.disk import clean, cleanings
 from rethink.kinds.pipeline.status import lineage, status
 from rethink.observe.progress import make_progress
-from rethink.pipeline.kinds import STAGE_KINDS, StageKind
+from rethink.recipe.kind import kinds
 from rethink.store.pipeline_folder import PipelineFolder
 
 from .conftest import EVALUATION, RECIPE, Fake, broken, states
@@ -64,7 +65,8 @@ def test_a_renamed_stage_is_found_again(go: Go, fake: Fake, tmp_path: Path) -> N
 def test_a_kind_whose_meaning_changed_runs_again(go: Go, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     go()
     fake.ran.clear()
-    monkeypatch.setitem(STAGE_KINDS, "sft", StageKind(99, STAGE_KINDS["sft"].run))
+    newer = {**kinds(), "sft": replace(kinds()["sft"], version=99)}
+    monkeypatch.setattr("rethink.recipe.kind.kinds", lambda: newer)
     go()
     assert fake.ran == ["tuned", "last"]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from rethink.errors import RecipeError
+from rethink.kinds.distill.recipe import DistillRecipe, as_pipeline
 from rethink.kinds.eval.recipe import EvalRecipe
 from rethink.kinds.pipeline.identity import stage_hash
-from rethink.kinds.pipeline.recipe import DistillRecipe, PipelineRecipe
+from rethink.kinds.pipeline.recipe import PipelineRecipe
 from rethink.kinds.pipeline.stages import ResolvedStage, downstream, resolve, upstream
 from rethink.kinds.samples.recipe import CurateRecipe
 from rethink.kinds.sft.recipe import SFTRecipe
@@ -55,7 +56,7 @@ evaluation: {tasks: "${vars.tasks}"}
 def stages(text: str, *overrides: str) -> dict[str, ResolvedStage]:
     recipe = parse_recipe(text, "The recipe", overrides)
     if isinstance(recipe, DistillRecipe):
-        recipe = recipe.as_pipeline()
+        recipe = as_pipeline(recipe)
     assert isinstance(recipe, PipelineRecipe)
     return {stage.name: stage for stage in resolve(recipe)}
 

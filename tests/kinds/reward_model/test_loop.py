@@ -27,9 +27,10 @@ from rethink.recipe.loading import load_recipe
 from rethink.runs.optimizer import MasterAdamW
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.preferences import Preference
+from tests.paths import ROOT
+from tests.runs.compare import timeless
 
-from .compare import timeless
-from .reward_models import RECIPE, labelled, pairs, write_rows
+from .examples import RECIPE, labelled, pairs, write_rows
 
 Train = Callable[..., dict[str, Any]]
 
@@ -216,7 +217,7 @@ def test_killed_and_resumed_is_bit_identical(
             patch.setattr(os, name, counted(getattr(os, name)))
         train(whole)
     command = [sys.executable, "-c", DIE, str(recipe_file), str(killed), str(calls * 2 // 3)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     died = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert died.returncode == -signal.SIGKILL, died.stderr
     done = [row["step"] for row in RunFolder.open(killed).metrics()]

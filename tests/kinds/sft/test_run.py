@@ -22,9 +22,8 @@ from rethink.observe.glossary import describe
 from rethink.observe.progress import make_progress
 from rethink.recipe.loading import load_recipe
 from rethink.store.run_folder import RunFolder
-
-from .compare import same_run, timeless
-from .test_resume import die, kill_and_resume
+from tests.kinds.grpo.test_resume import die, kill_and_resume
+from tests.runs.compare import same_run, timeless
 
 RECIPE = """\
 name: tiny-sft

@@ -1,0 +1,131 @@
+"""Distillation as a recipe (`kind: distill`): a teacher's samples, fine-tuning of a student on their text, RL on top.
+
+It is a pipeline in fewer words; as a stage of one it stands for its parts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from rethink.errors import RecipeError
+from rethink.kinds.pipeline.graph import Parts, Stage
+from rethink.kinds.pipeline.recipe import PipelineRecipe
+from rethink.recipe.explain import validated
+from rethink.recipe.schema import AnyRecipe
+
+
+class DistillRecipe(AnyRecipe):
+    """Distillation: a teacher's curated samples, supervised fine-tuning of a student on their text, RL on top."""
+
+    FREE: ClassVar[tuple[str, ...]] = (
+        "name", "description", "vars", "teacher", "student", "samples", "data", "sft", "rl", "rl_only", "evaluation",
+        "seed",
+    )  # fmt: skip
+    """All of it: each stage has its own identity."""
+
+    kind: Literal["distill"] = "distill"
+    """What is run."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of every stage that has none of its own."""
+    threads: int | None = Field(default=None, gt=0)
+    """CPU threads of every stage; None: the cores this process may use."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
+    vars: dict[str, Any] = Field(default_factory=dict)
+    """Values that the sections share, used as `${vars.NAME}`."""
+    teacher: str | None = None
+    """Model that answers: anything that `model.path` takes, or an output of a stage. None: `samples` names its own (an
+    `endpoint`, a file as `source`, or a `model`), or `data` brings the samples."""
+    student: str = "embedded"
+    """Base model that learns. Only text goes over, so its tokenizer may be another."""
+    samples: dict[str, Any] | None = None
+    """A `samples` recipe without `model`: what the teacher is asked, and which answers are kept."""
+    data: tuple[str, ...] = ()
+    """Files of samples in place of `samples`, or beside them."""
+    sft: dict[str, Any]
+    """An `sft` recipe without `model` and `data`."""
+    rl: dict[str, Any] | None = None
+    """A `grpo` recipe without `model`: reinforcement learning on top of the distilled student. None: no RL."""
+    rl_only: dict[str, Any] | None = None
+    """A `grpo` recipe without `model`: the same student by RL alone, the paper's comparison (its Table 6). None: no
+    such comparison."""
+    evaluation: dict[str, Any] | None = None
+    """See `evaluation` of a pipeline (there, and not here, where the distillation is a stage of one)."""
+
+    @model_validator(mode="after")
+    def _refuse_degenerate(self) -> DistillRecipe:
+        if self.samples is None and not self.data:
+            raise RecipeError(
+                "A distillation needs something to learn from: write `samples:` (what the teacher is asked), or "
+                "`data: [FILE.jsonl]`."
+            )
+        if self.samples is None and self.teacher is not None:
+            raise RecipeError(
+                "`teacher` is given, but no `samples`, so it would never be asked. Write `samples:`, or remove "
+                "`teacher`."
+            )
+        named = [key for key in ("endpoint", "source", "model") if self.samples and key in self.samples]
+        if self.samples is not None and self.teacher is None and not named:
+            raise RecipeError(
+                "Nobody answers: there is no `teacher`, and `samples` names none. Write `teacher: PATH`, or "
+                "`samples: {endpoint: {model: NAME, url: http://127.0.0.1:8000/v1}}`."
+            )
+        other = next((key for key in named if key != "model"), None)
+        if self.teacher is not None and other is not None:
+            raise RecipeError(
+                f"Both `teacher` and `samples.{other}` are given, and one of them answers. Remove one; for an endpoint "
+                "write `teacher=null`."
+            )
+        return self
+
+
+def as_pipeline(recipe: DistillRecipe) -> PipelineRecipe:
+    """The pipeline with this distillation as its only stage, and the student as it was for comparison."""
+    body = recipe.model_dump(mode="json", exclude_unset=True)
+    for field in ("name", "kind", "description", "seed", "threads", "device", "vars", "evaluation"):
+        body.pop(field, None)
+    return PipelineRecipe(
+        name=recipe.name,
+        description=recipe.description,
+        seed=recipe.seed,
+        threads=recipe.threads,
+        device=recipe.device,
+        vars=recipe.vars,
+        stages={"distilled": Stage(kind="distill", recipe=body)},
+        evaluation=recipe.evaluation,
+        evaluated={"base": recipe.student} if recipe.evaluation is not None else {},
+    )
+
+
+def parts(name: str, stage: Stage) -> Parts:
+    """The teacher's samples, the student (under the stage's own name), RL on top of it, and RL alone.
+
+    Raises:
+        RecipeError: the stage's recipe is refused.
+    """
+    where = f"The stage `{name}`"
+    body: DistillRecipe = validated(DistillRecipe, {**stage.recipe, "name": name, "kind": "distill"}, where)
+    if body.evaluation is not None:
+        raise RecipeError(
+            f"{where}: `evaluation` belongs to the pipeline, which measures every model. Move it to the top level."
+        )
+    found: dict[str, Stage] = {}
+    data = [{"path": path} for path in body.data]
+    if body.samples is not None:
+        samples = dict(body.samples)
+        if body.teacher is not None:
+            samples["model"] = {**samples.get("model", {}), "path": body.teacher}
+        found[f"{name}-samples"] = Stage(kind="samples", recipe=samples, description="The teacher's answers.")
+        data.append({"path": f"${{{name}-samples.train}}"})
+    student = {**body.sft.get("model", {}), "path": body.student}
+    found[name] = Stage(
+        kind="sft", recipe={**body.sft, "model": student, "data": data}, description=stage.description
+    )  # fmt: skip
+    for suffix, section, path in (("rl", body.rl, f"${{{name}.model}}"), ("rl-only", body.rl_only, body.student)):
+        if section is not None:
+            model = {**section.get("model", {}), "path": path}
+            found[f"{name}-{suffix}"] = Stage(kind="grpo", recipe={**section, "model": model})
+    rows = {"rl only": f"{name}-rl-only", "distilled": name, "distilled + rl": f"{name}-rl"}
+    return Parts(found, body.student, rows)

@@ -1,0 +1,87 @@
+"""What a GRPO run takes: for `--dry-run`, as a stage of a pipeline, and on disk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rethink.model.chat import PromptRenderer
+from rethink.model.loading import load_checkpoint
+from rethink.plan.costs import Costs
+from rethink.plan.estimate import MachineRates, estimate
+from rethink.plan.text import estimate_text
+from rethink.recipe.checks import check_against_context
+from rethink.recipe.kind import Planned
+from rethink.recipe.schema import ModelShape, Recipe
+from rethink.runs.placement import check_device, check_reward_models
+from rethink.runs.planning import known_shape, measure, planned
+from rethink.tasks.mix import build_task_mix
+
+RENDERED_PROMPTS = 32
+"""Problems that a dry run renders to learn how long prompts are."""
+ROLLOUT_BYTES = 12
+"""Most bytes on disk of a token in a rollout file, where its id and two log-probabilities are kept too."""
+REFERENCE_BYTES = 4
+"""Bytes a parameter of the reference model in a checkpoint."""
+
+
+def plan(recipe: Recipe) -> Planned:
+    """What the run would take.
+
+    A recipe that declares its model's shape is estimated from itself alone. Otherwise the model's headers are read and
+    a few problems rendered (of files, all long ones), as the run itself would, so a missing file or a prompt that is
+    too long shows up now.
+
+    Raises:
+        UsageError: the recipe, model or task does not allow the run.
+    """
+    check_device(recipe)
+    shape, prompt_tokens = recipe.model.shape, None
+    if shape is None:
+        check_reward_models(recipe)
+        shape, prompt_tokens = _look(recipe)
+    dtype, rates = measure(recipe)
+    expected = estimate(recipe, shape, rates, prompt_tokens=prompt_tokens)
+    longest = expected.prompt_tokens + recipe.longest_completion
+    return planned(recipe.model, shape, dtype, expected, estimate_text(expected), longest)
+
+
+def _look(recipe: Recipe) -> tuple[ModelShape, int]:
+    """The model's shape from its headers, and the mean length of the first prompts in tokens."""
+    model = recipe.model
+    checkpoint = load_checkpoint(
+        model.path, revision=model.revision, trust_remote_code=model.trust_remote_code, headers_only=True
+    )
+    shape = known_shape(model, checkpoint)
+    check_against_context(recipe, shape.context)
+    renderer = PromptRenderer(checkpoint.tokenizer, recipe.prompt, shape.context - recipe.longest_completion)
+    mix = build_task_mix(recipe)
+    lengths = [len(renderer.render(problem).token_ids) for problem in mix.train_batch(0, RENDERED_PROMPTS, 0)]
+    for problem in mix.long_rows(renderer.surely_fits):
+        renderer.render(problem)
+    return shape, round(sum(lengths) / len(lengths))
+
+
+def costs(recipe: Recipe, shape: ModelShape, _: Any, rates: MachineRates | None) -> Costs:
+    """As a stage of a pipeline; completions are taken at their token limit."""
+    found = estimate(recipe, shape, rates)
+    return Costs(
+        tokens=float(found.generated_tokens + found.total_tokens),
+        flops=found.total_flops,
+        seconds=found.total_seconds,
+        memory=found.memory,
+        longest=found.prompt_tokens + recipe.longest_completion,
+        disk_bytes=found.generated_tokens * ROLLOUT_BYTES,
+    )
+
+
+def keeps(recipe: Recipe) -> tuple[int, int]:
+    """(models that it leaves, bytes a parameter that a checkpoint holds beside the optimizer's)."""
+    return (
+        1 if recipe.evaluation.every is None else 2,
+        REFERENCE_BYTES if recipe.algorithm.beta > 0 else 0,
+    )
+
+
+def checked(recipe: Recipe) -> tuple[Recipe, bool]:
+    """What `rethink check` examines: the run itself, which learns from what it samples."""
+    return recipe, True

@@ -1,0 +1,76 @@
+"""What training a reward model takes: for `--dry-run`, and as a stage of a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rethink.kinds.reward_model.estimate import estimate_reward_model, reward_model_estimate_text
+from rethink.kinds.reward_model.recipe import RewardDataSize, RewardModelRecipe
+from rethink.kinds.reward_model.run import load_start, read_data
+from rethink.kinds.reward_model.show import data_lines
+from rethink.plan.costs import Costs
+from rethink.plan.estimate import ASSUMED_PROMPT_TOKENS, MachineRates
+from rethink.recipe.kind import Drawn, Planned
+from rethink.recipe.schema import ModelShape
+from rethink.runs.placement import check_device
+from rethink.runs.planning import known_shape, measure, planned
+
+
+def plan(recipe: RewardModelRecipe) -> Planned:
+    """What the run would take.
+
+    A recipe that declares `model.shape` and `data_size` is estimated from itself alone. Otherwise the model's headers
+    and all data are read, as the run itself would.
+
+    Raises:
+        UsageError: the recipe, model or data does not allow the run.
+    """
+    check_device(recipe)
+    facts: dict[str, Any] | None = None
+    sizes: dict[str, int] = {}
+    shape, size = recipe.model.shape, recipe.data_size
+    if shape is None or size is None:
+        shape, size, facts, sizes = _look(recipe)
+    dtype, rates = measure(recipe)
+    expected = estimate_reward_model(recipe, shape, size, rates, **sizes)
+    longest = sizes.get("longest") or recipe.max_tokens or shape.context
+    more = ({"data": facts}, data_lines(facts) if facts else [])
+    return planned(recipe.model, shape, dtype, expected, reward_model_estimate_text(expected), longest, more)
+
+
+def _look(recipe: RewardModelRecipe) -> tuple[ModelShape, RewardDataSize, dict[str, Any], dict[str, int]]:
+    """The model's shape from its headers; the data's size, their facts, and the lengths that the estimate takes."""
+    checkpoint = load_start(recipe, headers_only=True)
+    shape = known_shape(recipe.model, checkpoint)
+    data = read_data(recipe, checkpoint)
+    tokens = [example.tokens for example in data.train]
+    size = RewardDataSize(examples=len(tokens), tokens=sum(tokens) / len(tokens))
+    held_out = sum(example.tokens for example in data.held_out)
+    return shape, size, data.facts, {"longest": max(tokens), "held_out_tokens": held_out}
+
+
+def costs(
+    recipe: RewardModelRecipe, shape: ModelShape, drawn: Callable[[str], Drawn | None], rates: MachineRates | None
+) -> Costs:
+    """As a stage of a pipeline; pairs are taken at what can be made of the samples of stages before."""
+    pairs = recipe.data_size or _pairs_size(recipe, drawn)
+    if pairs is None:
+        return Costs()
+    longest = None if recipe.data_size else round(pairs.tokens)
+    found = estimate_reward_model(recipe, shape, pairs, rates, longest=longest)
+    return Costs(found.total_tokens, found.total_flops, found.total_seconds, found.memory, longest or recipe.max_tokens)
+
+
+def _pairs_size(recipe: RewardModelRecipe, drawn: Callable[[str], Drawn | None]) -> RewardDataSize | None:
+    """Of pairs that are made of the samples of stages before, at most; None where they come from elsewhere too."""
+    pairs, longest = 0, 0
+    for entry in recipe.data:
+        made = drawn(entry.path)
+        if made is None:
+            return None
+        pairs += made.problems * min(entry.pairs_per_question, made.per_problem // 2)
+        longest = max(longest, made.max_new_tokens)
+    if not pairs:
+        return None
+    return RewardDataSize(examples=pairs, tokens=2 * (ASSUMED_PROMPT_TOKENS + longest))
