@@ -44,6 +44,11 @@ _EXPLOSIVE = re.compile(
 _BASED = re.compile(r"([0-9A-Fa-f]+(?:\.[0-9A-Fa-f]+)?)\s*_\s*(?:\{\s*(\w+)\s*\}|(\d+))")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*[A-Za-z]")
 _CHOICE = re.compile(r"\(\s*([A-Z])\s*\)(?:\s*[^\s=+*/^(-].*)?|([A-Z])\s*[).:](?:\s+.*)?", re.DOTALL)
+_AND_OR = r"(?i:\band\b|\bor\b)"
+_OTHER_CHOICE = re.compile(
+    rf"\(\s*([A-Z])\s*\)|(?:^|[,;/&]|{_AND_OR}|[.):]\s)\s*([A-Z])(?=\s*(?:[).:,;/&]|{_AND_OR}|$))"
+)
+"""A letter that stands as an option of its own: several of them choose none."""
 _BASE_NAMES = dict(zip("two three four five six seven eight nine ten".split(), range(2, 11), strict=True))
 _NAME = re.compile(r"[\\|(]?[\\A-Za-z][\\A-Za-z0-9_{}()|:, ]{0,30}")
 _TEXT = re.compile(r"[\w .,'&-]*(?:[A-Za-z]{3}|[^\W\d_A-Za-z])[\w .,'&-]*")
@@ -237,7 +242,11 @@ def _choice(text: str) -> str | None:
     if len(plain) == 1 and plain.isalpha() and plain.isascii():
         return plain.upper()
     found = _CHOICE.fullmatch(plain)
-    return (found.group(1) or found.group(2)) if found else None
+    if found is None:
+        return None
+    letter = str(found.group(1) or found.group(2))
+    others = {one for pair in _OTHER_CHOICE.findall(plain) for one in pair if one}
+    return letter if others <= {letter} else None
 
 
 _FIGURE = re.compile(

@@ -19,11 +19,11 @@ from rethink.observe.progress import Progress, Silent
 from rethink.observe.report.data import report_data, sample
 from rethink.recipe.loading import load_recipe
 from rethink.store.run_folder import RunFolder
+from tests.kinds.reward_model.examples import RECIPE as REWARD_MODEL
+from tests.kinds.reward_model.examples import pairs, write_rows
+from tests.kinds.sft import test_run as test_sft_run
 
-from . import test_sft_run
 from .corruption import damage, damaged_copies, refused
-from .reward_models import RECIPE as REWARD_MODEL
-from .reward_models import pairs, write_rows
 
 GRPO = (
     "rollout.max_new_tokens=3", "rollout.prompts_per_batch=2", "rollout.group_size=2", "evaluation.problems=2",
