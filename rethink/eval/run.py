@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rethink.analysis.mixing import mixing_share
 from rethink.errors import TaskError, UsageError
 from rethink.eval.backend import Backend, Question, Reply, Wanted
 from rethink.eval.benchmark import (
@@ -19,7 +20,6 @@ from rethink.eval.benchmark import (
 )
 from rethink.eval.grader_version import judged_by
 from rethink.eval.judging import Judging
-from rethink.eval.mixing import mixing_share
 from rethink.eval.prompting import Mode, prompt_section, stop_strings
 from rethink.eval.samples import Sample, SampleStore
 from rethink.tasks.source import draw

@@ -8,11 +8,11 @@ the names of their options as TRL and open-r1 have them.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rethink.analysis.repetition import repetition_penalty, words
 from rethink.rewards.builtin import PartContext
 from rethink.rewards.judges import threaded
 from rethink.rewards.mathematics import judge_of
@@ -37,15 +37,6 @@ def dapo_overlong(
     """The same slope without a floor: what is added to a reward, `penalty` a buffer's length beyond its beginning."""
     beyond = length - (max_response_length - overlong_buffer_length)
     return min(0.0, -beyond / overlong_buffer_length * overlong_buffer_penalty)
-
-
-def repetition_penalty(units: Sequence[Hashable], ngram_size: int, max_penalty: float) -> float:
-    """`max_penalty` (0 or below) times the share of n-grams that are repeats of another; 0 for fewer units than n."""
-    total = len(units) - ngram_size + 1
-    if total < 1:
-        return 0.0
-    different = len({tuple(units[i : i + ngram_size]) for i in range(total)})
-    return (1.0 - different / total) * max_penalty
 
 
 def cosine_length(
@@ -113,15 +104,6 @@ def repetition_part(
         return repetition_penalty(words(completion.text, language), ngram_size, max_penalty)
 
     return score
-
-
-def words(text: str, language: str | None = None) -> list[str]:
-    """Words parted by white space, lower case; Chinese (`zh`) as rjieba parts it."""
-    if language == "zh":
-        import rjieba
-
-        return [word for word in rjieba.cut(text) if word.strip()]
-    return text.lower().split()
 
 
 def cosine_part(

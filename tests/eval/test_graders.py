@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rethink.analysis.mixing import mixing_share
 from rethink.eval import answers
 from rethink.eval.benchmark import Grader, Verdict
 from rethink.eval.drop import drop_scores
 from rethink.eval.graders import CHOICE, DROP, IFEVAL, MATH, SHORT, YES_NO, math_equivalent
-from rethink.eval.mixing import mixing_share
 from rethink.rewards.extract import extract_answer
 from rethink.types import Problem
 

@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from rethink.rewards.language import SCRIPTS, language_share
+from rethink.analysis.language import SCRIPTS, language_share
 
 SENTENCES: dict[str, list[str]] = json.loads(Path(__file__).with_name("sentences.json").read_text("utf-8"))
 """By language: twenty sentences that say the same in each."""

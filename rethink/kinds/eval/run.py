@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rethink.analysis.language import language_share, thought_of
+from rethink.analysis.readability import readability
+from rethink.analysis.reflection import count_reflection, reflection_rate
 from rethink.errors import UsageError
 from rethink.eval.heldout import RIGHT
 from rethink.eval.statistics import bootstrap_interval, mean_interval
@@ -20,10 +23,7 @@ from rethink.model.build import build_model
 from rethink.model.chat import PromptRenderer
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.observe.progress import Progress
-from rethink.observe.reflection import count_reflection, reflection_rate
 from rethink.recipe.checks import check_against_context
-from rethink.rewards.language import language_share, thought_of
-from rethink.rewards.readability import readability
 from rethink.rewards.rubric import Rubric, build_rubric, closing
 from rethink.rollout.build import build_engine
 from rethink.rollout.engine import RolloutEngine

@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 
+from rethink.analysis.reflection import reflection_rate
+from rethink.analysis.self_correction import count
 from rethink.eval.heldout import RIGHT
-from rethink.observe.reexamination import count
-from rethink.observe.reflection import reflection_rate
 from rethink.recipe.schema import Recipe
 from rethink.runs.collect import RolloutBatch
 from rethink.types import RewardOutcome, Rollout

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rethink.analysis.repetition import repetition_penalty, words
 from rethink.errors import RunFolderError, TaskError
 from rethink.eval.heldout import RIGHT
 from rethink.model.reward_text import On, scored_text
-from rethink.rewards.shaping import repetition_penalty, words
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.preferences import Preference, jsonl_rows
 

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rethink.analysis.readability import has_code, longest_paragraph, repetition_share, stray_tags
 from rethink.kinds.samples.recipe import FilterSection
 from rethink.kinds.samples.records import ENDPOINT, KEPT, Sample
-from rethink.rewards.readability import has_code, longest_paragraph, repetition_share, stray_tags
 
 RIGHT = 1.0 - 1e-9
 UNJUDGED = "unjudged"

@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from rethink.analysis.readability import repetition_share, stray_tags
 from rethink.errors import TaskError
 from rethink.kinds.samples.models import Models
 from rethink.kinds.samples.parts import Row, in_parts
 from rethink.kinds.samples.recipe import CurateRecipe
 from rethink.kinds.samples.records import GENERAL, KEPT, Sample, from_row, sample_id, turns_before
 from rethink.model.chat import PromptRenderer
-from rethink.rewards.readability import repetition_share, stray_tags
 from rethink.tasks.conversations import read_conversations
 from rethink.tasks.source import draw
 from rethink.types import UNTRAINED, GenerationRequest, Problem

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rethink.analysis.language import language_of
+from rethink.analysis.readability import readability
 from rethink.kinds.samples.choose import by_problem
 from rethink.kinds.samples.records import GENERAL, Sample
-from rethink.rewards.language import language_of
-from rethink.rewards.readability import readability
 
 MEASURED = 2000
 """Samples whose readability is measured, spread evenly."""

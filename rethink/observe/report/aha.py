@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from rethink.observe.reexamination import Counts, count
+from rethink.analysis.self_correction import Counts, count
 from rethink.observe.report.markup import details, element, table, text
 
 RULE = (

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from rethink.observe.reflection import REFLECTION_WORDS, count_reflection
+from rethink.analysis.reflection import REFLECTION_WORDS, count_reflection
 from rethink.store.completeness import lost_parts
 from rethink.store.run_folder import RunFolder
 

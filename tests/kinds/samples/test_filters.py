@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rethink.kinds.samples.filters import ADVICE, FILTERS, advice_for, first_reason, too_few
-from rethink.kinds.samples.recipe import FilterSection
-from rethink.kinds.samples.records import Sample, from_row, sample_id, turns_before
-from rethink.recipe.schema import Example, PromptSection
-from rethink.rewards.readability import (
+from rethink.analysis.readability import (
     has_code,
     longest_paragraph,
     readability,
     repetition_share,
     stray_tags,
 )
+from rethink.kinds.samples.filters import ADVICE, FILTERS, advice_for, first_reason, too_few
+from rethink.kinds.samples.recipe import FilterSection
+from rethink.kinds.samples.records import Sample, from_row, sample_id, turns_before
+from rethink.recipe.schema import Example, PromptSection
 
 GOOD = "<think>Two and three make five.</think> <answer>5</answer>"
 ALL = FilterSection(max_tokens=100)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rethink.observe.reexamination import LOOKED_AT, MOST_EXAMPLES, OUTCOMES, count, passage, reexaminations
+from rethink.analysis.self_correction import LOOKED_AT, MOST_EXAMPLES, OUTCOMES, count, passage, reexaminations
 from rethink.observe.report.aha import aha
 
 MENDED = "7 + 8 = 14. Wait, let me check: 7 + 8 = 15.</think><answer>15</answer>"

@@ -7,7 +7,7 @@ long paragraphs and code blocks, without a formula. Ours is the product of four 
   templates (`<|im_end|>`);
 - `repetition`: 1 minus the share of 8-grams that repeat an earlier one (`repetition_share`);
 - `length`: 0 for an empty text, else 1 up to `PARAGRAPH` words in the longest paragraph, then `PARAGRAPH` / words;
-- `mixing`: share of the thought's words in the target language (`rethink.rewards.language`), 1 where it has none.
+- `mixing`: share of the thought's words in the target language (`rethink.analysis.language`), 1 where it has none.
 
 Their product, and not their mean: one serious fault makes a text hard to read, whatever else is right about it. All of
 it is linear in the text, and no more than `LOOKED_AT` characters are looked at.
@@ -18,9 +18,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from rethink.analysis.language import language_share, thought_of
+from rethink.analysis.repetition import repetition_penalty
 from rethink.model.chat import ANSWER, END_ANSWER, END_THINK, THINK
-from rethink.rewards.language import language_share, thought_of
-from rethink.rewards.shaping import repetition_penalty
 
 PARAGRAPH = 150
 """Words of a paragraph from which it is hard to read."""
@@ -65,7 +65,7 @@ def readability(turn: str, language: str = "en") -> Readability:
 
     Args:
         turn: the whole turn, with what the prompt began of it.
-        language: the target, a key of `rethink.rewards.language.SCRIPTS`.
+        language: the target, a key of `rethink.analysis.language.SCRIPTS`.
 
     Raises:
         KeyError: a language that is not supported.

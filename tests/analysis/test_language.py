@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rethink.analysis.language import SCRIPTS, language_of, language_share, thought_of
 from rethink.errors import RecipeError
 from rethink.rewards.builtin import PartContext, make_part
-from rethink.rewards.language import SCRIPTS, language_of, language_share, thought_of
 from rethink.types import Problem
 from tests.paths import SHARED_DATA
 from tests.rewards.conftest import item

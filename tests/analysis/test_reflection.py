@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from rethink.observe.reflection import MARKERS, count_reflection, reflection_rate
+from rethink.analysis.reflection import MARKERS, count_reflection, reflection_rate
 from tests.paths import ROOT
 
 

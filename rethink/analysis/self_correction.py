@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
-from rethink.observe.reflection import markers
+from rethink.analysis.reflection import markers
 
 Outcome = Literal["mended", "spoiled", "still right", "still wrong"]
 OUTCOMES: tuple[Outcome, ...] = ("mended", "spoiled", "still right", "still wrong")
