@@ -133,7 +133,7 @@ def ratio(ours: float | None, peer: float | None, *, higher_is_better: bool) -> 
 
 def machine() -> dict[str, Any]:
     """The processor that the numbers hold for."""
-    from rethink.kernels.machine import usable_threads
+    from rethink.machine.limits import usable_threads
     from rethink.store.environment import processor
 
     return {**processor(), "threads": usable_threads(), "load": round(os.getloadavg()[0], 2)}

@@ -27,7 +27,7 @@ def measure(a) -> None:
     from rethink.eval.registry import find_benchmark
     from rethink.eval.run import Overrides, make_plan, run_plan
     from rethink.eval.samples import SampleStore
-    from rethink.kernels.machine import peak_rss_mb
+    from rethink.machine.limits import peak_rss_mb
 
     benchmark = find_benchmark("gsm8k")
     assert benchmark.prompt.endswith(INSTRUCTION), "the benchmark's prompt is no longer the job's"

@@ -82,7 +82,7 @@ def main() -> None:
     from rethink.eval.data import load_problems
     from rethink.eval.prompting import prompt_section
     from rethink.eval.registry import find_benchmark
-    from rethink.kernels.machine import usable_threads
+    from rethink.machine.limits import usable_threads
     from rethink.model.chat import PromptRenderer
     from rethink.model.loading import load_checkpoint
 

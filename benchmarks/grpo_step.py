@@ -38,7 +38,7 @@ def measure(a) -> None:
     sys.path.insert(0, str(PEERS))
     import job
 
-    from rethink.kernels.machine import tune_allocator
+    from rethink.machine.allocator import tune_allocator
 
     tune_allocator()
     from rethink.kinds.grpo.run import train

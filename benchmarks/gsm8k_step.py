@@ -19,7 +19,7 @@ import common
 
 def measure(a) -> None:
     """Our side, in a process of its own."""
-    from rethink.kernels.machine import tune_allocator
+    from rethink.machine.allocator import tune_allocator
 
     tune_allocator()
     from rethink.kinds.grpo.run import train

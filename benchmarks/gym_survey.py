@@ -203,7 +203,7 @@ class Sampler:
     def __init__(self) -> None:
         import torch
 
-        from rethink.kernels.machine import choose_dtype, measure_gemm
+        from rethink.machine.speed import choose_dtype, measure_gemm
         from rethink.model.build import build_model
         from rethink.model.loading import load_checkpoint
         from rethink.rollout.build import build_engine

@@ -21,7 +21,9 @@ def measure(a) -> None:
     """Our side, in a process of its own: the second of two runs counts."""
     import torch
 
-    from rethink.kernels.machine import choose_dtype, measure_gemm, peak_rss_mb, tune_allocator, usable_threads
+    from rethink.machine.allocator import tune_allocator
+    from rethink.machine.limits import peak_rss_mb, usable_threads
+    from rethink.machine.speed import choose_dtype, measure_gemm
     from rethink.model.build import build_model
     from rethink.model.loading import load_checkpoint
     from rethink.rollout.build import build_engine

@@ -35,7 +35,9 @@ def offline(a) -> None:
     """The engine alone, in a process of its own: the second of two runs counts."""
     import torch
 
-    from rethink.kernels.machine import choose_dtype, measure_gemm, tune_allocator, usable_threads
+    from rethink.machine.allocator import tune_allocator
+    from rethink.machine.limits import usable_threads
+    from rethink.machine.speed import choose_dtype, measure_gemm
     from rethink.model.build import build_model
     from rethink.model.loading import load_checkpoint
     from rethink.rollout.build import build_engine

@@ -20,8 +20,10 @@ def measure(a) -> None:
     import numpy as np
     import torch
 
-    from rethink.kernels.machine import choose_dtype, measure_gemm, peak_rss_mb, tune_allocator, usable_threads
     from rethink.kinds.grpo.update import accumulate_gradients, apply_update
+    from rethink.machine.allocator import tune_allocator
+    from rethink.machine.limits import peak_rss_mb, usable_threads
+    from rethink.machine.speed import choose_dtype, measure_gemm
     from rethink.model.build import build_model
     from rethink.model.loading import load_checkpoint
     from rethink.recipe.loading import parse_recipe

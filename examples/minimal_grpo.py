@@ -19,7 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rethink.kernels.machine import choose_dtype, measure_gemm, tune_allocator, usable_threads
+from rethink.machine.allocator import tune_allocator
+from rethink.machine.limits import usable_threads
+from rethink.machine.speed import choose_dtype, measure_gemm
 from rethink.model.build import build_model
 from rethink.model.chat import PromptRenderer
 from rethink.model.language_model import LanguageModel

@@ -16,7 +16,8 @@ from rethink.check import measure
 from rethink.check.judge import judge
 from rethink.check.report import Report
 from rethink.errors import UsageError
-from rethink.kernels.machine import free_memory, measure_gemm
+from rethink.machine.limits import free_memory
+from rethink.machine.speed import measure_gemm
 from rethink.model.build import build_model
 from rethink.model.chat import PromptRenderer
 from rethink.model.loading import Checkpoint, load_checkpoint

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
     from rethink.check.run import check
     from rethink.check.stages import checkables
-    from rethink.kernels.machine import tune_allocator
+    from rethink.machine.allocator import tune_allocator
 
     tune_allocator()
     found = checkables(recipe)

@@ -55,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
 
 def examine() -> dict[str, Any]:
     """Everything that is found, as plain data: sizes in GiB, rates in GFLOP/s."""
-    from rethink.kernels import machine
+    from rethink.machine import allocator, limits, speed
 
-    allocator = machine.tune_allocator()
+    tuned = allocator.tune_allocator()
     import torch
 
     from rethink.kernels.native.library import status
@@ -65,13 +65,13 @@ def examine() -> dict[str, Any]:
     from rethink.model.kernel_gain import kernel_gain
     from rethink.store.environment import accelerators, processor
 
-    threads = machine.usable_threads()
+    threads = limits.usable_threads()
     torch.set_num_threads(threads)
     cuda = accelerators()
     device = "cuda" if cuda else "cpu"
-    rates = {name: machine.measure_gemm(device=name) for name in dict.fromkeys(("cpu", device))}
-    memory, dtype, used = machine.memory(), machine.choose_dtype(rates[device]), status()
-    gain = kernel_gain(getattr(torch, machine.choose_dtype(rates["cpu"])))
+    rates = {name: speed.measure_gemm(device=name) for name in dict.fromkeys(("cpu", device))}
+    memory, dtype, used = limits.memory(), speed.choose_dtype(rates[device]), status()
+    gain = kernel_gain(getattr(torch, speed.choose_dtype(rates["cpu"])))
     return {
         "versions": {"rethink": rethink.__version__, "python": platform.python_version(), "torch": torch.__version__},
         "processor": {**processor(), "threads": threads},
@@ -95,7 +95,7 @@ def examine() -> dict[str, Any]:
             "device": device,
             "dtype": dtype,
             "threads": threads,
-            "allocator_tuned": allocator,
+            "allocator_tuned": tuned,
         },
     }
 

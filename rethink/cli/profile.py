@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     recipe = of_kind(load_recipe(args.recipe, args.overrides), Recipe, "`rethink profile`")
 
-    from rethink.kernels.machine import tune_allocator
+    from rethink.machine.allocator import tune_allocator
 
     tune_allocator()
     from rethink.kinds.grpo.profile import profile_recipe

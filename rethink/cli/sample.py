@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if not prompt:
         raise UsageError("The prompt is empty. Give a text, or - to read one from standard input.")
 
-    from rethink.kernels.machine import tune_allocator
+    from rethink.machine.allocator import tune_allocator
 
     tune_allocator()
     from rethink.rollout.sample import sample_text

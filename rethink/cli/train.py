@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         return dry_run(recipe, kind, args.json, {"out": args.out, **selected} if kind.stages else {})
     args.out = args.out or Path("runs") / recipe.name
 
-    from rethink.kernels.machine import tune_allocator
+    from rethink.machine.allocator import tune_allocator
 
     tune_allocator()
     from rethink.observe.progress import make_progress

@@ -194,7 +194,9 @@ def load_engine_backend(model: str, dtype: str | None = None) -> EngineBackend:
     Raises:
         ModelError: it cannot be found or read.
     """
-    from rethink.kernels.machine import choose_dtype, measure_gemm, tune_allocator, usable_threads
+    from rethink.machine.allocator import tune_allocator
+    from rethink.machine.limits import usable_threads
+    from rethink.machine.speed import choose_dtype, measure_gemm
     from rethink.model.loading import load_checkpoint
 
     tune_allocator()

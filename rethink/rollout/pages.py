@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import torch
 
 from rethink.errors import UsageError
-from rethink.kernels.machine import free_memory
 from rethink.kernels.paged import PAGE
+from rethink.machine.limits import free_memory
 from rethink.model.config import DecoderConfig
 from rethink.types import GenerationRequest
 

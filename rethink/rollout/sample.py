@@ -7,7 +7,8 @@ import dataclasses
 import torch
 
 from rethink.errors import UsageError
-from rethink.kernels.machine import choose_dtype, measure_gemm, usable_threads
+from rethink.machine.limits import usable_threads
+from rethink.machine.speed import choose_dtype, measure_gemm
 from rethink.model.build import build_model
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.rollout.build import build_engine

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rethink.errors import NumericsError, RunFolderError
 from rethink.kernels.adamw import Update, adamw_, join, split
-from rethink.kernels.machine import return_free_memory
+from rethink.machine.allocator import return_free_memory
 from rethink.recipe.schema import OptimizerSection
 
 

@@ -8,8 +8,10 @@ from typing import Any, Protocol
 import torch
 
 from rethink.errors import RecipeError, RunFolderError
-from rethink.kernels.machine import choose_dtype, free_memory, measure_gemm, tune_allocator, usable_threads
 from rethink.kernels.native import library as kernels
+from rethink.machine.allocator import tune_allocator
+from rethink.machine.limits import free_memory, usable_threads
+from rethink.machine.speed import choose_dtype, measure_gemm
 from rethink.model.config import DecoderConfig
 from rethink.model.value_head import HEAD_FILE
 from rethink.plan.estimate import (

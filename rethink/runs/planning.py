@@ -36,7 +36,8 @@ def measure_rates(
     """As `measure`, from the values of a recipe that it needs."""
     import torch
 
-    from rethink.kernels.machine import choose_dtype, measure_gemm, usable_threads
+    from rethink.machine.limits import usable_threads
+    from rethink.machine.speed import choose_dtype, measure_gemm
 
     torch.set_num_threads(threads or usable_threads())
     cuda = device != "cpu" and torch.cuda.is_available()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rethink.errors import UsageError
-from rethink.kernels.machine import free_memory
+from rethink.machine.limits import free_memory
 from rethink.model.config import DecoderConfig
 from rethink.plan.estimate import (
     ASSUMED_PROMPT_TOKENS,

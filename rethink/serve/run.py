@@ -98,7 +98,9 @@ def build_app(options: ServeOptions) -> FastAPI:
     Raises:
         UsageError: the model cannot be found or read, is not of our decoder's family, or does not fit.
     """
-    from rethink.kernels.machine import choose_dtype, measure_gemm, tune_allocator, usable_threads
+    from rethink.machine.allocator import tune_allocator
+    from rethink.machine.limits import usable_threads
+    from rethink.machine.speed import choose_dtype, measure_gemm
     from rethink.model.loading import load_checkpoint
 
     tune_allocator()

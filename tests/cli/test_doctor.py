@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from rethink.cli import doctor, main
-from rethink.kernels import machine
 from rethink.kernels.native import library
+from rethink.machine import allocator, limits, speed
 from rethink.model import kernel_gain
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def rates(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Rates that are not measured; a test may change them."""
     found = {"float32": 100.0, "bfloat16": 400.0}
-    monkeypatch.setattr(machine, "measure_gemm", lambda **_: dict(found))
-    monkeypatch.setattr(machine, "tune_allocator", lambda: True)
+    monkeypatch.setattr(speed, "measure_gemm", lambda **_: dict(found))
+    monkeypatch.setattr(allocator, "tune_allocator", lambda: True)
     monkeypatch.setattr(kernel_gain, "kernel_gain", lambda dtype: kernel_gain.Gain("bfloat16", 0.02, 0.05))
     return found
 
@@ -43,7 +43,7 @@ def test_defaults_follow_from_what_is_measured(rates: dict[str, float], capsys: 
     found = findings(capsys)
     assert found["gflops"]["cpu"] == rates
     assert found["defaults"]["dtype"] == "bfloat16"
-    assert found["defaults"]["threads"] == found["processor"]["threads"] == machine.usable_threads()
+    assert found["defaults"]["threads"] == found["processor"]["threads"] == limits.usable_threads()
     rates["bfloat16"] = 20.0
     assert findings(capsys)["defaults"]["dtype"] == "float32"
 

@@ -20,8 +20,8 @@ from rethink.store.rollout_files import count_rows
 @pytest.fixture(autouse=True)
 def _quick_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine is not measured for every model; one thread, which a tiny model wants."""
-    monkeypatch.setattr("rethink.kernels.machine.measure_gemm", lambda **_: {"float32": 1.0})
-    monkeypatch.setattr("rethink.kernels.machine.usable_threads", lambda: 1)
+    monkeypatch.setattr("rethink.machine.speed.measure_gemm", lambda **_: {"float32": 1.0})
+    monkeypatch.setattr("rethink.machine.limits.usable_threads", lambda: 1)
 
 
 @pytest.fixture
@@ -160,9 +160,9 @@ def test_killed_and_resumed_equals_unbroken(tiny_folder: Callable[..., Path], da
 FLUSH_AT_ONCE = """
 import sys
 import rethink.eval.samples as samples
-import rethink.kernels.machine as machine
+from rethink.machine import limits
 samples.FLUSH_SAMPLES = 4
-machine.usable_threads = lambda: 1
+limits.usable_threads = lambda: 1
 from rethink.cli.main import main
 sys.exit(main())
 """

@@ -101,7 +101,7 @@ def test_completions(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: 
             yield Completion(np.zeros(0, np.int32), HOSTILE, nothing, nothing, "stop")
 
     monkeypatch.setitem(sys.modules, "rethink.rollout.sample", types.SimpleNamespace(sample_text=sample_text))
-    monkeypatch.setattr("rethink.kernels.machine.tune_allocator", lambda: True)
+    monkeypatch.setattr("rethink.machine.allocator.tune_allocator", lambda: True)
     assert run("sample", "hello", *words) == 0
     if words == ["--json"]:
         said = capsys.readouterr().out

@@ -26,7 +26,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             yield Completion(np.array([7, 8], dtype=np.int32), f"text {number}", logprobs, logprobs, "length")
 
     monkeypatch.setitem(sys.modules, "rethink.rollout.sample", types.SimpleNamespace(sample_text=sample_text))
-    monkeypatch.setattr("rethink.kernels.machine.tune_allocator", lambda: True)
+    monkeypatch.setattr("rethink.machine.allocator.tune_allocator", lambda: True)
     return asked
 
 

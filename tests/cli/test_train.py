@@ -11,7 +11,7 @@ import pytest
 
 from rethink.cli import main
 from rethink.errors import RunFailure
-from rethink.kernels import machine
+from rethink.machine import allocator, speed
 from rethink.store.run_folder import RunFolder
 
 RECIPE = """\
@@ -78,8 +78,8 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "little.yaml").write_text(RECIPE)
     monkeypatch.setitem(sys.modules, "rethink.kinds.grpo.run", types.SimpleNamespace(train=found.train))
-    monkeypatch.setattr(machine, "tune_allocator", lambda: True)
-    monkeypatch.setattr(machine, "measure_gemm", lambda **_: {"float32": 100.0, "bfloat16": 400.0})
+    monkeypatch.setattr(allocator, "tune_allocator", lambda: True)
+    monkeypatch.setattr(speed, "measure_gemm", lambda **_: {"float32": 100.0, "bfloat16": 400.0})
     return found
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rethink.kernels.machine import ask_for_huge_pages
 from rethink.kernels.native.library import Native, native
 from rethink.kernels.trace import span
+from rethink.machine.allocator import ask_for_huge_pages
 
 OUT_BF16, OUT_FP32, OUT_ADD = 0, 1, 2
 

@@ -17,8 +17,8 @@ from rethink.analysis.reflection import count_reflection, reflection_rate
 from rethink.errors import UsageError
 from rethink.eval.heldout import RIGHT
 from rethink.eval.statistics import bootstrap_interval, mean_interval
-from rethink.kernels.machine import peak_rss_mb
 from rethink.kinds.eval.recipe import EvalRecipe
+from rethink.machine.limits import peak_rss_mb
 from rethink.model.build import build_model
 from rethink.model.chat import PromptRenderer
 from rethink.model.loading import Checkpoint, load_checkpoint

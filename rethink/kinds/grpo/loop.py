@@ -20,9 +20,9 @@ from torch import Tensor
 
 from rethink.eval.heldout import evaluate
 from rethink.kernels.head import release_memory
-from rethink.kernels.machine import peak_rss_mb
 from rethink.kinds.grpo.metrics import batch_metrics
 from rethink.kinds.grpo.update import accumulate_gradients, apply_update, compute_logprobs
+from rethink.machine.limits import peak_rss_mb
 from rethink.model.language_model import LanguageModel
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import Trackers

@@ -19,12 +19,13 @@ from torch.profiler import ProfilerActivity, record_function
 from torch.profiler import profile as torch_profile
 
 from rethink.errors import UsageError
-from rethink.kernels.machine import ComputeType, measure_gemm, peak_rss_mb
 from rethink.kernels.native.library import status
 from rethink.kernels.trace import span, watching
 from rethink.kinds.grpo.loop import GRPO, one_step
 from rethink.kinds.grpo.operations import PHASES, Operation, event_name, operations_of
 from rethink.kinds.grpo.run import assemble, open_folder
+from rethink.machine.limits import peak_rss_mb
+from rethink.machine.speed import ComputeType, measure_gemm
 from rethink.model.decoder import Decoder
 from rethink.model.loading import load_checkpoint
 from rethink.observe.progress import make_progress

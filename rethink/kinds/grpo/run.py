@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from rethink.errors import ModelError, RunFolderError, UsageError
-from rethink.kernels.machine import peak_rss_mb
 from rethink.kernels.native import library as kernels
 from rethink.kinds.grpo.loop import GRPO, train_until_done
+from rethink.machine.limits import peak_rss_mb
 from rethink.model.build import build_model, exact_weights
 from rethink.model.chat import PromptRenderer
 from rethink.model.export import save_hf_folder

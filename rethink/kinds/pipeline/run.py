@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from rethink.errors import RethinkError, RunFailure, StorageFailure, UsageError
-from rethink.kernels.machine import return_free_memory
 from rethink.kinds.pipeline.compare import write_comparisons
 from rethink.kinds.pipeline.compute import computed
 from rethink.kinds.pipeline.disk import check_space, drop_checkpoints, follow_move
@@ -26,6 +25,7 @@ from rethink.kinds.pipeline.identity import stage_hashes
 from rethink.kinds.pipeline.selection import Selection
 from rethink.kinds.pipeline.stages import ResolvedStage, pipeline_of, resolve, substitute
 from rethink.kinds.pipeline.view import Rows, StageProgress
+from rethink.machine.allocator import return_free_memory
 from rethink.observe.progress import Progress
 from rethink.observe.report.pipeline import write_pipeline_report
 from rethink.recipe.kind import kind_named

@@ -22,9 +22,9 @@ from rethink.algorithms.preference import bradley_terry_loss, pointwise_loss
 from rethink.errors import NumericsError
 from rethink.eval.calibration import expected_calibration_error, reliability
 from rethink.eval.statistics import wilson_interval
-from rethink.kernels.machine import peak_rss_mb
 from rethink.kinds.reward_model.data import Example, RewardData, step_examples
 from rethink.kinds.reward_model.recipe import RewardModelRecipe
+from rethink.machine.limits import peak_rss_mb
 from rethink.model.value_head import RewardModel
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import Trackers

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from rethink.errors import UsageError
-from rethink.kernels.machine import peak_rss_mb
 from rethink.kinds.reward_model.data import RewardData, load_reward_data
 from rethink.kinds.reward_model.loop import RewardRun, held_out_facts, score_examples, train_until_done
 from rethink.kinds.reward_model.recipe import RewardModelRecipe
+from rethink.machine.limits import peak_rss_mb
 from rethink.model.build import exact_weights
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.model.reward_text import Template, resolve_template

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 
 from rethink.errors import EngineFailure, RethinkError
-from rethink.kernels.machine import choose_dtype, measure_gemm, tune_allocator, usable_threads
 from rethink.kernels.native import library as kernels
 from rethink.kinds.samples.recipe import CurateRecipe
+from rethink.machine.allocator import tune_allocator
+from rethink.machine.limits import usable_threads
+from rethink.machine.speed import choose_dtype, measure_gemm
 from rethink.model.build import build_model
 from rethink.model.language_model import LanguageModel
 from rethink.model.loading import Checkpoint, load_checkpoint

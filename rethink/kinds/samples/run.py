@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from rethink.errors import RecipeError, RunFailure, UsageError
-from rethink.kernels.machine import peak_rss_mb
 from rethink.kinds.samples.asking import decide_by_judge, judge_samples
 from rethink.kinds.samples.choose import balance, by_problem, choose, drop_duplicates
 from rethink.kinds.samples.drawing import (
@@ -36,6 +35,7 @@ from rethink.kinds.samples.records import GENERAL, Sample, from_row
 from rethink.kinds.samples.source import judges_of, read_samples
 from rethink.kinds.samples.statistics import as_markdown, summarise
 from rethink.kinds.samples.teacher import check_teacher, rewrite
+from rethink.machine.limits import peak_rss_mb
 from rethink.model.chat import PromptRenderer
 from rethink.model.loading import load_checkpoint
 from rethink.observe.progress import Progress

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from rethink.algorithms.aggregation import token_weights
 from rethink.errors import NumericsError
-from rethink.kernels.machine import peak_rss_mb
 from rethink.kernels.trace import span, traced
 from rethink.kinds.sft.data import TrainingData
 from rethink.kinds.sft.recipe import SFTRecipe
+from rethink.machine.limits import peak_rss_mb
 from rethink.model.conversation import Document
 from rethink.model.language_model import LanguageModel
 from rethink.model.packing import PackedBatch, PackedGroup, pack

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from rethink.errors import RecipeError, UsageError
-from rethink.kernels.machine import peak_rss_mb
 from rethink.kernels.native import library as kernels
 from rethink.kinds.sft.data import TrainingData, load_data
 from rethink.kinds.sft.loop import SFT, train_until_done
 from rethink.kinds.sft.recipe import SFTRecipe, check_warmup
+from rethink.machine.limits import peak_rss_mb
 from rethink.model.build import build_model, exact_weights
 from rethink.model.export import save_hf_folder
 from rethink.model.loading import Checkpoint, load_checkpoint
