@@ -49,7 +49,7 @@ tasks:
 rollout: {prompts_per_batch: 8, group_size: 8, max_new_tokens: 96}
 optimizer: {learning_rate: 1.0e-5}
 """
-STD_EPSILON = 1e-4
+STD_EPSILON = 1e-6
 
 
 @dataclass

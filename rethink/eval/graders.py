@@ -12,7 +12,6 @@ from rethink.eval.ifeval.text import check_packages
 from rethink.eval.workers import worker_score
 from rethink.tasks.choices import OPTIONS
 from rethink.tasks.mathematics import equal_numbers
-from rethink.tasks.numbers import read_quantity
 from rethink.types import Problem
 
 
@@ -36,10 +35,9 @@ def math_equivalent(answer: str, other: str) -> bool:
     """Whether two answers are the same mathematically; a comparison that fails says no."""
     if answer == other:
         return True
-    if read_quantity(other) is None:
-        answer, other = other, answer  # a number is the stricter gold: nothing but a number equals it
     try:
-        return math_score(answer, other) == 1.0
+        # Each as the gold of the other: a decimal may be rounded where the gold is one, and is not what it rounds.
+        return math_score(answer, other) == 1.0 and math_score(other, answer) == 1.0
     except Exception:  # what cannot be compared in time is not equal
         return False
 

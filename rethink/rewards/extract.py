@@ -199,8 +199,13 @@ def _unboxed(tagged: str) -> str:
 
 
 def _box(text: str) -> tuple[int, str, str] | None:
+    """The last box: where it ends, so that words within it (`\\boxed{The answer is 5.}`) are its own."""
     found = boxed_list(text)
-    return None if found is None else (found[0], "boxed", found[1].strip())
+    if found is None:
+        return None
+    start, content = found
+    said = _cue(content)
+    return start + len(content), "boxed", content.strip() if said is None else said[2]
 
 
 def _hash(text: str) -> tuple[int, str, str] | None:

@@ -418,7 +418,7 @@ def _same_values(gold: Any, said: Any, decimals: Decimals) -> bool:
     if gold.is_Rational and said.is_Rational:
         return _rounded(gold, said, decimals)
     if not (gold.free_symbols or said.free_symbols) and gold.is_finite is not False and said.is_finite is not False:
-        verdict = _same_numbers(gold, said, decimals)
+        verdict = _same_numbers(gold, said)
         if verdict is not None:
             return verdict
     return bool(simplify(gold - said).is_zero)
@@ -439,14 +439,15 @@ def _percentage(value: Any) -> Any:
     return value.args[0] if isinstance(value, Mul) and len(value.args) == 2 and value.args[1] == hundredth else None
 
 
-def _same_numbers(gold: Any, said: Any, decimals: Decimals) -> bool | None:
-    """Whether two numbers agree to `DIGITS` significant digits; None where they cannot be evaluated."""
+def _same_numbers(gold: Any, said: Any) -> bool | None:
+    """Whether two numbers agree to `DIGITS` significant digits; None where they cannot be evaluated.
+
+    No decimal is an irrational number: 3.14159265 is not pi.
+    """
     theirs, ours = _evaluated(gold), _evaluated(said)
     if theirs is None or ours is None:
         return None
-    if abs(ours - theirs) <= max(abs(ours), abs(theirs)) / 10 ** (DIGITS - 2):
-        return True
-    return _rounded(gold, said, decimals)
+    return bool(abs(ours - theirs) <= max(abs(ours), abs(theirs)) / 10 ** (DIGITS - 2))
 
 
 def _evaluated(value: Any) -> Any:
@@ -465,22 +466,6 @@ def _evaluated(value: Any) -> Any:
 
 
 def _rounded(gold: Any, said: Any, decimals: Decimals) -> bool:
-    """Whether one number is a long decimal that the other is rounded or cut to."""
-    if not decimals:
-        return False
-    theirs, ours = _fraction(gold), _fraction(said)
-    if theirs is None or ours is None:
-        return False
+    """Whether one of two rational numbers is a long decimal that the other is rounded or cut to."""
+    theirs, ours = (Fraction(int(value.p), int(value.q)) for value in (gold, said))
     return rounds_to(ours, decimals.get(abs(ours)), theirs, decimals.get(abs(theirs)))
-
-
-def _fraction(value: Any) -> Fraction | None:
-    """A real number as a fraction, to `DIGITS` significant digits; exactly where it is rational."""
-    from sympy import Rational
-
-    if not value.is_Rational:
-        value = value.evalf(DIGITS)
-        if not value.is_Float:
-            return None
-        value = Rational(value)
-    return Fraction(int(value.p), int(value.q))

@@ -40,7 +40,7 @@ def test_an_evaluation_on_vllm(
     (measured,) = evaluate(load_vllm_backend, models=(model,), k=2, temperature=0.5, max_new_tokens=50)
     assert measured.results[0].pass_1 == 1.0
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text("utf-8"))["backend"]
-    assert (record["backend"], record["dtype"], len(record["weights"])) == ("vllm", "bfloat16", 16)
+    assert (record["backend"], record["dtype"], len(record["weights"])) == ("vllm", "bfloat16", 32)
     assert len(fake.asked) == 8
     ids, params = fake.asked[0]
     assert small_tokenizer.decode(ids).endswith("<|im_start|>assistant\n")  # our rendering, as for the embedded engine

@@ -21,6 +21,7 @@ from rethink.export.run import export_model
 from rethink.model.gguf import GgufModel
 from rethink.model.loading import load_checkpoint
 from rethink.model.tokenizer import Tokenizer
+from rethink.store.integrity import write_sealed
 from rethink.store.run_folder import RunFolder
 from tests.model.test_gguf_tokenizer import GOLDEN
 from tests.models import llama3_rope
@@ -241,16 +242,16 @@ def test_evaluations_of_these_weights_go_into_the_card(run: RunFolder, tmp_path:
     details = {"gsm8k": {"pass@1": 0.25, "pass@1_ci": [0.2, 0.3], "cons@k": None, "metric": "accuracy", "n": 64, "k": 1,
                "truncated": 0.1, "length_mean": 90.0, "note": "", "temperature": 0.0, "top_p": 1.0, "data": "file",
                "max_new_tokens": 400, "limited_by": "asked", "prompting": "default", "grader": "math"}}  # fmt: skip
-    (folder / "details.json").write_text(json.dumps(details))
+    write_sealed(folder / "details.json", details)
     record = {"backend": {"backend": "embedded", "model": "m", "weights": fingerprint(run.model_path)}}
-    (folder / "evaluation.json").write_text(json.dumps(record))
+    write_sealed(folder / "evaluation.json", record)
     export_model(str(run.path), tmp_path / "out", target="hf", evaluation=folder)
     front, body = card_of(tmp_path / "out")
     assert "| gsm8k | accuracy | 25.0 | 20.0 – 30.0 |" in body
     assert [r["metrics"][0]["value"] for r in front["model-index"][0]["results"]] == [0.8, 0.25]
 
     record["backend"]["weights"] = "others"
-    (folder / "evaluation.json").write_text(json.dumps(record))
+    write_sealed(folder / "evaluation.json", record)
     with pytest.raises(UsageError, match="other weights"):
         export_model(str(run.path), tmp_path / "out2", target="hf", evaluation=folder)
     with pytest.raises(UsageError, match="no folder of `rethink eval"):

@@ -16,6 +16,7 @@ from rethink.recipe.checks import BUILT_IN_PARTS
 from rethink.rewards.builtin import BUILT_IN, PartContext, make_part
 from rethink.rewards.outcome import PartFunction
 from rethink.rewards.parts import accuracy, build_part, score_items
+from rethink.tasks.judge import Judge
 from rethink.types import Problem, Prompt
 from tests.rewards.conftest import completion, item
 
@@ -100,7 +101,7 @@ def test_accuracy_without_an_answer_is_0_and_without_a_gold_abstains(
     def judge(problem: Problem, answer: str) -> float | None:
         return None if problem.answer is None else float(answer == problem.answer)
 
-    assert accuracy({"t": judge}, PartContext())(*item(text, Problem("p", "t", "?", gold))) == score
+    assert accuracy({"t": Judge(judge)}, PartContext())(*item(text, Problem("p", "t", "?", gold))) == score
 
 
 def test_the_soft_format_counts_tags() -> None:

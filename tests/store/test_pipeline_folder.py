@@ -13,7 +13,7 @@ from rethink.store.pipeline_folder import HEADER, PipelineFolder
 @pytest.mark.parametrize("text", ["[]", "3", "null", "{}", '{"stages": []}', "{", '"stages"'])
 def test_a_header_that_is_none_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / HEADER).write_text(text)
-    with pytest.raises(RunFolderError, match=r"cannot be read .*restore it from a copy"):
+    with pytest.raises(RunFolderError, match=r"pipeline\.json`.*restore it from a copy"):
         PipelineFolder.open(tmp_path)
 
 

@@ -109,6 +109,12 @@ cut formulas     | 1 - \frac{1}{\mathrm{e}} | 1 + \frac{1}{\mathrm{e}}
 cut formulas     | 2 | 2 - \frac{1}{\text{x}}
 letters          | \text{east} | seat
 choice           | B | A, B, C, D
+choice           | A | (A), (B), (C), (D)
+choice           | A | (A) or (C)
+choice           | A | A or C
+choice           | A | A. B. C.
+choice           | A | A, B
+choice           | C | (A) or (C)
 several          | 5 | 4 \text{ or } 5
 several          | 5 | 4, 5, 6
 rounding         | \frac{1}{3} | 0.33

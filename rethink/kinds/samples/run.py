@@ -47,6 +47,7 @@ from rethink.runs.session import earlier_seconds, open_run, stop_on_interrupt
 from rethink.store.atomic import storage_errors, write_json, write_text
 from rethink.store.integrity import write_index
 from rethink.store.run_folder import RunFolder
+from rethink.tasks.conversations import read_conversations
 from rethink.tasks.judge import JudgeSpec
 from rethink.tasks.mix import TaskMix, build_task_mix
 from rethink.tasks.source import draw
@@ -135,8 +136,11 @@ def curate(
 def _plan(recipe: CurateRecipe) -> _Plan:
     mix = build_task_mix(as_training(recipe)) if recipe.tasks else None
     rows = mix.row_hashes() if mix is not None else {}
-    if recipe.general.share > 0 and recipe.general.path is None:
-        general_prompts(recipe.general.prompts)  # a bad line is said now
+    if recipe.general.share > 0:  # a bad line is said now
+        if recipe.general.path is not None:
+            read_conversations(recipe.general.path)
+        else:
+            general_prompts(recipe.general.prompts)
     if recipe.source is not None:
         given = read_samples(recipe)
         size = SCORED_AT_ONCE

@@ -94,7 +94,7 @@ def test_a_reward_model_that_was_trained_again_is_found_on_resume(
     (tmp_path / "rm" / "reward_model.json").unlink()  # a language model again, which gets another head
     other = build_reward_model(checkpoint, "float32", "cpu", seed=1)
     save_reward_model(tmp_path / "rm", other, checkpoint, RewardModelInfo(on="response"))
-    with pytest.raises(RunFolderError, match="not the one that the run"):
+    with pytest.raises(RunFolderError, match="/rm` changed since the run"):
         run(out, *scenarios, "steps=8", "evaluation={problems: 0}", resume=True)
     (tmp_path / "rm" / "value_head.safetensors").unlink()
     with pytest.raises(RecipeError, match="the part `helpful`"):

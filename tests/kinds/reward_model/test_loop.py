@@ -249,7 +249,7 @@ def test_changed_data_is_found_on_resume(train: Train, tmp_path: Path) -> None:
     out = tmp_path / "out"
     train(out, "epochs=null", "steps=2", "evaluation.every=null")
     write_rows(tmp_path / "pairs.jsonl", pairs(seed=1))
-    with pytest.raises(RunFolderError, match="data file was changed"):
+    with pytest.raises(RunFolderError, match=r"pairs\.jsonl`, the examples of `data` changed since the run"):
         train(out, "epochs=null", "steps=4", "evaluation.every=null", resume=True)
 
 

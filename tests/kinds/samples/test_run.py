@@ -131,13 +131,13 @@ def test_a_judge_decides_where_rules_cannot(run: Run, tmp_path: Path, endpoint: 
         {"question": "Capital?", "completion": f"<think>So.</think> <answer>{t}</answer>", "gold": None} for t in texts
     ]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in mine))
-    endpoint.reply = "It is alike. Score: 9"
+    endpoint.reply = "It is alike.\nScore: 9"
     out = tmp_path / "out"
     overrides = [f"source={tmp_path}/mine.jsonl", "tasks=[]", f"judge.params={{url: '{endpoint.url}', model: grader}}"]
     run(out, *overrides)
     found = rows(out / "samples.jsonl")
     assert [(row["reason"], row["judge"]) for row in found] == [("kept", 0.9), ("kept", 0.9)]
-    endpoint.reply = "Far from it. Score: 2"
+    endpoint.reply = "Far from it.\nScore: 2"
     with pytest.raises(RunFailure, match=r"Most went to `judged-wrong`: lower `judge.least`"):
         run(tmp_path / "other", *overrides)
     assert not (tmp_path / "other" / "train.jsonl").exists()
