@@ -68,11 +68,12 @@ def test_json_says_exactly_the_value_in_visible_characters(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ATTACKS.values(), ids=ATTACKS)
-def test_a_terminal_gets_colours_of_ours_alone(text: str) -> None:
+def test_a_terminal_gets_colours_of_ours_alone(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from rich.panel import Panel
     from rich.table import Table
     from rich.text import Text
 
+    monkeypatch.delenv("NO_COLOR", raising=False)
     out = io.StringIO()
     console = make_console(file=out, force_terminal=True, color_system="standard", width=200)
     table = Table("a", title=text)

@@ -85,7 +85,8 @@ class Kind:
     parts: str | None = None
     """`(name, stage, data) -> dict of Stage by name`: of a kind that, as a stage, stands for several."""
     trains: bool = False
-    """Whether it trains a model, which it leaves as `model` and whose checkpoints take disk space."""
+    """Whether it trains a model, which it leaves as `model` and whose checkpoints take disk space. Its metrics have a
+    row for each step, from 0, which is before the first."""
     samples: bool = False
     """Whether it generates completions, which cost compute."""
     evaluated: bool = False

@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
+from rethink.recipe.kind import DEFAULT_KIND, kinds
 from rethink.store.integrity import INDEX
 from rethink.store.run_folder import RunFolder
 
-TRAINS = ("grpo", "sft", "reward-model")
 SHOWN = 5
 _PART = re.compile(r"(?:part|chunk)-(\d{6,})\.\w+")
 
@@ -27,36 +27,37 @@ def lost_parts(folder: RunFolder, until: int | None = None) -> list[str]:
         RunFolderError: a file that is read for it is damaged.
     """
     recipe = yaml.safe_load(folder.recipe_yaml)
-    kind = recipe.get("kind", "grpo") if isinstance(recipe, dict) else "grpo"
+    kind = kinds().get(recipe.get("kind", DEFAULT_KIND) if isinstance(recipe, dict) else DEFAULT_KIND)
+    trains = kind is not None and kind.trains
     rows, summary = folder.metrics(), folder.read_summary() or {}
     latest = folder.latest_checkpoint()
     done = max([int(row["step"]) for row in rows] + ([latest[0]] if latest else []), default=None)
-    if kind in TRAINS and isinstance(summary.get("steps"), int):
+    if trains and isinstance(summary.get("steps"), int):
         done = max(done or 0, summary["steps"])
     lost: list[str] = []
     done = done if until is None else until
     if done is not None:
-        first = 0 if kind in TRAINS else 1
+        first = 0 if trains else 1
         steps = set(range(first, done + 1)) - {int(row["step"]) for row in rows}
         lost += _said(steps, f"rows of `{folder.path / 'metrics.jsonl'}` are lost: those of steps")
-    if kind == "grpo":
+    if kind is not None and kind.rollouts:
         batches = {int(row["batch"]) for row in rows if "batch" in row}
         lost += _said(batches - set(folder.batches()), f"files of `{folder.path / 'rollouts'}` are lost: batches")
         evaluated = {int(row["step"]) for row in rows if "eval/accuracy" in row}
         there = {int(name.partition("-")[2]) for name in folder.samples() if name.startswith("step-")}
         lost += _said(evaluated - there, f"files of `{folder.path / 'evaluations'}` are lost: those of steps")
-    for name in ("drawn", "evaluations") if kind in ("samples", "eval") else ():
+    for name in ("drawn", "evaluations") if kind is not None and kind.samples and not trains else ():
         lost += _said(_holes(folder, name), f"files of `{folder.path / name}` are lost: numbers")
-    return lost + _files(folder, kind, summary)
+    return lost + _files(folder, trains, summary)
 
 
-def _files(folder: RunFolder, kind: str, summary: dict[str, Any]) -> list[str]:
+def _files(folder: RunFolder, trains: bool, summary: dict[str, Any]) -> list[str]:
     lost = []
     if not (folder.path / "environment.json").is_file():
         lost.append(f"`{folder.path / 'environment.json'}` is lost: what the run was started on is not known.")
-    if not summary and (folder.model_path.is_dir() or ((folder.path / INDEX).is_file() and kind == "samples")):
+    if not summary and (folder.model_path.is_dir() or ((folder.path / INDEX).is_file() and not trains)):
         lost.append(f"`{folder.path / 'summary.json'}` is lost: --resume writes it again.")
-    if kind in TRAINS and summary.get("finished") and not folder.model_path.is_dir():
+    if trains and summary.get("finished") and not folder.model_path.is_dir():
         lost.append(f"`{folder.model_path}` is lost, or was not written before a kill: --resume writes it again.")
     if "best" in summary and not folder.best_path.is_dir():
         lost.append(f"`{folder.best_path}`, the model of step {summary['best']['step']}, is lost.")

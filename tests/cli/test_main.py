@@ -10,6 +10,7 @@ import pytest
 
 from rethink.cli import arguments, main
 from rethink.errors import RunFailure, UsageError
+from rethink.kinds import closing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -153,5 +154,5 @@ def test_commands_in_messages_can_be_pasted(
     monkeypatch: pytest.MonkeyPatch, called: str, found: str | None, said: str
 ) -> None:
     monkeypatch.setattr(sys, "argv", [called])
-    monkeypatch.setattr(arguments.shutil, "which", lambda _: found)
-    assert arguments.program() == said
+    monkeypatch.setattr(closing.shutil, "which", lambda _: found)
+    assert closing.program() == said

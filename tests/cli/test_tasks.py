@@ -78,7 +78,7 @@ def test_rows_with_their_keys_and_the_prompt_of_a_recipe(tasks: Tasks, tmp_path:
 
 def test_too_few_rows_hold_nothing_out(tasks: Tasks, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
-    rows.write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    rows.write_text('{"question": "2 + 3?", "answer": "5"}\n')
     found = tasks(rows, "--show", "1")
     assert found["held_out"].startswith("none: no held-out problems")
 

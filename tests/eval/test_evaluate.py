@@ -44,7 +44,9 @@ def test_numbers_and_files(loader: Any, evaluate: Evaluate, number: Any, tmp_pat
         if i == 0:
             return "It is \\boxed{0}"  # always right
         if i == 1:
-            return ["\\boxed{1}", "\\boxed{1.0}", "\\boxed{7}", "I cannot find it."][sample]  # half right; the majority is
+            return ["\\boxed{1}", "\\boxed{1.0}", "\\boxed{7}", "I cannot find it."][
+                sample
+            ]  # half right; the majority is
         if i == 2:
             return ["\\boxed{5}", "\\boxed{2}", "\\boxed{5}", "\\boxed{2}"][sample]  # a tie: the first answer wins
         return Scripted("Now we look at each of them and", finish_reason="length")  # cut off

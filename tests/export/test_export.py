@@ -242,8 +242,11 @@ def test_evaluations_of_these_weights_go_into_the_card(run: RunFolder, tmp_path:
     details = {"gsm8k": {"pass@1": 0.25, "pass@1_ci": [0.2, 0.3], "cons@k": None, "metric": "accuracy", "n": 64, "k": 1,
                "truncated": 0.1, "length_mean": 90.0, "note": "", "temperature": 0.0, "top_p": 1.0, "data": "file",
                "max_new_tokens": 400, "limited_by": "asked", "prompting": "default", "grader": "math"}}  # fmt: skip
-    write_sealed(folder / "details.json", details)
-    record = {"backend": {"backend": "embedded", "model": "m", "weights": fingerprint(run.model_path)}}
+    (folder / "details.json").write_text(json.dumps(details))
+    record = {
+        "backend": {"backend": "embedded", "model": "m", "weights": fingerprint(run.model_path)},
+        "benchmarks": {},
+    }
     write_sealed(folder / "evaluation.json", record)
     export_model(str(run.path), tmp_path / "out", target="hf", evaluation=folder)
     front, body = card_of(tmp_path / "out")

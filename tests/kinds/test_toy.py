@@ -113,10 +113,12 @@ def test_pipeline(pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert records["copied"].attempts == 2
     assert records["copied"].compute["parameters"] > 0
     steps = [row["step"] for row in RunFolder.open(folder.stage_path(records["copied"])).metrics()]
-    assert steps == [1, 2, 3, 4]
+    assert steps == [0, 1, 2, 3, 4]
     assert set(folder.read_results("summary")["results"]) == {"copied", "again"}
     assert main(["status", str(out), "--json"]) == 0
-    assert {stage["kind"] for stage in json.loads(capsys.readouterr().out)["stages"]} == {"toy", "eval"}
+    stages = json.loads(capsys.readouterr().out)["stages"]
+    assert {stage["kind"] for stage in stages} == {"toy", "eval"}
+    assert [stage["damage"] for stage in stages] == [[]] * 4
     assert "copied" in (out / "report.html").read_text()
 
 

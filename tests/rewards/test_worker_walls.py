@@ -129,4 +129,5 @@ def test_rows_of_a_file_choose_no_sandbox(arguments: list[str], tmp_path: Path) 
     data.write_text(json.dumps(row) + "\n")
     code = main(["score", "--data", str(data), "--out", str(out), *arguments])
     assert not mark.exists()
-    assert code == 2 or json.loads(out.read_text())["parts"]["code"] == 0.0
+    # Refused as a whole, refused by row, or judged in the sandbox, where the folder cannot be made.
+    assert code == 2 or json.loads(out.read_text())["parts"]["code"] in (None, 0.0)

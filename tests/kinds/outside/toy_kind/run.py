@@ -22,6 +22,8 @@ def run(recipe: ToyRecipe, out: Path, *, resume: bool = False, progress: Progres
         latest = folder.latest_checkpoint()
         step = latest[0] if latest else 0
         folder.drop_metrics_after(step)
+        if not folder.metrics():
+            folder.append_metrics({"step": 0})
         progress.start(recipe.steps, step)
         while step < recipe.steps and not stop_requested():
             step += 1
