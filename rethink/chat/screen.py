@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from rethink.chat.text import Part
-from rethink.terminal import json_text, make_console, say
+from rethink.terminal import json_text, make_console, say, visible
 
 if TYPE_CHECKING:
     from rethink.chat.backend import Ended
@@ -117,8 +117,9 @@ class TerminalScreen:
     def _write(self, text: str, style: str) -> None:
         from rich.text import Text
 
-        # No wrapping by rich: a piece may be half a word, and the terminal wraps by itself.
-        self._console.print(Text(text, style=style), end="", soft_wrap=True)
+        # No wrapping by rich: a piece may be half a word, and the terminal wraps by itself. Made visible first, since
+        # rich's texts drop bells and the like.
+        self._console.print(Text(visible(text), style=style), end="", soft_wrap=True)
         self._console.file.flush()
 
     def _wait(self, text: str) -> None:

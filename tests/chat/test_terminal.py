@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from rethink.terminal import visible
 from tests.paths import ROOT
 
 SECONDS = 120.0
@@ -172,7 +173,7 @@ def test_pipes_get_answers_and_nothing_else(tiny_folder: Callable[..., Path], tm
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["user"] for row in rows] == ["hello", "again"]
     assert all(row["finish_reason"] in ("stop", "length") and 1 <= row["tokens"] <= 8 for row in rows)
-    assert done.stdout.isascii()
+    assert visible(done.stdout) == done.stdout
     assert "seed=3" in done.stderr
     plain = piped(["--model", model, "--max-new-tokens", "8"], "hello\n/nonsense\nagain\n", tmp_path)
     assert plain.returncode == 2
