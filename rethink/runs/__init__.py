@@ -1,1 +1,1 @@
-"""What all runs share: session, placement, optimizer, checkpoint, rollout batches, planning."""
+"""What all runs share: session, loop, placement, optimizer, checkpoint, rollout batches, planning."""

@@ -45,7 +45,6 @@ def open_run(
         RunFolderError: the folder holds a run and `resume` is not given, or holds a run of another recipe, or what the
             run reads has changed.
     """
-    inputs = inputs_of(recipe) | dict(also or {})
     if not RunFolder.exists(out):
         return RunFolder.create(
             out,
@@ -53,7 +52,7 @@ def open_run(
             recipe_hash=recipe_hash(recipe),
             environment=environment(),
             choices=choices(),
-            inputs=inputs,
+            inputs=inputs_of(recipe) | dict(also or {}),
         )
     folder = RunFolder.open(out)
     old = parse_recipe(folder.recipe_yaml, f"the recipe in {out}")
@@ -61,7 +60,7 @@ def open_run(
     differences = resume_differences(old, recipe)
     if not resume or differences:
         raise RunFolderError(_occupied(folder, old, done, differences))
-    check_inputs(folder, recipe, inputs)
+    check_inputs(folder, recipe, inputs_of(recipe) | dict(also or {}))
     if steps < done:
         raise RunFolderError(
             f"`{out}` has already done {done} steps and the recipe asks for {steps}; give steps={done} or more "

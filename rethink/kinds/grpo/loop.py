@@ -1,4 +1,4 @@
-"""GRPO, top to bottom: one iteration of the loop below is one step, one optimizer update.
+"""GRPO, top to bottom: what one step of the loop (`runs/loop.py`) is, one optimizer update.
 
     collect a rollout batch ─► (old log-probabilities) ─► mini-batch of groups ─► gradients ─► update ─► engine
           every step: metrics row · held-out evaluation where due · new reference where due · checkpoint where due
@@ -22,7 +22,6 @@ from rethink.eval.heldout import evaluate
 from rethink.kernels.head import release_memory
 from rethink.kinds.grpo.metrics import batch_metrics
 from rethink.kinds.grpo.update import accumulate_gradients, apply_update, compute_logprobs
-from rethink.machine.limits import peak_rss_mb
 from rethink.model.language_model import LanguageModel
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import Trackers
@@ -55,32 +54,17 @@ class GRPO:
     old_logprobs: list[Tensor] | None = None
     """Of the current batch's rollouts, in order; None while the policy is still the one that sampled them."""
 
-
-def train_until_done(run: GRPO, stop_requested: Callable[[], bool]) -> None:
-    """Step until the recipe's last step or until a stop is requested; a checkpoint of the last step is there then."""
-    if run.state.step == 0 and not run.folder.metrics():
-        record(run, {"step": 0} | (evaluate_now(run) if run.held_out else {}))
-    saved = run.state.step
-    while run.state.step < run.recipe.steps and not stop_requested():
-        started = time.perf_counter()
-        row = one_step(run)
-        replace_reference(run)
-        if evaluation_due(run):
-            row |= evaluate_now(run)
-        row["time/step"] = time.perf_counter() - started
-        row["memory/peak_rss_mb"] = peak_rss_mb()
-        record(run, row)
-        run.progress.step(row)
-        if run.state.step % run.recipe.checkpoint.every == 0:
-            saved = save(run)
-    if saved != run.state.step:
-        save(run)
+    @property
+    def steps(self) -> int:
+        """Updates in all."""
+        return self.recipe.steps
 
 
-def record(run: GRPO, row: dict[str, float]) -> None:
-    """A step's row into the run's folder and the trackers."""
-    run.folder.append_metrics(row)
-    run.trackers.log(row)
+def step(run: GRPO) -> dict[str, float]:
+    """One update, and a new reference where one is due. Returns the step's metrics."""
+    row = one_step(run)
+    replace_reference(run)
+    return row
 
 
 def one_step(run: GRPO) -> dict[str, float]:
@@ -157,14 +141,6 @@ def replace_reference(run: GRPO) -> None:
         run.reference = run.model.clone()
 
 
-def evaluation_due(run: GRPO) -> bool:
-    """In between where the recipe says so, and always at the end."""
-    if not run.held_out:
-        return False
-    every = run.recipe.evaluation.every
-    return run.state.step == run.recipe.steps or (every is not None and run.state.step % every == 0)
-
-
 def evaluate_now(run: GRPO) -> dict[str, float]:
     """Held-out evaluation of the current policy; keeps its samples, and the model if it is the best so far."""
     section, step, started = run.recipe.evaluation, run.state.step, time.perf_counter()
@@ -202,14 +178,7 @@ def evaluation_params(run: GRPO) -> SamplingParams:
     )
 
 
-def save(run: GRPO) -> int:
-    """A recovery checkpoint of this very step; returns the step."""
-    run.progress.phase("checkpoint")
+def write(run: GRPO, folder: Path) -> None:
+    """A recovery checkpoint of this very step."""
     half_used = run.state.step % run.recipe.steps_per_batch != 0
-    old = run.old_logprobs if half_used else None
-    run.folder.save_checkpoint(
-        run.state.step,
-        lambda folder: write_checkpoint(folder, run.state, run.optimizer, run.reference, old),
-        keep=run.recipe.checkpoint.keep,
-    )
-    return run.state.step
+    write_checkpoint(folder, run.state, run.optimizer, run.reference, run.old_logprobs if half_used else None)

@@ -1,4 +1,4 @@
-"""A run from recipe to summary: set up, train, finish. `grpo.py` is the part in between.
+"""A run from recipe to summary: set up, train, finish. `loop.py` is the part in between.
 
 recipe ─► checks ─► folder (new, resumed or extended) ─► model · engine · tasks · rubric ─► GRPO ─► summary · report
 """
@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rethink.errors import ModelError, RunFolderError, UsageError
+from rethink.errors import ModelError, RunFolderError
 from rethink.kernels.native import library as kernels
-from rethink.kinds.grpo.loop import GRPO, train_until_done
+from rethink.kinds.grpo import loop
+from rethink.kinds.grpo.loop import GRPO
 from rethink.machine.limits import peak_rss_mb
 from rethink.model.build import build_model, exact_weights
 from rethink.model.chat import PromptRenderer
@@ -20,7 +21,7 @@ from rethink.model.export import save_hf_folder
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.observe.diagnosis import diagnosis
 from rethink.observe.progress import Progress
-from rethink.observe.trackers import Trackers, check_trackers, open_trackers
+from rethink.observe.trackers import check_trackers
 from rethink.recipe.checks import check_against_context
 from rethink.recipe.schema import Recipe
 from rethink.rewards.rubric import Rubric, build_rubric
@@ -29,10 +30,11 @@ from rethink.rollout.engine import RolloutEngine
 from rethink.runs.checkpoint import restore
 from rethink.runs.collect import Sources
 from rethink.runs.inputs import model_hash
+from rethink.runs.loop import Loop, run_training, trackers_of
 from rethink.runs.optimizer import MasterAdamW
 from rethink.runs.placement import apply_choices, check_reward_models, make_choices
 from rethink.runs.room import check_grpo_room
-from rethink.runs.session import earlier_seconds, open_run, report_if_readable, stop_on_interrupt
+from rethink.runs.session import open_run
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.mix import TaskMix, build_task_mix
 from rethink.types import Problem
@@ -75,33 +77,19 @@ def train(
     progress.phase("tasks")
     mix = build_task_mix(recipe)
     folder = open_folder(recipe, checkpoint, mix, out, resume)
-    with folder.lock(), stop_on_interrupt(progress) as stop_requested:
-        try:
-            run = assemble(recipe, checkpoint, mix, folder, progress, engine_factory)
-        except UsageError:
-            if fresh:
-                folder.discard()
-            raise
-        progress.start(recipe.steps, run.state.step)
-        earlier = earlier_seconds(folder)
-        try:
-            train_until_done(run, stop_requested)
-        finally:
-            run.trackers.close()
-            run.sources.rubric.close()
-        finished = run.state.step >= recipe.steps
-        summary = summarise(run, earlier + time.perf_counter() - started, finished)
-        folder.write_summary(summary)
-        if finished:
-            folder.export_model(run.export)
-        report_if_readable(folder, progress)
-        if not finished:
-            progress.note(
-                f"Stopped after step {run.state.step} of {recipe.steps}; everything is saved. "
-                f"Go on with the same command and --resume."
-            )
-        progress.close()
-    return summary
+    parts = Loop(
+        step=loop.step,
+        evaluate=loop.evaluate_now,
+        holds_out=lambda run: bool(run.held_out),
+        write=loop.write,
+        finish=finish,
+        close=lambda run: run.sources.rubric.close(),
+    )
+
+    def make() -> GRPO:
+        return assemble(recipe, checkpoint, mix, folder, progress, engine_factory)
+
+    return run_training(folder, fresh, progress, make, parts, started)
 
 
 def open_folder(recipe: Recipe, checkpoint: Checkpoint, mix: TaskMix, out: Path, resume: bool) -> RunFolder:
@@ -260,16 +248,13 @@ def restore_grpo(run: GRPO) -> None:
                 folder.rollouts_path(batch).unlink()
 
 
-def trackers_of(run: GRPO) -> Trackers:
-    """The trackers that the recipe names, opened at the step that the run goes on from."""
-    return open_trackers(
-        run.recipe.trackers,
-        run.folder,
-        run_name=run.recipe.name,
-        config=run.recipe.model_dump(mode="json"),
-        resumed_step=run.state.step,
-        note=run.progress.note,
-    )
+def finish(run: GRPO, wall_s: float, finished: bool) -> dict[str, Any]:
+    """Write the summary and, of a finished run, the model."""
+    summary = summarise(run, wall_s, finished)
+    run.folder.write_summary(summary)
+    if finished:
+        run.folder.export_model(run.export)
+    return summary
 
 
 def summarise(run: GRPO, wall_s: float, finished: bool) -> dict[str, Any]:

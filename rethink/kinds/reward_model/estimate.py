@@ -1,7 +1,7 @@
 """What a run that trains a reward model will cost, from the recipe, a model's shape and the size of the data.
 
-The rules are those of `estimate.py`: 6 * block parameters * tokens operations and attention, but no projection to the
-vocabulary. Held-out examples are read once an evaluation, at 2 * block parameters a token.
+The rules are those of `plan/estimate.py`: 6 * block parameters * tokens operations and attention, but no projection to
+the vocabulary. Held-out examples are read once an evaluation, at 2 * block parameters a token.
 """
 
 from __future__ import annotations

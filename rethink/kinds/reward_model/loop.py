@@ -1,4 +1,4 @@
-"""Training a reward model, top to bottom: one iteration of the loop below is one step, one optimizer update.
+"""Training a reward model, top to bottom: what one step of the loop (`runs/loop.py`) is, one optimizer update.
 
     examples of the step ─► scores of their responses ─► loss ─► gradients ─► update
         every step: metrics row · held-out evaluation where due · checkpoint where due
@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +25,6 @@ from rethink.eval.calibration import expected_calibration_error, reliability
 from rethink.eval.statistics import wilson_interval
 from rethink.kinds.reward_model.data import Example, RewardData, step_examples
 from rethink.kinds.reward_model.recipe import RewardModelRecipe
-from rethink.machine.limits import peak_rss_mb
 from rethink.model.value_head import RewardModel
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import Trackers
@@ -35,7 +35,7 @@ from rethink.store.run_folder import RunFolder
 
 @dataclass(slots=True)
 class RewardRun:
-    """The parts of a run, wired together by `reward_model_run.py`."""
+    """The parts of a run, wired together by `run.py`."""
 
     recipe: RewardModelRecipe
     folder: RunFolder
@@ -177,32 +177,6 @@ def _sigmoid(value: float) -> float:
     return 1 / (1 + math.exp(-value)) if value >= 0 else math.exp(value) / (1 + math.exp(value))
 
 
-def train_until_done(run: RewardRun, stop_requested: Callable[[], bool]) -> None:
-    """Step until the last step or until a stop is requested; a checkpoint of the last step is there then."""
-    if run.state.step == 0 and not run.folder.metrics():
-        record(run, {"step": 0} | (evaluate_now(run) if run.data.held_out else {}))
-    saved = run.state.step
-    while run.state.step < run.steps and not stop_requested():
-        started = time.perf_counter()
-        row = one_step(run)
-        if evaluation_due(run):
-            row |= evaluate_now(run)
-        row["time/step"] = time.perf_counter() - started
-        row["memory/peak_rss_mb"] = peak_rss_mb()
-        record(run, row)
-        run.progress.step(row)
-        if run.state.step % run.recipe.checkpoint.every == 0:
-            saved = save(run)
-    if saved != run.state.step:
-        save(run)
-
-
-def record(run: RewardRun, row: dict[str, float]) -> None:
-    """A step's row into the run's folder and the trackers."""
-    run.folder.append_metrics(row)
-    run.trackers.log(row)
-
-
 def one_step(run: RewardRun) -> dict[str, float]:
     """One update. Returns the step's metrics."""
     run.progress.phase("train")
@@ -226,13 +200,6 @@ def one_step(run: RewardRun) -> dict[str, float]:
         "time/train": trained - started,
         "time/optimizer": time.perf_counter() - trained,
     }
-
-
-def evaluation_due(run: RewardRun) -> bool:
-    """In between where the recipe says so, and always at the end."""
-    every = run.recipe.evaluation.every
-    due = run.state.step == run.steps or (every is not None and run.state.step % every == 0)
-    return bool(run.data.held_out) and due
 
 
 def evaluate_now(run: RewardRun) -> dict[str, float]:
@@ -270,12 +237,6 @@ def _sample_row(entry: Judged) -> dict[str, Any]:
     }
 
 
-def save(run: RewardRun) -> int:
-    """A recovery checkpoint of this very step; returns the step."""
-    run.progress.phase("checkpoint")
-    run.folder.save_checkpoint(
-        run.state.step,
-        lambda folder: write_checkpoint(folder, run.state, run.optimizer, None, None),
-        keep=run.recipe.checkpoint.keep,
-    )
-    return run.state.step
+def write(run: RewardRun, folder: Path) -> None:
+    """A recovery checkpoint of this very step."""
+    write_checkpoint(folder, run.state, run.optimizer, None, None)

@@ -1,4 +1,4 @@
-"""A reward model from recipe to summary: set up, train, finish. `reward_model.py` is the part in between.
+"""A reward model from recipe to summary: set up, train, finish. `loop.py` is the part in between.
 
 recipe ─► model · data ─► folder (new, resumed or extended) ─► training ─► model/ · pairs.jsonl · summary.json
 """
@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from rethink.errors import UsageError
+from rethink.kinds.reward_model import loop
 from rethink.kinds.reward_model.data import RewardData, load_reward_data
-from rethink.kinds.reward_model.loop import RewardRun, held_out_facts, score_examples, train_until_done
+from rethink.kinds.reward_model.loop import RewardRun, held_out_facts, score_examples
 from rethink.kinds.reward_model.recipe import RewardModelRecipe
 from rethink.machine.limits import peak_rss_mb
 from rethink.model.build import exact_weights
@@ -26,13 +27,14 @@ from rethink.model.value_head import (
     save_reward_model,
 )
 from rethink.observe.progress import Progress
-from rethink.observe.trackers import check_trackers, open_trackers
+from rethink.observe.trackers import check_trackers
 from rethink.runs.checkpoint import restore
 from rethink.runs.inputs import model_hash
+from rethink.runs.loop import Loop, run_training, trackers_of
 from rethink.runs.optimizer import MasterAdamW
 from rethink.runs.placement import apply_choices, training_choices
 from rethink.runs.room import check_training_room
-from rethink.runs.session import earlier_seconds, open_run, report_if_readable, stop_on_interrupt
+from rethink.runs.session import open_run
 from rethink.store.atomic import write_text
 from rethink.store.integrity import write_index
 from rethink.store.run_folder import RunFolder
@@ -71,29 +73,18 @@ def train_reward_model(
         choices=lambda: training_choices(recipe, checkpoint.config),
         also=model_hash(recipe.model.path, checkpoint.folder) | {"the examples of `data`": data.digest},
     )
-    with folder.lock(), stop_on_interrupt(progress) as stop_requested:
-        try:
-            run = _assemble(recipe, checkpoint, folder, data, steps, progress)
-        except UsageError:
-            if fresh:
-                folder.discard()
-            raise
-        progress.start(steps, run.state.step)
-        earlier = earlier_seconds(folder)
-        try:
-            train_until_done(run, stop_requested)
-        finally:
-            run.trackers.close()
-        finished = run.state.step >= steps
-        summary = _summarise(run, checkpoint, earlier + time.perf_counter() - started, finished)
-        report_if_readable(folder, progress)
-        if not finished:
-            progress.note(
-                f"Stopped after step {run.state.step} of {steps}; everything is saved. Go on with the same command and "
-                "--resume."
-            )
-        progress.close()
-    return summary
+    parts = Loop(
+        step=loop.one_step,
+        evaluate=loop.evaluate_now,
+        holds_out=lambda run: bool(run.data.held_out),
+        write=loop.write,
+        finish=lambda run, wall_s, finished: _finish(run, checkpoint, wall_s, finished),
+    )
+
+    def make() -> RewardRun:
+        return _assemble(recipe, checkpoint, folder, data, steps, progress)
+
+    return run_training(folder, fresh, progress, make, parts, started)
 
 
 def load_start(recipe: RewardModelRecipe, *, headers_only: bool = False) -> Checkpoint:
@@ -155,21 +146,14 @@ def _assemble(
     limit = int(choices["micro_batch_tokens"])
     run = RewardRun(recipe, folder, model, optimizer, data, steps, progress, limit)
     run.state, _ = restore(folder, optimizer, None, progress.note)
-    run.trackers = open_trackers(
-        recipe.trackers,
-        folder,
-        run_name=recipe.name,
-        config=recipe.model_dump(mode="json"),
-        resumed_step=run.state.step,
-        note=progress.note,
-    )
+    run.trackers = trackers_of(run)
     rows = [json.dumps(example.preference.row(), ensure_ascii=False) for example in data.train]
     write_text(folder.path / PAIRS_FILE, "\n".join(rows) + "\n")
     write_index(folder.path, [PAIRS_FILE])
     return run
 
 
-def _summarise(run: RewardRun, checkpoint: Checkpoint, wall_s: float, finished: bool) -> dict[str, Any]:
+def _finish(run: RewardRun, checkpoint: Checkpoint, wall_s: float, finished: bool) -> dict[str, Any]:
     """Export the model of a finished run, and write what `summary.json` says."""
     recipe, rows = run.recipe, run.folder.metrics()
     summary: dict[str, Any] = {

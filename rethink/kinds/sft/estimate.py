@@ -1,7 +1,7 @@
 """What a fine-tuning run will cost, from the recipe, a model's shape and the size of the data.
 
-The rules are those of `estimate.py`: 6 * block parameters * tokens + 6 * head parameters * trained tokens operations,
-and three times 4 L H D a query and key in attention; documents see only themselves.
+The rules are those of `plan/estimate.py`: 6 * block parameters * tokens + 6 * head parameters * trained tokens
+operations, and three times 4 L H D a query and key in attention; documents see only themselves.
 """
 
 from __future__ import annotations

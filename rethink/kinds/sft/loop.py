@@ -1,4 +1,4 @@
-"""Supervised fine-tuning, top to bottom: one iteration of the loop below is one step, one optimizer update.
+"""Supervised fine-tuning, top to bottom: what one step of the loop (`runs/loop.py`) is, one optimizer update.
 
     documents of the step ─► rows without padding ─► loss of the trained tokens ─► gradients ─► update
           every step: metrics row · held-out loss where due · checkpoint where due
@@ -25,7 +25,6 @@ from rethink.errors import NumericsError
 from rethink.kernels.trace import span, traced
 from rethink.kinds.sft.data import TrainingData
 from rethink.kinds.sft.recipe import SFTRecipe
-from rethink.machine.limits import peak_rss_mb
 from rethink.model.conversation import Document
 from rethink.model.language_model import LanguageModel
 from rethink.model.packing import PackedBatch, PackedGroup, pack
@@ -38,7 +37,7 @@ from rethink.store.run_folder import RunFolder
 
 @dataclass(slots=True)
 class SFT:
-    """The parts of a run, wired together by `sft_run.py`."""
+    """The parts of a run, wired together by `run.py`."""
 
     recipe: SFTRecipe
     folder: RunFolder
@@ -74,32 +73,6 @@ class StepStats:
             "train/tokens": self.tokens,
             "train/input_tokens": self.input_tokens,
         }
-
-
-def train_until_done(run: SFT, stop_requested: Callable[[], bool]) -> None:
-    """Step until the last step or until a stop is requested; a checkpoint of the last step is there then."""
-    if run.state.step == 0 and not run.folder.metrics():
-        record(run, {"step": 0} | (evaluate_now(run) if run.data.held_out else {}))
-    saved = run.state.step
-    while run.state.step < run.steps and not stop_requested():
-        started = time.perf_counter()
-        row = one_step(run)
-        if evaluation_due(run):
-            row |= evaluate_now(run)
-        row["time/step"] = time.perf_counter() - started
-        row["memory/peak_rss_mb"] = peak_rss_mb()
-        record(run, row)
-        run.progress.step(row)
-        if run.state.step % run.recipe.checkpoint.every == 0:
-            saved = save(run)
-    if saved != run.state.step:
-        save(run)
-
-
-def record(run: SFT, row: dict[str, float]) -> None:
-    """A step's row into the run's folder and the trackers."""
-    run.folder.append_metrics(row)
-    run.trackers.log(row)
 
 
 def one_step(run: SFT) -> dict[str, float]:
@@ -200,14 +173,6 @@ def packed_group(document: Document) -> PackedGroup:
     )
 
 
-def evaluation_due(run: SFT) -> bool:
-    """In between where the recipe says so, and always at the end."""
-    if not run.data.held_out:
-        return False
-    every = run.recipe.evaluation.every
-    return run.state.step == run.steps or (every is not None and run.state.step % every == 0)
-
-
 def evaluate_now(run: SFT) -> dict[str, float]:
     """Mean loss of the trained tokens of the held-out documents."""
     started, done = time.perf_counter(), 0
@@ -223,12 +188,6 @@ def evaluate_now(run: SFT) -> dict[str, float]:
     return row | {"time/evaluation": time.perf_counter() - started}
 
 
-def save(run: SFT) -> int:
-    """A recovery checkpoint of this very step; returns the step."""
-    run.progress.phase("checkpoint")
-    run.folder.save_checkpoint(
-        run.state.step,
-        lambda folder: write_checkpoint(folder, run.state, run.optimizer, None, None),
-        keep=run.recipe.checkpoint.keep,
-    )
-    return run.state.step
+def write(run: SFT, folder: Path) -> None:
+    """A recovery checkpoint of this very step."""
+    write_checkpoint(folder, run.state, run.optimizer, None, None)

@@ -1,4 +1,4 @@
-"""A fine-tuning run from recipe to summary: set up, train, finish. `sft.py` is the part in between.
+"""A fine-tuning run from recipe to summary: set up, train, finish. `loop.py` is the part in between.
 
 recipe ─► tokenizer · data (read, rendered, split) ─► folder (new, resumed or extended) ─► model ─► SFT ─► summary
 """
@@ -9,23 +9,25 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rethink.errors import RecipeError, UsageError
+from rethink.errors import RecipeError
 from rethink.kernels.native import library as kernels
+from rethink.kinds.sft import loop
 from rethink.kinds.sft.data import TrainingData, load_data
-from rethink.kinds.sft.loop import SFT, train_until_done
+from rethink.kinds.sft.loop import SFT
 from rethink.kinds.sft.recipe import SFTRecipe, check_warmup
 from rethink.machine.limits import peak_rss_mb
 from rethink.model.build import build_model, exact_weights
 from rethink.model.export import save_hf_folder
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.observe.progress import Progress
-from rethink.observe.trackers import check_trackers, open_trackers
+from rethink.observe.trackers import check_trackers
 from rethink.runs.checkpoint import restore
 from rethink.runs.inputs import model_hash
+from rethink.runs.loop import Loop, run_training, trackers_of
 from rethink.runs.optimizer import MasterAdamW
 from rethink.runs.placement import apply_choices, training_choices
 from rethink.runs.room import check_training_room
-from rethink.runs.session import earlier_seconds, open_run, report_if_readable, stop_on_interrupt
+from rethink.runs.session import open_run
 from rethink.store.run_folder import RunFolder
 
 MANY_ROWS = 20_000
@@ -63,32 +65,18 @@ def train_sft(recipe: SFTRecipe, out: Path, *, resume: bool = False, progress: P
         choices=lambda: training_choices(recipe, checkpoint.config),
         also=model_hash(recipe.model.path, checkpoint.folder),
     )
-    with folder.lock(), stop_on_interrupt(progress) as stop_requested:
-        try:
-            run = assemble(recipe, checkpoint, folder, data, steps, progress)
-        except UsageError:
-            if fresh:
-                folder.discard()
-            raise
-        progress.start(steps, run.state.step)
-        earlier = earlier_seconds(folder)
-        try:
-            train_until_done(run, stop_requested)
-        finally:
-            run.trackers.close()
-        finished = run.state.step >= steps
-        summary = summarise(run, earlier + time.perf_counter() - started, finished)
-        folder.write_summary(summary)
-        if finished:
-            folder.export_model(run.export)
-        report_if_readable(folder, progress)
-        if not finished:
-            progress.note(
-                f"Stopped after step {run.state.step} of {steps}; everything is saved. "
-                f"Go on with the same command and --resume."
-            )
-        progress.close()
-    return summary
+    parts = Loop(
+        step=loop.one_step,
+        evaluate=loop.evaluate_now,
+        holds_out=lambda run: bool(run.data.held_out),
+        write=loop.write,
+        finish=finish,
+    )
+
+    def make() -> SFT:
+        return assemble(recipe, checkpoint, folder, data, steps, progress)
+
+    return run_training(folder, fresh, progress, make, parts, started)
 
 
 def read_data(recipe: SFTRecipe, checkpoint: Checkpoint, progress: Progress) -> TrainingData:
@@ -150,15 +138,17 @@ def assemble(
         export=lambda path: save_hf_folder(path, model.hf_tensors(), checkpoint.hf_config, checkpoint.tokenizer),
     )
     run.state, _ = restore(folder, run.optimizer, None, progress.note)
-    run.trackers = open_trackers(
-        recipe.trackers,
-        folder,
-        run_name=recipe.name,
-        config=recipe.model_dump(mode="json"),
-        resumed_step=run.state.step,
-        note=progress.note,
-    )
+    run.trackers = trackers_of(run)
     return run
+
+
+def finish(run: SFT, wall_s: float, finished: bool) -> dict[str, Any]:
+    """Write the summary and, of a finished run, the model."""
+    summary = summarise(run, wall_s, finished)
+    run.folder.write_summary(summary)
+    if finished:
+        run.folder.export_model(run.export)
+    return summary
 
 
 def summarise(run: SFT, wall_s: float, finished: bool) -> dict[str, Any]:
