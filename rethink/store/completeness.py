@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-import yaml
-
 from rethink.recipe.kind import DEFAULT_KIND, kinds
 from rethink.store.integrity import INDEX
 from rethink.store.run_folder import RunFolder
@@ -26,8 +24,7 @@ def lost_parts(folder: RunFolder, until: int | None = None) -> list[str]:
     Raises:
         RunFolderError: a file that is read for it is damaged.
     """
-    recipe = yaml.safe_load(folder.recipe_yaml)
-    kind = kinds().get(recipe.get("kind", DEFAULT_KIND) if isinstance(recipe, dict) else DEFAULT_KIND)
+    kind = kinds().get(folder.recipe.get("kind", DEFAULT_KIND))
     trains = kind is not None and kind.trains
     rows, summary = folder.metrics(), folder.read_summary() or {}
     latest = folder.latest_checkpoint()

@@ -26,7 +26,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from rethink.errors import RunFolderError
+import yaml
+
+from rethink.errors import RecipeError, RunFolderError
+from rethink.recipe.yaml_text import load_yaml
 from rethink.store import rollout_files
 from rethink.store.atomic import (
     clean_leftovers,
@@ -195,6 +198,21 @@ class RunFolder:
     def recipe_yaml(self) -> str:
         """The resolved recipe."""
         return str(self._header["recipe_yaml"])
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The resolved recipe as plain data, whatever its kind.
+
+        Raises:
+            RunFolderError: it is not YAML.
+        """
+        try:
+            recipe = load_yaml(self.recipe_yaml)
+        except (yaml.YAMLError, RecipeError) as error:
+            raise RunFolderError(
+                f"the recipe in `{self.path / 'run.json'}` is not YAML ({error}); restore it"
+            ) from error
+        return recipe if isinstance(recipe, dict) else {}
 
     @property
     def recipe_hash(self) -> str:

@@ -7,8 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from rethink.analysis.reflection import REFLECTION_WORDS, count_reflection
 from rethink.store.completeness import lost_parts
 from rethink.store.run_folder import RunFolder
@@ -30,13 +28,12 @@ _COLUMNS = (
 
 def report_data(folder: RunFolder) -> dict[str, Any]:
     """The facts of a run as JSON takes them: recipe, metrics, evaluations, summary. No sample texts."""
-    recipe = yaml.safe_load(folder.recipe_yaml)
     rows = folder.metrics()
     batches = folder.batches()
     return {
         "path": folder.path.name,
         "recipe_hash": folder.recipe_hash,
-        "recipe": recipe if isinstance(recipe, dict) else {},
+        "recipe": folder.recipe,
         "choices": folder.choices,
         "environment": folder.environment,
         "steps_done": max((int(row["step"]) for row in rows), default=0),
