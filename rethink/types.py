@@ -112,6 +112,14 @@ class RewardOutcome:
     applied: bool = True
 
 
+RIGHT = 1.0 - 1e-9
+
+
+def is_right(score: float | None) -> bool:
+    """Whether a score means that the answer is right; partial credit and an abstention do not."""
+    return score is not None and score >= RIGHT
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Rollout:
     """A completion with everything that training and the reader of the run need."""

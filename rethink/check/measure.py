@@ -22,7 +22,7 @@ from rethink.rewards.rubric import Rubric, build_rubric, closing
 from rethink.runs.collect import Sources, run_engine, sample_seed, sampling_params
 from rethink.tasks.guesses import commonest, guess_warning
 from rethink.tasks.mix import TaskMix
-from rethink.types import Completion, GenerationRequest, Problem, Prompt, RewardOutcome
+from rethink.types import Completion, GenerationRequest, Problem, Prompt, RewardOutcome, is_right
 
 GOLD_PROBLEMS = 100
 """Problems whose gold answers are scored and whose prompts are measured."""
@@ -36,7 +36,6 @@ MOST_TOKENS = 1024
 """Token limit while checking; a recipe's higher limit is not waited for."""
 FIRST_PROMPTS, PROMPTS_AT_ONCE = 2, 4
 """Prompts that are sampled together: few at first, to see how long it takes."""
-FULL = 1.0 - 1e-9
 
 ACCURACY = "accuracy"
 """The built-in part that asks the task's own checker."""
@@ -78,7 +77,7 @@ def check_gold(report: Report, recipe: Recipe, mix: TaskMix, problems: Sequence[
     for problem, outcome in zip(known, outcomes, strict=True):
         if outcome == RewardOutcome(None):
             unread += 1
-        elif outcome.score is not None and outcome.score >= FULL:
+        elif is_right(outcome.score):
             right += 1
         else:
             said: Any = outcome.failure or outcome.score
@@ -269,7 +268,7 @@ def check_samples(
 
 def _solved(outcome: RewardOutcome) -> bool | None:
     """Whether the answer gets full marks; None where the checker cannot say."""
-    return None if outcome.score is None else outcome.score >= FULL
+    return None if outcome.score is None else is_right(outcome.score)
 
 
 def _signal(rewards: list[list[float | None]], solved: list[list[bool | None]]) -> dict[str, Any]:

@@ -12,9 +12,7 @@ One model asked one way fills the folder itself; several models, or several ways
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +32,7 @@ from rethink.eval.run import Overrides, Plan, judge_anew, make_plan, run_plan
 from rethink.eval.samples import SampleStore
 from rethink.store.atomic import clean_leftovers, storage_errors, write_json, write_text
 from rethink.store.integrity import json_digest, read_sealed, write_sealed
+from rethink.store.lock import only_writer
 from rethink.tasks.guesses import guess_warning
 from rethink.types import Problem
 
@@ -298,21 +297,12 @@ def _json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Be the one process that writes to a folder. A killed process's lock is gone with it."""
+    """Make a folder and be the one process that writes to it; sweeps up after a killed one first."""
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / ".rethink.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunFolderError(
-                f"another process is evaluating into `{folder}`; wait for it, or give another --out"
-            ) from error
+    with only_writer(folder):
         clean_leftovers(folder)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _slugs(models: Sequence[str]) -> dict[str, str]:

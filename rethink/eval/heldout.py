@@ -9,10 +9,7 @@ from rethink.eval.statistics import wilson_interval
 from rethink.model.chat import PromptRenderer
 from rethink.rewards.rubric import Rubric
 from rethink.rollout.engine import RolloutEngine
-from rethink.types import Completion, GenerationRequest, Problem, Rollout, SamplingParams
-
-RIGHT = 1.0 - 1e-9
-"""A score from here on counts as right; partial credit does not."""
+from rethink.types import Completion, GenerationRequest, Problem, Rollout, SamplingParams, is_right
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +116,7 @@ def _right(rollout: Rollout) -> float | None:
     outcome = rollout.outcomes.get("accuracy")
     if outcome is None or (outcome.score is None and outcome.failure is None):
         return None
-    return float(outcome.score is not None and outcome.score >= RIGHT)
+    return float(is_right(outcome.score))
 
 
 def _score(rollout: Rollout, part: str) -> float | None:

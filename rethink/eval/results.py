@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rethink.eval.heldout import RIGHT
 from rethink.eval.run import Plan
 from rethink.eval.samples import Sample
 from rethink.eval.statistics import majority, mean_g_pass_at_k, mean_interval, pass_at_k
+from rethink.types import is_right
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def _details(
     samples: Sequence[Sample],
 ) -> dict[str, Any]:
     """Everything beyond the fixed columns of `results.json`."""
-    right = {name: sum(1 for s in group if (s.score or 0.0) >= RIGHT) for name, group in judged.items()}
+    right = {name: sum(is_right(s.score) for s in group) for name, group in judged.items()}
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k <= plan.k]
     mixing = [s.mixing for s in samples if s.mixing is not None]
     benchmark = plan.benchmark
@@ -110,8 +110,8 @@ def _details(
         "unparsed": _mean(s.answer is None for s in samples),
         "grader_failures": sum(1 for s in samples if s.failure is not None),
         "language_mixing": _mean(mixing) if mixing else None,
-        "length_mean_right": _mean_or_none(s.tokens for s in samples if (s.score or 0.0) >= RIGHT),
-        "length_mean_wrong": _mean_or_none(s.tokens for s in samples if s.score is not None and s.score < RIGHT),
+        "length_mean_right": _mean_or_none(s.tokens for s in samples if is_right(s.score)),
+        "length_mean_wrong": _mean_or_none(s.tokens for s in samples if s.score is not None and not is_right(s.score)),
         "pass@k": {str(k): _mean(pass_at_k(plan.k, c, k) for c in right.values()) for k in ks},
         "mg-pass@k": _mean(mean_g_pass_at_k(plan.k, c, plan.k) for c in right.values()) if plan.k > 1 else None,
         "groups": _by_group(judged),

@@ -90,23 +90,14 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
 
 
-def g_pass_at_k(n: int, correct: int, k: int, threshold: float) -> float:
-    """G-Pass@k with a threshold (Liu et al., 2024, arXiv 2412.13147): at least ⌈threshold · k⌉ of k samples are right.
+def mean_g_pass_at_k(n: int, correct: int, k: int) -> float:
+    """mG-Pass@k (Liu et al., 2024, arXiv 2412.13147): twice the mean of G-Pass@k over thresholds between a half and 1.
 
-    The tail of the hypergeometric distribution; a threshold of 0 asks for one right sample, as pass@k does.
+    G-Pass@k with the threshold t: at least ⌈t · k⌉ of k samples are right.
 
     Raises:
-        ValueError: as in `pass_at_k`, or a threshold outside 0…1.
+        ValueError: as in `pass_at_k`.
     """
-    _check_counts(n, correct, k)
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"the threshold must lie between 0 and 1, not {threshold}")
-    # Rounded first: 0.07 * 100 is a little more than 7, and must not ask for 8.
-    return _at_least(n, correct, k, max(math.ceil(round(threshold * k, 9)), 1))
-
-
-def mean_g_pass_at_k(n: int, correct: int, k: int) -> float:
-    """mG-Pass@k (same paper): twice the mean of G-Pass@k over the thresholds between a half and 1."""
     _check_counts(n, correct, k)
     return 2 / k * sum(_at_least(n, correct, k, needed) for needed in range(math.ceil(k / 2) + 1, k + 1))
 

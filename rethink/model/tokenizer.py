@@ -147,11 +147,6 @@ class Tokenizer:
         return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @property
-    def special_ids(self) -> frozenset[int]:
-        """Ids of all special tokens."""
-        return frozenset(self._special)
-
-    @property
     def added_ids(self) -> frozenset[int]:
         """Ids of the tokens that are recognised in text before any cutting, special or not."""
         return frozenset(self._backend.get_added_tokens_decoder())

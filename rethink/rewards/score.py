@@ -24,7 +24,7 @@ from rethink.rewards.parts import build_part
 from rethink.rewards.rubric import Limits, Rubric, closing
 from rethink.store.jsonl import read_jsonl
 from rethink.store.rollout_files import read_rows
-from rethink.types import Completion, FinishReason, Problem, Prompt, RewardOutcome
+from rethink.types import Completion, FinishReason, Problem, Prompt, RewardOutcome, is_right
 
 GOLD_KEYS = ("gold", "answer", "target", "solution", "expected_answer", "ground_truth")
 COMPLETION_KEYS = ("completion", "response", "pred", "prediction", "output", "generation", "text")
@@ -37,7 +37,6 @@ NESTED = "inputs"
 """A row's mapping in which keys are looked for too."""
 TOLERANCE = 1e-4
 """By which a score may differ from the number that a row expects (a row's own `tol` stands above it)."""
-RIGHT = 1.0 - 1e-9
 MOST_TOKENS = 1 << 20
 """Longest completion that a row may state or list."""
 UNREAD = "row: "
@@ -170,7 +169,7 @@ def agreement(score: float | None, expected: Any, tolerance: Any = None) -> bool
     if expected is None or score is None:
         return score is None and expected is None
     if isinstance(expected, bool):
-        return (score >= RIGHT) == expected
+        return is_right(score) == expected
     if isinstance(expected, int | float):
         close = min(tolerance, 1e300) if isinstance(tolerance, int | float) else TOLERANCE
         return score - close <= expected <= score + close  # as comparisons, which take whole numbers of any size
@@ -201,7 +200,7 @@ def _summary(scores: Sequence[float | None], failures: Sequence[str]) -> dict[st
     return {
         "scored": len(known),
         "mean": math.fsum(known) / len(known) if known else None,
-        "full": sum(score >= RIGHT for score in known),
+        "full": sum(map(is_right, known)),
         "zero": sum(score == 0 for score in known),
         "abstained": len(scores) - len(known) - len(failures),
         "failed": len(failures),

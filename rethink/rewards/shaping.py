@@ -17,10 +17,9 @@ from rethink.rewards.builtin import PartContext
 from rethink.rewards.judges import threaded
 from rethink.rewards.mathematics import judge_of
 from rethink.rewards.outcome import PartFunction, placed
-from rethink.types import Completion, Problem, Prompt
+from rethink.types import Completion, Problem, Prompt, is_right
 
 Positive = Annotated[int, Field(gt=0)]
-RIGHT = 1.0 - 1e-9
 
 
 def soft_overlong(length: int, max_completion_len: int, soft_punish_cache: int) -> float:
@@ -124,6 +123,6 @@ def cosine_part(
             return None
         length = len(completion.token_ids)
         values = (min_value_wrong, max_value_wrong, min_value_correct, max_value_correct)
-        return cosine_length(verdict >= RIGHT, length, max_len, *values)
+        return cosine_length(is_right(verdict), length, max_len, *values)
 
     return placed(score, places=threaded(context.judges or {}))

@@ -5,16 +5,15 @@ What lies there runs as code or is trained on, so nothing is taken from a folder
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from rethink.errors import StorageFailure, UsageError
 from rethink.store.atomic import storage_errno
+from rethink.store.lock import one_at_a_time
 
 
 def cache_root(cache_dir: Path | None = None) -> Path:
@@ -49,7 +48,7 @@ def cached_folder(root: Path, key: str, build: Callable[[Path], None], needed_by
             if not folder.exists():
                 folder.mkdir(mode=0o700, exist_ok=True)
         _check_root(root)
-        with _locked(root / f"{key}.lock"):
+        with one_at_a_time(root / f"{key}.lock"):
             found = cached_entry(root, key)
             if found is not None:
                 return found
@@ -121,13 +120,6 @@ def _not_ours(status: os.stat_result, bits: int) -> str | None:
     if stat.S_ISLNK(status.st_mode):
         return "is a link, which could lead to files of another user"
     return f"may be written by other users (mode {stat.S_IMODE(status.st_mode):o})" if status.st_mode & bits else None
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _check_space(root: Path, needed_bytes: int) -> None:

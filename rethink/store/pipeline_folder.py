@@ -14,7 +14,6 @@ hash, hence another folder. Reading needs no lock; writing is for the process in
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -26,13 +25,12 @@ from typing import Any
 from rethink.errors import RunFolderError
 from rethink.store.atomic import clean_leftovers, remove_folder, storage_errors, write_text
 from rethink.store.integrity import read_sealed, write_sealed
+from rethink.store.lock import LOCK, only_writer
 
 FORMAT = 1
 HASH_SHOWN = 12
 HEADER = "pipeline.json"
-_LOCK = ".rethink.lock"
-_STARTUP_NAMES = {_LOCK, "recipe.yaml", "environment.json"}
-_held: set[str] = set()
+_STARTUP_NAMES = {LOCK, "recipe.yaml", "environment.json"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,7 @@ class PipelineFolder:
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"`{path}` is a file, and a pipeline needs a folder of its own: choose another --out.")
         names = {entry.name for entry in path.iterdir() if ".tmp-" not in entry.name} if path.is_dir() else set()
-        if names - _STARTUP_NAMES or (names and _LOCK not in names):
+        if names - _STARTUP_NAMES or (names and LOCK not in names):
             some = ", ".join(f"`{name}`" for name in sorted(names)[:3])
             raise RunFolderError(
                 f"`{path}` is not empty and holds no pipeline (there is {some}). Nothing in it was touched: choose an "
@@ -136,28 +134,11 @@ class PipelineFolder:
         Raises:
             RunFolderError: another process has it. A killed process's lock is gone with it.
         """
-        path = self.path / _LOCK
-        name = str(path.resolve())
-        if name in _held:
-            raise RunFolderError(f"this process already writes to `{self.path}`; let that run end first.")
-        with storage_errors(path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            try:
-                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise RunFolderError(
-                    f"another process is running the pipeline in `{self.path}`. Let it finish, stop it with Ctrl-C, or "
-                    "use another --out."
-                ) from None
-            _held.add(name)
+        with only_writer(self.path):
             with storage_errors(self.path):
                 clean_leftovers(self.path)
                 clean_leftovers(self.path / "stages")
             yield
-        finally:
-            _held.discard(name)
-            os.close(descriptor)
 
     # -- what the pipeline is ----------------------------------------------------------------------------------------
 

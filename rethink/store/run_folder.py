@@ -17,7 +17,6 @@ process left behind.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import time
@@ -39,16 +38,15 @@ from rethink.store.atomic import (
     write_text,
 )
 from rethink.store.integrity import read_sealed, write_index, write_sealed
+from rethink.store.lock import LOCK, only_writer
 from rethink.store.metrics_file import MetricsFile
 from rethink.types import Rollout
 
 FORMAT = 1
 """Version of the folder's layout; a reader refuses a later one."""
-_LOCK = ".rethink.lock"
-_STARTUP_NAMES = {_LOCK, "recipe.yaml", "environment.json"}
+_STARTUP_NAMES = {LOCK, "recipe.yaml", "environment.json"}
 _BATCH = re.compile(r"batch-(\d{6,})\.parquet")
 _STEP = re.compile(r"step-(\d{6,})")
-_held: set[str] = set()  # locks of this process: POSIX locks do not exclude the process that has them
 
 
 class RunFolder:
@@ -58,7 +56,6 @@ class RunFolder:
         self.path = path
         self._header = header
         self._metrics = MetricsFile(path / "metrics.jsonl")
-        self._locked = False
 
     # -- making and opening ------------------------------------------------------------------------------------------
 
@@ -157,33 +154,9 @@ class RunFolder:
 
         Raises `RunFolderError` when another process has it. A killed process's lock is gone with it.
         """
-        path = self.path / _LOCK
-        name = str(path.resolve())
-        if name in _held:
-            raise RunFolderError(f"this process already writes to `{self.path}`; let that run end first.")
-        with storage_errors(path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            try:
-                # A POSIX lock and not `flock`: children forked by a killed run must not keep the folder locked.
-                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-                raise RunFolderError(
-                    f"another process{f' (id {holder})' if holder else ''} is writing to `{self.path}`. Let it finish, "
-                    "stop it with Ctrl-C (it saves a checkpoint), or use another `--out`."
-                ) from None
-            _held.add(name)
-            with suppress(OSError):  # only information for the message above
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-            self._locked = True
+        with only_writer(self.path):
             self._sweep()
             yield
-        finally:
-            self._locked = False
-            _held.discard(name)
-            os.close(descriptor)
 
     def _sweep(self) -> None:
         with storage_errors(self.path):
@@ -298,13 +271,6 @@ class RunFolder:
         """Numbers of the rollout batches on disk, rising."""
         return sorted(int(match[1]) for match in map(_BATCH.fullmatch, _names(self.path / "rollouts")) if match)
 
-    def drop_rollouts_after(self, batch: int) -> None:
-        """Remove the files of later batches (a resumed run makes them again)."""
-        with storage_errors(self.path / "rollouts"):
-            for number in self.batches():
-                if number > batch:
-                    self.rollouts_path(number).unlink()
-
     def rollouts_path(self, batch: int) -> Path:
         """The file of a rollout batch."""
         return self.path / "rollouts" / f"batch-{batch:06d}.parquet"
@@ -402,7 +368,7 @@ def _check_free(path: Path) -> None:
             "with it (with a larger `steps` to extend it), choose another `--out`, or delete the folder to start anew."
         )
     names = {name for name in _names(path) if ".tmp-" not in name}
-    if names - _STARTUP_NAMES or (names and _LOCK not in names):
+    if names - _STARTUP_NAMES or (names and LOCK not in names):
         some = ", ".join(f"`{name}`" for name in sorted(names)[:3])
         raise RunFolderError(
             f"`{path}` is not empty and holds no run of Rethink (there is {some}). Nothing in it was touched: choose "

@@ -17,7 +17,7 @@ from rethink.tasks.judge import JudgeSpec
 from rethink.tasks.rows import RowSource, hub_source, jsonl_source, python_source
 from rethink.tasks.source import KeepsKey, Source, draw
 from rethink.tasks.split import Split, split_of
-from rethink.types import Problem
+from rethink.types import Problem, is_right
 
 _BUILDERS: Mapping[str, Callable[[str, TaskSource, int, bool], Source]] = {
     "reasoning-gym": lambda name, task, seed, gold: GymSource(name, task, seed),
@@ -143,7 +143,7 @@ class TaskMix:
                 said = f"scores it {score}"
             except Exception as error:
                 score, said = None, f"fails on it ({type(error).__name__}: {error})"
-            if score is None or score < 1.0 - 1e-9:
+            if not is_right(score):
                 raise TaskError(
                     f"the gold answer {problem.answer[:200]!r} of problem {problem.id} is not right by its own "
                     f"checker, which {said}: training on it would reward nothing. Choose another tasks.checker or "

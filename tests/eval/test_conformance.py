@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from rethink.eval.drop import drop_scores
 from rethink.eval.graders import math_equivalent
-from rethink.eval.statistics import g_pass_at_k, majority, mean_g_pass_at_k, pass_at_k
+from rethink.eval.statistics import _at_least, majority, mean_g_pass_at_k, pass_at_k
 from tests.paths import vector_params, vectors
 
 REASONS = {
@@ -50,7 +51,7 @@ def computed(row: dict[str, Any]) -> dict[str, float]:
         return {
             name: mean_g_pass_at_k(n, count, k)
             if name.startswith("m") and "_" not in name.removeprefix("mmath_").removeprefix("mlatex_")
-            else g_pass_at_k(n, count, k, float(name.rpartition("_")[2]))
+            else _at_least(n, count, k, max(math.ceil(float(name.rpartition("_")[2]) * k), 1))
             for name in row["expected"]
         }
     return dict.fromkeys(row["expected"], float(right[0]))

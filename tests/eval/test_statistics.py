@@ -12,7 +12,6 @@ from scipy.stats import binomtest, hypergeom, permutation_test
 
 from rethink.eval.statistics import (
     bootstrap_interval,
-    g_pass_at_k,
     majority,
     mean_interval,
     paired_comparison,
@@ -44,8 +43,6 @@ def test_ends() -> None:
 def test_pass_at_k_is_the_mean_over_all_draws(case: tuple[int, int, int]) -> None:
     n, correct, k = case
     assert pass_at_k(n, correct, k) == pytest.approx(hypergeom.sf(0, n, correct, k), abs=1e-9)
-    assert g_pass_at_k(n, correct, k, 0.0) == pytest.approx(pass_at_k(n, correct, k), abs=1e-12)
-    assert g_pass_at_k(n, correct, k, 1.0) == pytest.approx(hypergeom.pmf(k, n, correct, k), abs=1e-9)
 
 
 def test_pass_at_k_refuses() -> None:
@@ -53,12 +50,6 @@ def test_pass_at_k_refuses() -> None:
         pass_at_k(3, 1, 4)
     with pytest.raises(ValueError, match="not a count"):
         pass_at_k(3, 4, 1)
-    with pytest.raises(ValueError, match="threshold"):
-        g_pass_at_k(3, 1, 1, 1.5)
-
-
-def test_threshold_survives_rounding() -> None:
-    assert g_pass_at_k(100, 7, 100, 0.07) == 1.0  # 0.07 * 100 is 7.000000000000001
 
 
 def test_bootstrap_is_near_the_normal_interval_and_repeats() -> None:

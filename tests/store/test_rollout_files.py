@@ -1,6 +1,5 @@
 """Rollouts survive the disk exactly: ids, log-probabilities bit for bit, outcomes, odd text."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -120,16 +119,13 @@ def test_group_size_separates_equal_prompts(folder: RunFolder) -> None:
     assert rows[0]["step"] is None
 
 
-def test_batches_are_listed_counted_and_dropped(folder: RunFolder) -> None:
+def test_batches_are_listed_and_counted(folder: RunFolder) -> None:
     assert folder.batches() == []
     assert folder.read_rollouts(1) is None
     for batch in (1, 2, 3):
         folder.write_rollouts(batch, [rollout()] * batch)
     assert folder.batches() == [1, 2, 3]
     assert folder.count_rollouts(3) == 3
-    folder.drop_rollouts_after(1)
-    assert folder.batches() == [1]
-    assert os.listdir(folder.path / "rollouts") == ["batch-000001.parquet"]
 
 
 def test_a_lone_surrogate_costs_one_character(folder: RunFolder) -> None:

@@ -15,7 +15,6 @@ from rethink.analysis.language import language_share, thought_of
 from rethink.analysis.readability import readability
 from rethink.analysis.reflection import count_reflection, reflection_rate
 from rethink.errors import UsageError
-from rethink.eval.heldout import RIGHT
 from rethink.eval.statistics import bootstrap_interval, mean_interval
 from rethink.kinds.eval.recipe import EvalRecipe
 from rethink.machine.limits import peak_rss_mb
@@ -33,7 +32,7 @@ from rethink.runs.placement import apply_choices, make_choices
 from rethink.runs.session import open_run, stop_on_interrupt
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.mix import build_task_mix
-from rethink.types import Completion, GenerationRequest, Problem, Prompt, RewardOutcome, SamplingParams
+from rethink.types import Completion, GenerationRequest, Problem, Prompt, RewardOutcome, SamplingParams, is_right
 
 CHUNK = 64
 """Problems that are answered and written together."""
@@ -159,7 +158,7 @@ def _row(
     accuracy = outcomes.get("accuracy")
     right = None
     if accuracy is not None and (accuracy.score is not None or accuracy.failure is not None):
-        right = float(accuracy.score is not None and accuracy.score >= RIGHT)
+        right = float(is_right(accuracy.score))
     form = outcomes.get("format")
     return {
         "problem_id": problem.id,

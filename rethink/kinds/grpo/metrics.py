@@ -7,10 +7,9 @@ from collections import Counter
 
 from rethink.analysis.reflection import reflection_rate
 from rethink.analysis.self_correction import count
-from rethink.eval.heldout import RIGHT
 from rethink.recipe.schema import Recipe
 from rethink.runs.collect import RolloutBatch
-from rethink.types import RewardOutcome, Rollout
+from rethink.types import RewardOutcome, Rollout, is_right
 
 
 def batch_metrics(batch: RolloutBatch, recipe: Recipe, *, sampled_now: bool) -> dict[str, float]:
@@ -51,7 +50,7 @@ def _parts(rollouts: list[Rollout], names: list[str]) -> dict[str, float]:
         if scores:
             row[f"reward/{name}"] = statistics.fmean(scores)
             if name == "accuracy":
-                row["rollout/accuracy"] = statistics.fmean(score >= RIGHT for score in scores)
+                row["rollout/accuracy"] = statistics.fmean(map(is_right, scores))
             if name == "format":
                 row["rollout/format"] = statistics.fmean(scores)
     causes = Counter(o.failure.partition(":")[0].replace(" ", "_") for o in outcomes if o.failure is not None)

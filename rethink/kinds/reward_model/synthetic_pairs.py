@@ -19,10 +19,10 @@ from typing import Any
 
 from rethink.analysis.repetition import repetition_penalty, words
 from rethink.errors import RunFolderError, TaskError
-from rethink.eval.heldout import RIGHT
 from rethink.model.reward_text import On, scored_text
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.preferences import Preference, jsonl_rows
+from rethink.types import is_right
 
 RIGHTNESS = ("accuracy", "math", "number", "gym", "code")
 """Reward parts that say whether a sample is right; the first that a sample has counts."""
@@ -57,10 +57,10 @@ def fault_of(sample: Sample) -> str | None:
     right = next((sample.rewards[name] for name in RIGHTNESS if sample.rewards.get(name) is not None), None)
     if right is None:
         return "unjudged"
-    if right < RIGHT:
+    if not is_right(right):
         return "wrong"
     form = next((sample.rewards[name] for name in FORMATS if sample.rewards.get(name) is not None), None)
-    if form is not None and form < RIGHT:
+    if form is not None and not is_right(form):
         return "unformatted"
     return "repetitive" if -repetition_penalty(words(sample.text), 3, -1.0) > REPEATED else None
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from rethink.analysis.readability import has_code, longest_paragraph, repetition_share, stray_tags
 from rethink.kinds.samples.recipe import FilterSection
 from rethink.kinds.samples.records import ENDPOINT, KEPT, Sample
+from rethink.types import is_right
 
-RIGHT = 1.0 - 1e-9
 UNJUDGED = "unjudged"
 """The gold cannot be read by rules: a judge may still decide."""
 
@@ -40,11 +40,11 @@ def _unjudged(sample: Sample, filters: FilterSection) -> bool:
 
 def _incorrect(sample: Sample, filters: FilterSection) -> bool:
     score = None if filters.correct is None else _score(sample, filters.correct)
-    return score is not None and score < RIGHT
+    return score is not None and not is_right(score)
 
 
 def _format(sample: Sample, filters: FilterSection) -> bool:
-    return filters.format is not None and (_score(sample, filters.format) or 0.0) < RIGHT
+    return filters.format is not None and not is_right(_score(sample, filters.format))
 
 
 def _language(sample: Sample, filters: FilterSection) -> bool:

@@ -1,0 +1,58 @@
+"""Locks between processes. A killed process's lock is gone with it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from rethink.errors import RunFolderError
+from rethink.store.atomic import storage_errors
+
+LOCK = ".rethink.lock"
+"""Name of the file in a locked folder. It stays there and holds the id of the last process that wrote."""
+_held: set[str] = set()  # locks of this process: POSIX locks do not exclude the process that has them
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Be the one process that writes to an existing folder.
+
+    Raises:
+        RunFolderError: another process has it, or this one already.
+        StorageFailure: the disk refuses.
+    """
+    path = folder / LOCK
+    name = str(path.resolve())
+    if name in _held:
+        raise RunFolderError(f"this process already writes to `{folder}`; let that run end first.")
+    with storage_errors(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            # A POSIX lock and not `flock`: children forked by a killed run must not keep the folder locked.
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            raise RunFolderError(
+                f"another process{f' (id {holder})' if holder else ''} is writing to `{folder}`. Let it finish, "
+                "stop it with Ctrl-C (what is done is kept), or use another `--out`."
+            ) from None
+        _held.add(name)
+        with suppress(OSError):  # only information for the message above
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        _held.discard(name)
+        os.close(descriptor)
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Wait until no other process, nor another thread of this one, is in a block of the same lock file."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
