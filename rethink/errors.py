@@ -1,4 +1,4 @@
-"""Every error that Rethink raises on purpose. A traceback of any other type is a bug of ours.
+"""Every error that Rethink raises on purpose. A traceback of any other type is a bug in Rethink.
 
     RethinkError                 what a user may see; `exit_code` is what the command line ends with
     ├── UsageError         (2)   the request cannot be carried out as given; nothing has started

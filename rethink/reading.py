@@ -1,4 +1,4 @@
-"""Reading files that strangers wrote: within bounds of size and depth, and never from a pipe or a device."""
+"""Reading of untrusted files: with bounds on size and depth, and never from a pipe or a device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reaches a terminal: every line, table and error of ours passes through here.
+"""Terminal output: every line, table and error that Rethink prints passes through here.
 
 Models, data, recipes, endpoints and file names are written by others, and a terminal obeys what it is sent: escape
 sequences move the cursor, set titles, write the clipboard. So text is made visible in one place. `ruff` (T20) and

@@ -1,1 +1,1 @@
-"""What a text says of itself: reflection, self-correction, readability, repetition, languages."""
+"""Analysis of text: reflection, self-correction, readability, repetition, languages."""

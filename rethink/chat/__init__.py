@@ -1,1 +1,1 @@
-"""A conversation in the terminal, with any backend."""
+"""Chat in the terminal, with any backend."""

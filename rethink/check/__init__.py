@@ -1,1 +1,1 @@
-"""`rethink check`: whether a recipe can work, before hours are spent on it."""
+"""`rethink check`: tests whether a recipe can work, before hours are spent on it."""

@@ -1,4 +1,4 @@
-"""What the verbs share: sub-parsers with examples, and numbers that say what is allowed."""
+"""Shared by all verbs: sub-parsers with examples, and number types whose errors name the allowed values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Hint = Callable[[argparse.Namespace], str]
 
 
 def nothing_to_resume(_: argparse.Namespace) -> str:
-    """What to say on Ctrl-C where no state is kept."""
+    """The hint after Ctrl-C for a verb that keeps no state."""
     return ""
 
 
@@ -27,7 +27,7 @@ def verb(
     run: Run,
     when_interrupted: Hint = nothing_to_resume,
 ) -> argparse.ArgumentParser:
-    """Add a verb: `run` carries it out, `when_interrupted` says after Ctrl-C how to go on."""
+    """Add a verb: `run` executes it, `when_interrupted` returns the hint that is printed after Ctrl-C."""
     parser: argparse.ArgumentParser = verbs.add_parser(
         name,
         help=summary,

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from rethink.chat.backend import ChatBackend
 
 EXAMPLES = """\
-  rethink chat                                              with the embedded model
+  rethink chat                                              talk with the embedded model
   rethink chat --model runs/quickstart --system "Think first, in <think> and </think>."
   rethink chat --model model-q8_0.gguf --temperature 0
   rethink chat --model teacher --endpoint http://127.0.0.1:8000/v1
-  echo "What is 3 + 4?" | rethink chat --json               one message a line, one JSON object an answer
+  echo "What is 3 + 4?" | rethink chat --json               one message per line, one JSON object per answer
 
 In the conversation, /help lists the commands. Ctrl-C stops an answer, Ctrl-D leaves.
 """
@@ -30,15 +30,15 @@ def add_parser(verbs: Verbs) -> None:
         "--model",
         default="embedded",
         metavar="M",
-        help="embedded, a hub id, a run's folder, a folder or a GGUF file; with --endpoint a name there",
+        help="embedded, a hub id, a run folder, a model folder or a GGUF file; with --endpoint, a name there",
     )
     parser.add_argument(
         "--endpoint",
         metavar="URL",
-        help="talk with the model at an OpenAI-compatible endpoint; its key: RETHINK_API_KEY or OPENAI_API_KEY",
+        help="use the model at an OpenAI-compatible endpoint; key in RETHINK_API_KEY or OPENAI_API_KEY",
     )
     parser.add_argument(
-        "--backend", choices=("embedded", "vllm"), help="what computes here (default: embedded; vllm: extra `vllm`)"
+        "--backend", choices=("embedded", "vllm"), help="the engine (default: embedded; vllm needs the extra `vllm`)"
     )
     parser.add_argument("--system", help="system message")
     parser.add_argument("--temperature", type=real(0), default=0.6, metavar="T", help="0 is greedy (default: 0.6)")
@@ -50,11 +50,11 @@ def add_parser(verbs: Verbs) -> None:
         "--max-new-tokens", type=whole(1), default=2048, metavar="N", help="limit of an answer (default: 2048)"
     )
     parser.add_argument("--seed", type=whole(0), default=0, help="same seed, same answers (default: 0)")
-    parser.add_argument("--json", action="store_true", help="read lines, print one JSON object an answer")
+    parser.add_argument("--json", action="store_true", help="read lines and print one JSON object per answer")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Talk."""
+    """Hold the conversation."""
     from rethink.chat.backend import Settings
     from rethink.chat.loop import read_lines, talk, waiting
     from rethink.chat.screen import JsonScreen, PlainScreen, Screen, TerminalScreen
@@ -75,10 +75,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def open_backend(model: str, endpoint: str | None, backend: str | None = None) -> ChatBackend:
-    """Who answers: a model loaded here, or one behind an endpoint."""
+    """The backend: a model loaded here, or one behind an endpoint."""
     if endpoint is not None:
         if backend is not None:
-            raise UsageError(f"--backend {backend} computes here and --endpoint elsewhere: give one of them")
+            raise UsageError(f"--backend {backend} computes in this process and --endpoint elsewhere: give one of them")
         from rethink.chat.endpoint import EndpointChat
 
         return EndpointChat(model, endpoint)

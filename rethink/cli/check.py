@@ -1,4 +1,4 @@
-"""`rethink check`: whether a recipe can work, before hours are spent on it."""
+"""`rethink check`: tests whether a recipe can work, before hours are spent on it."""
 
 from __future__ import annotations
 
@@ -15,29 +15,33 @@ if TYPE_CHECKING:
     from rethink.check.report import Report
 
 EXAMPLES = """\
-  rethink check quickstart                            a table of what was measured, and what is wrong
-  rethink check my.yaml rollout.group_size=16         other values, as for `rethink train`
-  rethink check my.yaml --prompts 0                   gold answers, prompts and cheats alone: no sampling
-  rethink check my.yaml --json                        one JSON object
-  rethink check r1                                    a pipeline: each stage that scores completions
+  rethink check quickstart                            print a table of measurements, and the problems
+  rethink check my.yaml rollout.group_size=16         override values, as for `rethink train`
+  rethink check my.yaml --prompts 0                   check gold answers, prompts and cheats only: no sampling
+  rethink check my.yaml --json                        print one JSON object
+  rethink check r1                                    check each stage of a pipeline that scores completions
 
-exit codes: 0 nothing wrong (there may be warnings); 1 a problem was found; 2 the recipe itself is refused
+exit codes: 0 no problem (perhaps warnings); 1 a problem was found; 2 the recipe is refused
 """
 
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb `check`."""
-    parser = verb(verbs, "check", "tell in a minute or two whether a recipe can work", EXAMPLES, run)
-    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a recipe that ships")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", default=[], help="replace values of the recipe")
+    parser = verb(verbs, "check", "test in a minute or two whether a recipe can work", EXAMPLES, run)
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", default=[], help="override values of the recipe")
     parser.add_argument(
-        "--prompts", type=whole(0), default=16, metavar="N", help="groups to sample at most (default: 16); 0: none"
+        "--prompts",
+        type=whole(0),
+        default=16,
+        metavar="N",
+        help="the most groups to sample (default: 16); 0 samples none",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check and print; 1 where a problem was found."""
+    """Check and print. Returns 1 if a problem was found."""
     from rethink.recipe.loading import load_recipe
 
     recipe = load_recipe(args.recipe, args.overrides)
@@ -114,18 +118,18 @@ def _cheats(values: dict[str, Any]) -> Any:
 
 
 def _lines(section: str, v: dict[str, Any]) -> list[str]:
-    """A section's numbers in words."""
+    """The numbers of a section as text."""
     if section == "gold":
         return [f"{v['full_marks']} of {v['problems']} gold answers get full marks, {v['unreadable']} cannot be read"]
     if section == "prompts":
         return [
-            f"{v['mean']:.0f} tokens on average, {v['longest']} at most, beside {v['max_new_tokens']} new ones in a "
+            f"{v['mean']:.0f} tokens on average, {v['longest']} at most, plus {v['max_new_tokens']} new tokens in a "
             f"context of {v['context']}; {v['over']} of {v['problems']} do not fit"
         ]
     if section == "examples":
-        return [f"{v['examples']} in the prompt, {len(v['without_answer'])} without an answer where one is looked for"]
+        return [f"{v['examples']} in the prompt, {len(v['without_answer'])} without an answer that the rule finds"]
     if section == "cheats":
-        return [f"{len(v['rows'])} kinds tried on {v['problems']} problems (table below)"]
+        return [f"{len(v['rows'])} kinds of cheats, tried on {v['problems']} problems (table below)"]
     if section == "signal":
         return _signal(v)
     if section == "length":
@@ -135,18 +139,18 @@ def _lines(section: str, v: dict[str, Any]) -> list[str]:
         ]
     if section == "rewards":
         failures = ", ".join(f"{part} {f['share']:.0%}" for part, f in v["failures"].items()) or "none"
-        return [f"{v['seconds_each'] * 1e3:.2f} ms a completion; failures: {failures}"]
+        return [f"{v['seconds_each'] * 1e3:.2f} ms per completion; failures: {failures}"]
     hours = f", {v['hours']:.1f} hours in all" if v["hours"] is not None else ""
     return [
-        f"about {v['seconds_per_step'] or 0:.1f} s a step ({v['dtype']} on {v['device']}, completions of "
-        f"{v['completion_tokens']} tokens), of rewards {v['reward_seconds_per_step']:.1f} s{hours}",
+        f"about {v['seconds_per_step'] or 0:.1f} s per step ({v['dtype']} on {v['device']}, completions of "
+        f"{v['completion_tokens']} tokens), rewards {v['reward_seconds_per_step']:.1f} s of it{hours}",
         f"{v['memory_least_gb']:.1f} to {v['memory_most_gb']:.1f} GiB; free: {v['memory_available_gb']:.1f} GiB",
     ]
 
 
 def _signal(v: dict[str, Any]) -> list[str]:
     low, high = v["solved_interval"]
-    answered = "no answer is looked for" if v["answered"] is None else f"{v['answered']:.0%} give an answer"
+    answered = "no reward reads an answer" if v["answered"] is None else f"{v['answered']:.0%} give an answer"
     return [
         f"{v['prompts']} groups of {v['group_size']}: {v['solved'] or 0:.1%} right ({low:.1%} – {high:.1%}), "
         f"{answered}",

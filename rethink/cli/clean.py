@@ -9,21 +9,21 @@ from rethink.cli.arguments import Verbs, print_json, verb
 from rethink.terminal import say
 
 EXAMPLES = """\
-  rethink clean runs/r1 --dry-run       what would go, and how much that frees
-  rethink clean runs/r1                 stages that the last recipe has no more, checkpoints of stages that are done
+  rethink clean runs/r1 --dry-run       show what would be removed, and how much space that frees
+  rethink clean runs/r1                 remove stages that the last recipe no longer has, and checkpoints of done stages
 """
 
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb `clean`."""
     parser = verb(verbs, "clean", "remove what a pipeline no longer needs", EXAMPLES, run)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the pipeline's folder")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder of the pipeline")
+    parser.add_argument("--dry-run", action="store_true", help="only show what would be removed")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Remove, and say what and how much."""
+    """Remove, and print what was removed and how much space that freed."""
     from rethink.kinds.pipeline.disk import clean, cleanings
     from rethink.plan.text import size_text
     from rethink.store.pipeline_folder import PipelineFolder, disk_bytes

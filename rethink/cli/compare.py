@@ -23,8 +23,8 @@ QUESTION_CHARACTERS = 100
 def add_parser(verbs: Verbs) -> None:
     """Add the verb `compare`."""
     parser = verb(verbs, "compare", "show where two evaluations differ, problem by problem", EXAMPLES, run)
-    parser.add_argument("first", type=Path, metavar="A", help="folder that `rethink eval` wrote")
-    parser.add_argument("second", type=Path, metavar="B", help="another one, on the same problems")
+    parser.add_argument("first", type=Path, metavar="A", help="a folder of `rethink eval`")
+    parser.add_argument("second", type=Path, metavar="B", help="a second one, on the same problems")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 

@@ -1,4 +1,4 @@
-"""`rethink doctor`: what this machine can do, and which defaults follow."""
+"""`rethink doctor`: shows what this machine can do, and the defaults that follow."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ GIB = 2**30
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb `doctor`."""
-    parser = verb(verbs, "doctor", "say what this machine can do and which defaults follow", EXAMPLES, run)
+    parser = verb(verbs, "doctor", "show what this machine can do, and the defaults that follow", EXAMPLES, run)
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Examine and print. Takes a few seconds: torch's start, and what is measured. Kernels are compiled if need be."""
+    """Examine and print. Takes a few seconds: torch starts, rates are measured, kernels are compiled if needed."""
     findings = examine()
     if args.json:
         print_json(findings)
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def examine() -> dict[str, Any]:
-    """Everything that is found, as plain data: sizes in GiB, rates in GFLOP/s."""
+    """All findings as plain data: sizes in GiB, rates in GFLOP/s."""
     from rethink.machine import allocator, limits, speed
 
     tuned = allocator.tune_allocator()
@@ -122,34 +122,32 @@ def as_table(found: dict[str, Any]) -> Table:
     table.add_row("memory", f"{memory['available']} GiB free of {memory['total']} GiB{limit}")
     table.add_row("CUDA", ", ".join(found["cuda_devices"]) or "none")
     sandbox = found["sandbox"]
-    table.add_row("sandbox", "holds: programs can be run" if sandbox["holds"] else f"none: {sandbox['cause']}")
-    walls = found["worker_filter"]
-    table.add_row(
-        "reward workers", "walled: no writing, no processes, no sockets" if walls else "no filter: no libseccomp"
-    )
+    table.add_row("sandbox", "works: programs can be run" if sandbox["holds"] else f"none: {sandbox['cause']}")
+    restricted = "restricted: no file writes, no processes, no sockets"
+    table.add_row("reward workers", restricted if found["worker_filter"] else "not restricted: libseccomp is missing")
     for extra, packages in found["extras"].items():
         table.add_row(f"extra {extra}", _extra_line(packages))
     model = found["embedded_model"]
     table.add_row("embedded model", f"installed ({model['package']})" if model["installed"] else f"missing: {INSTALL}")
     table.add_section()
-    gain = "its products are clearly faster" if defaults["dtype"] == "bfloat16" else "bf16 is not clearly faster here"
+    gain = "bf16 products are clearly faster" if defaults["dtype"] == "bfloat16" else "bf16 is not clearly faster"
     table.add_row("default device", defaults["device"])
     table.add_row("default dtype", f"{defaults['dtype']} ({gain}; master weights are always fp32)")
     table.add_row("default threads", str(defaults["threads"]))
-    tuned = "tuned: freed blocks are reused" if defaults["allocator_tuned"] else "as the system has it (not glibc)"
+    tuned = "tuned: freed blocks are reused" if defaults["allocator_tuned"] else "unchanged (not glibc)"
     table.add_row("allocator", tuned)
     return table
 
 
 def _kernels_line(kernels: dict[str, Any]) -> str:
-    """Which are used and why, and what native ones gain: a small decoder's forward and backward pass."""
+    """The kernels in use and why, and the gain of native kernels on a small decoder's forward and backward pass."""
     level, reason, gain = kernels["level"], kernels["reason"], kernels["gain"]
     line = level + (f" ({reason})" if reason else "")
     if gain is None:
-        return f"{line}; native ones cannot be measured here"
+        return f"{line}; native kernels cannot be measured here"
     verb = "would be" if level == "reference" else "are"
-    times = f"{1e3 * gain['native_s']:.0f} ms for {1e3 * gain['reference_s']:.0f}, a small model's training pass"
-    return f"{line}; native ones {verb} {gain['ratio']:.1f} times as fast in {gain['dtype']} ({times})"
+    times = f"a small model's training pass: {1e3 * gain['native_s']:.0f} ms, not {1e3 * gain['reference_s']:.0f} ms"
+    return f"{line}; native kernels {verb} {gain['ratio']:.1f} times as fast in {gain['dtype']} ({times})"
 
 
 def _sandbox() -> dict[str, Any]:
@@ -165,7 +163,7 @@ def _sandbox() -> dict[str, Any]:
 
 
 def _worker_filter() -> bool:
-    """Whether workers of built-in rewards can give up writing, processes and sockets."""
+    """Whether workers of built-in rewards can be restricted: no file writes, processes or sockets."""
     from rethink.rewards.pool import worker_filter
 
     return worker_filter() is not None

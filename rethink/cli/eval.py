@@ -22,20 +22,20 @@ EXAMPLES = """\
   rethink eval --model embedded --bench gsm8k --data gsm8k=gsm8k_test.jsonl --limit 64 --temperature 0
   rethink eval --model Qwen/Qwen2.5-0.5B-Instruct --bench math500,aime24 --k 4 --max-new-tokens 4096
   rethink eval --model runs/a/model,runs/b/model --bench gsm8k --out evals/a-and-b --published
-  rethink eval --model embedded --bench chain_sum --prompting all        a reasoning-gym task, asked in five ways
+  rethink eval --model embedded --bench chain_sum --prompting all        a reasoning-gym task, five kinds of prompt
   rethink eval --model Qwen/Qwen2.5-7B-Instruct --bench math500 --backend vllm
   rethink eval --model teacher --endpoint http://127.0.0.1:8000/v1 --bench ifeval
 """
 WIDTH = 140
-"""Columns of the table where the output is no terminal."""
+"""Columns of the table if the output is not a terminal."""
 LINES_EVERY = 20.0
-"""Seconds between progress lines where the output is no terminal."""
+"""Seconds between progress lines if the output is not a terminal."""
 
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb `eval`."""
     parser = verb(
-        verbs, "eval", "measure models on benchmarks by the paper's protocol", EXAMPLES, run, when_interrupted
+        verbs, "eval", "measure models on benchmarks with the paper's protocol", EXAMPLES, run, when_interrupted
     )
     parser.add_argument(
         "--model",
@@ -47,7 +47,7 @@ def add_parser(verbs: Verbs) -> None:
         "--bench",
         required=True,
         metavar="B[,B2…]",
-        help="benchmarks by name (docs/benchmarks.md), reasoning-gym tasks, or JSONL files of yours",
+        help="benchmarks by name (docs/benchmarks.md), reasoning-gym tasks, or your own JSONL files",
     )
     parser.add_argument(
         "--data",
@@ -56,7 +56,7 @@ def add_parser(verbs: Verbs) -> None:
         metavar="BENCH=PATH",
         help="read a benchmark from a local JSONL file instead of the hub (may be repeated)",
     )
-    parser.add_argument("--k", type=whole(1), help="samples a problem (default: the paper's)")
+    parser.add_argument("--k", type=whole(1), help="samples per problem (default: the paper's)")
     parser.add_argument("--limit", type=whole(1), metavar="N", help="only the first N problems of each benchmark")
     parser.add_argument("--temperature", type=real(0), metavar="T", help="0 is greedy (default: 0.6)")
     parser.add_argument("--top-p", type=real(0, 1, open_low=True), metavar="P", help="nucleus (default: 0.95)")
@@ -70,19 +70,19 @@ def add_parser(verbs: Verbs) -> None:
         "--prompting",
         default="default",
         metavar="MODE",
-        help="default, direct, few-shot, few-shot-cot, zero-shot-cot, r1, or all to compare the last five",
+        help="default, direct, few-shot, few-shot-cot, zero-shot-cot, r1, or all (compares the last five)",
     )
     parser.add_argument("--seed", type=whole(0), default=0, help="same seed, same samples (default: 0)")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder (default: evals/<model>); kept samples are reused"
+        "--out", type=Path, metavar="DIR", help="folder (default: evals/<model>); samples already there are reused"
     )
     engine = parser.add_mutually_exclusive_group()
     engine.add_argument(
-        "--backend", choices=("embedded", "vllm"), default="embedded", help="what computes here (default: embedded)"
+        "--backend", choices=("embedded", "vllm"), default="embedded", help="the engine (default: embedded)"
     )
-    engine.add_argument("--endpoint", metavar="URL", help="ask the models at an OpenAI-compatible endpoint")
+    engine.add_argument("--endpoint", metavar="URL", help="use the models of an OpenAI-compatible endpoint")
     parser.add_argument("--published", action="store_true", help="add the paper's published numbers to the tables")
-    parser.add_argument("--json", action="store_true", help="one JSON object: the results by model and mode")
+    parser.add_argument("--json", action="store_true", help="print one JSON object: the results by model and mode")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         for name, number in one.judged_anew.items():
             if number:
                 say(
-                    f"{name}: {number} stored completions of {one.model} were judged anew, since their gold answers "
+                    f"{name}: {number} stored completions of {one.model} were graded again, because their gold answers "
                     "or the grader have changed",
                     file=sys.stderr,
                 )
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def loader(backend: str, endpoint: str | None) -> Load:
-    """What loads a model for the backend that is wanted. Raises `UsageError` where its package is missing."""
+    """The function that loads a model for the backend. Raises `UsageError` if its package is missing."""
     if endpoint is not None:
         from rethink.eval.endpoint import EndpointBackend
 
@@ -166,18 +166,18 @@ def _data(text: str) -> tuple[str, Path]:
 
 
 def when_interrupted(args: argparse.Namespace) -> str:
-    """How to go on after Ctrl-C."""
+    """How to continue after Ctrl-C."""
     words = [*sys.argv[1:]]
     if args.out is not None and "--out" not in words:
         words += ["--out", str(args.out)]
-    return f"What was drawn is kept. To go on: {program()} {shlex.join(words)}"
+    return f"The samples are kept. To continue: {program()} {shlex.join(words)}"
 
 
 # --- printing --------------------------------------------------------------------------------------------------------
 
 
 class Progress:
-    """How far it is: a bar on a terminal, else a line now and then, on standard error."""
+    """Progress on standard error: a bar on a terminal, else a line every `LINES_EVERY` seconds."""
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -204,7 +204,7 @@ class Progress:
         self._bar.stop()
 
     def seen(self, model: str, mode: str, benchmark: str, done: int, total: int) -> None:
-        """Show it."""
+        """Show the progress of one benchmark."""
         key = (model, mode, benchmark)
         label = " ".join([model, benchmark, *([mode] if mode != "default" else [])])
         if key not in self._tasks:
@@ -247,7 +247,7 @@ def _details(measured: Sequence[Measured]) -> dict[str, dict[str, Mapping[str, M
 
 
 def show(request: Request, measured: Sequence[Measured], published: bool) -> None:
-    """One table of everything, how it came about, and where things lie."""
+    """Print the table of results, the protocol of each benchmark, and the paths of the files."""
     from rich.table import Table
 
     from rethink.eval.card import how, percent

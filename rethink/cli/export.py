@@ -12,30 +12,30 @@ from rethink.terminal import make_console, say
 
 EXAMPLES = """\
   rethink export runs/quickstart --out quickstart-hf                       folder with model card, ready for the hub
-  rethink export runs/quickstart --to gguf --out quickstart-f16.gguf       for llama.cpp and what is built on it
+  rethink export runs/quickstart --to gguf --out quickstart-f16.gguf       for llama.cpp and tools built on it
   rethink export runs/a/best --to gguf --dtype q8_0 --out a-q8_0.gguf      half the size of f16
-  rethink export runs/a --evaluation evals/a --out a-hf                    with the tables of `rethink eval`
-  rethink export model-q4_k_m.gguf --dtype bf16 --out model-hf             out of a GGUF file
+  rethink export runs/a --evaluation evals/a --out a-hf                    the card has the tables of `rethink eval`
+  rethink export model-q4_k_m.gguf --dtype bf16 --out model-hf             from a GGUF file
 """
 
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb `export`."""
-    parser = verb(verbs, "export", "write a model for others: a Hugging Face folder or a GGUF file", EXAMPLES, run)
-    parser.add_argument("source", metavar="SOURCE", help="a run's folder, embedded, a hub id, a folder or a GGUF file")
+    parser = verb(verbs, "export", "export a model as a Hugging Face folder or a GGUF file", EXAMPLES, run)
+    parser.add_argument("source", metavar="SOURCE", help="a run folder, embedded, a hub id, a folder or a GGUF file")
     parser.add_argument("--to", choices=("hf", "gguf"), default="hf", help="what to write (default: hf)")
     parser.add_argument(
         "--dtype", choices=("f16", "bf16", "q8_0"), help="type of the weights (default: f16 in GGUF, else as stored)"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="folder or file; must not exist yet")
     parser.add_argument(
-        "--evaluation", type=Path, metavar="DIR", help="folder of `rethink eval --out`: its results go into the card"
+        "--evaluation", type=Path, metavar="DIR", help="folder of `rethink eval --out` whose results go into the card"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object: path, sizes in bytes, notes")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export and say what was written."""
+    """Export, and print what was written."""
     from rethink.export.run import check_request, export_model
 
     check_request(args.out, args.to, args.dtype, args.evaluation)  # before anything heavy is imported
@@ -75,7 +75,7 @@ def megabytes(nbytes: int) -> str:
 
 
 class Progress:
-    """A bar on a terminal, on standard error; nothing elsewhere."""
+    """A progress bar on standard error if that is a terminal; else nothing."""
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, DownloadColumn, TextColumn
@@ -95,7 +95,7 @@ class Progress:
         self._bar.stop()
 
     def seen(self, done: int, total: int) -> None:
-        """Show it."""
+        """Show the progress in bytes."""
         if self._task is None:
             self._task = self._bar.add_task("", total=total)
         self._bar.update(self._task, completed=done)

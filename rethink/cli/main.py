@@ -1,7 +1,7 @@
-"""The command `rethink`: chooses the verb and turns errors into one paragraph and an exit code.
+"""The command `rethink`: runs the verb and turns an error into one paragraph and an exit code.
 
 Exit codes: 0 done; 1 a run failed; 2 the request cannot be carried out as given; 130 interrupted.
-Nothing heavy is imported before a verb runs, so `rethink --help` answers at once.
+Nothing heavy is imported before a verb runs, so `rethink --help` is fast.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from rethink.terminal import guard_process, say, visible
 
 EXAMPLES = """\
 examples:
-  rethink doctor                                        what this machine can do
+  rethink doctor                                        show what this machine can do
   rethink train quickstart                              train the embedded model on a small task
   rethink train my.yaml rollout.group_size=16 --dry-run check a recipe before running it
-  rethink tasks chain_sum --show 3                      problems as the model will see them
-  rethink check my.yaml                                 whether it can work, in a minute or two
-  rethink train my.yaml --resume                        go on where the run stopped
-  rethink train r1                                      the whole pipeline of DeepSeek-R1
-  rethink status runs/r1                                how far its stages are
+  rethink tasks chain_sum --show 3                      show problems as the model will see them
+  rethink check my.yaml                                 test in a minute or two whether it can work
+  rethink train my.yaml --resume                        resume a run that stopped
+  rethink train r1                                      run the whole pipeline of DeepSeek-R1
+  rethink status runs/r1                                show the progress of its stages
   rethink sample --model runs/quickstart/model "1 + 2 =?"
-  rethink chat --model runs/quickstart                  talk with what came out
+  rethink chat --model runs/quickstart                  talk with the trained model
   rethink eval --model runs/quickstart/model --bench gsm8k --limit 100
-  rethink compare evals/before evals/after              where two evaluations differ
+  rethink compare evals/before evals/after              show where two evaluations differ
   rethink export runs/quickstart --to gguf --out quickstart.gguf
   rethink score --reward math --data answers.jsonl --out scored.jsonl
   rethink report runs/quickstart --open
-  rethink serve --model runs/quickstart/model           an OpenAI-compatible server of it
-  rethink profile my.yaml                               where a step's time and memory go
+  rethink serve --model runs/quickstart/model           serve it through an OpenAI-compatible API
+  rethink profile my.yaml                               show where a step's time and memory go
 """
 
 INTERRUPTED = 130
@@ -59,7 +59,7 @@ BROKEN_PIPE = 141
 
 
 class Parser(argparse.ArgumentParser):
-    """Argparse's, whose errors repeat what was given."""
+    """`argparse.ArgumentParser` with control characters in its messages made visible."""
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """See `argparse.ArgumentParser`."""
@@ -84,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse arguments; `key=value` may stand before or after options, which argparse alone does not take."""
+    """Parse arguments; `key=value` may come before or after options, which argparse alone does not accept."""
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     strange = [word for word in rest if word.startswith("-") or not hasattr(args, "overrides")]
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"\nInterrupted. {args.when_interrupted(args)}".rstrip(), file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output (head, less) has gone; nothing is left to say to it, at exit either.
+        # The reader of our output (head, less) has exited; Python must not write to it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
 

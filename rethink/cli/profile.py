@@ -25,9 +25,9 @@ EXAMPLES = """\
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb `profile`."""
-    parser = verb(verbs, "profile", "say where a step's time and memory go", EXAMPLES, run)
-    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a recipe that ships")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", default=[], help="replace values of the recipe")
+    parser = verb(verbs, "profile", "show where a step's time and memory go", EXAMPLES, run)
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", default=[], help="override values of the recipe")
     parser.add_argument(
         "--steps", type=whole(1), default=2, metavar="N", help="timed steps after a warm-up (default 2)"
     )
@@ -69,7 +69,7 @@ def phases_table(found: Profile) -> Table:
     table.add_column("phase", no_wrap=True)
     for name in ("calls", "seconds", "share", "MiB at end", "MiB peak"):
         table.add_column(name, justify="right", no_wrap=True)
-    # What the step did outside of its phases comes last; what a phase did outside of its own ones is its own row.
+    # Time outside of all phases comes last; time of a phase outside of its own phases is in the row of the phase.
     for phase in sorted(found.phases, key=lambda p: p.depth == 0):
         memory = ("" if value is None else f"{value:,.0f}" for value in (phase.rss_mb, phase.peak_mb))
         indent = "  " * (phase.depth - 1)
@@ -107,10 +107,10 @@ def _notes(found: Profile) -> list[str]:
     lines = [
         "",
         f"kernels {kernels}, {found.dtype}, {found.threads} threads; matrix products reach "
-        f"{found.product_gflops:,.0f} GFLOP/s here; {found.tokens_sampled:,.0f} tokens sampled a step; peak memory "
+        f"{found.product_gflops:,.0f} GFLOP/s here; {found.tokens_sampled:,.0f} tokens sampled per step; peak memory "
         f"{found.peak_rss_mb / 1024:.2f} GiB.",
-        "A phase's seconds are without those of the phases below it that have a row of their own. Operations are from "
-        f"{found.traced_steps} further step(s) under a tracer, which takes time itself.",
+        "The seconds of a phase exclude the phases below it that have their own row. Operations are from "
+        f"{found.traced_steps} further step(s) under a tracer, which adds time.",
     ]
     if found.training is None:
         lines.append("Nothing was trained on: no group had a signal, or the model's shape is not known.")

@@ -20,12 +20,12 @@ def add_parser(verbs: Verbs) -> None:
     """Add the verb `report`."""
     parser = verb(verbs, "report", "render a run, finished or not, as one HTML file", EXAMPLES, run)
     parser.add_argument("folder", type=Path, metavar="DIR", help="the folder of a run or a pipeline")
-    parser.add_argument("--open", action="store_true", help="show it in the browser")
+    parser.add_argument("--open", action="store_true", help="open the report in the browser")
     parser.add_argument("--json", action="store_true", help="one JSON object: the report's path and the summary")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Render, and say where."""
+    """Render the report, and print its path."""
     from rethink.store.pipeline_folder import PipelineFolder
     from rethink.store.run_folder import RunFolder
 

@@ -39,9 +39,9 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--seed", type=whole(0), default=0, help="same seed, same completions (default: 0)")
     message = parser.add_mutually_exclusive_group()
     message.add_argument("--system", help="system message")
-    message.add_argument("--raw", action="store_true", help="continue the prompt as it stands, without a chat template")
+    message.add_argument("--raw", action="store_true", help="continue the prompt unchanged, without a chat template")
     parser.add_argument(
-        "--backend", choices=("embedded", "vllm"), default="embedded", help="what computes (default: embedded)"
+        "--backend", choices=("embedded", "vllm"), default="embedded", help="the engine (default: embedded)"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per completion")
 
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def as_json(completion: Completion) -> dict[str, object]:
-    """A completion for programs; `logprob` is the sum over its tokens, before top-p and top-k (null: not known)."""
+    """A completion for programs; `logprob` is the sum over its tokens, before top-p and top-k (null: unknown)."""
     logprob = float(completion.logprobs.sum())
     return {
         "text": completion.text,

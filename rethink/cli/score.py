@@ -25,7 +25,7 @@ EXAMPLES = """\
 """
 
 LISTED = 20
-"""Disagreements that are printed; the JSON summary has all."""
+"""The most disagreements that are printed; the JSON summary has all."""
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -35,21 +35,21 @@ def add_parser(verbs: Verbs) -> None:
         "--reward",
         required=True,
         metavar="NAME[,NAME…]",
-        help="built-in parts, tasks of reasoning-gym, or module:function of yours; scores of several are added",
+        help="built-in rewards, reasoning-gym tasks, or your own module:function; several scores are added",
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="JSONL, Parquet, or a run's folder")
+    parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="JSONL, Parquet, or a run folder")
     parser.add_argument("--gold", metavar="KEY", help="key of the gold answer (default: gold, answer, …)")
     parser.add_argument("--completion", metavar="KEY", help="key of the text (default: completion, response, pred, …)")
-    parser.add_argument("--expect", metavar="KEY", help="key of a recorded verdict or score, to be compared with")
-    parser.add_argument("--strict", action="store_true", help="exit with 1 where a row disagrees with --expect")
+    parser.add_argument("--expect", metavar="KEY", help="key of a recorded verdict or score to compare with")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if a row disagrees with --expect")
     parser.add_argument("--option", action="append", default=[], metavar="NAME.KEY=VALUE", help="option of a reward")
     parser.add_argument("--seconds", type=real(0, open_low=True), default=5.0, help="limit of one call (default: 5)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSONL: {id, score, parts, failure}")
-    parser.add_argument("--json", action="store_true", help="the summary as one JSON object")
+    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Score, write, and say what came of it."""
+    """Score, write the rows, and print the summary."""
     from rethink.rewards.rubric import Limits
     from rethink.rewards.score import Keys, read_data, score_rows, summarise
     from rethink.store.atomic import replacing
@@ -83,7 +83,7 @@ def _options(given: list[str]) -> dict[str, dict[str, Any]]:
         try:
             options.setdefault(name, {})[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise UsageError(f"--option {text!r}: the value is no YAML ({error})") from error
+            raise UsageError(f"--option {text!r}: the value is not valid YAML ({error})") from error
     return options
 
 

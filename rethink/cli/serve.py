@@ -1,4 +1,4 @@
-"""`rethink serve`: an OpenAI-compatible server of one model."""
+"""`rethink serve`: an OpenAI-compatible server for one model."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ EXAMPLES = """\
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb `serve`."""
-    parser = verb(verbs, "serve", "serve a model by an OpenAI-compatible API", EXAMPLES, run)
+    parser = verb(verbs, "serve", "serve a model through an OpenAI-compatible API", EXAMPLES, run)
     parser.add_argument("--model", required=True, metavar="M", help="embedded, a hub id, a folder or a GGUF file")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
-    parser.add_argument("--port", type=whole(0), default=8000, help="port; 0 takes a free one (default: 8000)")
+    parser.add_argument("--port", type=whole(0), default=8000, help="port; 0 picks a free one (default: 8000)")
     parser.add_argument("--served-model-name", metavar="NAME", help="name in requests (default: M as given)")
     parser.add_argument(
         "--api-key-env", metavar="NAME", help="environment variable with the key that clients must send (default: none)"
@@ -36,7 +36,7 @@ def add_parser(verbs: Verbs) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="name in the header Host that is answered beside this machine's own (may be repeated)",
+        help="accept this name in the header Host, in addition to this machine's own (may be repeated)",
     )
     parser.add_argument(
         "--max-concurrent", type=whole(1), default=64, metavar="N", help="completions decoded at once (default: 64)"
@@ -46,13 +46,13 @@ def add_parser(verbs: Verbs) -> None:
         type=whole(0),
         default=256,
         metavar="N",
-        help="completions that may wait beside them; more are refused with 429 (default: 256)",
+        help="completions that may wait; more are refused with 429 (default: 256)",
     )
     parser.add_argument(
         "--max-model-len",
         type=whole(2),
         metavar="N",
-        help="longest prompt and completion together, in tokens (default: the model's context)",
+        help="most tokens of prompt and completion together (default: the model's context)",
     )
     parser.add_argument(
         "--kv-budget-gb",
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         import fastapi
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise UsageError(f"a server needs {error.name}; install the extra: pip install 'rethink[serve]'") from error
+        raise UsageError(f"`rethink serve` needs {error.name}: pip install 'rethink[serve]'") from error
     del fastapi
     from rethink.serve.connection import is_loopback
     from rethink.serve.run import ServeOptions, serve
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     )
     if key is None and not is_loopback(args.host):
         say(
-            f"rethink serve: {args.host} can be reached from other machines and no key is asked for; see --api-key-env",
+            f"rethink serve: other machines can reach {args.host}, and no key is required; see --api-key-env",
             file=sys.stderr,
         )
 
@@ -106,7 +106,7 @@ def _key(variable: str | None) -> str | None:
     key = os.environ.get(variable, "").strip()
     if not key:
         raise UsageError(
-            f"--api-key-env names {variable}, but that environment variable is not set or empty; set it to the key "
+            f"--api-key-env names {variable}, but that environment variable is empty or not set. Set it to the key "
             "that clients must send"
         )
     return key

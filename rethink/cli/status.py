@@ -1,4 +1,4 @@
-"""`rethink status`: how far a pipeline is, and where a sample or a model comes from."""
+"""`rethink status`: the progress of a pipeline, and the lineage of a sample or a model."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from rethink.cli.arguments import Verbs, print_json, verb
 from rethink.terminal import make_console, say
 
 EXAMPLES = """\
-  rethink status runs/r1                                  every stage with its state, time and disk
+  rethink status runs/r1                                  every stage with its state, time and disk space
   rethink status runs/r1 --json
   rethink status runs/r1 --lineage rl2                    recipe, seed and inputs of a stage, back to the base model
   rethink status runs/r1 --lineage runs/r1/stages/sft-0123456789ab/model
-  rethink status runs/r1 --lineage 5f2c9d1a0b7e4c33       of a sample, by its id
+  rethink status runs/r1 --lineage 5f2c9d1a0b7e4c33       the lineage of a sample, by its id
 """
 
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb `status`."""
-    parser = verb(verbs, "status", "how far a pipeline is, and where its samples and models come from", EXAMPLES, run)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the pipeline's folder")
+    parser = verb(verbs, "status", "show a pipeline's progress, or the lineage of a sample or model", EXAMPLES, run)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder of the pipeline")
     parser.add_argument(
         "--lineage",
         metavar="WHAT",
-        help="a stage, a path in DIR, or the id of a sample or problem: what it was made from",
+        help="show what a stage, a path in DIR, or a sample or problem (by its id) was made from",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
@@ -77,7 +77,7 @@ def _show(state: Mapping[str, Any]) -> None:
         if stage["error"]:
             say(f"\n{stage['name']} failed: {stage['error']}")
         for sentence in stage["damage"]:
-            say(f"\n{stage['name']} is not whole: {sentence}")
+            say(f"\n{stage['name']} is damaged: {sentence}")
     done = sum(stage["state"] == "done" for stage in state["stages"])
     say(
         f"\n{done} of {len(state['stages'])} stages done, {size_text(state['disk_bytes'])} on disk, of which "
@@ -97,4 +97,4 @@ def _show_lineage(found: Mapping[str, Any]) -> None:
             f"{heading} {stage['stage']} ({stage['kind']}): hash {stage['hash'][:12]}, seed {stage['seed']}, "
             f"commit {stage['commit']}, {stage['state']}\n  {stage['folder']}"
         )
-    say("\nThe resolved recipe of each: --json, or the folder's recipe.yaml")
+    say("\nFor the resolved recipes: --json, or recipe.yaml in each folder")

@@ -1,4 +1,4 @@
-"""`rethink tasks`: which problems there are, and how a model will see them."""
+"""`rethink tasks`: the available tasks, and their problems as a model will see them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
     from rethink.recipe.schema import Recipe
 
 EXAMPLES = """\
-  rethink tasks                                            every source of problems, and all tasks of reasoning-gym
+  rethink tasks                                            list all sources, and all tasks of reasoning-gym
   rethink tasks chain_sum --show 3
   rethink tasks chain_sum --option max_terms=3 --option max_digits=1
   rethink tasks rows.jsonl --option question_key=problem --option answer_format=boxed
-  rethink tasks countdown --recipe quickstart              in the prompt of a recipe
-  rethink tasks --recipe my.yaml --json                    the recipe's own tasks
+  rethink tasks countdown --recipe quickstart              with the prompt of a recipe
+  rethink tasks --recipe my.yaml --json                    the tasks of the recipe
 """
 SOURCES = {
-    "reasoning-gym": "a task below, by its name; problems are made as they are needed",
+    "reasoning-gym": "a task below, by its name; problems are generated on demand",
     "jsonl": "a file of rows, such as rows.jsonl",
     "hub": "a data set of the hub, such as openai/gsm8k (extra `hub`)",
-    "python": "a function of yours, as package.module:function",
+    "python": "your own function, as package.module:function",
 }
 ABOUT = 80
 """Characters of a task's description that the list shows."""
-HELD_OUT = "one question in six, by a hash of its text, unless the source has a file or split of its own for it"
+HELD_OUT = "one question in six, by a hash of its text, unless the source names a separate file or split"
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -41,11 +41,11 @@ def add_parser(verbs: Verbs) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="parameter of the task, or key of a recipe's `tasks` entry (may be repeated)",
+        help="parameter of the task, or key of a `tasks` entry of a recipe (may be repeated)",
     )
-    parser.add_argument("--recipe", metavar="RECIPE", help="take the prompt and the model from this recipe")
+    parser.add_argument("--recipe", metavar="RECIPE", help="use the prompt and the model of this recipe")
     parser.add_argument(
-        "--model", metavar="M", help="whose chat template is used (default: the recipe's, else embedded)"
+        "--model", metavar="M", help="model whose chat template is used (default: the recipe's, else embedded)"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def all_tasks() -> list[dict[str, str]]:
-    """Every task of reasoning-gym with its subject, who judges its answers, and what the library says of it."""
+    """Every task of reasoning-gym with its subject, the checker of its answers, and the library's description."""
     from reasoning_gym.factory import DATASETS
 
     from rethink.tasks.gym.library import REFUSED
@@ -86,7 +86,7 @@ def recipe_of(name: str | None, options: list[str], recipe: str | None, model: s
     """The recipe whose problems are shown.
 
     Raises:
-        UsageError: an option is none, or the recipe has no prompt of problems.
+        UsageError: an option is malformed, or the recipe has no prompt of problems.
     """
     import yaml
 
@@ -96,10 +96,10 @@ def recipe_of(name: str | None, options: list[str], recipe: str | None, model: s
     found = load_recipe(recipe) if recipe is not None else None
     if found is not None and not isinstance(found, Recipe):
         raise UsageError(
-            f"--recipe {recipe} is of the kind `{found.kind}`; give one of the kind `grpo`, which has a prompt"
+            f"--recipe {recipe} is of the kind `{found.kind}`; give a recipe of the kind `grpo`, which has a prompt"
         )
     if options and name is None:
-        raise UsageError("--option changes the task NAME, and none is given; change the recipe's tasks in its file")
+        raise UsageError("--option changes the task NAME, but no NAME is given; change the recipe's tasks in its file")
     if name is not None:
         kind = kind_of(name)
         fields = set(TaskSource.model_fields) - {"kind", "name", "params"}
@@ -121,7 +121,7 @@ def recipe_of(name: str | None, options: list[str], recipe: str | None, model: s
 
 
 def kind_of(name: str) -> str:
-    """Which source a name belongs to, by its form."""
+    """The kind of source that a name belongs to, by its form."""
     if name.endswith((".jsonl", ".json")):
         return "jsonl"
     return "python" if ":" in name else "hub" if "/" in name else "reasoning-gym"
@@ -131,7 +131,7 @@ def examine(recipe: Recipe, number: int) -> dict[str, Any]:
     """The first problems for training, and as many held-out ones, rendered.
 
     Raises:
-        UsageError: a source or the model cannot be had.
+        UsageError: a source or the model cannot be loaded.
     """
     from rethink.errors import TaskError
     from rethink.model.chat import PromptRenderer
@@ -174,7 +174,7 @@ def _list(listed: list[dict[str, str]]) -> None:
     for task in listed:
         about = task["about"] if len(task["about"]) <= ABOUT else task["about"][:ABOUT].rstrip() + "…"
         say(f"{task['name']:<28} {task['subject']:<12} {task['judge']:<9} {about}".rstrip())
-    say("\njudge: who compares answers (docs/rewards.md). Problems of one: rethink tasks NAME --show 3")
+    say("\njudge: the checker that compares answers (docs/rewards.md). To see problems: rethink tasks NAME --show 3")
 
 
 def _show(shown: dict[str, Any]) -> None:
@@ -186,4 +186,4 @@ def _show(shown: dict[str, Any]) -> None:
         size = f"{problem['prompt_tokens']} tokens" if problem["refused"] is None else "refused"
         say(f"\n--- {problem['id']} ({where}, {size}) ---")
         say(problem["prompt"] if problem["refused"] is None else problem["refused"])
-        say(f"gold: {'none (only the task can judge)' if problem['gold'] is None else problem['gold']}")
+        say(f"gold: {'none (only the task can check answers)' if problem['gold'] is None else problem['gold']}")

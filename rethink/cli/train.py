@@ -1,4 +1,4 @@
-"""`rethink train`: check a recipe, run it, and say what came of it."""
+"""`rethink train`: check a recipe, run it, and show the result."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ if TYPE_CHECKING:
     from rethink.recipe.schema import AnyRecipe
 
 EXAMPLES = """\
-  rethink train quickstart                                  a recipe that ships, into runs/quickstart
-  rethink train my.yaml rollout.group_size=16 seed=3        other values, by dotted path
-  rethink train my.yaml tasks.0.params.max_terms=4          an entry of a list goes by its index
-  rethink train my.yaml --dry-run                           check it and estimate tokens, memory and time
-  rethink train my.yaml --out runs/second                   into another folder
-  rethink train my.yaml --resume                            go on where the run stopped
+  rethink train quickstart                                  run a shipped recipe, in runs/quickstart
+  rethink train my.yaml rollout.group_size=16 seed=3        override values by dotted path
+  rethink train my.yaml tasks.0.params.max_terms=4          address an entry of a list by its index
+  rethink train my.yaml --dry-run                           check it; estimate tokens, memory and time
+  rethink train my.yaml --out runs/second                   write to another folder
+  rethink train my.yaml --resume                            resume a run that stopped
   rethink train my.yaml steps=200 --resume                  extend a finished run
-  rethink train sft data.0.path=my.jsonl                    supervised fine-tuning: a recipe of another kind
-  rethink train r1                                          a pipeline: what is done and unchanged is skipped
-  rethink train r1 --until sft                              only as far as one of its stages
+  rethink train sft data.0.path=my.jsonl                    fine-tune: a recipe of another kind
+  rethink train r1                                          run a pipeline; finished, unchanged stages are skipped
+  rethink train r1 --until sft                              stop after one of its stages
 """
 
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb `train`."""
     parser = verb(verbs, "train", "run a recipe", EXAMPLES, run, when_interrupted)
-    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a recipe that ships")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", default=[], help="replace values of the recipe")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/<name of the recipe>)")
-    parser.add_argument("--resume", action="store_true", help="continue the run in DIR; starts it where there is none")
-    parser.add_argument("--over-memory", action="store_true", help="train though more memory is planned than is free")
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", default=[], help="override values of the recipe")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the run folder (default: runs/<name of the recipe>)")
+    parser.add_argument("--resume", action="store_true", help="resume the run in DIR, or start it if there is none")
+    parser.add_argument("--over-memory", action="store_true", help="train even if it needs more memory than is free")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and an estimate; run nothing")
     parser.add_argument("--from", dest="from_stage", metavar="STAGE", help="pipelines: this stage and all that use it")
     parser.add_argument("--until", metavar="STAGE", help="pipelines: this stage and all that it uses")
-    parser.add_argument("--only", metavar="STAGE", help="pipelines: this stage alone")
-    parser.add_argument("--plain", action="store_true", help="a line per step instead of the live view")
-    parser.add_argument("--json", action="store_true", help="JSON lines: events of the run, the summary last")
+    parser.add_argument("--only", metavar="STAGE", help="pipelines: only this stage")
+    parser.add_argument("--plain", action="store_true", help="print a line per step instead of the live view")
+    parser.add_argument("--json", action="store_true", help="print JSON lines: events of the run, then the summary")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the recipe as its kind wants, or say what that would take."""
+    """Run the recipe with its kind's functions, or print the plan of a dry run."""
     from rethink.recipe.kind import kind_named
     from rethink.recipe.loading import load_recipe
 
@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
     if args.over_memory:
         if not kind.trains:
             raise UsageError(
-                f"--over-memory is for recipes that train one model, and `{recipe.name}` is of the kind "
-                f"`{recipe.kind}`: in a pipeline, set optimizer.over_memory=true in the stage that may go over"
+                f"--over-memory needs a recipe that trains one model, but `{recipe.name}` is of the kind "
+                f"`{recipe.kind}`. In a pipeline, set optimizer.over_memory=true in the stage that may exceed memory"
             )
         recipe = load_recipe(args.recipe, [*args.overrides, "optimizer.over_memory=true"])
     selected = selection_of(args, kind)
@@ -81,15 +81,15 @@ def run(args: argparse.Namespace) -> int:
     elif summary["finished"]:
         kind.load("show")(summary, args.out)
     if not summary["finished"]:
-        raise KeyboardInterrupt  # Ctrl-C let the step end and saved it; the run is still an interrupted one
+        raise KeyboardInterrupt  # Ctrl-C let the step end and saved it; the run still counts as interrupted
     return 0
 
 
 def selection_of(args: argparse.Namespace, kind: Kind) -> dict[str, Any]:
-    """What `--from`, `--until` and `--only` ask for, as an argument of the kind's functions.
+    """The stages that `--from`, `--until` and `--only` select, as an argument of the kind's functions.
 
     Raises:
-        UsageError: one is given for a recipe that has no stages.
+        UsageError: one of them is given for a recipe without stages.
     """
     options = {"--from": args.from_stage, "--until": args.until, "--only": args.only}
     given = [option for option, value in options.items() if value is not None]
@@ -98,7 +98,7 @@ def selection_of(args: argparse.Namespace, kind: Kind) -> dict[str, Any]:
     if kind.stages is None:
         raise UsageError(
             f"{' and '.join(given)} name stages of a pipeline, but this recipe is of the kind `{kind.name}`, which has "
-            "none. Leave them out"
+            "no stages. Leave them out"
         )
     from rethink.kinds.pipeline.selection import Selection
 
@@ -106,7 +106,7 @@ def selection_of(args: argparse.Namespace, kind: Kind) -> dict[str, Any]:
 
 
 def dry_run(recipe: AnyRecipe, kind: Kind, as_json: bool, stages: dict[str, Any]) -> int:
-    """Print the resolved recipe and what it would take; nothing is run.
+    """Print the resolved recipe and its plan; nothing is run.
 
     Raises:
         UsageError: recipes of this kind cannot be planned.
@@ -118,7 +118,7 @@ def dry_run(recipe: AnyRecipe, kind: Kind, as_json: bool, stages: dict[str, Any]
     if kind.plan is None:
         able = listed(known.name for known in kinds().values() if known.plan)
         raise UsageError(
-            f"--dry-run takes recipes of the kind {able}, and this one is of the kind `{kind.name}`. Run it without "
+            f"--dry-run takes recipes of the kind {able}, but this recipe is of the kind `{kind.name}`. Run it without "
             "--dry-run."
         )
     found: Planned = kind.load("plan")(recipe, **stages)
@@ -132,12 +132,12 @@ def dry_run(recipe: AnyRecipe, kind: Kind, as_json: bool, stages: dict[str, Any]
 
 
 def when_interrupted(args: argparse.Namespace) -> str:
-    """How to go on after Ctrl-C."""
+    """How to resume after Ctrl-C."""
     from rethink.store.pipeline_folder import PipelineFolder
     from rethink.store.run_folder import RunFolder
 
     if args.dry_run or args.out is None or not (RunFolder.exists(args.out) or PipelineFolder.exists(args.out)):
-        return "Nothing had been started."
+        return "Nothing was started."
     words = ["train", args.recipe, *args.overrides, "--out", str(args.out), "--resume"]
     words += ["--over-memory"] if args.over_memory else []
-    return f"What was done is saved. To go on: {program()} {shlex.join(words)}"
+    return f"The run is saved. To resume: {program()} {shlex.join(words)}"

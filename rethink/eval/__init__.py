@@ -1,1 +1,1 @@
-"""Held-out evaluation, and benchmarks by the paper's protocol: graders, intervals, tables."""
+"""Held-out evaluation, and benchmarks with the paper's protocol: graders, intervals, tables."""

@@ -1,1 +1,1 @@
-"""Models for others: a Hugging Face folder with its card, or a GGUF file."""
+"""Export of models: a Hugging Face folder with a model card, or a GGUF file."""

@@ -1,1 +1,1 @@
-"""The hot operations as functions of tensors, and what this machine can do."""
+"""The hot operations as functions of tensors: a torch reference and native code for each."""

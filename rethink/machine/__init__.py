@@ -1,4 +1,4 @@
-"""What this machine is and can do: cores, memory, measured rates; and the defaults that follow.
+"""This machine: cores, memory, measured rates, and the defaults that follow from them.
 
 Nothing is assumed from a processor's name (`store.environment` reads that): the compute type follows from a
 measurement, the thread count from what this process is allowed to use, the memory from the limits it runs under

@@ -1,1 +1,1 @@
-"""Metric glossary, live view, trackers, report: they read the store and never touch the run."""
+"""Metric glossary, live view, trackers, report. They read the store and never change the run."""

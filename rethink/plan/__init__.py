@@ -1,1 +1,1 @@
-"""What a run takes: tokens, operations, memory, time, GPUs."""
+"""Cost of a run: tokens, operations, memory, time, GPUs."""

@@ -1,1 +1,1 @@
-"""Rule-based rewards: a rubric of named, weighted parts, and the workers that score."""
+"""Rule-based rewards: a rubric of named, weighted reward functions, and the workers that run them."""

@@ -1,1 +1,1 @@
-"""Engines that sample: ours, through transformers, on vLLM, and a scripted fake."""
+"""Engines that sample: our own, transformers, vLLM, and a scripted fake."""

@@ -1,1 +1,1 @@
-"""A run's folder, written atomically and read by everyone else."""
+"""The run folder: one process writes it atomically, all others read it."""

@@ -1,1 +1,1 @@
-"""Where problems come from, and what compares answers with the gold."""
+"""Sources of problems, and the checkers that compare answers with gold answers."""

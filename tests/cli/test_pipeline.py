@@ -84,7 +84,7 @@ def test_a_failure_and_an_interruption(
     fake.failing.clear()
     fake.stopping.add("tuned")
     assert run("train", recipe, "--out", out, "--plain") == 130
-    assert "What was done is saved. To go on:" in capsys.readouterr().err
+    assert "The run is saved. To resume:" in capsys.readouterr().err
     assert run("status", out) == 0
     assert "interrupted" in capsys.readouterr().out
 
@@ -125,7 +125,7 @@ def test_the_papers_plan(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_refusals(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("train", "quickstart", "--only", "zero") == 2
-    assert "of the kind `grpo`, which has none" in capsys.readouterr().err
+    assert "of the kind `grpo`, which has no stages" in capsys.readouterr().err
     assert run("status", tmp_path) == 2
     assert "holds no pipeline" in capsys.readouterr().err
     assert run("clean", tmp_path) == 2

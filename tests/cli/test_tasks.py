@@ -89,7 +89,7 @@ def test_too_few_rows_hold_nothing_out(tasks: Tasks, tmp_path: Path) -> None:
     (["chain_sum", "--option", "max_terms"], "write it as key=value"),
     (["missing.jsonl"], "missing.jsonl"),
     (["--recipe", "r1"], "of the kind `pipeline`"),
-    (["--recipe", "quickstart", "--option", "a=1"], "none is given"),
+    (["--recipe", "quickstart", "--option", "a=1"], "no NAME is given"),
 ])  # fmt: skip
 def test_refusals(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["tasks", *words]) == 2

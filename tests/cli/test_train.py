@@ -150,13 +150,13 @@ class TestTrouble:
         runner.finished = False
         assert main.main(["train", "little.yaml", "--out", "runs/a b", "steps=5"]) == 130
         captured = capsys.readouterr()
-        assert "To go on: rethink train little.yaml steps=5 --out 'runs/a b' --resume" in captured.err
+        assert "To resume: rethink train little.yaml steps=5 --out 'runs/a b' --resume" in captured.err
         assert "Question" not in captured.out
 
     def test_ctrl_c_before_the_start_promises_nothing(self, runner: Runner, capsys: pytest.CaptureFixture[str]) -> None:
         runner.error = KeyboardInterrupt()
         assert main.main(["train", "little.yaml"]) == 130
-        assert "Nothing had been started." in capsys.readouterr().err
+        assert "Nothing was started." in capsys.readouterr().err
 
     def test_a_failed_run_is_1(self, runner: Runner, capsys: pytest.CaptureFixture[str]) -> None:
         runner.error = RunFailure("The loss is not a number.")
