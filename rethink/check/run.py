@@ -16,12 +16,12 @@ from rethink.check import measure
 from rethink.check.judge import judge
 from rethink.check.report import Report
 from rethink.errors import UsageError
+from rethink.kinds.grpo.estimate import estimate
 from rethink.machine.limits import free_memory
-from rethink.machine.speed import measure_gemm
 from rethink.model.build import build_model
 from rethink.model.chat import PromptRenderer
 from rethink.model.loading import Checkpoint, load_checkpoint
-from rethink.plan.estimate import GIB, MachineRates, estimate, shape_of
+from rethink.plan.estimate import GIB, shape_of
 from rethink.recipe.checks import check_against_context
 from rethink.recipe.identity import recipe_hash
 from rethink.recipe.schema import Recipe
@@ -30,6 +30,7 @@ from rethink.rollout.build import build_engine
 from rethink.rollout.engine import RolloutEngine
 from rethink.runs.collect import Sources
 from rethink.runs.placement import apply_choices, make_choices
+from rethink.runs.planning import measure_rates
 from rethink.tasks.mix import TaskMix, build_task_mix
 from rethink.types import Problem, Prompt
 
@@ -173,7 +174,7 @@ def _cost(report: Report, recipe: Recipe, checkpoint: Checkpoint, choices: dict[
     prompt = report.sections["prompts"]["mean"]
     length = report.sections.get("length")
     rewards = report.sections.get("rewards")
-    rates = MachineRates.from_matrix_products(measure_gemm(device=choices["device"])[choices["dtype"]] * 1e9)
+    _, rates = measure_rates(choices["threads"], choices["device"], choices["dtype"])
     expected = estimate(
         recipe,
         shape_of(checkpoint.config),

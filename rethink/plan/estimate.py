@@ -1,18 +1,13 @@
-"""What a run will cost, from the recipe and a model's shape alone: tokens, floating-point operations, memory, time.
+"""What runs of all kinds are estimated with: parameters, a machine's rates, memory. An estimate, no measurement.
 
-An estimate, not a measurement. Its rules, per rollout batch of P prompts of p tokens and N = P * G completions of c:
-
-- a shared prompt is computed once; training needs 6 * block parameters * (P p + N c) + 6 * head parameters * N c
-  operations an epoch, decoding 2 instead of 6, the reference model (beta > 0) another 2;
-- attention adds 4 H D operations per layer, query and key in decoding, three times that in training;
+- a training pass takes 6 operations a parameter and token, a forward pass 2; attention adds 4 H D operations per layer,
+  query and key, three times that in training;
 - of a mixture of experts only the parameters that a token visits count;
 - memory holds fp32 master weights, two moments and gradient (16 bytes a parameter; where the model computes in bf16,
-  its weights are the upper halves of the masters), the reference, keys and values, and the activations of one
-  micro-batch. The last two have a least (one sequence at a time) and a most (all sequences at once, a whole mini-batch
-  in one piece, or the recipe's limits); the run settles between them.
+  its weights are the upper halves of the masters), and the activations of one micro-batch, which have a least (one
+  sequence at a time) and a most (a whole mini-batch in one piece, or the recipe's limit).
 
-Axes: P prompts, G group size, N rollouts, L layers, H query heads, K key/value heads, D head size, V vocabulary,
-E hidden size.
+Axes: L layers, H query heads, K key/value heads, D head size, V vocabulary, E hidden size.
 """
 
 from __future__ import annotations
@@ -20,12 +15,18 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from rethink.recipe.schema import MixtureOfExperts, ModelShape, Recipe
+from rethink.recipe.schema import MixtureOfExperts, ModelSection, ModelShape, OptimizerSection
 
 ASSUMED_PROMPT_TOKENS = 128
 """Prompt length where nobody gave one: a one-example prompt of a short problem."""
-TRAINING_EFFICIENCY, DECODING_EFFICIENCY = 0.5, 0.35
-"""Share of the machine's matrix-product rate that training and decoding reach (plain torch on two cores did)."""
+SHARES = {
+    "avx512-bf16 bfloat16": (0.75, 0.6),
+    "avx512-bf16 float32": (0.56, 0.35),  # not measured: the references' share
+    "avx2 float32": (0.25, 0.33),
+    "reference": (0.56, 0.35),
+}
+"""By kernels (`kernels_for` in `kernels/native/library.py`), the share of the machine's matrix-product rate that
+training and decoding reached with SmolLM2-135M (dev/LOG.md)."""
 MICRO_BATCH_TOKENS = {"cpu": (256, 2048), "cuda": (256, 8192)}
 """Bounds of an automatic micro-batch: fewer tokens leave the matrix units idle, more gain nothing."""
 BYTES_A_PARAMETER = 16
@@ -58,6 +59,17 @@ class DecoderLike(Protocol):
     def tie_word_embeddings(self) -> bool: ...  # noqa: D102
 
 
+class Trains(Protocol):
+    """What an estimate reads of the recipe of a run that trains."""
+
+    @property
+    def model(self) -> ModelSection: ...  # noqa: D102
+    @property
+    def optimizer(self) -> OptimizerSection: ...  # noqa: D102
+    @property
+    def device(self) -> str: ...  # noqa: D102
+
+
 @dataclass(frozen=True, slots=True)
 class MachineRates:
     """What a machine does in a second, in floating-point operations, all its devices together."""
@@ -68,9 +80,10 @@ class MachineRates:
     """Operations a second while generating."""
 
     @classmethod
-    def from_matrix_products(cls, rate: float) -> MachineRates:
-        """From the measured rate of plain matrix products (operations a second) and the usual shares of it."""
-        return cls(TRAINING_EFFICIENCY * rate, DECODING_EFFICIENCY * rate)
+    def from_matrix_products(cls, rate: float, kernels: str) -> MachineRates:
+        """From the measured rate of plain matrix products (operations a second) and what these kernels reach of it."""
+        training, decoding = SHARES[kernels]
+        return cls(training * rate, decoding * rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +152,7 @@ class Phase:
     completion_tokens_batch: int
     decoding_flops: float
     training_flops: float
-    """All epochs, and the reference model's pass; by the rule in the head of this file, without attention."""
+    """All epochs, and the reference model's pass; without attention."""
     attention_flops_decoding: float
     attention_flops_training: float
     seconds_per_step: float | None
@@ -194,50 +207,6 @@ class Estimate:
         }
 
 
-def estimate(
-    recipe: Recipe,
-    shape: ModelShape,
-    rates: MachineRates | None = None,
-    *,
-    prompt_tokens: int | None = None,
-    completion_tokens: int | None = None,
-) -> Estimate:
-    """Tokens, operations, memory and time of a run.
-
-    Args:
-        recipe: the run.
-        shape: of the model; `shape_of` makes one from a loaded model's configuration.
-        rates: the machine's; None leaves the times out.
-        prompt_tokens: usual length of a prompt; None assumes `ASSUMED_PROMPT_TOKENS`.
-        completion_tokens: usual length of a completion; None takes the token limit, the most there can be.
-    """
-    parameters = count_parameters(shape)
-    prompt = prompt_tokens or ASSUMED_PROMPT_TOKENS
-    phases = tuple(
-        _phase(recipe, shape, parameters, rates, first, steps, prompt, min(completion_tokens or limit, limit))
-        for first, steps, limit in _limits(recipe)
-    )
-    evaluations, evaluated = _evaluations(recipe)
-    evaluation_limit = recipe.evaluation.max_new_tokens or phases[-1].max_new_tokens
-    length = min(completion_tokens or evaluation_limit, evaluation_limit)
-    evaluation_flops = evaluated * _pass_flops(shape, parameters, 1, 1, prompt, length)
-    evaluation_seconds = None if rates is None else evaluation_flops / rates.decoding
-    seconds = [phase.seconds_per_step * phase.steps for phase in phases if phase.seconds_per_step is not None]
-    return Estimate(
-        parameters=parameters,
-        prompt_tokens=prompt,
-        prompt_tokens_assumed=prompt_tokens is None,
-        steps_per_batch=recipe.steps_per_batch,
-        phases=phases,
-        evaluations=evaluations,
-        evaluation_tokens=evaluated * length,
-        evaluation_seconds=evaluation_seconds,
-        memory=_memory(recipe, shape, parameters, prompt, max(phase.completion_tokens for phase in phases)),
-        total_tokens=sum(_batch_tokens(phase) * -(-phase.steps // recipe.steps_per_batch) for phase in phases),
-        total_seconds=None if evaluation_seconds is None else sum(seconds) + evaluation_seconds,
-    )
-
-
 def shape_of(config: DecoderLike) -> ModelShape:
     """The shape of a loaded model."""
     return ModelShape(
@@ -282,114 +251,13 @@ def _experts(hidden: int, mixture: MixtureOfExperts, routed: int) -> int:
     return 3 * hidden * mixture.expert_intermediate_size * (routed + mixture.shared_experts)
 
 
-def _limits(recipe: Recipe) -> list[tuple[int, int, int]]:
-    """(first step, number of steps, token limit) of each phase that this run reaches."""
-    limit = recipe.rollout.max_new_tokens
-    table = {0: limit} if isinstance(limit, int) else limit
-    starts = sorted(step for step in table if step < recipe.steps)
-    ends = [*starts[1:], recipe.steps]
-    return [(start, end - start, table[start]) for start, end in zip(starts, ends, strict=True)]
-
-
-def _phase(
-    recipe: Recipe,
-    shape: ModelShape,
-    parameters: Parameters,
-    rates: MachineRates | None,
-    first: int,
-    steps: int,
-    prompt: int,
-    completion: int,
-) -> Phase:
-    prompts, group = recipe.rollout.prompts_per_batch, recipe.rollout.group_size
-    forward = _matrix_flops(parameters, prompts, group, prompt, completion)
-    attention = _attention_flops(shape, prompts, group, prompt, completion)
-    passes = 3 * recipe.algorithm.epochs + (1 if recipe.algorithm.beta > 0 else 0)
-    seconds = None
-    if rates is not None:
-        batch = (forward + attention) / rates.decoding + passes * (forward + attention) / rates.training
-        seconds = batch / recipe.steps_per_batch
-    return Phase(
-        first_step=first,
-        steps=steps,
-        max_new_tokens=recipe.max_new_tokens_at(first),
-        completion_tokens=completion,
-        prompt_tokens_batch=prompts * prompt,
-        completion_tokens_batch=prompts * group * completion,
-        decoding_flops=forward,
-        training_flops=passes * forward,
-        attention_flops_decoding=attention,
-        attention_flops_training=passes * attention,
-        seconds_per_step=seconds,
-    )
-
-
-def _batch_tokens(phase: Phase) -> int:
-    return phase.prompt_tokens_batch + phase.completion_tokens_batch
-
-
-def _pass_flops(
-    shape: ModelShape, parameters: Parameters, prompts: int, group: int, prompt: int, completion: int
-) -> float:
-    """Operations of one forward pass, attention included."""
-    matrices = _matrix_flops(parameters, prompts, group, prompt, completion)
-    return matrices + _attention_flops(shape, prompts, group, prompt, completion)
-
-
-def _matrix_flops(parameters: Parameters, prompts: int, group: int, prompt: int, completion: int) -> float:
-    """Matrix products of one forward pass over shared prompts and their completions."""
-    completions = prompts * group * completion
-    return 2.0 * (parameters.block * (prompts * prompt + completions) + parameters.head * completions)
-
-
-def _attention_flops(shape: ModelShape, prompts: int, group: int, prompt: int, completion: int) -> float:
-    """Scores and weighted values of one forward pass: a query sees its prompt and its own past."""
-    pairs = prompts * (prompt * prompt / 2 + group * completion * (prompt + completion / 2))
-    return 4.0 * shape.layers * shape.heads * shape.head_dim * pairs
-
-
-def _evaluations(recipe: Recipe) -> tuple[int, int]:
-    """Evaluations in the run and the problems of all of them together."""
-    evaluation = recipe.evaluation
-    if evaluation.problems == 0:
-        return 0, 0
-    between = 0 if evaluation.every is None else (recipe.steps - 1) // evaluation.every
-    return 2 + between, 2 * evaluation.problems + between * (evaluation.every_problems or evaluation.problems)
-
-
-def _memory(recipe: Recipe, shape: ModelShape, parameters: Parameters, prompt: int, completion: int) -> Memory:
-    value_bytes = recipe.model.value_bytes
-    prompts, group = recipe.rollout.prompts_per_batch, recipe.rollout.group_size
-    sequences = min(prompts * group, recipe.rollout.max_concurrent or prompts * group)
-    cached = -(-sequences // group) * prompt + sequences * completion
-    cache_bytes = shape.layers * value_bytes * (shape.kv_values_per_token or 2 * shape.kv_heads * shape.head_dim)
-    cache = cached * cache_bytes
-    if recipe.rollout.kv_budget_gb is not None:
-        cache = min(cache, int(recipe.rollout.kv_budget_gb * GIB))
-    least = prompt + completion
-    most = (prompts * prompt + prompts * group * completion) // recipe.algorithm.mini_batches
-    most = max(least, min(most, recipe.optimizer.micro_batch_tokens or largest_micro_batch(recipe.device)))
-    token_bytes = activation_bytes(shape, value_bytes)
-    compute = compute_bytes(parameters, value_bytes)
-    return Memory(
-        master_and_optimizer=BYTES_A_PARAMETER * parameters.total - compute,
-        compute_weights=compute,
-        reference_weights=value_bytes * parameters.total if recipe.algorithm.beta > 0 else 0,
-        logits=LOGIT_ROWS * shape.vocab_size * value_bytes,
-        keys_and_values_least=least * cache_bytes,
-        keys_and_values_most=max(cache, least * cache_bytes),
-        activations_least=least * token_bytes,
-        activations_most=most * token_bytes,
-    )
-
-
 def training_memory(shape: ModelShape, value_bytes: int, longest: int, most: int, *, logits: bool) -> Memory:
-    """Memory of a run that trains and does not sample.
+    """Memory of a run that trains, without reference, keys and values.
 
     Args:
         shape: of the model.
         value_bytes: bytes of a number in the compute type.
-        longest: tokens of the longest document.
+        longest: tokens of the longest sequence.
         most: tokens of the largest micro-batch.
         logits: whether it computes any.
     """
@@ -406,6 +274,11 @@ def training_memory(shape: ModelShape, value_bytes: int, longest: int, most: int
         activations_least=longest * token_bytes,
         activations_most=most * token_bytes,
     )
+
+
+def largest_update(recipe: Trains, step_tokens: int, longest: int) -> int:
+    """Most tokens of a micro-batch: those of a step, as far as the recipe or its device allows; one sequence always."""
+    return max(longest, min(step_tokens, recipe.optimizer.micro_batch_tokens or largest_micro_batch(recipe.device)))
 
 
 def compute_bytes(parameters: Parameters, value_bytes: int) -> int:

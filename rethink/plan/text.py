@@ -1,19 +1,19 @@
-"""An estimate as text, for `rethink train --dry-run`."""
+"""Estimates as text, for `rethink train --dry-run`."""
 
 from __future__ import annotations
 
-from rethink.plan.estimate import GIB, Estimate, Memory, Phase
+from collections.abc import Sequence
+
+from rethink.plan.estimate import GIB, Estimate, Memory, Parameters, Phase
 
 
 def estimate_text(estimate: Estimate) -> str:
     """A few lines that say what a run will cost and what was assumed."""
-    parameters = estimate.parameters
-    visited = f"{count_text(parameters.block)} in the layers a token visits, {count_text(parameters.head)} in the head"
     assumed = " (assumed)" if estimate.prompt_tokens_assumed else ""
     rows = [
-        ("Parameters", f"{count_text(parameters.total)}: {visited}"),
+        ("Parameters", parameters_text(estimate.parameters)),
         ("Prompts", f"about {estimate.prompt_tokens} tokens each{assumed}, computed once per group"),
-        *(_phase(phase, estimate.steps_per_batch) for phase in estimate.phases),
+        *(_phase_text(phase, estimate.steps_per_batch) for phase in estimate.phases),
         (
             "Evaluation",
             f"{estimate.evaluations} times, at most {count_text(estimate.evaluation_tokens)} completion tokens in all"
@@ -22,10 +22,21 @@ def estimate_text(estimate: Estimate) -> str:
         ("Memory", memory_text(estimate.memory)),
         ("Whole run", f"at most {count_text(estimate.total_tokens)} tokens{seconds_text(estimate.total_seconds)}"),
     ]
+    return rows_text(rows, timed=estimate.total_seconds is not None)
+
+
+def rows_text(rows: Sequence[tuple[str, str]], *, timed: bool) -> str:
+    """Labelled rows; a last line says why where no time is given."""
     lines = [f"{label:<18} {text}" for label, text in rows]
-    if estimate.total_seconds is None:
+    if not timed:
         lines.append("No time is given: the machine's rate has not been measured (`rethink doctor` measures it).")
     return "\n".join(lines)
+
+
+def parameters_text(parameters: Parameters) -> str:
+    """All of them, and those that a token visits."""
+    visited = f"{count_text(parameters.block)} in the layers a token visits, {count_text(parameters.head)} in the head"
+    return f"{count_text(parameters.total)}: {visited}"
 
 
 def memory_text(memory: Memory) -> str:
@@ -45,7 +56,7 @@ def memory_text(memory: Memory) -> str:
     )
 
 
-def _phase(phase: Phase, steps_per_batch: int) -> tuple[str, str]:
+def _phase_text(phase: Phase, steps_per_batch: int) -> tuple[str, str]:
     last = phase.first_step + phase.steps
     shared = "" if steps_per_batch == 1 else f" for {steps_per_batch} steps"
     training = phase.training_flops + phase.attention_flops_training

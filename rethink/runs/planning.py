@@ -36,6 +36,7 @@ def measure_rates(
     """As `measure`, from the values of a recipe that it needs."""
     import torch
 
+    from rethink.kernels.native.library import kernels_for
     from rethink.machine.limits import usable_threads
     from rethink.machine.speed import choose_dtype, measure_gemm
 
@@ -43,7 +44,8 @@ def measure_rates(
     cuda = device != "cpu" and torch.cuda.is_available()
     rates = measure_gemm(device="cuda" if cuda else "cpu")
     dtype = choose_dtype(rates) if wanted == "auto" else wanted
-    return dtype, MachineRates.from_matrix_products(rates[dtype] * 1e9)
+    kernels = kernels_for(dtype, "cuda" if cuda else "cpu")
+    return dtype, MachineRates.from_matrix_products(rates[dtype] * 1e9, kernels)
 
 
 def planned(

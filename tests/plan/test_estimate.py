@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+from rethink.kernels.native.library import kernels_for, using
+from rethink.kinds.grpo.estimate import Groups, estimate
+from rethink.machine.speed import measure_gemm
+from rethink.model.decoder import Decoder
 from rethink.model.packing import PackedGroup, pack
-from rethink.plan.estimate import GIB, MachineRates, activation_bytes, count_parameters, estimate, shape_of
+from rethink.plan.estimate import GIB, SHARES, MachineRates, activation_bytes, count_parameters, shape_of
 from rethink.plan.text import estimate_text
 from rethink.recipe.loading import load_recipe, parse_recipe
 from rethink.recipe.schema import ModelShape, Recipe
@@ -163,7 +171,7 @@ def test_paper_recipes_dry_run_from_their_shape(name: str) -> None:
 
 
 def test_text_and_data() -> None:
-    result = estimate(load("evaluation.problems=10"), SMOLLM2, MachineRates.from_matrix_products(830e9))
+    result = estimate(load("evaluation.problems=10"), SMOLLM2, MachineRates.from_matrix_products(830e9, "reference"))
     text = estimate_text(result)
     for words in ("135 million", "(assumed)", "Steps 1-10", "seconds a step", "Memory", "GiB"):
         assert words in text
@@ -199,3 +207,66 @@ def test_activations_are_those_that_torch_saves(dtype: torch.dtype) -> None:
 
     (shallow, counted_shallow), (deep, counted_deep) = saved_bytes(1), saved_bytes(4)
     assert deep - shallow == pytest.approx(counted_deep - counted_shallow, rel=0.03)
+
+
+def training_pass(groups: Groups, **shape: int) -> tuple[Decoder, Callable[[], None]]:
+    """A decoder and its forward and backward pass over such groups."""
+    model = tiny_model("Llama", seed=0, **shape)
+    decoder = decoder_of(model, torch.float32)
+    completions = [list(range(groups.completion))] * groups.group
+    prompts = [(i, *range(groups.prompt - 1)) for i in range(groups.prompts)]  # none begins as another does
+    batch = pack([PackedGroup(prompt, completions) for prompt in prompts])
+
+    def both() -> None:
+        decoder.completion_loss(batch, lambda logprobs, part: logprobs.sum())[0].backward()
+
+    return decoder, both
+
+
+def test_operations_are_those_that_torch_counts() -> None:
+    """A training pass on the references. They compute masked scores, and no completion's last token."""
+    groups = Groups(prompts=2, group=4, prompt=12, completion=20)
+    decoder, both = training_pass(
+        groups, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, vocab_size=64,
+    )  # fmt: skip
+    with using("reference"), FlopCounterMode(display=False) as counter:
+        both()
+    assert counter.get_total_flops() == pytest.approx(3 * sum(groups.forward(shape_of(decoder.config))), rel=0.06)
+
+
+def test_better_kernels_reach_more_of_the_rate() -> None:
+    native, plain = SHARES["avx512-bf16 bfloat16"], SHARES["reference"]
+    assert all(ours > theirs for ours, theirs in zip(native, plain, strict=True))
+    assert MachineRates.from_matrix_products(100.0, "avx512-bf16 bfloat16") == MachineRates(*(100 * s for s in native))
+    assert kernels_for("float32", "cuda") == "reference"
+    with using("reference"):
+        assert kernels_for("float32", "cpu") == "reference"
+    with using("avx2"):  # no bf16 kernels there, whatever the processor has
+        assert kernels_for("bfloat16", "cpu") == "reference"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", ["auto", "reference"])
+def test_a_measured_step_is_near_its_estimate(choice: str) -> None:
+    """Processor time on one thread, so that other work counts little; within a factor of two."""
+    groups = Groups(prompts=2, group=4, prompt=80, completion=60)
+    decoder, both = training_pass(
+        groups, hidden_size=384, intermediate_size=1024, num_hidden_layers=4, num_attention_heads=6,
+        num_key_value_heads=2, head_dim=64, vocab_size=4096,
+    )  # fmt: skip
+    threads, seconds = torch.get_num_threads(), math.inf
+    torch.set_num_threads(1)
+    try:
+        with using(choice), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(time, "perf_counter", time.process_time)
+            rate = 1e9 * measure_gemm(["float32"])["float32"]
+            rates = MachineRates.from_matrix_products(rate, kernels_for("float32", "cpu"))
+            for _ in range(3):
+                started = time.process_time()
+                both()
+                seconds = min(seconds, time.process_time() - started)
+    finally:
+        torch.set_num_threads(threads)
+    expected = 3 * sum(groups.forward(shape_of(decoder.config))) / rates.training
+    assert expected / 2 < seconds < 2 * expected

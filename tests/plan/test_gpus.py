@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rethink.kinds.reward_model.estimate import estimate_reward_model
+from rethink.kinds.grpo.estimate import estimate
+from rethink.kinds.reward_model.plan import estimate_reward_model
 from rethink.kinds.reward_model.recipe import RewardDataSize
-from rethink.plan.estimate import MachineRates, estimate
+from rethink.plan.estimate import MachineRates
 from rethink.plan.gpus import LARGE, MEMORY_BYTES, NODE, GPUPlan, gpus_text, plan_gpus
 from rethink.recipe.loading import load_recipe
 from rethink.recipe.schema import Recipe

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rethink.errors import UsageError
+from rethink.kinds.grpo.room import check_grpo_room
 from rethink.kinds.grpo.run import train
 from rethink.model.config import DecoderConfig
 from rethink.model.loading import load_checkpoint
@@ -18,7 +19,7 @@ from rethink.plan.estimate import GIB
 from rethink.recipe.loading import parse_recipe
 from rethink.recipe.schema import Recipe
 from rethink.runs.placement import make_choices
-from rethink.runs.room import check_grpo_room, check_training_room
+from rethink.runs.room import check_training_room
 
 TEXT = """\
 name: t

@@ -71,6 +71,16 @@ def native() -> Native | None:
     return _load(_chosen)[0]
 
 
+def kernels_for(dtype: str, device: str) -> str:
+    """Which kernels compute in `bfloat16` or `float32` on `cpu` or `cuda`: level and type, such as `avx2 float32`, or
+    `reference`. Compiles if need be.
+    """
+    library = native() if device == "cpu" else None
+    if library is None or (dtype == "bfloat16" and not library.bf16):
+        return "reference"
+    return f"{library.level} {dtype}"
+
+
 def status() -> Status:
     """What is used. Compiles if need be."""
     return _load(_chosen)[1]

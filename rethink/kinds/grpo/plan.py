@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from rethink.kinds.grpo.estimate import estimate
 from rethink.model.chat import PromptRenderer
 from rethink.model.loading import load_checkpoint
 from rethink.plan.costs import Costs
-from rethink.plan.estimate import MachineRates, estimate
+from rethink.plan.estimate import MachineRates
 from rethink.plan.text import estimate_text
 from rethink.recipe.checks import check_against_context
 from rethink.recipe.kind import Planned

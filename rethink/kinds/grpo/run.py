@@ -14,6 +14,7 @@ from rethink.errors import ModelError, RunFolderError
 from rethink.kernels.native import library as kernels
 from rethink.kinds.grpo import loop
 from rethink.kinds.grpo.loop import GRPO
+from rethink.kinds.grpo.room import check_grpo_room
 from rethink.machine.limits import peak_rss_mb
 from rethink.model.build import build_model, exact_weights
 from rethink.model.chat import PromptRenderer
@@ -33,7 +34,6 @@ from rethink.runs.inputs import model_hash
 from rethink.runs.loop import Loop, run_training, trackers_of
 from rethink.runs.optimizer import MasterAdamW
 from rethink.runs.placement import apply_choices, check_reward_models, make_choices
-from rethink.runs.room import check_grpo_room
 from rethink.runs.session import open_run
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.mix import TaskMix, build_task_mix

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rethink.kinds.reward_model.estimate import estimate_reward_model, reward_model_estimate_text
 from rethink.kinds.reward_model.recipe import RewardDataSize, RewardModelRecipe
 from rethink.kinds.reward_model.run import load_start, read_data
 from rethink.kinds.reward_model.show import data_lines
 from rethink.plan.costs import Costs
 from rethink.plan.estimate import ASSUMED_PROMPT_TOKENS, MachineRates
+from rethink.plan.training import Reading, TrainingEstimate, estimate_training, training_text
 from rethink.recipe.kind import Drawn, Planned
 from rethink.recipe.schema import ModelShape
 from rethink.runs.placement import check_device
@@ -36,7 +36,43 @@ def plan(recipe: RewardModelRecipe) -> Planned:
     expected = estimate_reward_model(recipe, shape, size, rates, **sizes)
     longest = sizes.get("longest") or recipe.max_tokens or shape.context
     more = ({"data": facts}, data_lines(facts) if facts else [])
-    return planned(recipe.model, shape, dtype, expected, reward_model_estimate_text(expected), longest, more)
+    return planned(recipe.model, shape, dtype, expected, training_text(expected, "examples"), longest, more)
+
+
+def estimate_reward_model(
+    recipe: RewardModelRecipe,
+    shape: ModelShape,
+    size: RewardDataSize,
+    rates: MachineRates | None = None,
+    *,
+    longest: int | None = None,
+    held_out_tokens: int = 0,
+) -> TrainingEstimate:
+    """Tokens, operations, memory and time of a run. There is no projection to the vocabulary; evaluations only read.
+
+    Args:
+        recipe: the run.
+        shape: of the model.
+        size: of the data to train on, measured or as the recipe declares it.
+        rates: the machine's; None leaves the time out.
+        longest: tokens of the longest example, all its responses; None: two (for labels, one) of `max_tokens`, or of
+            the model's context.
+        held_out_tokens: of one evaluation.
+    """
+    responses = 2 if recipe.objective == "pairwise" else 1
+    steps = recipe.total_steps(size.examples)
+    evaluations = 2 + (steps // recipe.evaluation.every if recipe.evaluation.every else 0)
+    reading = Reading(
+        size.examples,
+        size.tokens,
+        trained_tokens=0.0,
+        visits=recipe.visits(size.examples),
+        batch=recipe.batch_size,
+        steps=steps,
+        sequences=responses,
+        evaluated_tokens=evaluations * held_out_tokens,
+    )
+    return estimate_training(recipe, shape, reading, longest or responses * (recipe.max_tokens or shape.context), rates)
 
 
 def _look(recipe: RewardModelRecipe) -> tuple[ModelShape, RewardDataSize, dict[str, Any], dict[str, int]]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rethink.kinds.sft.estimate import estimate_sft, sft_estimate_text
 from rethink.kinds.sft.recipe import SFTDataSize, SFTRecipe, check_warmup
 from rethink.kinds.sft.run import read_data
 from rethink.model.loading import load_checkpoint
 from rethink.observe.progress import make_progress
 from rethink.plan.costs import Costs
 from rethink.plan.estimate import ASSUMED_PROMPT_TOKENS, MachineRates
+from rethink.plan.training import Reading, TrainingEstimate, estimate_training, training_text
 from rethink.recipe.kind import Drawn, Planned
 from rethink.recipe.schema import ModelShape
 from rethink.runs.placement import check_device
@@ -33,10 +34,20 @@ def plan(recipe: SFTRecipe) -> Planned:
     if shape is None or size is None:
         shape, size, longest, found = _look(recipe)
     dtype, rates = measure(recipe)
-    expected = estimate_sft(recipe, shape, size, rates, longest=longest)
     longest = longest or recipe.max_tokens or shape.context
+    expected = estimate_sft(recipe, shape, size, longest, rates)
     lines = [_set_text(entry) for entry in found.get("data", [])]
-    return planned(recipe.model, shape, dtype, expected, sft_estimate_text(expected), longest, (found, lines))
+    return planned(recipe.model, shape, dtype, expected, training_text(expected, "documents"), longest, (found, lines))
+
+
+def estimate_sft(
+    recipe: SFTRecipe, shape: ModelShape, size: SFTDataSize, longest: int, rates: MachineRates | None
+) -> TrainingEstimate:
+    """Tokens, operations, memory and time of a run on data of this size, measured or as the recipe declares it."""
+    batch = recipe.batch_sequences
+    steps = recipe.steps or math.ceil(round((recipe.epochs or 0) * size.documents, 6) / batch)
+    reading = Reading(size.documents, size.tokens, size.trained_tokens, visits=steps * batch, batch=batch, steps=steps)
+    return estimate_training(recipe, shape, reading, longest, rates)
 
 
 def _look(recipe: SFTRecipe) -> tuple[ModelShape, SFTDataSize, int, dict[str, Any]]:
@@ -83,7 +94,7 @@ def costs(
     size = recipe.data_size or _data_size(recipe, drawn)
     if size is None:
         return Costs()
-    found = estimate_sft(recipe, shape, size, rates)
+    found = estimate_sft(recipe, shape, size, recipe.max_tokens or shape.context, rates)
     return Costs(found.total_tokens, found.total_flops, found.total_seconds, found.memory, recipe.max_tokens)
 
 

@@ -26,7 +26,7 @@ def test_dry_run(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert plan["data"]["train"] + plan["data"]["held_out"] == 60
     found = plan["estimate"]
     assert found["steps"] == -(-4 * plan["data"]["train"] // 8)
-    assert found["examples"] == plan["data"]["train"]
+    assert found["documents"] == plan["data"]["train"]
     assert found["total_tokens"] > 0
     assert found["total_seconds"] > 0
     assert main(["train", str(recipe), "--dry-run"]) == 0

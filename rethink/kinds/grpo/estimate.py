@@ -1,0 +1,183 @@
+"""What a GRPO run will cost, from the recipe and a model's shape alone.
+
+The rules are those of `plan/estimate.py`. A rollout batch has P prompts of p tokens and N = P * G completions of c:
+
+- a shared prompt is computed once; training needs 6 * block parameters * (P p + N c) + 6 * head parameters * N c
+  operations an epoch, decoding 2 instead of 6, the reference model (beta > 0) another 2;
+- attention adds 4 H D operations per layer, query and key in decoding, three times that in training;
+- keys and values have a least (one sequence at a time) and a most (all sequences at once, or the recipe's limits); the
+  run settles between them.
+
+Axes: P prompts, G group size, N rollouts, H query heads, D head size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from rethink.plan.estimate import (
+    ASSUMED_PROMPT_TOKENS,
+    GIB,
+    Estimate,
+    MachineRates,
+    Memory,
+    Phase,
+    count_parameters,
+    largest_update,
+    training_memory,
+)
+from rethink.recipe.schema import ModelShape, Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Prompts that are computed once, and the completions of each."""
+
+    prompts: int
+    group: int
+    prompt: int
+    """Tokens of a prompt."""
+    completion: int
+    """Tokens of a completion."""
+
+    @property
+    def sequences(self) -> int:
+        """Completions."""
+        return self.prompts * self.group
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of all prompts."""
+        return self.prompts * self.prompt
+
+    @property
+    def completion_tokens(self) -> int:
+        """Of all completions."""
+        return self.sequences * self.completion
+
+    def forward(self, shape: ModelShape) -> tuple[float, float]:
+        """Operations of one forward pass: matrix products, and attention (a query sees its prompt and its own past)."""
+        parameters = count_parameters(shape)
+        tokens = self.prompt_tokens + self.completion_tokens
+        matrices = 2.0 * (parameters.block * tokens + parameters.head * self.completion_tokens)
+        own = self.group * self.completion * (self.prompt + self.completion / 2)
+        pairs = self.prompts * (self.prompt * self.prompt / 2 + own)
+        return matrices, 4.0 * shape.layers * shape.heads * shape.head_dim * pairs
+
+
+def estimate(
+    recipe: Recipe,
+    shape: ModelShape,
+    rates: MachineRates | None = None,
+    *,
+    prompt_tokens: int | None = None,
+    completion_tokens: int | None = None,
+) -> Estimate:
+    """Tokens, operations, memory and time of a run.
+
+    Args:
+        recipe: the run.
+        shape: of the model; `shape_of` makes one from a loaded model's configuration.
+        rates: the machine's; None leaves the times out.
+        prompt_tokens: usual length of a prompt; None assumes `ASSUMED_PROMPT_TOKENS`.
+        completion_tokens: usual length of a completion; None takes the token limit, the most there can be.
+    """
+    prompt = prompt_tokens or ASSUMED_PROMPT_TOKENS
+    prompts, group = recipe.rollout.prompts_per_batch, recipe.rollout.group_size
+
+    def phase(first: int, steps: int, limit: int) -> Phase:
+        batch = Groups(prompts, group, prompt, min(completion_tokens or limit, limit))
+        return _phase(recipe, batch, (first, steps), batch.forward(shape), rates)
+
+    phases = tuple(phase(*reached) for reached in _limits(recipe))
+    evaluations, evaluated = _evaluations(recipe)
+    evaluation_limit = recipe.evaluation.max_new_tokens or phases[-1].max_new_tokens
+    length = min(completion_tokens or evaluation_limit, evaluation_limit)
+    evaluation_flops = evaluated * sum(Groups(1, 1, prompt, length).forward(shape))
+    evaluation_seconds = None if rates is None else evaluation_flops / rates.decoding
+    seconds = [phase.seconds_per_step * phase.steps for phase in phases if phase.seconds_per_step is not None]
+    return Estimate(
+        parameters=count_parameters(shape),
+        prompt_tokens=prompt,
+        prompt_tokens_assumed=prompt_tokens is None,
+        steps_per_batch=recipe.steps_per_batch,
+        phases=phases,
+        evaluations=evaluations,
+        evaluation_tokens=evaluated * length,
+        evaluation_seconds=evaluation_seconds,
+        memory=_memory(recipe, shape, Groups(prompts, group, prompt, max(phase.completion_tokens for phase in phases))),
+        total_tokens=sum(
+            (phase.prompt_tokens_batch + phase.completion_tokens_batch) * -(-phase.steps // recipe.steps_per_batch)
+            for phase in phases
+        ),
+        total_seconds=None if evaluation_seconds is None else sum(seconds) + evaluation_seconds,
+    )
+
+
+def _limits(recipe: Recipe) -> list[tuple[int, int, int]]:
+    """(first step, number of steps, token limit) of each phase that this run reaches."""
+    limit = recipe.rollout.max_new_tokens
+    table = {0: limit} if isinstance(limit, int) else limit
+    starts = sorted(step for step in table if step < recipe.steps)
+    ends = [*starts[1:], recipe.steps]
+    return [(start, end - start, table[start]) for start, end in zip(starts, ends, strict=True)]
+
+
+def _phase(
+    recipe: Recipe, batch: Groups, reach: tuple[int, int], flops: tuple[float, float], rates: MachineRates | None
+) -> Phase:
+    """One phase.
+
+    Args:
+        recipe: the run.
+        batch: a rollout batch of the phase.
+        reach: its first step and number of steps.
+        flops: of a forward pass over the batch: matrix products, attention.
+        rates: the machine's.
+    """
+    matrices, attention = flops
+    passes = 3 * recipe.algorithm.epochs + (1 if recipe.algorithm.beta > 0 else 0)
+    seconds = None
+    if rates is not None:
+        seconds = sum(flops) * (1 / rates.decoding + passes / rates.training) / recipe.steps_per_batch
+    return Phase(
+        first_step=reach[0],
+        steps=reach[1],
+        max_new_tokens=recipe.max_new_tokens_at(reach[0]),
+        completion_tokens=batch.completion,
+        prompt_tokens_batch=batch.prompt_tokens,
+        completion_tokens_batch=batch.completion_tokens,
+        decoding_flops=matrices,
+        training_flops=passes * matrices,
+        attention_flops_decoding=attention,
+        attention_flops_training=passes * attention,
+        seconds_per_step=seconds,
+    )
+
+
+def _evaluations(recipe: Recipe) -> tuple[int, int]:
+    """Evaluations in the run and the problems of all of them together."""
+    evaluation = recipe.evaluation
+    if evaluation.problems == 0:
+        return 0, 0
+    between = 0 if evaluation.every is None else (recipe.steps - 1) // evaluation.every
+    return 2 + between, 2 * evaluation.problems + between * (evaluation.every_problems or evaluation.problems)
+
+
+def _memory(recipe: Recipe, shape: ModelShape, batch: Groups) -> Memory:
+    rollout, value_bytes = recipe.rollout, recipe.model.value_bytes
+    sequences = min(batch.sequences, rollout.max_concurrent or batch.sequences)
+    cached = -(-sequences // batch.group) * batch.prompt + sequences * batch.completion
+    cache_bytes = shape.layers * value_bytes * (shape.kv_values_per_token or 2 * shape.kv_heads * shape.head_dim)
+    cache = cached * cache_bytes
+    if rollout.kv_budget_gb is not None:
+        cache = min(cache, int(rollout.kv_budget_gb * GIB))
+    longest = batch.prompt + batch.completion
+    mini_batch = (batch.prompt_tokens + batch.completion_tokens) // recipe.algorithm.mini_batches
+    most = largest_update(recipe, mini_batch, longest)
+    return replace(
+        training_memory(shape, value_bytes, longest, most, logits=True),
+        reference_weights=value_bytes * count_parameters(shape).total if recipe.algorithm.beta > 0 else 0,
+        keys_and_values_least=longest * cache_bytes,
+        keys_and_values_most=max(cache, longest * cache_bytes),
+    )
