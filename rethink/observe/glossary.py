@@ -45,9 +45,9 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
                        "are in "
                        "`rollouts/batch-….parquet`.", "Rises by one every `mini_batches × epochs` steps.", _NOTHING,
                        _TRAIN),
-            MetricInfo("tokens/trained", "tokens", "Completion tokens in this step's loss.",
-                       "Follows the completion length.", "Zero means that no group had a signal: see "
-                       "`rollout/no_signal`.", _TRAIN),
+            MetricInfo("tokens/trained", "tokens", "Tokens that went through the model in training since the start of "
+                       "the run; a shared prefix counts once. In fine-tuning: `train/input_tokens`, step by step.",
+                       "Rises steadily.", "Does not rise: no group had a signal; see `rollout/no_signal`.", _TRAIN),
             MetricInfo("tokens/total", "tokens", "Completion tokens generated since the start of the run.",
                        "Rises steadily.", _NOTHING, _TRAIN),
         ),
@@ -124,7 +124,8 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
                        "0 for most small models; any number that grows with accuracy is real reflection.",
                        "0 while `rollout/reflection` rises: the words are a habit; read the completions.",
                        "rethink.analysis.self_correction"),
-            MetricInfo("rollout/repeated", "share", "Share of completions whose text repeats itself.", "Near 0.",
+            MetricInfo("rollout/repeated", "share", "Mean share of a completion's runs of eight tokens that repeat "
+                       "another of its own.", "Near 0.",
                        "The policy is degenerating: lower the learning rate, or add the KL term (`algorithm.beta`).",
                        _TRAIN),
             MetricInfo("rollout/tokens", "tokens", "Completion tokens of the rollout batch.",
@@ -279,7 +280,8 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
             MetricInfo("time/evaluation", "s", "Held-out evaluation, in steps that have one.", "Rare enough to be "
                        "cheap.",
                        "Evaluate less often or fewer problems (`evaluation.every`, `every_problems`).", _TRAIN),
-            MetricInfo("time/checkpoint", "s", "Saving a recovery checkpoint, in steps that have one.", "Seconds.",
+            MetricInfo("time/checkpoint", "s", "Saving the recovery checkpoint of the step before, where it has one.",
+                       "Seconds.",
                        "Save less often (`checkpoint.every`) or to a faster disk.", _TRAIN),
             MetricInfo("time/step", "s", "The whole step.", "The sum of the phases, nearly.",
                        "Much more than the sum: please report it.", _TRAIN),

@@ -125,7 +125,7 @@ def train_until_done(run: R, loop: Loop[R], stop_requested: Callable[[], bool]) 
     """Step until the last step or until a stop is requested; a checkpoint of the last step is there then."""
     if run.state.step == 0 and not run.folder.metrics():
         record(run, {"step": 0} | (loop.evaluate(run) if loop.holds_out(run) else {}))
-    saved = run.state.step
+    saved, saving = run.state.step, 0.0
     while run.state.step < run.steps and not stop_requested():
         started = time.perf_counter()
         row = loop.step(run)
@@ -133,10 +133,14 @@ def train_until_done(run: R, loop: Loop[R], stop_requested: Callable[[], bool]) 
             row |= loop.evaluate(run)
         row["time/step"] = time.perf_counter() - started
         row["memory/peak_rss_mb"] = peak_rss_mb()
+        if saving:  # a step's own row is written before its checkpoint
+            row["time/checkpoint"] = saving
         record(run, row)
         run.progress.step(row)
+        started, saving = time.perf_counter(), 0.0
         if run.state.step % run.recipe.checkpoint.every == 0:
             saved = save(run, loop)
+            saving = time.perf_counter() - started
     if saved != run.state.step:
         save(run, loop)
 

@@ -6,10 +6,14 @@ import statistics
 from collections import Counter
 
 from rethink.analysis.reflection import reflection_rate
+from rethink.analysis.repetition import repetition_penalty
 from rethink.analysis.self_correction import count
 from rethink.recipe.schema import Recipe
 from rethink.runs.collect import RolloutBatch
 from rethink.types import RewardOutcome, Rollout, is_right
+
+REPEATED = 8
+"""Tokens of a run that counts as repeated: long enough that sums written alike do not."""
 
 
 def batch_metrics(batch: RolloutBatch, recipe: Recipe, *, sampled_now: bool) -> dict[str, float]:
@@ -29,6 +33,9 @@ def batch_metrics(batch: RolloutBatch, recipe: Recipe, *, sampled_now: bool) -> 
         "rollout/reflection": reflection_rate([r.completion.text for r in rollouts]),
         "rollout/reexamining": looked_again.marked / len(rollouts),
         "rollout/corrected": looked_again.outcomes["mended"],
+        "rollout/repeated": statistics.fmean(
+            -repetition_penalty(r.completion.token_ids.tolist(), REPEATED, -1.0) for r in rollouts
+        ),
         "rollout/tokens": sum(lengths),
         "time/rollout": batch.rollout_seconds if sampled_now else 0.0,
         "time/reward": batch.reward_seconds if sampled_now else 0.0,
