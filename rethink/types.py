@@ -75,6 +75,8 @@ class GenerationRequest:
     params: SamplingParams
     on_token: OnToken | None = field(default=None, compare=False, repr=False)
     """For answers that are shown while they are drawn. Engines that draw whole completions at once do not call it."""
+    version: int | None = None
+    """Version of the policy's weights that must answer; None: those that the engine has."""
 
     @property
     def n(self) -> int:
@@ -97,6 +99,8 @@ class Completion:
     finish_reason: FinishReason
     seconds: float = 0.0
     """Wall time from the start of its decoding to its end (clock: informative only)."""
+    version: int | None = None
+    """Version of the policy's weights that sampled it; None where nobody counts versions."""
 
 
 @dataclass(frozen=True, slots=True)
