@@ -124,15 +124,38 @@ def is_right(score: float | None) -> bool:
     return score is not None and score >= RIGHT
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The part of a completion that the policy sampled in one go: `token_ids[start:stop]`."""
+
+    start: int
+    stop: int
+    version: int | None = None
+    """Version of the policy's weights that sampled it."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Rollout:
-    """A completion with everything that training and the reader of the run need."""
+    """A completion with everything that training and the reader of the run need. May be sent to another process."""
 
     problem: Problem
     prompt: Prompt
     completion: Completion
+    """All that follows the prompt, of every turn and between them."""
     outcomes: Mapping[str, RewardOutcome]
     """By name of the reward part."""
     reward: float | None
     """Weighted sum of the parts; None when every part that counts abstained or failed."""
-    advantage: float = 0.0
+    advantage: float | NDArray[np.float64] = 0.0
+    """Of every token, or one each [T]."""
+    turns: tuple[Turn, ...] = ()
+    """In order. What stands between them was given to the policy. Empty: one turn, all of the completion."""
+
+    @property
+    def trained(self) -> NDArray[np.bool_]:
+        """[T] Whether the policy sampled the token, so that it is trained on."""
+        size = len(self.completion.token_ids)
+        mask = np.full(size, not self.turns)
+        for turn in self.turns:
+            mask[turn.start : turn.stop] = True
+        return mask

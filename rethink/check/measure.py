@@ -19,10 +19,12 @@ from rethink.model.chat import ANSWER, END_ANSWER, PromptRenderer
 from rethink.recipe.schema import Recipe, RewardPart
 from rethink.rewards.extract import AnswerRule, extract_answer
 from rethink.rewards.rubric import Rubric, build_rubric, closing
-from rethink.runs.collect import Sources, run_engine, sample_seed, sampling_params
+from rethink.rollout.sampler import Asked, complete
+from rethink.runs.collect import Sources, sampling_params
+from rethink.seeds import draw
 from rethink.tasks.guesses import commonest, guess_warning
 from rethink.tasks.mix import TaskMix
-from rethink.types import Completion, GenerationRequest, Problem, Prompt, RewardOutcome, is_right
+from rethink.types import Completion, Problem, Prompt, RewardOutcome, is_right
 
 GOLD_PROBLEMS = 100
 """Problems whose gold answers are scored and whose prompts are measured."""
@@ -217,19 +219,14 @@ def sample_groups(
     while len(groups) < len(asked) and time.perf_counter() - started < seconds:
         first = len(groups)
         chunk = asked[first : first + (PROMPTS_AT_ONCE if groups else FIRST_PROMPTS)]
-        requests = [
-            GenerationRequest(
-                prompt.token_ids, tuple(sample_seed(recipe.seed, first + i, g) for g in range(size)), params
-            )
-            for i, (_, prompt) in enumerate(chunk)
+        wanted = [
+            Asked(problem, prompt, tuple(draw("check", recipe.seed, first + i, g) for g in range(size)))
+            for i, (problem, prompt) in enumerate(chunk)
         ]
-        sampled = run_engine(sources.engine, requests, _ignore)
+        # Rewards are scored when all is sampled, so that their time is measured alone.
+        sampled = complete(sources.engine, wanted, params)
         groups += [[(p, prompt, c) for c in group] for (p, prompt), group in zip(chunk, sampled, strict=True)]
     return groups, time.perf_counter() - started
-
-
-def _ignore(request: int, sample: int, completion: Completion) -> None:
-    """Rewards are scored when all is sampled, so that their time is measured alone."""
 
 
 def check_samples(

@@ -13,6 +13,7 @@ from rethink.model.chat import PromptRenderer
 from rethink.model.tokenizer import Tokenizer
 from rethink.recipe.schema import PromptSection
 from rethink.rollout.engine import RolloutEngine
+from rethink.rollout.sampler import run_engine
 from rethink.store.contents import content_hash
 from rethink.types import Completion, FinishReason, GenerationRequest, Problem, SamplingParams
 
@@ -164,7 +165,7 @@ class EngineBackend:
             reply = Reply(completion.text, len(ids), completion.finish_reason, completion.seconds, ids)
             on_reply(request, sample, reply)
 
-        self._engine.generate(requests, finished)
+        run_engine(self._engine, requests, finished)
 
     def close(self) -> None:
         """See `Backend`."""

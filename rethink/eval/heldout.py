@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rethink.eval.statistics import wilson_interval
 from rethink.model.chat import PromptRenderer
 from rethink.rewards.rubric import Rubric
-from rethink.rollout.engine import RolloutEngine
-from rethink.types import Completion, GenerationRequest, Problem, Rollout, SamplingParams, is_right
+from rethink.rollout.engine import OnFinish, RolloutEngine
+from rethink.rollout.sampler import Asked, sample
+from rethink.types import Problem, Rollout, SamplingParams, is_right
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,28 +76,16 @@ def evaluate(
     problems: Sequence[Problem],
     params: SamplingParams,
     seeds: Sequence[int],
-    on_finish: Callable[[int, int, Completion], None] | None = None,
+    on_finish: OnFinish | None = None,
 ) -> Evaluation:
     """Sample one completion for each problem and score it.
 
     A problem whose gold answer cannot be read (the accuracy part abstains) is left out of accuracy and its interval
     (Wilson, 95 %); a checker that failed counts as wrong.
     """
-    prompts = [renderer.render(problem) for problem in problems]
-    requests = [GenerationRequest(p.token_ids, (s,), params) for p, s in zip(prompts, seeds, strict=True)]
-    scoring = rubric.scoring(problems, prompts, 1, models=False)  # rules alone: nothing of a model's is reported
-
-    def finished(request: int, sample: int, completion: Completion) -> None:
-        scoring.add(request, sample, completion)
-        if on_finish is not None:
-            on_finish(request, sample, completion)
-
-    completions = engine.generate(requests, finished)
-    rollouts = []
-    for problem, prompt, samples, scored in zip(
-        problems, prompts, completions, scoring.results(completions), strict=True
-    ):
-        rollouts.append(Rollout(problem, prompt, samples[0], *scored[0]))
+    asked = [Asked(p, renderer.render(p), (seed,)) for p, seed in zip(problems, seeds, strict=True)]
+    # Rules alone: nothing of a reward model's is reported.
+    rollouts = sample(engine, rubric, asked, params, models=False, on_finish=on_finish).rollouts
     right = [v for r in rollouts if (v := _right(r)) is not None]
     low, high = wilson_interval(sum(right), len(right)) if right else (0.0, 1.0)
     return Evaluation(

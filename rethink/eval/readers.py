@@ -13,8 +13,8 @@ from typing import Any
 
 from rethink.eval.benchmark import Row, SchemaError, Values
 from rethink.eval.ifeval.instructions import check_instruction
+from rethink.seeds import draw
 from rethink.tasks.answers import read_gold
-from rethink.tasks.source import draw
 
 LETTERS = "ABCDEFGHIJ"
 LIVECODEBENCH_WINDOW = ("2024-08-01", "2025-01-31")

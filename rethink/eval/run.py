@@ -22,7 +22,7 @@ from rethink.eval.grader_version import judged_by
 from rethink.eval.judging import Judging
 from rethink.eval.prompting import Mode, prompt_section, stop_strings
 from rethink.eval.samples import Sample, SampleStore
-from rethink.tasks.source import draw
+from rethink.seeds import draw
 from rethink.types import FinishReason, Problem, SamplingParams
 
 CHUNK = 4096

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ import numpy as np
 from rethink.errors import RunFolderError
 from rethink.store.atomic import write_bytes
 from rethink.store.integrity import parquet_is_whole, sealed_parquet
-from rethink.types import Completion, Problem, Prompt, RewardOutcome, Rollout
+from rethink.types import Completion, Problem, Prompt, RewardOutcome, Rollout, Turn
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,6 +35,8 @@ def rollout_row(rollout: Rollout) -> dict[str, Any]:
     """One rollout as the columns of the file, without its place (batch, step, indices)."""
     problem, prompt, completion = rollout.problem, rollout.prompt, rollout.completion
     parts = {name: _part_row(part) for name, part in rollout.outcomes.items()}
+    advantage = rollout.advantage
+    several = isinstance(advantage, np.ndarray)
     return {
         "problem_id": _utf8(problem.id),
         "task": _utf8(problem.task),
@@ -52,13 +55,17 @@ def rollout_row(rollout: Rollout) -> dict[str, Any]:
         "seconds": completion.seconds,
         "reward": rollout.reward,
         "reward_parts": json.dumps(parts),
-        "advantage": rollout.advantage,
+        "advantage": float(np.mean(advantage)) if several else advantage,
+        "version": completion.version,
+        "turns": json.dumps([astuple(turn) for turn in rollout.turns]) if rollout.turns else None,
+        "token_advantages": advantage if several else (),
     }
 
 
 def row_rollout(row: Mapping[str, Any]) -> Rollout:
     """The rollout of a row: the inverse of `rollout_row`."""
     parts = json.loads(row["reward_parts"])
+    token_advantages = row.get("token_advantages", ())
     return Rollout(
         problem=Problem(
             id=row["problem_id"],
@@ -77,10 +84,12 @@ def row_rollout(row: Mapping[str, Any]) -> Rollout:
             sampled_logprobs=np.asarray(row["sampled_logprobs"], dtype=np.float32),
             finish_reason=row["finish_reason"],
             seconds=row["seconds"],
+            version=row.get("version"),
         ),
         outcomes={name: RewardOutcome(**part) for name, part in parts.items()},
         reward=row["reward"],
-        advantage=row["advantage"],
+        advantage=np.asarray(token_advantages, np.float64) if len(token_advantages) else row["advantage"],
+        turns=tuple(Turn(*turn) for turn in json.loads(row.get("turns") or "[]")),
     )
 
 
@@ -115,7 +124,12 @@ _TYPES = {
     "reward": "float64",
     "reward_parts": "string",
     "advantage": "float64",
+    "version": "int64",
+    "turns": "string",
+    "token_advantages": "list<float64>",
 }
+_LATER = ("version", "turns", "token_advantages")
+"""Columns that files of earlier versions do not have."""
 COLUMNS = tuple(_TYPES)
 """The columns of a rollout file, in order; `write_rollouts` may add more behind them."""
 
@@ -154,14 +168,14 @@ def write_rollouts(
 def read_rollouts(path: Path) -> list[Rollout]:
     """The rollouts of a file, exactly as written. Raises `RunFolderError` when it cannot be read."""
     table = _read_table(path, None)
-    if missing := [name for name in COLUMNS if name not in table.column_names]:
+    if missing := [name for name in COLUMNS if name not in (*table.column_names, *_LATER)]:
         raise RunFolderError(
             f"`{path}` has no column `{missing[0]}`, so it holds no rollouts: something else was put in its place. "
             "Restore it from a copy, or delete it."
         )
-    plain = [name for name in table.column_names if not _is_list(table.schema.field(name))]
-    rows: list[dict[str, Any]] = table.select(plain).to_pylist()
-    for name in ("prompt_token_ids", "token_ids", "logprobs", "sampled_logprobs"):
+    lists = [name for name in table.column_names if _is_list(table.schema.field(name))]
+    rows: list[dict[str, Any]] = table.drop_columns(lists).to_pylist()
+    for name in lists:
         for row, value in zip(rows, _split_lists(table.column(name)), strict=True):
             row[name] = value
     return [row_rollout(row) for row in rows]

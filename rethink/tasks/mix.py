@@ -12,10 +12,11 @@ from itertools import accumulate
 from rethink.errors import TaskError
 from rethink.recipe.checks import needs_gold
 from rethink.recipe.schema import Recipe, TaskSource
+from rethink.seeds import draw
 from rethink.tasks.gym.source import GymSource
 from rethink.tasks.judge import JudgeSpec
 from rethink.tasks.rows import RowSource, hub_source, jsonl_source, python_source
-from rethink.tasks.source import KeepsKey, Source, draw
+from rethink.tasks.source import KeepsKey, Source
 from rethink.tasks.split import Split, split_of
 from rethink.types import Problem, is_right
 
@@ -171,7 +172,7 @@ class TaskMix:
         weights = [task.weight_at(step) for task in self._recipe.tasks]
         if len(weights) == 1:
             return [0] * number
-        dice = random.Random(draw(self._recipe.seed, "mixture", index))
+        dice = random.Random(draw("mixture", self._recipe.seed, index))
         return [_pick(weights, dice.random()) for _ in range(number)]
 
     def _trains(self, source: Source) -> KeepsKey:

@@ -14,13 +14,14 @@ from typing import Any
 
 from rethink.errors import TaskError
 from rethink.recipe.schema import TaskSource
+from rethink.seeds import draw
 from rethink.store.jsonl import read_jsonl
 from rethink.tasks.answers import read_gold
 from rethink.tasks.checkers import choose_checker
 from rethink.tasks.judge import JudgeSpec
 from rethink.tasks.judging import make_judge
 from rethink.tasks.plugins import load_function, where_raised
-from rethink.tasks.source import KeepsKey, draw
+from rethink.tasks.source import KeepsKey
 from rethink.tasks.split import question_key, split_key
 from rethink.types import Problem
 
@@ -85,7 +86,7 @@ class RowSource:
         epoch, place = divmod(count, len(self._allowed))
         if self._order[0] != epoch:
             order = list(self._allowed)
-            random.Random(draw(self._seed, self.name, "epoch", epoch)).shuffle(order)
+            random.Random(draw("source", self._seed, self.name, "epoch", epoch)).shuffle(order)
             self._order = (epoch, order)
         row = self._order[1][place]
         return self._problem(self._rows[row], f"{self.name}/train/{row}")
@@ -101,7 +102,7 @@ class RowSource:
         rows = self._rows if self._held_out is None else self._held_out
         kind = "held-out-file" if self.separate else "held-out"
         order = list(range(len(rows)))
-        random.Random(draw(self.name, "held-out")).shuffle(order)
+        random.Random(draw("source", self.name, "held-out")).shuffle(order)
         seen: set[int] = set()
         for i in order:
             key = question_key(rows[i].question)

@@ -1,8 +1,7 @@
-"""What every source of problems is, and the drawing that makes a problem a function of seed and position."""
+"""What every source of problems is."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -50,9 +49,3 @@ class Source(Protocol):
     def reads_gold(self, problem: Problem) -> bool:
         """Whether the checker can judge answers to this problem at all. May raise."""
         ...
-
-
-def draw(*parts: int | str) -> int:
-    """A 63-bit number that depends on all of its parts and on nothing else."""
-    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1

@@ -1,8 +1,10 @@
 """Rollouts survive the disk exactly: ids, log-probabilities bit for bit, outcomes, odd text."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from rethink.errors import RunFolderError
 from rethink.store import rollout_files
 from rethink.store.run_folder import RunFolder
-from rethink.types import Completion, Problem, Prompt, RewardOutcome, Rollout
+from rethink.types import Completion, Problem, Prompt, RewardOutcome, Rollout, Turn
 
 
 def rollout(
@@ -79,6 +81,34 @@ def test_round_trip_is_exact(tmp_path_factory: pytest.TempPathFactory, batch: li
     assert len(back) == len(batch)
     for one, two in zip(batch, back, strict=True):
         assert_same(one, two)
+
+
+def test_several_turns_and_an_advantage_a_token(folder: RunFolder) -> None:
+    one, advantages = rollout(), np.array([0.5, -1 / 3, 0.0])
+    sampled = replace(one.completion, version=8)
+    several = replace(one, completion=sampled, advantage=advantages, turns=(Turn(0, 1, 7), Turn(2, 3)))
+    folder.write_rollouts(1, [several, one])
+    back = folder.read_rollouts(1)
+    assert back is not None
+    assert isinstance(back[0].advantage, np.ndarray)
+    assert back[0].advantage.tobytes() == advantages.tobytes()
+    assert (back[0].turns, back[1].turns) == (several.turns, ())
+    assert (back[0].completion.version, back[1].completion.version) == (8, None)
+    assert back[1].advantage == one.advantage
+    assert folder.rollout_rows(1, ["advantage"])[0] == {"advantage": float(advantages.mean())}
+
+
+def test_files_of_earlier_versions_are_read(folder: RunFolder) -> None:
+    folder.write_rollouts(1, [rollout()])
+    path = folder.rollouts_path(1)
+    table = pq.read_table(path).drop_columns(["version", "turns", "token_advantages"])
+    rollout_files.write_table(path, table)
+    back = folder.read_rollouts(1)
+    assert back is not None
+    assert_same(back[0], rollout())
+    rollout_files.write_table(path, table.drop_columns(["reward"]))
+    with pytest.raises(RunFolderError, match="no column `reward`"):
+        folder.read_rollouts(1)
 
 
 def test_odd_outcomes_and_rewards(folder: RunFolder) -> None:

@@ -4,7 +4,7 @@ from rethink.recipe.kind import Kind
 
 KIND = Kind(
     name="eval",
-    version=1,
+    version=2,
     summary="one model on held-out problems",
     recipe="rethink.kinds.eval.recipe:EvalRecipe",
     run="rethink.kinds.eval.run:run_eval",

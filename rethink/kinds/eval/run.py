@@ -26,14 +26,17 @@ from rethink.recipe.checks import check_against_context
 from rethink.rewards.rubric import Rubric, build_rubric, closing
 from rethink.rollout.build import build_engine
 from rethink.rollout.engine import RolloutEngine
-from rethink.runs.collect import run_engine, sample_seed
+from rethink.rollout.sampler import Asked, sample
 from rethink.runs.inputs import model_hash
 from rethink.runs.placement import apply_choices, make_choices
 from rethink.runs.session import open_run, stop_on_interrupt
+from rethink.seeds import draw
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.mix import build_task_mix
-from rethink.types import Completion, GenerationRequest, Problem, Prompt, RewardOutcome, SamplingParams, is_right
+from rethink.types import Problem, Prompt, Rollout, SamplingParams, is_right
 
+SEEDS = ("how seeds are drawn", "by purpose")
+"""Recorded where samples depend on it: an evaluation that was begun with other seeds does not go on."""
 CHUNK = 64
 """Problems that are answered and written together."""
 METRICS = ("accuracy", "format", "length", "truncated", "language", "readability", "tags", "repetition", "reflection")
@@ -59,13 +62,14 @@ def run_eval(recipe: EvalRecipe, out: Path, *, resume: bool = False, progress: P
         check_against_context(grpo, checkpoint.config.max_position_embeddings)
     fresh = not RunFolder.exists(out)
     mix = build_task_mix(grpo)
+    seeds = {SEEDS[0]: SEEDS[1]} if recipe.temperature > 0 else {}
     folder = open_run(
         recipe,
         out,
         resume=resume,
         steps=1,
         choices=lambda: make_choices(grpo, checkpoint.config),
-        also=model_hash(recipe.model.path, checkpoint.folder) | mix.row_hashes(),
+        also=model_hash(recipe.model.path, checkpoint.folder) | mix.row_hashes() | seeds,
     )
     with folder.lock(), stop_on_interrupt(progress) as stop_requested:
         try:
@@ -130,30 +134,17 @@ def _answer(
     params = SamplingParams(
         recipe.temperature, recipe.top_p, 0, recipe.max_new_tokens, recipe.stop_strings, stop_token_ids=stops
     )
-    requests = [
-        GenerationRequest(
-            prompts[i].token_ids, tuple(sample_seed(recipe.seed, i, k, 3) for k in range(recipe.samples)), params
-        )
+    asked = [
+        Asked(problems[i], prompts[i], tuple(draw("eval stage", recipe.seed, i, k) for k in range(recipe.samples)))
         for i in chunk
     ]
-    scoring = rubric.scoring([problems[i] for i in chunk], [prompts[i] for i in chunk], recipe.samples)
-    completions = run_engine(engine, requests, scoring.add)
-    return [
-        _row(problems[i], prompts[i], sample, completion, outcomes, recipe.language)
-        for i, samples, scored in zip(chunk, completions, scoring.results(completions), strict=True)
-        for sample, (completion, (outcomes, _)) in enumerate(zip(samples, scored, strict=True))
-    ]
+    groups = sample(engine, rubric, asked, params).groups
+    return [_row(rollout, number, recipe.language) for group in groups for number, rollout in enumerate(group)]
 
 
-def _row(
-    problem: Problem,
-    prompt: Prompt,
-    sample: int,
-    completion: Completion,
-    outcomes: Mapping[str, RewardOutcome],
-    language: str,
-) -> dict[str, Any]:
-    turn = prompt.prefill + completion.text
+def _row(rollout: Rollout, number: int, language: str) -> dict[str, Any]:
+    problem, completion, outcomes = rollout.problem, rollout.completion, rollout.outcomes
+    turn = rollout.prompt.prefill + completion.text
     rated = readability(turn, language)
     accuracy = outcomes.get("accuracy")
     right = None
@@ -165,8 +156,8 @@ def _row(
         "task": problem.task,
         "question": problem.question,
         "answer": problem.answer,
-        "sample": sample,
-        "prompt": prompt.text,
+        "sample": number,
+        "prompt": rollout.prompt.text,
         "text": turn,
         "accuracy": None if accuracy is None else accuracy.score,
         "right": right,

@@ -4,7 +4,7 @@ from rethink.recipe.kind import Kind
 
 KIND = Kind(
     name="grpo",
-    version=1,
+    version=2,
     summary="reinforcement learning: GRPO and its family, with rule-based rewards",
     recipe="rethink.recipe.schema:Recipe",
     run="rethink.kinds.grpo.run:train",

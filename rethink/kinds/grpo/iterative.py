@@ -20,8 +20,8 @@ from rethink.kinds.reward_model.recipe import PreferenceData, ReplaySection, Rew
 from rethink.kinds.reward_model.run import PAIRS_FILE, train_reward_model
 from rethink.observe.progress import Progress
 from rethink.recipe.schema import Recipe
+from rethink.seeds import draw
 from rethink.store.atomic import write_json
-from rethink.tasks.source import draw
 
 HISTORY_SHARE = 0.1
 
@@ -95,7 +95,7 @@ def _model_part(policy: Recipe) -> int:
 
 def _seed(given: int, number: int) -> int:
     """The seed of a round: each draws other problems, samples and orders than the others."""
-    return given if number == 1 else draw(given, "round", number) % 2**31
+    return given if number == 1 else draw("round", given, number) % 2**31
 
 
 def _policy(policy: Recipe, model: str, place: int, scorer: str, seed: int) -> Recipe:

@@ -27,8 +27,9 @@ from rethink.observe.progress import Progress
 from rethink.observe.trackers import Trackers
 from rethink.recipe.schema import Recipe
 from rethink.runs.checkpoint import TrainState, write_checkpoint
-from rethink.runs.collect import RolloutBatch, Sources, collect, sample_seed
+from rethink.runs.collect import RolloutBatch, Sources, collect
 from rethink.runs.optimizer import MasterAdamW
+from rethink.seeds import draw
 from rethink.store.run_folder import RunFolder
 from rethink.types import Problem, SamplingParams
 
@@ -76,7 +77,7 @@ def one_step(run: GRPO) -> dict[str, float]:
     # Rollouts: one batch serves mini_batches * epochs steps.
     if run.batch is None or run.batch.index != index:
         run.progress.phase("rollout")
-        run.batch = collect(recipe, run.sources, run.folder, index, state.step - position)
+        run.batch = collect(recipe, run.sources, run.folder, index)
         run.old_logprobs = run.old_logprobs if position else None
         if not position:
             state.tokens_total += sum(len(r.completion.token_ids) for r in run.batch.rollouts)
@@ -129,7 +130,7 @@ def mini_batch(recipe: Recipe, batch_index: int, position: int) -> list[int]:
     epoch, part = divmod(position, recipe.algorithm.mini_batches)
     groups = list(range(recipe.rollout.prompts_per_batch))
     if recipe.algorithm.mini_batches > 1:
-        random.Random(sample_seed(recipe.seed, batch_index, epoch, 1)).shuffle(groups)
+        random.Random(draw("mini-batches", recipe.seed, batch_index, epoch)).shuffle(groups)
     size = len(groups) // recipe.algorithm.mini_batches
     return groups[part * size : (part + 1) * size]
 
@@ -155,7 +156,7 @@ def evaluate_now(run: GRPO) -> dict[str, float]:
         run.progress.phase("evaluation", ended, len(problems))
 
     run.progress.phase("evaluation", 0, len(problems))
-    seeds = [sample_seed(run.recipe.seed, step, i, 2) for i in range(len(problems))]
+    seeds = [draw("evaluation", run.recipe.seed, step, i) for i in range(len(problems))]
     s = run.sources
     result = evaluate(s.engine, s.renderer, s.rubric, problems, evaluation_params(run), seeds, on_finish)
     run.folder.write_samples(f"step-{step:06d}", result.rows())

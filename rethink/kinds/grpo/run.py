@@ -100,13 +100,15 @@ def open_folder(recipe: Recipe, checkpoint: Checkpoint, mix: TaskMix, out: Path,
             reads has changed.
     """
     check_reward_models(recipe)
+    # A batch that was begun in another order would train on some groups twice.
+    order = {"how the order of mini-batches is drawn": "by purpose"} if recipe.algorithm.mini_batches > 1 else {}
     return open_run(
         recipe,
         out,
         resume=resume,
         steps=recipe.steps,
         choices=lambda: make_choices(recipe, checkpoint.config),
-        also={**model_hash(recipe.model.path, checkpoint.folder), **mix.row_hashes()},
+        also=model_hash(recipe.model.path, checkpoint.folder) | mix.row_hashes() | order,
     )
 
 

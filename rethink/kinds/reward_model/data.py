@@ -20,8 +20,8 @@ from rethink.kinds.reward_model.synthetic_pairs import make_pairs, read_samples,
 from rethink.model.packing import PackedGroup
 from rethink.model.reward_text import Template, encode_prompt, encode_response, scored_text
 from rethink.model.tokenizer import Tokenizer
+from rethink.seeds import draw
 from rethink.tasks.preferences import EMPTY, EQUAL, REASONS, Preference, read_hub, read_jsonl
-from rethink.tasks.source import draw
 from rethink.tasks.split import split_key
 
 TOO_LONG = "too-long"
@@ -224,7 +224,7 @@ def _replay(recipe: RewardModelRecipe, new: int, earlier: list[Example]) -> list
         return []
     share = recipe.replay.share
     number = min(round(new * share / (1 - share)), len(earlier))
-    chosen = sorted(random.Random(draw(recipe.seed, "replay")).sample(range(len(earlier)), number))
+    chosen = sorted(random.Random(draw("replay", recipe.seed)).sample(range(len(earlier)), number))
     return [earlier[i] for i in chosen]
 
 
@@ -262,5 +262,5 @@ def step_examples(recipe: RewardModelRecipe, data: RewardData, step: int) -> lis
 @functools.lru_cache(maxsize=2)
 def _order(seed: int, epoch: int, number: int) -> tuple[int, ...]:
     order = list(range(number))
-    random.Random(draw(seed, "reward model", epoch)).shuffle(order)
+    random.Random(draw("reward model", seed, epoch)).shuffle(order)
     return tuple(order)

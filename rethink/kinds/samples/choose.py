@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from rethink.kinds.samples.records import Sample
-from rethink.tasks.source import draw
+from rethink.seeds import draw
 from rethink.tasks.split import question_key
 
 NGRAM = 3
@@ -115,7 +115,7 @@ def balance(samples: Sequence[Sample], share: float, seed: int) -> None:
     most = most_per_task(list(Counter(sample.task for sample in kept).values()), share)
     for task in dict.fromkeys(sample.task for sample in kept):
         own = [sample for sample in kept if sample.task == task]
-        own.sort(key=lambda sample: draw(seed, "balance", sample.id))
+        own.sort(key=lambda sample: draw("balance", seed, sample.id))
         for sample in own[most:]:
             sample.reason = "over-balance"
 

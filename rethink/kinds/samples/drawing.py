@@ -6,7 +6,8 @@ on neither the order of problems nor a kill.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rethink.kinds.samples.asking import ask_all
@@ -26,10 +27,11 @@ from rethink.model.chat import END_THINK, THINK, PromptRenderer
 from rethink.rewards.endpoint import Endpoint, EndpointClient, Reply
 from rethink.rewards.outcome import PartFailed
 from rethink.rewards.rubric import Rubric
+from rethink.rollout.sampler import Asked, sample
+from rethink.seeds import draw
 from rethink.tasks.mix import TaskMix
-from rethink.tasks.source import draw
 from rethink.tasks.split import question_key
-from rethink.types import GenerationRequest, Problem, RewardOutcome, Rollout
+from rethink.types import Problem, RewardOutcome, Rollout
 
 DRAWN_AT_ONCE = 64
 ENDPOINT_SEEDS = 0x7FFFFFFF
@@ -80,41 +82,49 @@ def sample_problems(
         top_k=sampling.top_k,
         stop_strings=sampling.stop_strings,
     )
-    prompts = [renderer.render(problem) for problem in problems]
-    seeds = [tuple(sample_seed(recipe, problem, i) for i in range(sampling.per_problem)) for problem in problems]
-    requests = [GenerationRequest(p.token_ids, own, params) for p, own in zip(prompts, seeds, strict=True)]
-    scoring = rubric.scoring(problems, prompts, sampling.per_problem)
-    drawn = 0
+    number = sampling.per_problem
+    asked = [
+        Asked(problem, renderer.render(problem), tuple(sample_seed(recipe, problem, i) for i in range(number)))
+        for problem in problems
+    ]
+    ended = itertools.count(1)
+    sampled = sample(
+        models.engine(path), rubric, asked, params, on_finish=lambda *_: on_sample(next(ended), len(asked) * number)
+    )
+    rubric.check_failures(sampled.rollouts)
+    samples = []
+    for one, group in zip(asked, sampled.groups, strict=True):
+        for index, (seed, rollout) in enumerate(zip(one.seeds, group, strict=True)):
+            new = new_sample(recipe, one.problem, index, path, seed)
+            new.completion = rollout.prompt.prefill + rollout.completion.text
+            new.tokens, new.finish_reason = len(rollout.completion.token_ids), rollout.completion.finish_reason
+            set_outcomes(new, rollout.outcomes)
+            samples.append(new)
+    return [one.row() for one in samples]
 
-    def finished(request: int, sample: int, completion: object) -> None:
-        nonlocal drawn
-        drawn += 1
-        on_sample(drawn, len(problems) * sampling.per_problem)
-        scoring.add(request, sample, completion)  # type: ignore[arg-type]
 
-    completions = models.generate(path, requests, finished)
-    rows, rollouts = [], []
-    scored = scoring.results(completions)
-    for p, (problem, prompt) in enumerate(zip(problems, prompts, strict=True)):
-        for index, completion in enumerate(completions[p]):
-            outcomes, reward = scored[p][index]
-            rollouts.append(Rollout(problem, prompt, completion, outcomes, reward))
-            sample = Sample(
-                id=sample_id(problem.task, problem.question, index),
-                task=problem.task,
-                question=problem.question,
-                gold=problem.answer,
-                messages=turns_before(recipe.prompt, problem.question),
-                completion=prompt.prefill + completion.text,
-                tokens=len(completion.token_ids),
-                finish_reason=completion.finish_reason,
-                source={"model": path, "stage": recipe.name, "seed": seeds[p][index], "index": index},
-                metadata={**problem.metadata},
-            )
-            set_outcomes(sample, outcomes)
-            rows.append(sample.row())
-    rubric.check_failures(rollouts)
-    return rows
+def new_sample(recipe: CurateRecipe, problem: Problem, index: int, model: str, seed: int) -> Sample:
+    """A sample that has no completion yet.
+
+    Args:
+        recipe: its prompt and name.
+        problem: that was asked.
+        index: which of the problem's samples it is.
+        model: who was asked.
+        seed: that it was asked with.
+    """
+    return Sample(
+        id=sample_id(problem.task, problem.question, index),
+        task=problem.task,
+        question=problem.question,
+        gold=problem.answer,
+        messages=turns_before(recipe.prompt, problem.question),
+        completion="",
+        tokens=0,
+        finish_reason="stop",
+        source={"model": model, "stage": recipe.name, "seed": seed, "index": index},
+        metadata={**problem.metadata},
+    )
 
 
 def endpoint_client(recipe: CurateRecipe, cache: Path) -> EndpointClient:
@@ -173,27 +183,15 @@ def sample_endpoint(
     )  # fmt: skip
     samples, answered = [], []
     for (problem, index), reply in zip(wanted, replies, strict=True):
-        failed = isinstance(reply, PartFailed)
-        sample = Sample(
-            id=sample_id(problem.task, problem.question, index),
-            task=problem.task,
-            question=problem.question,
-            gold=problem.answer,
-            messages=turns_before(recipe.prompt, problem.question),
-            completion="" if isinstance(reply, PartFailed) else whole_turn(reply),
-            tokens=0,
-            finish_reason="length" if not isinstance(reply, PartFailed) and reply.cut else "stop",
-            source={
-                "model": recipe.endpoint.model, "stage": recipe.name, "seed": seed(problem, index), "index": index,
-            },
-            metadata={**problem.metadata},
-        )  # fmt: skip
+        new = new_sample(recipe, problem, index, str(recipe.endpoint.model), seed(problem, index))
+        samples.append(new)
         if isinstance(reply, PartFailed):
-            sample.failures = {ENDPOINT: f"{reply.cause}: {reply.detail}"}
-        samples.append(sample)
-        answered += [] if failed else [sample]
+            new.failures = {ENDPOINT: f"{reply.cause}: {reply.detail}"}
+        else:
+            new.completion, new.finish_reason = whole_turn(reply), "length" if reply.cut else "stop"
+            answered.append(new)
     score_samples(answered, rubric, encode)
-    return [sample.row() for sample in samples]
+    return [one.row() for one in samples]
 
 
 def whole_turn(reply: Reply) -> str:
@@ -206,10 +204,10 @@ def whole_turn(reply: Reply) -> str:
 
 def sample_seed(recipe: CurateRecipe, problem: Problem, index: int) -> int:
     """The seed of a problem's sample of that index."""
-    return draw(recipe.seed, "samples", problem.task, question_key(problem.question), index)
+    return draw("samples", recipe.seed, problem.task, question_key(problem.question), index)
 
 
-def set_outcomes(sample: Sample, outcomes: dict[str, RewardOutcome]) -> None:
+def set_outcomes(sample: Sample, outcomes: Mapping[str, RewardOutcome]) -> None:
     """Put what the reward parts say into a sample."""
     sample.rewards = {name: outcome.score for name, outcome in outcomes.items()}
     sample.failures = {name: outcome.failure for name, outcome in outcomes.items() if outcome.failure is not None}
@@ -217,15 +215,15 @@ def set_outcomes(sample: Sample, outcomes: dict[str, RewardOutcome]) -> None:
 
 def score_samples(samples: Sequence[Sample], rubric: Rubric, encode: Callable[[str], Sequence[int]]) -> None:
     """Score texts that no engine of ours sampled, and count their tokens."""
-    completions = [as_completion(s.completion, encode(s.completion), s.finish_reason) for s in samples]
-    scorings = [rubric.scoring([sample.problem()], [NO_PROMPT], 1) for sample in samples]
+    completions = [as_completion(one.completion, encode(one.completion), one.finish_reason) for one in samples]
+    scorings = [rubric.scoring([one.problem()], [NO_PROMPT], 1) for one in samples]
     for scoring, completion in zip(scorings, completions, strict=True):
         scoring.add(0, 0, completion)
     rollouts = []
-    for sample, scoring, completion in zip(samples, scorings, completions, strict=True):
+    for one, scoring, completion in zip(samples, scorings, completions, strict=True):
         outcomes, reward = scoring.results()[0][0]
-        sample.tokens = len(completion.token_ids)
-        set_outcomes(sample, outcomes)
-        rollouts.append(Rollout(sample.problem(), NO_PROMPT, completion, outcomes, reward))
+        one.tokens = len(completion.token_ids)
+        set_outcomes(one, outcomes)
+        rollouts.append(Rollout(one.problem(), NO_PROMPT, completion, outcomes, reward))
     if rollouts:
         rubric.check_failures(rollouts)

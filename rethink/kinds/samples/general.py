@@ -20,9 +20,10 @@ from rethink.kinds.samples.parts import Row, in_parts
 from rethink.kinds.samples.recipe import CurateRecipe
 from rethink.kinds.samples.records import GENERAL, KEPT, Sample, from_row, sample_id, turns_before
 from rethink.model.chat import PromptRenderer
+from rethink.rollout.sampler import Asked, complete
+from rethink.seeds import draw
 from rethink.tasks.conversations import read_conversations
-from rethink.tasks.source import draw
-from rethink.types import UNTRAINED, GenerationRequest, Problem
+from rethink.types import UNTRAINED, Problem
 
 SHIPPED = "general_prompts.jsonl"
 MOST_EACH = 8
@@ -118,7 +119,7 @@ def _from_file(wanted: int, recipe: CurateRecipe, models: Models) -> list[Sample
     path = str(recipe.general.path)
     encode = models.checkpoint(recipe.model.path).tokenizer.encode
     rows = list(read_conversations(path).rows)
-    rows.sort(key=lambda row: draw(recipe.seed, "general", row.line))
+    rows.sort(key=lambda row: draw("general", recipe.seed, row.line))
     found = []
     for row in rows[:wanted]:
         if any(UNTRAINED in message for message in row.messages):
@@ -155,30 +156,30 @@ def _answered(
     general, size = recipe.general, recipe.sampling.prompts_per_batch
     path = general.model or recipe.model.path
     prompts = general_prompts(general.prompts)
-    prompts.sort(key=lambda prompt: draw(recipe.seed, "general", prompt))
+    prompts.sort(key=lambda prompt: draw("general", recipe.seed, prompt))
     rounds = MOST_EACH if general.temperature > 0 else 1
     items = [(prompt, index) for index in range(rounds) for prompt in prompts]
     renderer = _renderer(recipe, models)
 
     def work(chunk: Sequence[tuple[str, int]]) -> list[Row]:
         params = models.params(path, temperature=general.temperature, max_new_tokens=general.max_new_tokens)
-        rendered = [renderer.render(Problem(sample_id(GENERAL, p, i), GENERAL, p, None)) for p, i in chunk]
-        seeds = [draw(recipe.seed, "general", prompt, index) for prompt, index in chunk]
-        requests = [GenerationRequest(r.token_ids, (seed,), params) for r, seed in zip(rendered, seeds, strict=True)]
+        problems = [Problem(sample_id(GENERAL, prompt, index), GENERAL, prompt, None) for prompt, index in chunk]
+        seeds = [draw("general", recipe.seed, prompt, index) for prompt, index in chunk]
+        asked = [Asked(p, renderer.render(p), (seed,)) for p, seed in zip(problems, seeds, strict=True)]
         rows = []
-        for (prompt, index), r, seed, (completion,) in zip(
-            chunk, rendered, seeds, models.generate(path, requests), strict=True
+        for (prompt, index), one, (completion,) in zip(
+            chunk, asked, complete(models.engine(path), asked, params), strict=True
         ):
             sample = Sample(
-                id=sample_id(GENERAL, prompt, index),
+                id=one.problem.id,
                 task=GENERAL,
                 question=prompt,
                 gold=None,
                 messages=turns_before(general.prompt, prompt),
-                completion=(r.prefill + completion.text).strip(),
+                completion=(one.prompt.prefill + completion.text).strip(),
                 tokens=len(completion.token_ids),
                 finish_reason=completion.finish_reason,
-                source={"model": path, "stage": recipe.name, "seed": seed, "index": index},
+                source={"model": path, "stage": recipe.name, "seed": one.seeds[0], "index": index},
             )
             sample.reason = _reason(sample)
             rows.append(sample.row())

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from rethink.errors import EngineFailure, RethinkError
 from rethink.kernels.native import library as kernels
 from rethink.kinds.samples.recipe import CurateRecipe
 from rethink.machine.allocator import tune_allocator
@@ -17,9 +16,9 @@ from rethink.model.build import build_model
 from rethink.model.language_model import LanguageModel
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.rollout.build import build_engine
-from rethink.rollout.engine import OnFinish, RolloutEngine
+from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.pages import default_budget
-from rethink.types import Completion, GenerationRequest, SamplingParams
+from rethink.types import SamplingParams
 
 EngineFactory = Callable[[LanguageModel, Checkpoint], RolloutEngine]
 
@@ -79,26 +78,6 @@ class Models:
             self._loaded = None
             self._loaded = (path, self._load(path))
         return self._loaded[1]
-
-    def generate(
-        self, path: str, requests: Sequence[GenerationRequest], on_finish: OnFinish | None = None
-    ) -> list[list[Completion]]:
-        """Completions of a model.
-
-        Raises:
-            EngineFailure: generation broke; the parts before are sound.
-        """
-        engine = self.engine(path)
-        try:
-            return engine.generate(requests, on_finish)
-        except (RethinkError, KeyboardInterrupt):
-            raise
-        except Exception as error:
-            raise EngineFailure(
-                f"the engine of {path} failed while sampling {sum(r.n for r in requests)} completions "
-                f"({type(error).__name__}: {error}); what was written is sound: go on with --resume, with a lower "
-                "sampling.max_concurrent or sampling.kv_budget_gb if memory ran out"
-            ) from error
 
     def params(
         self, path: str, *, temperature: float, max_new_tokens: int, top_p: float = 1.0, top_k: int = 0,

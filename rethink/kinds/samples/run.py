@@ -44,13 +44,13 @@ from rethink.rewards.parts import build_part
 from rethink.rewards.rubric import Limits, Rubric, closing
 from rethink.runs.inputs import model_hash
 from rethink.runs.session import earlier_seconds, open_run, stop_on_interrupt
+from rethink.seeds import draw
 from rethink.store.atomic import storage_errors, write_json, write_text
 from rethink.store.integrity import write_index
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.conversations import read_conversations
 from rethink.tasks.judge import JudgeSpec
 from rethink.tasks.mix import TaskMix, build_task_mix
-from rethink.tasks.source import draw
 from rethink.types import Completion, Problem, Prompt
 
 GOLD_CHECKS = 32
@@ -365,7 +365,7 @@ def _finish(
     else:
         summary["statistics"] = _write(folder, samples)
         kept = [sample for sample in samples if sample.kept]
-        kept.sort(key=lambda sample: draw(recipe.seed, "order", sample.task, sample.id))
+        kept.sort(key=lambda sample: draw("order", recipe.seed, sample.task, sample.id))
         write_lines(folder.path / "train.jsonl", [sample.training_row() for sample in kept])
         summary["kept"] = len(kept)
         summary["general"] = sum(sample.task == GENERAL for sample in kept)

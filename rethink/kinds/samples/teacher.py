@@ -25,8 +25,9 @@ from rethink.recipe.schema import PromptSection
 from rethink.rewards.endpoint import Endpoint, EndpointClient
 from rethink.rewards.outcome import INVALID, PartFailed
 from rethink.rewards.rubric import Rubric
-from rethink.tasks.source import draw
-from rethink.types import FinishReason, GenerationRequest, Problem, Prompt
+from rethink.rollout.sampler import Asked, complete
+from rethink.seeds import draw
+from rethink.types import FinishReason, Problem
 
 AT_ONCE = 32
 """Samples of a part."""
@@ -152,27 +153,22 @@ def _local(recipe: CurateRecipe, models: Models) -> Rewrite:
         )
     renderer = PromptRenderer(tokenizer, PromptSection(system=teacher.system), room)
 
-    def render(sample: Sample) -> Prompt | PartFailed:
+    def asked(sample: Sample) -> Asked | PartFailed:
+        problem = Problem(sample.id, sample.task, fill(teacher.instruction, sample), None)
         try:
-            return renderer.render(Problem(sample.id, sample.task, fill(teacher.instruction, sample), None))
+            return Asked(problem, renderer.render(problem), (draw("teacher", recipe.seed, sample.id),))
         except TaskError as error:
             return PartFailed(INVALID, str(error))
 
     def ask(samples: Sequence[Sample]) -> list[tuple[str, FinishReason] | PartFailed]:
         params = models.params(path, temperature=teacher.temperature, max_new_tokens=teacher.max_tokens)
-        prompts = [render(sample) for sample in samples]
-        fitting = [
-            (prompt, GenerationRequest(prompt.token_ids, (draw(recipe.seed, "teacher", sample.id),), params))
-            for prompt, sample in zip(prompts, samples, strict=True)
-            if isinstance(prompt, Prompt)
-        ]
-        groups = models.generate(path, [request for _, request in fitting])
-        written = iter(
-            [
-                (prompt.prefill + group[0].text, group[0].finish_reason)
-                for (prompt, _), group in zip(fitting, groups, strict=True)
-            ]
-        )
-        return [next(written) if isinstance(prompt, Prompt) else prompt for prompt in prompts]
+        wanted = [asked(sample) for sample in samples]
+        written = iter(complete(models.engine(path), [one for one in wanted if isinstance(one, Asked)], params))
+
+        def rewritten(one: Asked) -> tuple[str, FinishReason]:
+            (completion,) = next(written)
+            return one.prompt.prefill + completion.text, completion.finish_reason
+
+        return [rewritten(one) if isinstance(one, Asked) else one for one in wanted]
 
     return ask

@@ -15,8 +15,8 @@ from rethink.errors import TaskError
 from rethink.kinds.sft.recipe import SFTEvaluation, SFTRecipe
 from rethink.model.conversation import ConversationRenderer, Document
 from rethink.model.tokenizer import Tokenizer
+from rethink.seeds import draw
 from rethink.tasks.conversations import read_conversations
-from rethink.tasks.source import draw
 
 Notify = Callable[[int, int], None]
 """(rows rendered, rows of this file)"""
@@ -104,14 +104,14 @@ class Mixture:
         turn, place = divmod(epoch * self.counts[number] + ordinal, self._sizes[number])
         if self._passes.get(number, (-1, []))[0] != turn:
             order = list(range(self._sizes[number]))
-            random.Random(draw(self._seed, "sft", "order", number, turn)).shuffle(order)
+            random.Random(draw("conversations", self._seed, "sft", "order", number, turn)).shuffle(order)
             self._passes[number] = (turn, order)
         return number, self._passes[number][1][place]
 
     def _mixed(self, epoch: int) -> list[tuple[int, int]]:
         """(set, how many of it came before) for each place of an epoch."""
         labels = [number for number, count in enumerate(self.counts) for _ in range(count)]
-        random.Random(draw(self._seed, "sft", "mixture", epoch)).shuffle(labels)
+        random.Random(draw("conversations", self._seed, "sft", "mixture", epoch)).shuffle(labels)
         seen = [0] * len(self.counts)
         out = []
         for number in labels:

@@ -8,9 +8,10 @@ from typing import Any
 
 from rethink.errors import TaskError
 from rethink.recipe.schema import TaskSource
+from rethink.seeds import draw
 from rethink.tasks.gym.library import gold_answer, make_dataset
 from rethink.tasks.gym.ours import OURS
-from rethink.tasks.source import KeepsKey, draw
+from rethink.tasks.source import KeepsKey
 from rethink.tasks.split import question_key, split_key
 from rethink.types import Problem
 
@@ -59,7 +60,7 @@ class GymSource:
         """See `Source`. Draws until a question falls on the training side."""
         stage = max(i for i, first in enumerate(self._from_step) if first <= step)
         for attempt in range(ATTEMPTS):
-            index = self._index(stage, draw(self._seed, self.name, count, attempt))
+            index = self._index(stage, draw("source", self._seed, self.name, count, attempt))
             entry = self._entry(stage, index)
             if keeps(split_key(entry["question"])):
                 return self._problem(f"{self.name}/train/{count}", stage, index, entry)
