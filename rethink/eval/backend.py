@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -150,14 +150,7 @@ class EngineBackend:
     def answer(self, wanted: Sequence[Wanted], params: SamplingParams, on_reply: OnReply) -> None:
         """See `Backend`."""
         stops = tuple(sorted({*params.stop_token_ids, *self._tokenizer.end_of_turn_ids}))
-        params = SamplingParams(
-            temperature=params.temperature,
-            top_p=params.top_p,
-            top_k=params.top_k,
-            max_new_tokens=params.max_new_tokens,
-            stop_strings=params.stop_strings,
-            stop_token_ids=stops,
-        )
+        params = replace(params, stop_token_ids=stops)
         requests = [GenerationRequest(item.question.token_ids, item.seeds, params) for item in wanted]
 
         def finished(request: int, sample: int, completion: Completion) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from rethink.eval.statistics import wilson_interval
 from rethink.model.chat import PromptRenderer
@@ -32,23 +32,7 @@ class Evaluation:
 
     def rows(self) -> list[dict[str, object]]:
         """One row a problem, as the run's folder keeps them."""
-        return [
-            {
-                "problem_id": r.problem.id,
-                "task": r.problem.task,
-                "question": r.problem.question,
-                "answer": r.problem.answer,
-                "prompt": r.prompt.text,
-                "text": r.completion.text,
-                "token_ids": r.completion.token_ids.tolist(),
-                "accuracy": _score(r, "accuracy"),
-                "right": _right(r),
-                "format": _score(r, "format"),
-                "finish_reason": r.completion.finish_reason,
-                "tokens": len(r.completion.token_ids),
-            }
-            for r in self.rollouts
-        ]
+        return [rollout_row(r) | {"token_ids": r.completion.token_ids.tolist()} for r in self.rollouts]
 
     def first(self, number: int) -> tuple[float, int]:
         """Accuracy on the first problems only, and how many of them were judged: to compare evaluations of any size."""
@@ -57,16 +41,7 @@ class Evaluation:
 
     def metrics(self) -> dict[str, float]:
         """As `metrics.jsonl` has it."""
-        return {
-            "eval/accuracy": self.accuracy,
-            "eval/accuracy_low": self.accuracy_low,
-            "eval/accuracy_high": self.accuracy_high,
-            "eval/format": self.format,
-            "eval/length_mean": self.length_mean,
-            "eval/truncated": self.truncated,
-            "eval/n": self.n,
-            "eval/judged": self.judged,
-        }
+        return {f"eval/{field.name}": getattr(self, field.name) for field in fields(self) if field.name != "rollouts"}
 
 
 def evaluate(
@@ -99,6 +74,24 @@ def evaluate(
         judged=len(right),
         rollouts=tuple(rollouts),
     )
+
+
+def rollout_row(rollout: Rollout) -> dict[str, object]:
+    """What every kept evaluation says of a completion; `right` is None where it could not be judged."""
+    problem, completion = rollout.problem, rollout.completion
+    return {
+        "problem_id": problem.id,
+        "task": problem.task,
+        "question": problem.question,
+        "answer": problem.answer,
+        "prompt": rollout.prompt.text,
+        "text": completion.text,
+        "accuracy": _score(rollout, "accuracy"),
+        "right": _right(rollout),
+        "format": _score(rollout, "format"),
+        "finish_reason": completion.finish_reason,
+        "tokens": len(completion.token_ids),
+    }
 
 
 def _right(rollout: Rollout) -> float | None:

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from rethink.errors import UsageError
 from rethink.machine.limits import peak_rss_mb
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import Trackers, open_trackers
 from rethink.recipe.schema import CheckpointSection
 from rethink.runs.checkpoint import TrainState
-from rethink.runs.session import earlier_seconds, report_if_readable, stop_on_interrupt
+from rethink.runs.session import at_work, earlier_seconds, report_if_readable
 from rethink.store.run_folder import RunFolder
 
 Row = dict[str, float]
@@ -83,25 +82,19 @@ class Loop(Generic[R]):
 
 
 def run_training(
-    folder: RunFolder, fresh: bool, progress: Progress, assemble: Callable[[], R], loop: Loop[R], started: float
+    folder: RunFolder, progress: Progress, assemble: Callable[[], R], loop: Loop[R], started: float
 ) -> dict[str, Any]:
     """Train in a run's folder until the last step or Ctrl-C, and return the summary.
 
     Args:
         folder: of the run.
-        fresh: whether it was made by this call; a run that turns out to be impossible leaves it free then.
         progress: where to show what happens.
         assemble: builds every part, and puts a resumed run's state into them.
         loop: of the kind.
         started: `time.perf_counter()` at the start of the run.
     """
-    with folder.lock(), stop_on_interrupt(progress) as stop_requested:
-        try:
-            run = assemble()
-        except UsageError:
-            if fresh:
-                folder.discard()
-            raise
+    with at_work(folder, progress) as stop_requested:
+        run = assemble()
         progress.start(run.steps, run.state.step)
         earlier = earlier_seconds(folder)
         try:

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rethink.errors import RunFolderError
+from rethink.errors import RunFolderError, UsageError
+from rethink.kernels.native import library as kernels
+from rethink.machine.limits import peak_rss_mb
 from rethink.observe.progress import Progress
 from rethink.observe.report import write_report
 from rethink.recipe.identity import recipe_hash, resume_differences
@@ -98,12 +100,45 @@ def earlier_seconds(folder: RunFolder) -> float:
     return sum(float(row.get("time/step", row.get("time/evaluation", 0.0))) for row in rows)
 
 
+def summary_of(recipe: AnyRecipe, folder: RunFolder, wall_s: float, finished: bool) -> dict[str, Any]:
+    """What the summary of every kind begins with."""
+    return {
+        "recipe": recipe.name,
+        "kind": recipe.kind,
+        "recipe_hash": folder.recipe_hash,
+        "finished": finished,
+        "wall_s": wall_s,
+        # A resumed run is several processes: the highest of them.
+        "peak_rss_mb": max([peak_rss_mb(), *(row.get("memory/peak_rss_mb", 0) for row in folder.metrics())]),
+        "choices": folder.choices,
+    }
+
+
 def report_if_readable(folder: RunFolder, progress: Progress) -> None:
     """Render the run's report; where a file that it reads is damaged, say so: the run itself is done."""
     try:
         write_report(folder)
     except RunFolderError as error:
         progress.note(f"No report was written: {error}")
+
+
+@contextlib.contextmanager
+def at_work(folder: RunFolder, progress: Progress) -> Iterator[Callable[[], bool]]:
+    """Hold the run's lock, and tell whether Ctrl-C asks to stop. A run that turns out to be impossible before its first
+    row leaves the folder that was made for it free; one that goes on with other kernels says so.
+    """
+    with folder.lock(), stop_on_interrupt(progress) as stop_requested:
+        begun, now = folder.choices.get("kernels"), kernels.status().level
+        if begun not in (None, now):
+            progress.note(
+                f"This run began with the {begun} kernels and goes on with the {now} ones: it will not be "
+                "bit-identical to an uninterrupted run."
+            )
+        try:
+            yield stop_requested
+        except UsageError:
+            folder.discard()
+            raise
 
 
 @contextlib.contextmanager

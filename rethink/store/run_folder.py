@@ -56,6 +56,7 @@ class RunFolder:
         self.path = path
         self._header = header
         self._metrics = MetricsFile(path / "metrics.jsonl")
+        self._new = False
 
     # -- making and opening ------------------------------------------------------------------------------------------
 
@@ -104,6 +105,7 @@ class RunFolder:
             write_text(path / "recipe.yaml", recipe_yaml)
             write_sealed(path / "environment.json", environment)
             write_sealed(path / "run.json", header)
+        folder._new = True
         return folder
 
     @classmethod
@@ -128,7 +130,7 @@ class RunFolder:
 
         For the holder of the run's lock. A corrected recipe can then use the same folder.
         """
-        if set(_names(self.path)) - _STARTUP_NAMES - {"run.json"}:
+        if not self._new or set(_names(self.path)) - _STARTUP_NAMES - {"run.json"}:
             return
         with suppress(OSError):
             for name in ("run.json", *_STARTUP_NAMES):  # run.json first: without it the rest is an unfinished start

@@ -14,10 +14,9 @@ from typing import Any
 from rethink.analysis.language import language_share, thought_of
 from rethink.analysis.readability import readability
 from rethink.analysis.reflection import count_reflection, reflection_rate
-from rethink.errors import UsageError
+from rethink.eval.heldout import rollout_row
 from rethink.eval.statistics import bootstrap_interval, mean_interval
 from rethink.kinds.eval.recipe import EvalRecipe
-from rethink.machine.limits import peak_rss_mb
 from rethink.model.build import build_model
 from rethink.model.chat import PromptRenderer
 from rethink.model.loading import Checkpoint, load_checkpoint
@@ -29,11 +28,11 @@ from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.sampler import Asked, sample
 from rethink.runs.inputs import model_hash
 from rethink.runs.placement import apply_choices, make_choices
-from rethink.runs.session import open_run, stop_on_interrupt
+from rethink.runs.session import at_work, open_run, summary_of
 from rethink.seeds import draw
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.mix import build_task_mix
-from rethink.types import Problem, Prompt, Rollout, SamplingParams, is_right
+from rethink.types import Problem, Prompt, Rollout, SamplingParams
 
 SEEDS = ("how seeds are drawn", "by purpose")
 """Recorded where samples depend on it: an evaluation that was begun with other seeds does not go on."""
@@ -60,7 +59,6 @@ def run_eval(recipe: EvalRecipe, out: Path, *, resume: bool = False, progress: P
     )
     if checkpoint.config is not None:
         check_against_context(grpo, checkpoint.config.max_position_embeddings)
-    fresh = not RunFolder.exists(out)
     mix = build_task_mix(grpo)
     seeds = {SEEDS[0]: SEEDS[1]} if recipe.temperature > 0 else {}
     folder = open_run(
@@ -71,17 +69,12 @@ def run_eval(recipe: EvalRecipe, out: Path, *, resume: bool = False, progress: P
         choices=lambda: make_choices(grpo, checkpoint.config),
         also=model_hash(recipe.model.path, checkpoint.folder) | mix.row_hashes() | seeds,
     )
-    with folder.lock(), stop_on_interrupt(progress) as stop_requested:
-        try:
-            problems = mix.held_out(recipe.problems)
-            mix.gold_check(problems[:8])
-            rubric = build_rubric(grpo, mix)
-            engine, renderer, stops = _engine(recipe, checkpoint, folder)
-            prompts = [renderer.render(problem) for problem in problems]
-        except UsageError:
-            if fresh:
-                folder.discard()
-            raise
+    with at_work(folder, progress) as stop_requested:
+        problems = mix.held_out(recipe.problems)
+        mix.gold_check(problems[:8])
+        rubric = build_rubric(grpo, mix)
+        engine, renderer, stops = _engine(recipe, checkpoint, folder)
+        prompts = [renderer.render(problem) for problem in problems]
         chunks = [range(first, min(first + CHUNK, len(problems))) for first in range(0, len(problems), CHUNK)]
         progress.start(len(chunks))
         with closing(rubric):
@@ -94,12 +87,8 @@ def run_eval(recipe: EvalRecipe, out: Path, *, resume: bool = False, progress: P
                     folder.write_samples(name, _answer(recipe, engine, rubric, problems, prompts, chunk, stops))
         rows = [row for name in folder.samples() for row in folder.read_samples(name) or []]
         finished = len(rows) == len(problems) * recipe.samples
-        summary = {
-            "recipe": recipe.name,
-            "finished": finished,
+        summary = summary_of(recipe, folder, time.perf_counter() - started, finished) | {
             "model": recipe.model.path,
-            "wall_s": time.perf_counter() - started,
-            "peak_rss_mb": peak_rss_mb(),
             "tokens_total": sum(row["tokens"] for row in rows),
             **summarise(rows, recipe.samples),
         }
@@ -143,27 +132,11 @@ def _answer(
 
 
 def _row(rollout: Rollout, number: int, language: str) -> dict[str, Any]:
-    problem, completion, outcomes = rollout.problem, rollout.completion, rollout.outcomes
-    turn = rollout.prompt.prefill + completion.text
+    turn = rollout.prompt.prefill + rollout.completion.text
     rated = readability(turn, language)
-    accuracy = outcomes.get("accuracy")
-    right = None
-    if accuracy is not None and (accuracy.score is not None or accuracy.failure is not None):
-        right = float(is_right(accuracy.score))
-    form = outcomes.get("format")
-    return {
-        "problem_id": problem.id,
-        "task": problem.task,
-        "question": problem.question,
-        "answer": problem.answer,
+    return rollout_row(rollout) | {
         "sample": number,
-        "prompt": rollout.prompt.text,
         "text": turn,
-        "accuracy": None if accuracy is None else accuracy.score,
-        "right": right,
-        "format": None if form is None else form.score,
-        "finish_reason": completion.finish_reason,
-        "tokens": len(completion.token_ids),
         "tags": rated.tags,
         "repetition": rated.repetition,
         "paragraphs": rated.length,

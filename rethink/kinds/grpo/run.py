@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from rethink.errors import ModelError, RunFolderError
-from rethink.kernels.native import library as kernels
 from rethink.kinds.grpo import loop
 from rethink.kinds.grpo.loop import GRPO
 from rethink.kinds.grpo.room import check_grpo_room
-from rethink.machine.limits import peak_rss_mb
 from rethink.model.build import build_model, exact_weights
 from rethink.model.chat import PromptRenderer
 from rethink.model.export import save_hf_folder
@@ -34,7 +32,7 @@ from rethink.runs.inputs import model_hash
 from rethink.runs.loop import Loop, run_training, trackers_of
 from rethink.runs.optimizer import MasterAdamW
 from rethink.runs.placement import apply_choices, check_reward_models, make_choices
-from rethink.runs.session import open_run
+from rethink.runs.session import open_run, summary_of
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.mix import TaskMix, build_task_mix
 from rethink.types import Problem
@@ -73,7 +71,6 @@ def train(
     )
     if checkpoint.config is not None:
         check_against_context(recipe, checkpoint.config.max_position_embeddings)
-    fresh = not RunFolder.exists(out)
     progress.phase("tasks")
     mix = build_task_mix(recipe)
     folder = open_folder(recipe, checkpoint, mix, out, resume)
@@ -89,7 +86,7 @@ def train(
     def make() -> GRPO:
         return assemble(recipe, checkpoint, mix, folder, progress, engine_factory)
 
-    return run_training(folder, fresh, progress, make, parts, started)
+    return run_training(folder, progress, make, parts, started)
 
 
 def open_folder(recipe: Recipe, checkpoint: Checkpoint, mix: TaskMix, out: Path, resume: bool) -> RunFolder:
@@ -147,7 +144,7 @@ def assemble(
             max_concurrent=recipe.rollout.max_concurrent,
         )
     check_against_context(recipe, engine.context)
-    note_kernels(recipe, folder, engine, progress)
+    note_old_logprobs(recipe, engine, progress)
     stops = tuple(sorted(checkpoint.tokenizer.end_of_turn_ids))
     renderer = PromptRenderer(checkpoint.tokenizer, recipe.prompt, engine.context - recipe.longest_completion)
     check_prompts(recipe, mix, renderer, held_out)
@@ -211,14 +208,8 @@ def check_prompts(recipe: Recipe, mix: TaskMix, renderer: PromptRenderer, held_o
         renderer.render(problem)
 
 
-def note_kernels(recipe: Recipe, folder: RunFolder, engine: RolloutEngine, progress: Progress) -> None:
-    """Say where the choice of kernels costs a pass, or makes a resumed run's last bits differ."""
-    begun, now = folder.choices.get("kernels"), kernels.status().level
-    if begun not in (None, now):
-        progress.note(
-            f"This run began with the {begun} kernels and goes on with the {now} ones: it will not be bit-identical to "
-            "an uninterrupted run."
-        )
+def note_old_logprobs(recipe: Recipe, engine: RolloutEngine, progress: Progress) -> None:
+    """Say where the old log-probabilities cost a pass of their own."""
     if recipe.steps_per_batch > 1 and not engine.exact_logprobs:
         progress.note(
             "The engine's log-probabilities may differ from the trainer's in the last bits, so the old ones are "
@@ -262,19 +253,8 @@ def finish(run: GRPO, wall_s: float, finished: bool) -> dict[str, Any]:
 def summarise(run: GRPO, wall_s: float, finished: bool) -> dict[str, Any]:
     """What `summary.json` says: before and after on the held-out problems, samples, time, memory."""
     rows = run.folder.metrics()
-    summary: dict[str, Any] = {
-        "recipe": run.recipe.name,
-        "recipe_hash": run.folder.recipe_hash,
-        "finished": finished,
-        "steps": run.state.step,
-        "wall_s": wall_s,
-        # A resumed run is several processes: the highest of them.
-        "peak_rss_mb": max(
-            [peak_rss_mb(), *(row["memory/peak_rss_mb"] for row in rows if "memory/peak_rss_mb" in row)]
-        ),
-        "tokens_total": run.state.tokens_total,
-        "choices": run.folder.choices,
-    }
+    summary = summary_of(run.recipe, run.folder, wall_s, finished)
+    summary |= {"steps": run.state.step, "tokens_total": run.state.tokens_total}
     if models := run.sources.rubric.models():
         summary["reward_models"] = models
     ends = {"before": 0} | ({"after": run.state.step} if finished else {})

@@ -15,7 +15,6 @@ from rethink.kinds.reward_model import loop
 from rethink.kinds.reward_model.data import RewardData, load_reward_data
 from rethink.kinds.reward_model.loop import RewardRun, held_out_facts, score_examples
 from rethink.kinds.reward_model.recipe import RewardModelRecipe
-from rethink.machine.limits import peak_rss_mb
 from rethink.model.build import exact_weights
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.model.reward_text import Template, resolve_template
@@ -34,7 +33,7 @@ from rethink.runs.loop import Loop, run_training, trackers_of
 from rethink.runs.optimizer import MasterAdamW
 from rethink.runs.placement import apply_choices, training_choices
 from rethink.runs.room import check_training_room
-from rethink.runs.session import open_run
+from rethink.runs.session import open_run, summary_of
 from rethink.store.atomic import write_text
 from rethink.store.integrity import write_index
 from rethink.store.run_folder import RunFolder
@@ -64,7 +63,6 @@ def train_reward_model(
     progress.phase("data")
     data = read_data(recipe, checkpoint)
     steps = recipe.total_steps(len(data.train))
-    fresh = not RunFolder.exists(out)
     folder = open_run(
         recipe,
         out,
@@ -84,7 +82,7 @@ def train_reward_model(
     def make() -> RewardRun:
         return _assemble(recipe, checkpoint, folder, data, steps, progress)
 
-    return run_training(folder, fresh, progress, make, parts, started)
+    return run_training(folder, progress, make, parts, started)
 
 
 def load_start(recipe: RewardModelRecipe, *, headers_only: bool = False) -> Checkpoint:
@@ -156,20 +154,13 @@ def _assemble(
 def _finish(run: RewardRun, checkpoint: Checkpoint, wall_s: float, finished: bool) -> dict[str, Any]:
     """Export the model of a finished run, and write what `summary.json` says."""
     recipe, rows = run.recipe, run.folder.metrics()
-    summary: dict[str, Any] = {
-        "recipe": recipe.name,
-        "kind": recipe.kind,
-        "recipe_hash": run.folder.recipe_hash,
-        "finished": finished,
+    summary = summary_of(recipe, run.folder, wall_s, finished) | {
         "steps": run.state.step,
         "objective": recipe.objective,
         "on": recipe.scored_on,
-        "wall_s": wall_s,
-        "peak_rss_mb": max([peak_rss_mb(), *(row["memory/peak_rss_mb"] for row in rows if "time/step" in row)]),
         "tokens_trained": run.state.tokens_trained,
         "synthetic": bool(run.data.facts["synthetic"]),
         "data": run.data.facts,
-        "choices": run.folder.choices,
     }
     first = next((row for row in rows if row["step"] == 0 and "eval/accuracy" in row), None)
     if first is not None:

@@ -19,9 +19,8 @@ from rethink.kinds.samples.records import (
     NO_PROMPT,
     Sample,
     as_completion,
-    sample_id,
+    new_sample,
     turns_asked,
-    turns_before,
 )
 from rethink.model.chat import END_THINK, THINK, PromptRenderer
 from rethink.rewards.endpoint import Endpoint, EndpointClient, Reply
@@ -95,36 +94,12 @@ def sample_problems(
     samples = []
     for one, group in zip(asked, sampled.groups, strict=True):
         for index, (seed, rollout) in enumerate(zip(one.seeds, group, strict=True)):
-            new = new_sample(recipe, one.problem, index, path, seed)
+            new = new_sample(recipe, recipe.prompt, one.problem, index, path, seed)
             new.completion = rollout.prompt.prefill + rollout.completion.text
             new.tokens, new.finish_reason = len(rollout.completion.token_ids), rollout.completion.finish_reason
             set_outcomes(new, rollout.outcomes)
             samples.append(new)
     return [one.row() for one in samples]
-
-
-def new_sample(recipe: CurateRecipe, problem: Problem, index: int, model: str, seed: int) -> Sample:
-    """A sample that has no completion yet.
-
-    Args:
-        recipe: its prompt and name.
-        problem: that was asked.
-        index: which of the problem's samples it is.
-        model: who was asked.
-        seed: that it was asked with.
-    """
-    return Sample(
-        id=sample_id(problem.task, problem.question, index),
-        task=problem.task,
-        question=problem.question,
-        gold=problem.answer,
-        messages=turns_before(recipe.prompt, problem.question),
-        completion="",
-        tokens=0,
-        finish_reason="stop",
-        source={"model": model, "stage": recipe.name, "seed": seed, "index": index},
-        metadata={**problem.metadata},
-    )
 
 
 def endpoint_client(recipe: CurateRecipe, cache: Path) -> EndpointClient:
@@ -183,7 +158,7 @@ def sample_endpoint(
     )  # fmt: skip
     samples, answered = [], []
     for (problem, index), reply in zip(wanted, replies, strict=True):
-        new = new_sample(recipe, problem, index, str(recipe.endpoint.model), seed(problem, index))
+        new = new_sample(recipe, recipe.prompt, problem, index, str(recipe.endpoint.model), seed(problem, index))
         samples.append(new)
         if isinstance(reply, PartFailed):
             new.failures = {ENDPOINT: f"{reply.cause}: {reply.detail}"}
@@ -215,15 +190,12 @@ def set_outcomes(sample: Sample, outcomes: Mapping[str, RewardOutcome]) -> None:
 
 def score_samples(samples: Sequence[Sample], rubric: Rubric, encode: Callable[[str], Sequence[int]]) -> None:
     """Score texts that no engine of ours sampled, and count their tokens."""
+    problems, prompts = [one.problem() for one in samples], [NO_PROMPT] * len(samples)
     completions = [as_completion(one.completion, encode(one.completion), one.finish_reason) for one in samples]
-    scorings = [rubric.scoring([one.problem()], [NO_PROMPT], 1) for one in samples]
-    for scoring, completion in zip(scorings, completions, strict=True):
-        scoring.add(0, 0, completion)
+    said = rubric.scoring(problems, prompts, 1).results([[completion] for completion in completions])
     rollouts = []
-    for one, scoring, completion in zip(samples, scorings, completions, strict=True):
-        outcomes, reward = scoring.results()[0][0]
+    for one, problem, completion, ((outcomes, reward),) in zip(samples, problems, completions, said, strict=True):
         one.tokens = len(completion.token_ids)
         set_outcomes(one, outcomes)
-        rollouts.append(Rollout(one.problem(), NO_PROMPT, completion, outcomes, reward))
-    if rollouts:
-        rubric.check_failures(rollouts)
+        rollouts.append(Rollout(problem, NO_PROMPT, completion, outcomes, reward))
+    rubric.check_failures(rollouts)

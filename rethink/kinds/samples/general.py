@@ -18,7 +18,7 @@ from rethink.errors import TaskError
 from rethink.kinds.samples.models import Models
 from rethink.kinds.samples.parts import Row, in_parts
 from rethink.kinds.samples.recipe import CurateRecipe
-from rethink.kinds.samples.records import GENERAL, KEPT, Sample, from_row, sample_id, turns_before
+from rethink.kinds.samples.records import GENERAL, KEPT, Sample, from_row, new_sample, sample_id
 from rethink.model.chat import PromptRenderer
 from rethink.rollout.sampler import Asked, complete
 from rethink.seeds import draw
@@ -167,20 +167,11 @@ def _answered(
         seeds = [draw("general", recipe.seed, prompt, index) for prompt, index in chunk]
         asked = [Asked(p, renderer.render(p), (seed,)) for p, seed in zip(problems, seeds, strict=True)]
         rows = []
-        for (prompt, index), one, (completion,) in zip(
-            chunk, asked, complete(models.engine(path), asked, params), strict=True
-        ):
-            sample = Sample(
-                id=one.problem.id,
-                task=GENERAL,
-                question=prompt,
-                gold=None,
-                messages=turns_before(general.prompt, prompt),
-                completion=(one.prompt.prefill + completion.text).strip(),
-                tokens=len(completion.token_ids),
-                finish_reason=completion.finish_reason,
-                source={"model": path, "stage": recipe.name, "seed": one.seeds[0], "index": index},
-            )
+        answers = complete(models.engine(path), asked, params)
+        for (_, index), one, (completion,) in zip(chunk, asked, answers, strict=True):
+            sample = new_sample(recipe, general.prompt, one.problem, index, path, one.seeds[0])
+            sample.completion = (one.prompt.prefill + completion.text).strip()
+            sample.tokens, sample.finish_reason = len(completion.token_ids), completion.finish_reason
             sample.reason = _reason(sample)
             rows.append(sample.row())
         return rows

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rethink.kinds.samples.recipe import CurateRecipe
 from rethink.recipe.schema import PromptSection
 from rethink.types import Completion, FinishReason, Problem, Prompt
 
@@ -106,6 +107,24 @@ def sample_id(task: str, question: str, index: int) -> str:
     """The same for the same task, question and index, wherever they come from (hex)."""
     text = "\x1f".join((task, question, str(index))).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(text, digest_size=10).hexdigest()
+
+
+def new_sample(
+    recipe: CurateRecipe, section: PromptSection, problem: Problem, index: int, model: str, seed: int
+) -> Sample:
+    """A sample that has no completion yet: the `index`-th of a problem that a model was asked with a seed."""
+    return Sample(
+        id=sample_id(problem.task, problem.question, index),
+        task=problem.task,
+        question=problem.question,
+        gold=problem.answer,
+        messages=turns_before(section, problem.question),
+        completion="",
+        tokens=0,
+        finish_reason="stop",
+        source={"model": model, "stage": recipe.name, "seed": seed, "index": index},
+        metadata={**problem.metadata},
+    )
 
 
 def turns_before(section: PromptSection, question: str) -> list[dict[str, str]]:

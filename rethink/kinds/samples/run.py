@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from rethink.errors import RecipeError, RunFailure, UsageError
+from rethink.errors import RecipeError, RunFailure
 from rethink.kinds.samples.asking import decide_by_judge, judge_samples
 from rethink.kinds.samples.choose import balance, by_problem, choose, drop_duplicates
 from rethink.kinds.samples.drawing import (
@@ -35,7 +35,6 @@ from rethink.kinds.samples.records import GENERAL, Sample, from_row
 from rethink.kinds.samples.source import judges_of, read_samples
 from rethink.kinds.samples.statistics import as_markdown, summarise
 from rethink.kinds.samples.teacher import check_teacher, rewrite
-from rethink.machine.limits import peak_rss_mb
 from rethink.model.chat import PromptRenderer
 from rethink.model.loading import load_checkpoint
 from rethink.observe.progress import Progress
@@ -43,7 +42,7 @@ from rethink.rewards.endpoint import EndpointClient
 from rethink.rewards.parts import build_part
 from rethink.rewards.rubric import Limits, Rubric, closing
 from rethink.runs.inputs import model_hash
-from rethink.runs.session import earlier_seconds, open_run, stop_on_interrupt
+from rethink.runs.session import at_work, earlier_seconds, open_run, summary_of
 from rethink.seeds import draw
 from rethink.store.atomic import storage_errors, write_json, write_text
 from rethink.store.integrity import write_index
@@ -102,7 +101,6 @@ def curate(
     )
     if checkpoint.config is not None and recipe.samples_here:
         _check_context(recipe, checkpoint.config.max_position_embeddings)
-    fresh = not RunFolder.exists(out)
     folder = open_run(
         recipe,
         out,
@@ -111,16 +109,11 @@ def curate(
         choices=lambda: make_choices(recipe),
         also=model_hash(recipe.model.path, checkpoint.folder) | plan.rows,
     )
-    with folder.lock(), stop_on_interrupt(progress) as stop_requested:
-        try:
-            rubric = _rubric(recipe, plan.judges)
-            models = Models(recipe, checkpoint, folder.choices, engine_factory)
-            work = _Work(recipe, folder, plan, models, rubric, progress, stop_requested)
-            work.check_prompts()
-        except UsageError:
-            if fresh:
-                folder.discard()
-            raise
+    with at_work(folder, progress) as stop_requested:
+        rubric = _rubric(recipe, plan.judges)
+        models = Models(recipe, checkpoint, folder.choices, engine_factory)
+        work = _Work(recipe, folder, plan, models, rubric, progress, stop_requested)
+        work.check_prompts()
         earlier = earlier_seconds(folder)
         try:
             with closing(rubric):
@@ -351,15 +344,7 @@ def _write(folder: RunFolder, samples: Sequence[Sample]) -> dict[str, Any]:
 def _finish(
     recipe: CurateRecipe, folder: RunFolder, samples: list[Sample] | None, wall_s: float, progress: Progress
 ) -> dict[str, Any]:
-    summary: dict[str, Any] = {
-        "recipe": recipe.name,
-        "kind": recipe.kind,
-        "recipe_hash": folder.recipe_hash,
-        "finished": samples is not None,
-        "wall_s": wall_s,
-        "peak_rss_mb": peak_rss_mb(),
-        "choices": folder.choices,
-    }
+    summary = summary_of(recipe, folder, wall_s, samples is not None)
     if samples is None:
         progress.note("Stopped; everything drawn is saved. Go on with the same command and --resume.")
     else:

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from rethink.errors import RecipeError
-from rethink.kernels.native import library as kernels
 from rethink.kinds.sft import loop
 from rethink.kinds.sft.data import TrainingData, load_data
 from rethink.kinds.sft.loop import SFT
 from rethink.kinds.sft.recipe import SFTRecipe, check_warmup
-from rethink.machine.limits import peak_rss_mb
 from rethink.model.build import build_model, exact_weights
 from rethink.model.export import save_hf_folder
 from rethink.model.loading import Checkpoint, load_checkpoint
@@ -27,7 +25,7 @@ from rethink.runs.loop import Loop, run_training, trackers_of
 from rethink.runs.optimizer import MasterAdamW
 from rethink.runs.placement import apply_choices, training_choices
 from rethink.runs.room import check_training_room
-from rethink.runs.session import open_run
+from rethink.runs.session import open_run, summary_of
 from rethink.store.run_folder import RunFolder
 
 MANY_ROWS = 20_000
@@ -56,7 +54,6 @@ def train_sft(recipe: SFTRecipe, out: Path, *, resume: bool = False, progress: P
     data = read_data(recipe, checkpoint, progress)
     steps = data.steps(recipe)
     check_warmup(recipe, steps)
-    fresh = not RunFolder.exists(out)
     folder = open_run(
         recipe,
         out,
@@ -76,7 +73,7 @@ def train_sft(recipe: SFTRecipe, out: Path, *, resume: bool = False, progress: P
     def make() -> SFT:
         return assemble(recipe, checkpoint, folder, data, steps, progress)
 
-    return run_training(folder, fresh, progress, make, parts, started)
+    return run_training(folder, progress, make, parts, started)
 
 
 def read_data(recipe: SFTRecipe, checkpoint: Checkpoint, progress: Progress) -> TrainingData:
@@ -118,11 +115,6 @@ def assemble(
             f"{checkpoint.source} runs through transformers ({checkpoint.reason}): correct, but slower than the "
             "decoder of Rethink."
         )
-    if choices.get("kernels") != kernels.status().level:
-        progress.note(
-            f"This run began with the {choices.get('kernels')} kernels and goes on with the {kernels.status().level} "
-            "ones: it will not be bit-identical to an uninterrupted run."
-        )
     for entry in data.sets:
         if entry.dropped:
             progress.note(f"{entry.path}: {entry.dropped} of {entry.rows} rows are too long and were left out.")
@@ -154,22 +146,13 @@ def finish(run: SFT, wall_s: float, finished: bool) -> dict[str, Any]:
 def summarise(run: SFT, wall_s: float, finished: bool) -> dict[str, Any]:
     """What `summary.json` says: losses before and after, data, time, memory."""
     rows = run.folder.metrics()
-    summary: dict[str, Any] = {
-        "recipe": run.recipe.name,
-        "kind": run.recipe.kind,
-        "recipe_hash": run.folder.recipe_hash,
-        "finished": finished,
+    documents = run.state.step * run.recipe.batch_sequences
+    summary = summary_of(run.recipe, run.folder, wall_s, finished) | {
         "steps": run.state.step,
-        "epochs": run.state.step * run.recipe.batch_sequences / run.data.mixture.epoch,
-        "wall_s": wall_s,
-        # A resumed run is several processes: the highest of them.
-        "peak_rss_mb": max(
-            [peak_rss_mb(), *(row["memory/peak_rss_mb"] for row in rows if "memory/peak_rss_mb" in row)]
-        ),
-        "documents": run.state.step * run.recipe.batch_sequences,
+        "epochs": documents / run.data.mixture.epoch,
+        "documents": documents,
         "document_tokens": run.state.tokens_total,
         "data": [entry.facts() for entry in run.data.sets],
-        "choices": run.folder.choices,
     }
     losses = {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
     if losses:
