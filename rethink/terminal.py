@@ -1,4 +1,4 @@
-"""Terminal output: every line, table and error that Rethink prints passes through here.
+"""Terminal output: every line, table and error that Rethink prints passes through here. And Ctrl-C.
 
 Models, data, recipes, endpoints and file names are written by others, and a terminal obeys what it is sent: escape
 sequences move the cursor, set titles, write the clipboard. So text is made visible in one place. `ruff` (T20) and
@@ -7,14 +7,17 @@ tests/test_terminal.py see that nothing else prints.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
 import re
+import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -123,3 +126,24 @@ class _Records:
         except Exception:  # a broken call of logging: the handler reports it
             pass
         return record
+
+
+@contextlib.contextmanager
+def stop_on_interrupt(on_first: Callable[[], None] = lambda: None) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C once: what is yielded says True from then on, and `on_first` is called. Twice: stop at once."""
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag.is_set
+        return
+
+    def on_signal(*_: object) -> None:
+        if flag.is_set():
+            raise KeyboardInterrupt
+        flag.set()
+        on_first()
+
+    previous = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield flag.is_set
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -5,13 +5,10 @@ line ─► command, or turn ─► oldest turns left out where the context is f
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from rethink.chat.conversation import Conversation, Turn
 from rethink.chat.screen import Screen
 from rethink.chat.text import ThoughtSplitter
 from rethink.errors import EngineFailure, UsageError
+from rethink.terminal import stop_on_interrupt
 
 HELP = """\
 /help              this list
@@ -251,23 +249,3 @@ def changed(settings: Settings, text: str) -> Settings:
             raise UsageError(f"/set {name}={value}: give {kind} from {low:g} to {high:g}")
         values[name] = number
     return dataclasses.replace(settings, **values)
-
-
-@contextlib.contextmanager
-def stop_on_interrupt() -> Iterator[Stopped]:
-    """Ctrl-C once: the answer ends at its next token. Twice: at once, and so does the conversation."""
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag.is_set
-        return
-
-    def on_signal(*_: object) -> None:
-        if flag.is_set():
-            raise KeyboardInterrupt
-        flag.set()
-
-    previous = signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield flag.is_set
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 from rethink.eval.statistics import wilson_interval
 from rethink.model.chat import PromptRenderer
 from rethink.rewards.rubric import Rubric
-from rethink.rollout.engine import OnFinish, RolloutEngine
+from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.sampler import Asked, sample
 from rethink.types import Problem, Rollout, SamplingParams, is_right
 
@@ -51,7 +51,7 @@ def evaluate(
     problems: Sequence[Problem],
     params: SamplingParams,
     seeds: Sequence[int],
-    on_finish: OnFinish | None = None,
+    on_ended: Callable[[int], None] = lambda _: None,
 ) -> Evaluation:
     """Sample one completion for each problem and score it.
 
@@ -60,7 +60,7 @@ def evaluate(
     """
     asked = [Asked(p, renderer.render(p), (seed,)) for p, seed in zip(problems, seeds, strict=True)]
     # Rules alone: nothing of a reward model's is reported.
-    rollouts = sample(engine, rubric, asked, params, models=False, on_finish=on_finish).rollouts
+    rollouts = sample(engine, rubric, asked, params, models=False, on_ended=on_ended).rollouts
     right = [v for r in rollouts if (v := _right(r)) is not None]
     low, high = wilson_interval(sum(right), len(right)) if right else (0.0, 1.0)
     return Evaluation(

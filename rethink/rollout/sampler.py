@@ -7,8 +7,9 @@ What is asked (`Asked`) and what comes of it (`Rollout`) are plain data.
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rethink.errors import EngineFailure, RethinkError
@@ -51,7 +52,7 @@ def sample(
     *,
     step: int | None = None,
     models: bool = True,
-    on_finish: OnFinish | None = None,
+    on_ended: Callable[[int], None] = lambda _: None,
 ) -> Sampled:
     """Ask problems and score the answers; scoring begins while other answers are still being generated.
 
@@ -62,7 +63,7 @@ def sample(
         params: how answers are drawn.
         step: the update (from 0) that they are for; None: every reward applies, whatever its steps.
         models: whether reward models are asked.
-        on_finish: told of each completion as it ends.
+        on_ended: told how many completions have ended, as each does.
 
     Raises:
         UsageError: a prompt leaves no room for an answer.
@@ -72,11 +73,11 @@ def sample(
     size = max((len(one.seeds) for one in asked), default=0)
     problems, prompts = [one.problem for one in asked], [one.prompt for one in asked]
     scoring = rubric.scoring(problems, prompts, size, step=step, models=models)
+    ended = itertools.count(1)
 
     def finished(request: int, sample: int, completion: Completion) -> None:
         scoring.add(request, sample, completion)
-        if on_finish is not None:
-            on_finish(request, sample, completion)
+        on_ended(next(ended))
 
     completions = complete(engine, asked, params, finished)
     generated = time.perf_counter()

@@ -75,8 +75,10 @@ class Loop(Generic[R]):
     """Whether there is anything to evaluate on."""
     write: Callable[[R, Path], None]
     """Writes a recovery checkpoint into an empty folder."""
-    finish: Callable[[R, float, bool], dict[str, Any]]
-    """`(run, wall seconds, finished)`: writes the summary, exports the model of a finished run, returns the summary."""
+    summarise: Callable[[R, float, bool], dict[str, Any]]
+    """`(run, wall seconds, finished)`: what `summary.json` says."""
+    export: Callable[[R, dict[str, Any], Path], None]
+    """`(run, summary, empty folder)`: writes the model of a finished run."""
     close: Callable[[R], None] = lambda run: None
     """Lets go of what the run holds beside its trackers, however it ended."""
 
@@ -103,7 +105,10 @@ def run_training(
             run.trackers.close()
             loop.close(run)
         finished = run.state.step >= run.steps
-        summary = loop.finish(run, earlier + time.perf_counter() - started, finished)
+        summary = loop.summarise(run, earlier + time.perf_counter() - started, finished)
+        folder.write_summary(summary)
+        if finished:
+            folder.export_model(lambda path: loop.export(run, summary, path))
         report_if_readable(folder, progress)
         if not finished:
             progress.note(

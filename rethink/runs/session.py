@@ -1,10 +1,8 @@
-"""What runs of every kind have in common: their folder, Ctrl-C, and the time of what was done before a resume."""
+"""What runs of every kind share: their folder, how they stop, and the head of their summary."""
 
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,10 @@ from rethink.recipe.schema import AnyRecipe
 from rethink.runs.inputs import check_inputs, inputs_of
 from rethink.store.environment import environment
 from rethink.store.run_folder import RunFolder
+from rethink.terminal import stop_on_interrupt
 
 SHOWN_DIFFERENCES = 4
+STOPPING = "Finishing this step, then saving. Press Ctrl-C again to stop at once."
 
 
 def open_run(
@@ -127,7 +127,7 @@ def at_work(folder: RunFolder, progress: Progress) -> Iterator[Callable[[], bool
     """Hold the run's lock, and tell whether Ctrl-C asks to stop. A run that turns out to be impossible before its first
     row leaves the folder that was made for it free; one that goes on with other kernels says so.
     """
-    with folder.lock(), stop_on_interrupt(progress) as stop_requested:
+    with folder.lock(), stop_on_interrupt(lambda: progress.note(STOPPING)) as stop_requested:
         begun, now = folder.choices.get("kernels"), kernels.status().level
         if begun not in (None, now):
             progress.note(
@@ -139,24 +139,3 @@ def at_work(folder: RunFolder, progress: Progress) -> Iterator[Callable[[], bool
         except UsageError:
             folder.discard()
             raise
-
-
-@contextlib.contextmanager
-def stop_on_interrupt(progress: Progress) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C once: finish the step, save, say how to go on. Twice: stop at once (what is saved stays sound)."""
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag.is_set
-        return
-
-    def on_signal(*_: object) -> None:
-        if flag.is_set():
-            raise KeyboardInterrupt
-        flag.set()
-        progress.note("Finishing this step, then saving. Press Ctrl-C again to stop at once.")
-
-    previous = signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield flag.is_set
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -57,17 +57,15 @@ def wanted() -> list[Asked]:
 
 
 def test_rollouts_come_in_the_order_of_problems_and_seeds() -> None:
-    ended: list[tuple[int, int]] = []
+    ended: list[int] = []
     rubric = Rubric(SPEC, (build_part(SPEC, 0),), 1.0)
-    sampled = sample(
-        Backwards(), rubric, wanted(), SamplingParams(), on_finish=lambda *place: ended.append((place[0], place[1]))
-    )
+    sampled = sample(Backwards(), rubric, wanted(), SamplingParams(), on_ended=ended.append)
     said = [[r.completion.text for r in group] for group in sampled.groups]
     assert said == [[f"t</think><answer>{i} {seed}</answer>" for seed in (10, 11, 12)] for i in range(3)]
     assert [r.problem.id for r in sampled.rollouts] == ["p0"] * 3 + ["p1"] * 3 + ["p2"] * 3
     assert {r.reward for r in sampled.rollouts} == {2.0}
     assert {r.outcomes["format"] for r in sampled.rollouts} == {RewardOutcome(1.0)}
-    assert ended == [(i, j) for i in (2, 1, 0) for j in (2, 1, 0)]
+    assert ended == list(range(1, 10))
     assert sample(Backwards(), rubric, [], SamplingParams()).rollouts == []
 
 

@@ -148,17 +148,14 @@ def evaluate_now(run: GRPO) -> dict[str, float]:
     whole = step in (0, run.recipe.steps) or section.every_problems is None
     compared = section.every_problems or len(run.held_out)
     problems = run.held_out if whole else run.held_out[:compared]
-    ended = 0
 
-    def on_finish(*_: object) -> None:
-        nonlocal ended
-        ended += 1
-        run.progress.phase("evaluation", ended, len(problems))
+    def on_ended(number: int) -> None:
+        run.progress.phase("evaluation", number, len(problems))
 
-    run.progress.phase("evaluation", 0, len(problems))
+    on_ended(0)
     seeds = [draw("evaluation", run.recipe.seed, step, i) for i in range(len(problems))]
     s = run.sources
-    result = evaluate(s.engine, s.renderer, s.rubric, problems, evaluation_params(run), seeds, on_finish)
+    result = evaluate(s.engine, s.renderer, s.rubric, problems, evaluation_params(run), seeds, on_ended)
     run.folder.write_samples(f"step-{step:06d}", result.rows())
     run.progress.evaluation(step, result.metrics())
     accuracy, judged = result.first(compared)

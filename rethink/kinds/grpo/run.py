@@ -79,7 +79,8 @@ def train(
         evaluate=loop.evaluate_now,
         holds_out=lambda run: bool(run.held_out),
         write=loop.write,
-        finish=finish,
+        summarise=summarise,
+        export=lambda run, _, path: run.export(path),
         close=lambda run: run.sources.rubric.close(),
     )
 
@@ -239,15 +240,6 @@ def restore_grpo(run: GRPO) -> None:
             except RunFolderError as error:
                 note(f"{error} Its rollouts are sampled again.")
                 folder.rollouts_path(batch).unlink()
-
-
-def finish(run: GRPO, wall_s: float, finished: bool) -> dict[str, Any]:
-    """Write the summary and, of a finished run, the model."""
-    summary = summarise(run, wall_s, finished)
-    run.folder.write_summary(summary)
-    if finished:
-        run.folder.export_model(run.export)
-    return summary
 
 
 def summarise(run: GRPO, wall_s: float, finished: bool) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,10 @@ def train_reward_model(
         evaluate=loop.evaluate_now,
         holds_out=lambda run: bool(run.data.held_out),
         write=loop.write,
-        finish=lambda run, wall_s, finished: _finish(run, checkpoint, wall_s, finished),
+        summarise=summarise,
+        export=lambda run, summary, path: save_reward_model(
+            path, run.model, checkpoint, _info(run, checkpoint, summary.get("after"))
+        ),
     )
 
     def make() -> RewardRun:
@@ -151,8 +155,8 @@ def _assemble(
     return run
 
 
-def _finish(run: RewardRun, checkpoint: Checkpoint, wall_s: float, finished: bool) -> dict[str, Any]:
-    """Export the model of a finished run, and write what `summary.json` says."""
+def summarise(run: RewardRun, wall_s: float, finished: bool) -> dict[str, Any]:
+    """What `summary.json` says: before and after on the held-out pairs, data, time, memory."""
     recipe, rows = run.recipe, run.folder.metrics()
     summary = summary_of(recipe, run.folder, wall_s, finished) | {
         "steps": run.state.step,
@@ -174,27 +178,20 @@ def _finish(run: RewardRun, checkpoint: Checkpoint, wall_s: float, finished: boo
             "n": first["eval/n"],
             "step": first["step"],
         }
-    if finished:
-        offset = 0.0
-        if run.data.held_out:
-            facts = held_out_facts(score_examples(run.model, run.data.held_out, run.micro_batch_tokens))
-            summary["after"] = facts | {"step": run.state.step}
-            offset = facts["score_mean"] if recipe.objective == "pairwise" else 0.0
-        run.folder.export_model(
-            lambda path: save_reward_model(path, run.model, checkpoint, _info(run, checkpoint, offset))
-        )
-    run.folder.write_summary(summary)
+    if finished and run.data.held_out:
+        facts = held_out_facts(score_examples(run.model, run.data.held_out, run.micro_batch_tokens))
+        summary["after"] = facts | {"step": run.state.step}
     return summary
 
 
-def _info(run: RewardRun, checkpoint: Checkpoint, offset: float) -> RewardModelInfo:
+def _info(run: RewardRun, checkpoint: Checkpoint, after: Mapping[str, Any] | None) -> RewardModelInfo:
     earlier = read_info(checkpoint.folder) if is_reward_model(checkpoint.folder) else None
     rules = {*run.data.facts["synthetic"], *(earlier.rules if earlier else ())}
     return RewardModelInfo(
         objective=run.recipe.objective,
         on=run.recipe.scored_on,
         template=template_of(run.recipe, checkpoint),
-        offset=offset,
+        offset=after["score_mean"] if after is not None and run.recipe.objective == "pairwise" else 0.0,
         synthetic=bool(rules),
         rules=tuple(sorted(rules)),
         recipe_hash=run.folder.recipe_hash,

@@ -6,7 +6,6 @@ on neither the order of problems nor a kill.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -86,10 +85,8 @@ def sample_problems(
         Asked(problem, renderer.render(problem), tuple(sample_seed(recipe, problem, i) for i in range(number)))
         for problem in problems
     ]
-    ended = itertools.count(1)
-    sampled = sample(
-        models.engine(path), rubric, asked, params, on_finish=lambda *_: on_sample(next(ended), len(asked) * number)
-    )
+    wanted = len(asked) * number
+    sampled = sample(models.engine(path), rubric, asked, params, on_ended=lambda ended: on_sample(ended, wanted))
     rubric.check_failures(sampled.rollouts)
     samples = []
     for one, group in zip(asked, sampled.groups, strict=True):

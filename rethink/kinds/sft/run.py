@@ -67,7 +67,8 @@ def train_sft(recipe: SFTRecipe, out: Path, *, resume: bool = False, progress: P
         evaluate=loop.evaluate_now,
         holds_out=lambda run: bool(run.data.held_out),
         write=loop.write,
-        finish=finish,
+        summarise=summarise,
+        export=lambda run, _, path: run.export(path),
     )
 
     def make() -> SFT:
@@ -132,15 +133,6 @@ def assemble(
     run.state, _ = restore(folder, run.optimizer, None, progress.note)
     run.trackers = trackers_of(run)
     return run
-
-
-def finish(run: SFT, wall_s: float, finished: bool) -> dict[str, Any]:
-    """Write the summary and, of a finished run, the model."""
-    summary = summarise(run, wall_s, finished)
-    run.folder.write_summary(summary)
-    if finished:
-        run.folder.export_model(run.export)
-    return summary
 
 
 def summarise(run: SFT, wall_s: float, finished: bool) -> dict[str, Any]:

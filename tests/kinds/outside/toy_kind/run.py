@@ -10,7 +10,7 @@ from typing import Any
 from rethink.model.loading import load_checkpoint
 from rethink.observe.progress import Progress
 from rethink.observe.report import write_report
-from rethink.runs.session import open_run, stop_on_interrupt
+from rethink.runs.session import at_work, open_run
 from toy_kind.recipe import ToyRecipe
 
 
@@ -18,7 +18,7 @@ def run(recipe: ToyRecipe, out: Path, *, resume: bool = False, progress: Progres
     """Copies the model. `TOY_DIES_AT` is the step at which the process kills itself, once."""
     checkpoint = load_checkpoint(recipe.model.path)
     folder = open_run(recipe, out, resume=resume, steps=recipe.steps, choices=dict)
-    with folder.lock(), stop_on_interrupt(progress) as stop_requested:
+    with at_work(folder, progress) as stop_requested:
         latest = folder.latest_checkpoint()
         step = latest[0] if latest else 0
         folder.drop_metrics_after(step)
