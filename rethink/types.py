@@ -153,7 +153,7 @@ class Rollout:
 
     @property
     def trained(self) -> NDArray[np.bool_]:
-        """[T] Whether the policy sampled the token, so that it is trained on."""
+        """[T] Whether the policy sampled the token, so that it may be trained on."""
         size = len(self.completion.token_ids)
         mask = np.full(size, not self.turns)
         for turn in self.turns:
