@@ -74,13 +74,13 @@ def tasks() -> list[str]:
 def gold() -> None:
     """Score gold answers at the easiest and the default setting, as training would: in the reward workers."""
     from rethink.check.measure import accuracy_alone, score_gold
-    from rethink.recipe.schema import Recipe, TaskSource
-    from rethink.rewards.rubric import build_rubric, closing
+    from rethink.recipe.schema import RewardSection, TaskSource
+    from rethink.rewards.rubric import closing
     from rethink.tasks.mix import build_task_mix
 
     entries = tuple(TaskSource(kind="reasoning-gym", name=task) for task in tasks())
-    recipe = accuracy_alone(Recipe(name="survey", steps=1, tasks=entries), "answer-tag")
-    with closing(build_rubric(recipe, build_task_mix(recipe))) as rubric:
+    reward = RewardSection()
+    with closing(accuracy_alone(reward, "answer-tag", build_task_mix(entries, reward, seed=0))) as rubric:
         for task in missing(GOLD):
             row: dict[str, Any] = {"task": task, "settings": {}}
             for setting, params in (("easiest", easiest(task)), ("default", {})):

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rethink.kinds.grpo.recipe import Recipe
 from rethink.machine.allocator import tune_allocator
 from rethink.machine.limits import usable_threads
 from rethink.machine.speed import choose_dtype, measure_gemm
@@ -28,7 +29,6 @@ from rethink.model.language_model import LanguageModel
 from rethink.model.loading import load_checkpoint
 from rethink.model.packing import PackedGroup, pack
 from rethink.recipe.loading import parse_recipe
-from rethink.recipe.schema import Recipe
 from rethink.rewards.rubric import Rubric, build_rubric
 from rethink.rollout.build import build_engine
 from rethink.rollout.engine import RolloutEngine
@@ -102,7 +102,7 @@ def sample_batch(parts: Parts, step: int) -> Batch:
     prompts = [parts.renderer.render(problem) for problem in problems]
     params = SamplingParams(
         recipe.rollout.temperature,
-        max_new_tokens=recipe.max_new_tokens_at(step),
+        max_new_tokens=recipe.rollout.max_new_tokens_at(step),
         stop_token_ids=parts.stop_token_ids,
     )
     size = recipe.rollout.group_size
@@ -190,15 +190,17 @@ def assemble(recipe: Recipe, engine: Callable[[LanguageModel], RolloutEngine] | 
     dtype = recipe.model.dtype if recipe.model.dtype != "auto" else choose_dtype(measure_gemm())
     model = build_model(checkpoint, dtype, "cpu")
     chosen = engine(model) if engine else build_engine(model, checkpoint.tokenizer, kv_budget_bytes=2 << 30)
-    mix = build_task_mix(recipe)
+    mix = build_task_mix(recipe.tasks, recipe.reward, recipe.seed, steps=recipe.steps)
     return Parts(
         recipe=recipe,
         model=model,
         reference=model.clone() if recipe.algorithm.beta > 0 else None,
         engine=chosen,
         mix=mix,
-        renderer=PromptRenderer(checkpoint.tokenizer, recipe.prompt, chosen.context - recipe.max_new_tokens_at(0)),
-        rubric=build_rubric(recipe, mix),
+        renderer=PromptRenderer(
+            checkpoint.tokenizer, recipe.prompt, chosen.context - recipe.rollout.max_new_tokens_at(0)
+        ),
+        rubric=build_rubric(recipe.reward, mix.judges(), mix.rewarded()),
         optimizer=MasterAdamW(model, recipe.optimizer),
         stop_token_ids=tuple(sorted(checkpoint.tokenizer.end_of_turn_ids)),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from rethink.check.report import Report
-from rethink.recipe.schema import Recipe
+from rethink.recipe.schema import RewardSection
 from rethink.tasks.guesses import GUESSED
 
 SILENT_WARNING, SILENT_PROBLEM = 0.5, 0.9
@@ -50,7 +50,7 @@ DAYS = 7
 """Days of a run above which one should know."""
 
 
-def judge(report: Report, recipe: Recipe) -> None:
+def judge(report: Report, reward: RewardSection) -> None:
     """Add a finding to the report for everything that its sections show to be wrong."""
     judges = {
         "gold": _gold,
@@ -64,10 +64,10 @@ def judge(report: Report, recipe: Recipe) -> None:
     }
     for name, judge_section in judges.items():
         if name in report.sections:
-            judge_section(report, recipe, report.sections[name])
+            judge_section(report, reward, report.sections[name])
 
 
-def _gold(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
+def _gold(report: Report, reward: RewardSection, found: dict[str, Any]) -> None:
     number, failing, unread = found["problems"], found["failing_number"], found["unreadable"]
     if failing:
         first = found["failing"][0]
@@ -100,7 +100,7 @@ def _gold(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
         )
 
 
-def _prompts(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
+def _prompts(report: Report, reward: RewardSection, found: dict[str, Any]) -> None:
     if found["over"]:
         share = found["over"] / found["problems"]
         say = report.problem  # one such prompt stops the run where it is drawn
@@ -113,30 +113,30 @@ def _prompts(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
         )
 
 
-def _examples(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
+def _examples(report: Report, reward: RewardSection, found: dict[str, Any]) -> None:
     if found["without_answer"]:
         listed = ", ".join(f"prompt.examples.{n}" for n in found["without_answer"])
         report.problem(
             "examples",
             "example-without-answer",
-            f"{listed} gives no answer where reward.answer=`{recipe.reward.answer}` looks for one, so the "
+            f"{listed} gives no answer where reward.answer=`{reward.answer}` looks for one, so the "
             "prompt teaches a form that earns nothing. Write the example's answer in that form, or change "
             "reward.answer.",
         )
 
 
-def _cheats(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
+def _cheats(report: Report, reward: RewardSection, found: dict[str, Any]) -> None:
     right = found["right_answer"]
     if right is None:
         return
-    accuracy = _accuracy_parts(recipe)
+    accuracy = _accuracy_parts(reward)
     best = right["reward"]
     for part in accuracy:
         if right["parts"][part] < RIGHT_LEAST:
             report.problem(
                 "cheats",
                 "right-answer-not-rewarded",
-                f"the gold answer in the form that reward.answer=`{recipe.reward.answer}` asks for gets "
+                f"the gold answer in the form that reward.answer=`{reward.answer}` asks for gets "
                 f"{right['parts'][part]:.2f} from the part `{part}`, not 1. Extraction and checker do not fit each "
                 "other: change reward.answer or tasks.checker.",
             )
@@ -174,7 +174,7 @@ def _cheat(report: Report, row: dict[str, Any], best: float, accuracy: list[str]
         )
 
 
-def _signal(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
+def _signal(report: Report, reward: RewardSection, found: dict[str, Any]) -> None:
     size, silent, solved = found["group_size"], found["no_signal"], found["solved"]
     n = found["prompts"] * size
     answered = found["answered"]
@@ -185,7 +185,7 @@ def _signal(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
         report.problem(
             "signal",
             "answer-not-found",
-            f"{answered:.0%} of {n} completions give an answer where reward.answer=`{recipe.reward.answer}` "
+            f"{answered:.0%} of {n} completions give an answer where reward.answer=`{reward.answer}` "
             f"looks for it.{hint} Show the form in prompt.examples and prompt.instruction, or change reward.answer.",
         )
     if solved == 0:
@@ -228,7 +228,7 @@ def _signal(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
             )
 
 
-def _length(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
+def _length(report: Report, reward: RewardSection, found: dict[str, Any]) -> None:
     truncated, limit = found["truncated"], found["limit_sampled"]
     if truncated > TRUNCATED_WARNING:
         if limit < found["limit"]:
@@ -248,16 +248,16 @@ def _length(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
         )
 
 
-def _rewards(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
+def _rewards(report: Report, reward: RewardSection, found: dict[str, Any]) -> None:
     for part, failed in found["failures"].items():
         share = failed["share"]
         if share > FAILED_WARNING:
-            say = report.problem if share > recipe.reward.max_failure_share else report.warn
+            say = report.problem if share > reward.max_failure_share else report.warn
             say(
                 "rewards",
                 "reward-fails",
                 f"the part `{part}` fails on {share:.0%} of the completions: {failed['commonest']}. Above "
-                f"reward.max_failure_share={recipe.reward.max_failure_share:g} the run stops. Mend the function.",
+                f"reward.max_failure_share={reward.max_failure_share:g} the run stops. Mend the function.",
             )
     for part, share in found["abstained"].items():
         if share > ABSTAINED_WARNING:
@@ -266,7 +266,7 @@ def _rewards(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
             )
 
 
-def _cost(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
+def _cost(report: Report, reward: RewardSection, found: dict[str, Any]) -> None:
     least, have = found["memory_least_gb"], found["memory_available_gb"]
     if least > have:
         report.problem(
@@ -297,6 +297,6 @@ def _cost(report: Report, recipe: Recipe, found: dict[str, Any]) -> None:
         )
 
 
-def _accuracy_parts(recipe: Recipe) -> list[str]:
+def _accuracy_parts(reward: RewardSection) -> list[str]:
     """Names of the parts that say whether the answer is right."""
-    return [p.name for p in recipe.reward.parts if (p.builtin or p.name) in RIGHTNESS and p.function is None]
+    return [p.name for p in reward.parts if (p.builtin or p.name) in RIGHTNESS and p.function is None]

@@ -15,12 +15,13 @@ from rethink.check.battery import CHEATS, Cheat, completion_of, gold_turn, setti
 from rethink.check.report import Report
 from rethink.errors import TaskError
 from rethink.eval.statistics import wilson_interval
+from rethink.kinds.grpo.collect import Sources, sampling_params
 from rethink.model.chat import ANSWER, END_ANSWER, PromptRenderer
-from rethink.recipe.schema import Recipe, RewardPart
+from rethink.recipe.base import AskingRecipe
+from rethink.recipe.schema import RewardPart, RewardSection, RolloutSection
 from rethink.rewards.extract import AnswerRule, extract_answer
 from rethink.rewards.rubric import Rubric, build_rubric, closing
 from rethink.rollout.sampler import Asked, complete
-from rethink.runs.collect import Sources, sampling_params
 from rethink.seeds import draw
 from rethink.tasks.guesses import commonest, guess_warning
 from rethink.tasks.mix import TaskMix
@@ -55,11 +56,9 @@ def score(rubric: Rubric, groups: Sequence[Sequence[Item]]) -> list[list[Scored]
     return scoring.results([[completion for _, _, completion in group] for group in groups])
 
 
-def accuracy_alone(recipe: Recipe, rule: AnswerRule) -> Recipe:
-    """The recipe with no other reward than whether the answer is right; it abstains where there is no right answer."""
-    reward = recipe.reward.model_copy(update={"parts": (RewardPart(name=ACCURACY),), "answer": rule})
-    tasks = [task.model_copy(update={"reward": None}) for task in recipe.tasks]
-    return recipe.model_copy(update={"reward": reward, "tasks": tuple(tasks)})
+def accuracy_alone(reward: RewardSection, rule: AnswerRule, mix: TaskMix) -> Rubric:
+    """No other reward than whether the answer is right; it abstains where there is no right answer."""
+    return build_rubric(reward.model_copy(update={"parts": (RewardPart(name=ACCURACY),), "answer": rule}), mix.judges())
 
 
 def has_answer(mix: TaskMix, problem: Problem) -> bool:
@@ -67,13 +66,13 @@ def has_answer(mix: TaskMix, problem: Problem) -> bool:
     return problem.answer is not None or mix.needs_gold(problem)
 
 
-def check_gold(report: Report, recipe: Recipe, mix: TaskMix, problems: Sequence[Problem]) -> None:
+def check_gold(report: Report, reward: RewardSection, mix: TaskMix, problems: Sequence[Problem]) -> None:
     """Section `gold`: what the task's own checker, in the reward workers, says of the gold answers."""
     problems = [problem for problem in problems if has_answer(mix, problem)]
     if not problems:
         return
     known = [problem for problem in problems if problem.answer is not None]
-    with closing(build_rubric(accuracy_alone(recipe, "answer-tag"), mix)) as rubric:
+    with closing(accuracy_alone(reward, "answer-tag", mix)) as rubric:
         outcomes = score_gold(rubric, known)
     right, unread, failing = 0, len(problems) - len(known), []
     for problem, outcome in zip(known, outcomes, strict=True):
@@ -113,9 +112,11 @@ def score_gold(rubric: Rubric, problems: Sequence[Problem]) -> list[RewardOutcom
 
 
 def check_prompts(
-    report: Report, recipe: Recipe, render: PromptRenderer, problems: Sequence[Problem], context: int
+    report: Report, render: PromptRenderer, problems: Sequence[Problem], context: int, longest: int
 ) -> list[tuple[Problem, Prompt]]:
-    """Section `prompts`: lengths, and which are over the context. Returns those that fit."""
+    """Section `prompts`: lengths, and which are over the context beside a completion of `longest`. Returns those that
+    fit.
+    """
     fitting, over = [], []
     for problem in problems:
         try:
@@ -132,13 +133,15 @@ def check_prompts(
             "longest": lengths[-1],
             "mean": sum(lengths) / len(lengths),
             "context": context,
-            "max_new_tokens": max(recipe.max_new_tokens_at(0), recipe.max_new_tokens_at(recipe.steps - 1)),
+            "max_new_tokens": longest,
         },
     )
     return fitting
 
 
-def check_examples(report: Report, recipe: Recipe, rubric: Rubric, encode: Callable[[str], Sequence[int]]) -> None:
+def check_examples(
+    report: Report, recipe: AskingRecipe, rubric: Rubric, encode: Callable[[str], Sequence[int]]
+) -> None:
     """Section `examples`: whether the worked examples of the prompt give an answer where the reward looks for one."""
     silent = []
     for number, example in enumerate(recipe.prompt.examples):
@@ -166,13 +169,18 @@ class CheatRow:
 
 def check_cheats(
     report: Report,
-    recipe: Recipe,
+    rule: AnswerRule,
+    limit: int,
     rubric: Rubric,
     asked: Sequence[tuple[Problem, Prompt]],
     encode: Callable[[str], Sequence[int]],
 ) -> None:
-    """Section `cheats`: mean reward and parts of the right answer and of every cheat."""
-    rule, limit = recipe.reward.answer, recipe.max_new_tokens_at(0)
+    """Section `cheats`: mean reward and parts of the right answer and of every cheat.
+
+    Args:
+        rule: where answers are looked for.
+        limit: most tokens of a completion.
+    """
     known = [pair for pair in asked if pair[0].answer is not None]
     cheated = known[:CHEATED_PROBLEMS]
     setting = setting_of([problem for problem, _ in known], rule, limit)
@@ -200,7 +208,8 @@ def check_cheats(
 
 
 def sample_groups(
-    recipe: Recipe,
+    rollout: RolloutSection,
+    seed: int,
     sources: Sources,
     asked: Sequence[tuple[Problem, Prompt]],
     seconds: float,
@@ -210,17 +219,17 @@ def sample_groups(
     Returns:
         the groups, and the seconds that sampling took.
     """
-    params = sampling_params(recipe, sources, 0)
+    params = sampling_params(rollout, sources, 0)
     limit = min(params.max_new_tokens, MOST_TOKENS)
     params = replace(params, max_new_tokens=limit)
-    size = min(recipe.rollout.group_size, MOST_GROUP)
+    size = min(rollout.group_size, MOST_GROUP)
     groups: list[list[Item]] = []
     started = time.perf_counter()
     while len(groups) < len(asked) and time.perf_counter() - started < seconds:
         first = len(groups)
         chunk = asked[first : first + (PROMPTS_AT_ONCE if groups else FIRST_PROMPTS)]
         wanted = [
-            Asked(problem, prompt, tuple(draw("check", recipe.seed, first + i, g) for g in range(size)))
+            Asked(problem, prompt, tuple(draw("check", seed, first + i, g) for g in range(size)))
             for i, (problem, prompt) in enumerate(chunk)
         ]
         # Rewards are scored when all is sampled, so that their time is measured alone.
@@ -230,30 +239,37 @@ def sample_groups(
 
 
 def check_samples(
-    report: Report, recipe: Recipe, rubric: Rubric, groups: Sequence[Sequence[Item]], seconds: float, mix: TaskMix
+    report: Report,
+    reward: RewardSection,
+    allowed: int,
+    rubric: Rubric,
+    groups: Sequence[Sequence[Item]],
+    seconds: float,
+    mix: TaskMix,
 ) -> None:
-    """Sections `signal`, `length` and `rewards`, from the model's own completions."""
+    """Sections `signal`, `length` and `rewards`, from the model's own completions; `allowed`: tokens that the recipe
+    allows them, `seconds`: that sampling took.
+    """
     items = [item for group in groups for item in group]
     started = time.perf_counter()
     by_group = score(rubric, groups)
     reward_seconds = time.perf_counter() - started
     scored = [one for group in by_group for one in group]
     rewards = [[reward for _, reward in group] for group in by_group]
-    with closing(build_rubric(accuracy_alone(recipe, recipe.reward.answer), mix)) as accuracy:
+    with closing(accuracy_alone(reward, reward.answer, mix)) as accuracy:
         solved = [[_solved(outcomes[ACCURACY]) for outcomes, _ in group] for group in score(accuracy, groups)]
     report.section(
         "signal",
         _signal(rewards, solved)
         | _constant_parts(rubric, scored)
-        | _answers(recipe, [item for item in items if has_answer(mix, item[0])]),
+        | _answers(reward.answer, [item for item in items if has_answer(mix, item[0])]),
     )
     tokens = [len(item[2].token_ids) for item in items]
-    limit = min(recipe.max_new_tokens_at(0), MOST_TOKENS)
     report.section(
         "length",
         {
-            "limit": recipe.max_new_tokens_at(0),
-            "limit_sampled": limit,
+            "limit": allowed,
+            "limit_sampled": min(allowed, MOST_TOKENS),
             "truncated": sum(item[2].finish_reason == "length" for item in items) / len(items),
             "mean": sum(tokens) / len(tokens),
             "longest": max(tokens),
@@ -299,7 +315,7 @@ def _constant_parts(rubric: Rubric, scored: Sequence[Scored]) -> dict[str, Any]:
     return {"constant_parts": constant}
 
 
-def _answers(recipe: Recipe, items: Sequence[Item]) -> dict[str, Any]:
+def _answers(own_rule: AnswerRule, items: Sequence[Item]) -> dict[str, Any]:
     """Where completions give an answer: by the recipe's rule, and by the others."""
     if not items:  # nothing that has a right answer
         return {"answered": None, "answered_by_rule": {}}
@@ -308,7 +324,7 @@ def _answers(recipe: Recipe, items: Sequence[Item]) -> dict[str, Any]:
     for rule in rules:
         given = [extract_answer(c.text, prompt.prefill, rule) is not None for _, prompt, c in items]
         found[rule] = sum(given) / len(given)
-    own = [extract_answer(c.text, prompt.prefill, recipe.reward.answer) is not None for _, prompt, c in items]
+    own = [extract_answer(c.text, prompt.prefill, own_rule) is not None for _, prompt, c in items]
     return {"answered": sum(own) / len(own), "answered_by_rule": found}
 
 

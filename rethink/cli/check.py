@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     for one in found:
         if one.stage is not None:
             note(f"stage {one.stage}")
-        report = check(one.recipe, prompts=args.prompts if one.sampled else 0, note=note)
+        report = check(one.recipe, one.how, prompts=args.prompts if one.sampled else 0, note=note)
         report.left_out = list(one.left_out)
         reports.append((one.stage, report))
         if not args.json:

@@ -10,7 +10,7 @@ from rethink.errors import UsageError
 from rethink.terminal import say
 
 if TYPE_CHECKING:
-    from rethink.recipe.schema import Recipe
+    from rethink.kinds.grpo.recipe import Recipe
 
 EXAMPLES = """\
   rethink tasks                                            list all sources, and all tasks of reasoning-gym
@@ -90,8 +90,9 @@ def recipe_of(name: str | None, options: list[str], recipe: str | None, model: s
     """
     import yaml
 
+    from rethink.kinds.grpo.recipe import Recipe
     from rethink.recipe.loading import load_recipe, parse_recipe
-    from rethink.recipe.schema import Recipe, TaskSource
+    from rethink.recipe.schema import TaskSource
 
     found = load_recipe(recipe) if recipe is not None else None
     if found is not None and not isinstance(found, Recipe):
@@ -134,11 +135,11 @@ def examine(recipe: Recipe, number: int) -> dict[str, Any]:
         UsageError: a source or the model cannot be loaded.
     """
     from rethink.errors import TaskError
+    from rethink.kinds.grpo.data import task_mix
     from rethink.model.chat import PromptRenderer
     from rethink.model.loading import load_checkpoint
-    from rethink.tasks.mix import build_task_mix
 
-    mix = build_task_mix(recipe)
+    mix = task_mix(recipe)
     problems = [(problem, False) for problem in mix.train_batch(0, number, 0)]
     try:
         problems += [(problem, True) for problem in mix.held_out(number)]

@@ -13,8 +13,8 @@ from rethink.kinds.closing import program
 from rethink.terminal import say
 
 if TYPE_CHECKING:
+    from rethink.recipe.base import AnyRecipe
     from rethink.recipe.kind import Kind, Planned
-    from rethink.recipe.schema import AnyRecipe
 
 EXAMPLES = """\
   rethink train quickstart                                  run a shipped recipe, in runs/quickstart

@@ -15,7 +15,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from rethink.recipe.schema import MixtureOfExperts, ModelSection, ModelShape, OptimizerSection
+from rethink.recipe.base import TrainingRecipe
+from rethink.recipe.schema import MixtureOfExperts, ModelShape
 
 ASSUMED_PROMPT_TOKENS = 128
 """Prompt length where nobody gave one: a one-example prompt of a short problem."""
@@ -57,17 +58,6 @@ class DecoderLike(Protocol):
     def max_position_embeddings(self) -> int: ...  # noqa: D102
     @property
     def tie_word_embeddings(self) -> bool: ...  # noqa: D102
-
-
-class Trains(Protocol):
-    """What an estimate reads of the recipe of a run that trains."""
-
-    @property
-    def model(self) -> ModelSection: ...  # noqa: D102
-    @property
-    def optimizer(self) -> OptimizerSection: ...  # noqa: D102
-    @property
-    def device(self) -> str: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +266,7 @@ def training_memory(shape: ModelShape, value_bytes: int, longest: int, most: int
     )
 
 
-def largest_update(recipe: Trains, step_tokens: int, longest: int) -> int:
+def largest_update(recipe: TrainingRecipe, step_tokens: int, longest: int) -> int:
     """Most tokens of a micro-batch: those of a step, as far as the recipe or its device allows; one sequence always."""
     return max(longest, min(step_tokens, recipe.optimizer.micro_batch_tokens or largest_micro_batch(recipe.device)))
 

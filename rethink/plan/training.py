@@ -14,12 +14,12 @@ from rethink.plan.estimate import (
     MachineRates,
     Memory,
     Parameters,
-    Trains,
     count_parameters,
     largest_update,
     training_memory,
 )
 from rethink.plan.text import count_text, flops_text, memory_text, parameters_text, rows_text, seconds_text
+from rethink.recipe.base import TrainingRecipe
 from rethink.recipe.schema import ModelShape
 
 
@@ -73,7 +73,7 @@ class TrainingEstimate:
 
 
 def estimate_training(
-    recipe: Trains, shape: ModelShape, reading: Reading, longest: int, rates: MachineRates | None
+    recipe: TrainingRecipe, shape: ModelShape, reading: Reading, longest: int, rates: MachineRates | None
 ) -> TrainingEstimate:
     """Tokens, operations, memory and time of a run.
 

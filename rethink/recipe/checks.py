@@ -1,16 +1,25 @@
 """What the types of a recipe cannot say: values that contradict each other or would do nothing, each with the fix.
 
-A check yields one paragraph for each thing that is wrong; the recipe is refused with all of them at once.
+A check yields one paragraph for each thing that is wrong; the recipe is refused with all of them at once. Here is what
+several kinds share; a kind checks what it alone has in its own `recipe.py`.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from rethink.errors import RecipeError
-from rethink.recipe.schema import ModelShape, PromptSection, Recipe, RewardPart, TaskSource
+from rethink.recipe.schema import (
+    ModelSection,
+    ModelShape,
+    OptimizerSection,
+    PromptSection,
+    RewardPart,
+    RewardSection,
+    TaskSource,
+)
 
 BUILT_IN_PARTS = (
     "accuracy",
@@ -38,23 +47,58 @@ _PART_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _FUNCTION = re.compile(r"([A-Za-z_]\w*(\.[A-Za-z_]\w*)*|[^:]+\.py):[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Refuse a recipe whose values contradict each other or would do nothing.
+def section_contradictions(
+    prompt: PromptSection,
+    tasks: Sequence[TaskSource],
+    reward: RewardSection,
+    model: ModelSection,
+    *,
+    limits: Mapping[str, int],
+    steps: int | None,
+) -> Iterator[str]:
+    """What is wrong in the sections of a recipe whose model answers problems: a paragraph for each.
 
-    Raises:
-        RecipeError: names every such value, why it cannot be meant, and what to write instead.
+    Args:
+        limits: token limits of completions, by key.
+        steps: optimizer updates of the run; None: it has none.
     """
-    checks = (_batch, _sampling, _rewards, _sources, _algorithm, _optimizer, _evaluation, _tasks, _model)
-    found = [problem for check in checks for problem in check(recipe)]
-    found += _prompt(recipe.prompt)
-    if found:
-        raise RecipeError(" ".join(found))
+    yield from _rewards(reward, steps)
+    yield from _sources(tasks, reward, steps)
+    yield from _tasks(tasks)
+    yield from _model(model, prompt, limits)
+    yield from _prompt(prompt)
 
 
-def needs_gold(recipe: Recipe, task: TaskSource) -> bool:
+def optimizer_contradictions(optimizer: OptimizerSection, steps: int | None) -> Iterator[str]:
+    """What is wrong in an optimizer section. `steps`: of the run; None: not known yet."""
+    if steps is not None and optimizer.warmup_steps >= steps:
+        yield warmup_too_long(optimizer.warmup_steps, steps)
+    constant = optimizer.schedule == "constant"
+    if optimizer.final_rate > optimizer.learning_rate and not constant:
+        yield (
+            f"`optimizer.final_rate` {optimizer.final_rate:g} is above `optimizer.learning_rate` "
+            f"{optimizer.learning_rate:g}; the schedule falls. Use a final rate of at most the learning rate, such as "
+            f"`optimizer.final_rate={optimizer.learning_rate / 10:g}`."
+        )
+    if constant and optimizer.final_rate != type(optimizer).model_fields["final_rate"].default:
+        yield (
+            "`optimizer.final_rate` is set, but the schedule is `constant` and does not use it. Set "
+            "`optimizer.schedule=cosine` (or `linear`), or remove the final rate."
+        )
+
+
+def warmup_too_long(warmup: int, steps: int) -> str:
+    """What is said of a warm-up that fills the run."""
+    return (
+        f"`optimizer.warmup_steps` {warmup} is not below `steps` {steps}, so the learning rate would never reach its "
+        f"peak. Use at most {steps - 1}."
+    )
+
+
+def needs_gold(reward: RewardSection, task: TaskSource) -> bool:
     """Whether a built-in reward part that applies to a source looks at gold answers."""
-    names = recipe.reward_names(task)
-    return any(_compares(part) for part in recipe.reward.parts if part.name in names)
+    names = reward.names_for(task)
+    return any(_compares(part) for part in reward.parts if part.name in names)
 
 
 def _compares(part: RewardPart) -> bool:
@@ -63,26 +107,27 @@ def _compares(part: RewardPart) -> bool:
     return builtin in GOLD_PARTS or (builtin == "judge" and "{gold}" in str(template))
 
 
-def check_against_context(recipe: Recipe, context: int) -> None:
+def check_against_context(prompt: PromptSection, limits: Mapping[str, int], context: int) -> None:
     """Refuse token limits that leave the prompt no room in the model's context.
 
     Args:
-        recipe: the recipe.
+        prompt: its longest length.
+        limits: token limits of completions, by key.
         context: longest sequence that the model takes, prompt and completion together.
 
     Raises:
         RecipeError: names the limit and what would fit.
     """
-    found = next(_beyond_context(recipe, context), None)
+    found = next(_beyond_context(prompt, limits, context), None)
     if found is not None:
         raise RecipeError(found)
 
 
-def _beyond_context(recipe: Recipe, context: int) -> Iterator[str]:
-    prompt = recipe.prompt.max_tokens or 1
-    needs = "a prompt of one token" if recipe.prompt.max_tokens is None else f"prompts of `prompt.max_tokens={prompt}`"
-    room = context - prompt
-    for key, limit in _limits(recipe):
+def _beyond_context(prompt: PromptSection, limits: Mapping[str, int], context: int) -> Iterator[str]:
+    longest = prompt.max_tokens or 1
+    needs = "a prompt of one token" if prompt.max_tokens is None else f"prompts of `prompt.max_tokens={longest}`"
+    room = context - longest
+    for key, limit in limits.items():
         if limit > room:
             fix = f"Set it to at most {room}" if room > 0 else "Lower `prompt.max_tokens`"
             yield (
@@ -91,73 +136,17 @@ def _beyond_context(recipe: Recipe, context: int) -> Iterator[str]:
             )
 
 
-def _limits(recipe: Recipe) -> Iterator[tuple[str, int]]:
-    """Every token limit that holds at some step of this run, with its key."""
-    limit = recipe.rollout.max_new_tokens
-    if isinstance(limit, int):
-        yield "rollout.max_new_tokens", limit
-    else:
-        yield from ((f"rollout.max_new_tokens.{step}", n) for step, n in limit.items() if step < recipe.steps)
-    if recipe.evaluation.max_new_tokens is not None and recipe.evaluation.problems:
-        yield "evaluation.max_new_tokens", recipe.evaluation.max_new_tokens
-
-
-def _batch(recipe: Recipe) -> Iterator[str]:
-    prompts, parts = recipe.rollout.prompts_per_batch, recipe.algorithm.mini_batches
-    if recipe.rollout.group_size == 1:
-        yield (
-            "`rollout.group_size` is 1: GRPO compares the completions of one prompt with each other, and one alone has "
-            "no advantage, so nothing would be learned. Use 2 or more; 8 and 16 are usual."
-        )
-    if prompts % parts:
-        fitting = [n for n in range(1, prompts + 1) if prompts % n == 0]
-        near = min(fitting, key=lambda n: abs(n - parts))
-        more = -(-prompts // parts) * parts
-        yield (
-            f"`rollout.prompts_per_batch` {prompts} cannot be cut into `algorithm.mini_batches` {parts} of equal size "
-            f"(mini-batches are cut between groups). Use `algorithm.mini_batches={near}` or "
-            f"`rollout.prompts_per_batch={more}`."
-        )
-
-
-def _sampling(recipe: Recipe) -> Iterator[str]:
-    rollout = recipe.rollout
-    cut = [f"`rollout.top_p={rollout.top_p:g}`"] if rollout.top_p < 1 else []
-    cut += [f"`rollout.top_k={rollout.top_k}`"] if rollout.top_k > 0 else []
-    if cut and not rollout.allow_truncated:
-        yield (
-            f"{' and '.join(cut)} would train on samples of a cut distribution, while ratio and KL use the full one, "
-            "which biases the update. Sample from the full distribution (`rollout.top_p=1 rollout.top_k=0`), or accept "
-            "it with `rollout.allow_truncated=true`."
-        )
-    if "" in rollout.stop_strings:
-        yield "`rollout.stop_strings` holds an empty string, which would end every completion at once. Remove it."
-    limit = rollout.max_new_tokens
-    if isinstance(limit, int):
-        if limit < 1:
-            yield f"`rollout.max_new_tokens` is {limit}; a completion needs room for at least 1 token."
-        return
-    if 0 not in limit:
-        first = f"its first step is {min(limit)}" if limit else "it is empty"
-        yield (
-            f"`rollout.max_new_tokens` must say which limit holds from step 0 on, but {first}. Begin it with `0: …`, "
-            "for example `{0: 256, 100: 512}`."
-        )
-    if min(limit, default=0) < 0 or min(limit.values(), default=1) < 1:
-        yield f"`rollout.max_new_tokens` is {limit}; steps must be 0 or more and limits 1 or more."
-
-
-def _rewards(recipe: Recipe) -> Iterator[str]:
-    names = [part.name for part in recipe.reward.parts]
+def _rewards(reward: RewardSection, steps: int | None) -> Iterator[str]:
+    names = [part.name for part in reward.parts]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         yield f"`reward.parts` names {_listed(repeated)} twice; metrics could not tell them apart. Rename one of them."
-    if all(part.weight == 0 for part in recipe.reward.parts):
+    if all(part.weight == 0 for part in reward.parts):
         yield (
             "Every part of `reward.parts` has weight 0 (or there is none), so all rewards would be 0 and nothing would "
             "be learned. Give at least one part a weight, such as `reward.parts.0.weight=1`."
         )
-    for index, part in enumerate(recipe.reward.parts):
+    for index, part in enumerate(reward.parts):
         key = f"`reward.parts.{index}"
         if part.name in RESERVED_PARTS or not _PART_NAME.fullmatch(part.name):
             yield (
@@ -173,7 +162,7 @@ def _rewards(recipe: Recipe) -> Iterator[str]:
                 f"name your function with {key}.function=module:function`."
             )
         yield from _reward_model(key, part)
-        yield from _steps_of(key, part, recipe.steps)
+        yield from _steps_of(key, part, steps)
         if part.function is not None and part.builtin is not None:
             yield f"{key}` names both `function` and `builtin`; a part is one of them. Remove the other."
         if part.function is not None and not _FUNCTION.fullmatch(part.function):
@@ -195,7 +184,14 @@ def _reward_model(key: str, part: RewardPart) -> Iterator[str]:
             yield f"{key}.{field}` and {key}.params.{field}` say the same thing twice. Remove one of them."
 
 
-def _steps_of(key: str, part: RewardPart, steps: int) -> Iterator[str]:
+def _steps_of(key: str, part: RewardPart, steps: int | None) -> Iterator[str]:
+    if steps is None:
+        yield from (
+            f"{key}.{field}` counts steps of training, and this run has none: the part always applies. Remove it."
+            for field, value in (("from_step", part.from_step or None), ("until_step", part.until_step))
+            if value is not None
+        )
+        return
     if part.from_step >= steps:
         yield (
             f"{key}.from_step` is {part.from_step}, but the run has {steps} steps (the last is {steps - 1}), so the "
@@ -208,95 +204,45 @@ def _steps_of(key: str, part: RewardPart, steps: int) -> Iterator[str]:
         )
 
 
-def _sources(recipe: Recipe) -> Iterator[str]:
+def _sources(tasks: Sequence[TaskSource], reward: RewardSection, steps: int | None) -> Iterator[str]:
     """Which parts score which source: known names, none unused, and no source without a reward."""
-    names = [part.name for part in recipe.reward.parts]
-    for index, task in enumerate(recipe.tasks):
+    names = [part.name for part in reward.parts]
+    for index, task in enumerate(tasks):
         unknown = [name for name in task.reward or () if name not in names]
         if unknown:
             near = difflib.get_close_matches(unknown[0], names, n=1)
             hint = f"Did you mean `{near[0]}`? " if near else ""
             yield f"`tasks.{index}.reward` names `{unknown[0]}`, which is no part. {hint}There is {_listed(names)}."
-    used = {name for task in recipe.tasks for name in recipe.reward_names(task)}
+    used = {name for task in tasks for name in reward.names_for(task)}
     unused = [name for name in names if name not in used]
-    if unused:
+    if unused and tasks:
         yield (
             f"No source has the reward part {_listed(unused)}, so it would score nothing. Name it in a "
             "`tasks.N.reward`, or remove it from `reward.parts`."
         )
-    changes = {0} | {step for part in recipe.reward.parts for step in (part.from_step, part.until_step or 0)}
-    changes |= {stage.step for task in recipe.tasks for stage in task.curriculum}
-    for step in sorted(step for step in changes if step < recipe.steps):
-        for index, task in enumerate(recipe.tasks):
-            scored = [p for p in recipe.reward.parts if p.weight and p.name in recipe.reward_names(task)]
-            if scored and task.weight_at(step) > 0 and not any(part.holds_at(step) for part in scored):
+    changes = {0} | {step for part in reward.parts for step in (part.from_step, part.until_step or 0)}
+    changes |= {stage.step for task in tasks for stage in task.curriculum}
+    for step in sorted(step for step in changes if step < (steps or 1)):
+        for index, task in enumerate(tasks):
+            scored = [p for p in reward.parts if p.weight and p.name in reward.names_for(task)]
+            holds = steps is None or any(part.holds_at(step) for part in scored)
+            if scored and task.weight_at(step) > 0 and not holds:
                 yield (
                     f"At step {step} no reward part with a weight applies to `tasks.{index}`, so its problems would "
                     "teach nothing. Begin the source when its reward begins (`curriculum: [{step: …, weight: …}]` and "
                     "`weight: 0`), or give it another part."
                 )
                 return
-            if not scored and any(p.weight for p in recipe.reward.parts):
+            if not scored and any(p.weight for p in reward.parts):
                 yield f"No reward part with a weight applies to `tasks.{index}`. Name one in `tasks.{index}.reward`."
                 return
-
-
-def _algorithm(recipe: Recipe) -> Iterator[str]:
-    algorithm = recipe.algorithm
-    if algorithm.reference_every is not None and algorithm.beta == 0:
-        yield (
-            f"`algorithm.reference_every` is {algorithm.reference_every}, but with `algorithm.beta` 0 there is no "
-            "reference model to replace. Set a beta, such as `algorithm.beta=0.001`, or remove `reference_every`."
-        )
-    if algorithm.fixed_denominator is not None and algorithm.aggregation != "fixed":
-        yield (
-            f"`algorithm.fixed_denominator` is set, but `algorithm.aggregation` is `{algorithm.aggregation}` and does "
-            "not use it. Set `algorithm.aggregation=fixed`, or remove the denominator."
-        )
-
-
-def _optimizer(recipe: Recipe) -> Iterator[str]:
-    optimizer = recipe.optimizer
-    if optimizer.warmup_steps >= recipe.steps:
-        yield (
-            f"`optimizer.warmup_steps` {optimizer.warmup_steps} is not below `steps` {recipe.steps}, so the learning "
-            f"rate would never reach its peak. Use at most {recipe.steps - 1}."
-        )
-    if optimizer.final_rate > optimizer.learning_rate:
-        yield (
-            f"`optimizer.final_rate` {optimizer.final_rate:g} is above `optimizer.learning_rate` "
-            f"{optimizer.learning_rate:g}; the schedule falls. Use a final rate of at most the learning rate."
-        )
-    elif optimizer.final_rate > 0 and optimizer.schedule == "constant":
-        yield (
-            "`optimizer.final_rate` is set, but the schedule is `constant` and does not use it. Set "
-            "`optimizer.schedule=cosine` (or `linear`), or remove the final rate."
-        )
-
-
-def _evaluation(recipe: Recipe) -> Iterator[str]:
-    evaluation = recipe.evaluation
-    if evaluation.every is not None and evaluation.problems == 0:
-        yield (
-            f"`evaluation.every` is {evaluation.every}, but `evaluation.problems` 0 turns evaluation off. Set "
-            "`evaluation.problems=200`, or remove `every`."
-        )
-    if evaluation.every_problems is None:
-        return
-    if evaluation.every is None:
-        yield "`evaluation.every_problems` has no effect without `evaluation.every`. Set both or neither."
-    if evaluation.every_problems > evaluation.problems:
-        yield (
-            f"`evaluation.every_problems` {evaluation.every_problems} is above `evaluation.problems` "
-            f"{evaluation.problems}, of which it takes the first. Use at most {evaluation.problems}."
-        )
 
 
 def check_prompt(prompt: PromptSection) -> None:
     """Refuse a prompt section whose values contradict each other, for those who have no whole recipe.
 
     Raises:
-        RecipeError: as `check_recipe`.
+        RecipeError: says what to write instead.
     """
     found = list(_prompt(prompt))
     if found:
@@ -335,12 +281,12 @@ _APPLIES_TO = {
 """Which kinds of source read a field; the others would ignore it."""
 
 
-def _tasks(recipe: Recipe) -> Iterator[str]:
-    for index, task in enumerate(recipe.tasks):
+def _tasks(tasks: Sequence[TaskSource]) -> Iterator[str]:
+    for index, task in enumerate(tasks):
         yield from _task(f"`tasks.{index}", task)
-    steps = sorted({0, *(stage.step for task in recipe.tasks for stage in task.curriculum)})
+    steps = sorted({0, *(stage.step for task in tasks for stage in task.curriculum)}) if tasks else ()
     for step in steps:
-        if all(task.weight_at(step) == 0 for task in recipe.tasks):
+        if all(task.weight_at(step) == 0 for task in tasks):
             yield (
                 f"All sources in `tasks` have weight 0 at step {step}, so there would be no problems. Give one of them "
                 "a weight above 0."
@@ -398,12 +344,12 @@ def _yaml(value: object) -> str:
     return "null" if value is None else "{}" if value == {} else str(value)
 
 
-def _model(recipe: Recipe) -> Iterator[str]:
-    if not recipe.model.path.strip():
+def _model(model: ModelSection, prompt: PromptSection, limits: Mapping[str, int]) -> Iterator[str]:
+    if not model.path.strip():
         yield "`model.path` is empty. Write `embedded`, a hub id, a folder or a GGUF file."
-    if recipe.model.shape is not None:
-        yield from _shape(recipe.model.shape)
-        yield from _beyond_context(recipe, recipe.model.shape.context)
+    if model.shape is not None:
+        yield from _shape(model.shape)
+        yield from _beyond_context(prompt, limits, model.shape.context)
 
 
 def _shape(shape: ModelShape) -> Iterator[str]:

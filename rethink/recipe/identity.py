@@ -11,13 +11,9 @@ import hashlib
 import json
 from typing import Any
 
+from rethink.recipe.base import AnyRecipe
 from rethink.recipe.explain import show
-from rethink.recipe.schema import AnyRecipe, Recipe
-
-FREE = Recipe.FREE
-"""Fields of a GRPO recipe (with all below them) that may differ on resume; every kind of recipe has its own `FREE`.
-`steps` may be raised to extend a run; under a falling schedule the learning rate of the further steps follows the new
-length."""
+from rethink.recipe.kind import DEFAULT_KIND
 
 
 def recipe_hash(recipe: AnyRecipe) -> str:
@@ -56,7 +52,7 @@ recipe that does not use them keeps its hash, and a run begun before them can be
 def identity(recipe: AnyRecipe) -> dict[str, Any]:
     """A recipe's values without those in `FREE`, as JSON takes them."""
     data: dict[str, Any] = recipe.model_dump(mode="json")
-    if isinstance(recipe, Recipe):
+    if recipe.kind == DEFAULT_KIND:
         for entry, later in [(e, LATER["reward.parts"]) for e in data["reward"]["parts"]] + [
             (e, LATER["tasks"]) for e in data["tasks"]
         ]:

@@ -19,7 +19,7 @@ from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from rethink.errors import RecipeError
-from rethink.recipe.schema import AnyRecipe
+from rethink.recipe.base import AnyRecipe
 
 ENTRY_POINTS = "rethink.kinds"
 """Group under which an installed package names its own kinds: `toy = "my_package.toy:KIND"`."""
@@ -106,7 +106,7 @@ class Kind:
     said: str | None = None
     """`(summary) -> str`: a few words for a pipeline's view."""
     checked: str | None = None
-    """`(recipe) -> (GRPO recipe, whether it learns from what it samples) | None`: what `rethink check` examines."""
+    """`(recipe: AskingRecipe) -> Examined | None`: how what `rethink check` examines is sampled."""
     without_part: tuple[str, ...] = ()
     """Dotted fields that change no output, beside the common ones: left out of a stage's hash."""
     charts: str | None = None

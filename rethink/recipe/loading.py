@@ -16,10 +16,11 @@ from pydantic import ValidationError
 
 from rethink.errors import RecipeError
 from rethink.reading import read_bounded_text
+from rethink.recipe.base import AnyRecipe
 from rethink.recipe.explain import explain
 from rethink.recipe.fields import Segment, annotation_at, default_of, field_at, is_text, plain
 from rethink.recipe.kind import kind_of
-from rethink.recipe.schema import AnyRecipe, Section
+from rethink.recipe.schema import Section
 from rethink.recipe.yaml_text import MOST_BYTES, RecipeDumper, load_yaml
 
 PACKAGE = Path(__file__).resolve().parents[1]

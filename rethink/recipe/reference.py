@@ -14,15 +14,13 @@ from pydantic.fields import FieldInfo
 
 from rethink.recipe.explain import show
 from rethink.recipe.fields import default_of, describe, is_list, section_of
-from rethink.recipe.identity import FREE
-from rethink.recipe.kind import kinds
-from rethink.recipe.schema import Recipe
+from rethink.recipe.kind import DEFAULT_KIND, kinds
 
 INTRODUCTION = """\
 # Recipe reference
 
-<!-- Written by `python -m rethink.recipe.reference docs/recipe.md` from rethink/recipe/schema.py and those of
-the other kinds: change them. -->
+<!-- Written by `python -m rethink.recipe.reference docs/recipe.md` from rethink/recipe/schema.py, base.py and
+the `recipe.py` of each kind: change them. -->
 
 A recipe is a YAML file that says what a run is. `rethink train RECIPE.yaml` runs it, and `rethink train RECIPE.yaml
 --dry-run` prints it with every default written out and an estimate of its cost. A recipe that ships goes by its name:
@@ -64,11 +62,12 @@ shares with it are not repeated.
 
 def reference() -> str:
     """The whole page, Markdown."""
-    parts = [INTRODUCTION, ", ".join(f"`{path}`" for path in FREE), ".\n"]
-    for path, model in _sections(Recipe, ""):
+    first = kinds()[DEFAULT_KIND].model
+    parts = [INTRODUCTION, ", ".join(f"`{path}`" for path in first.FREE), ".\n"]
+    for path, model in _sections(first, ""):
         parts += _table(f"`{path}`" if path else "Top level", model)
     parts.append(KINDS_INTRODUCTION)
-    described: set[type[BaseModel]] = {model for _, model in _sections(Recipe, "")}
+    described: set[type[BaseModel]] = {model for _, model in _sections(first, "")}
     for kind in kinds().values():
         recipe = kind.model
         for path, model in _sections(recipe, ""):

@@ -1,4 +1,4 @@
-"""What a run is: one frozen, typed configuration. A recipe file is this, in YAML.
+"""The sections of recipes: frozen and typed. What kinds of recipes have in common is in `base.py`.
 
 Field names are the field's standard terms. Counting: a *rollout batch* is `prompts_per_batch` × `group_size`
 completions; it is cut at group boundaries into `mini_batches` and passed over `epochs` times; each mini-batch is one
@@ -10,9 +10,9 @@ run when it is loaded, still before anything slow.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
@@ -196,6 +196,13 @@ class RolloutSection(Section):
     """Memory for keys and values (GiB) of the embedded engine; None: a share of what is free at start, recorded. The
     engine on `transformers` has no such bound but `max_concurrent`."""
 
+    def max_new_tokens_at(self, step: int) -> int:
+        """Token limit of the rollouts sampled for `step` (0-based)."""
+        limit = self.max_new_tokens
+        if isinstance(limit, int):
+            return limit
+        return limit[max(first for first in limit if first <= step)]
+
 
 class RewardPart(Section):
     """One named, weighted part of the reward."""
@@ -245,6 +252,10 @@ class RewardSection(Section):
     """Reward workers that compute at once; None: the cores. Stuck ones do not count."""
     max_failure_share: float = Field(default=0.5, ge=0, le=1)
     """Stop the run when more than this share of a batch's rewards failed (abstentions do not count)."""
+
+    def names_for(self, task: TaskSource) -> tuple[str, ...]:
+        """Names of the parts that apply to a source's problems, whatever the step."""
+        return task.reward if task.reward is not None else tuple(part.name for part in self.parts)
 
 
 class AlgorithmSection(Section):
@@ -300,13 +311,18 @@ class OptimizerSection(Section):
     """Train although the run is planned to need more memory than is free (`--over-memory`): it may be killed."""
 
 
-class EvaluationSection(Section):
+class EvaluationTimes(Section):
+    """When a run that trains is evaluated."""
+
+    every: int | None = Field(default=None, gt=0)
+    """Evaluate every so many steps, beside before and after. Of a policy the best model is kept."""
+
+
+class EvaluationSection(EvaluationTimes):
     """Held-out evaluation."""
 
     problems: int = Field(default=200, ge=0)
     """Held-out problems; 0 turns evaluation off."""
-    every: int | None = Field(default=None, gt=0)
-    """Evaluate every so many steps, beside before and after; the best model is kept."""
     every_problems: int | None = Field(default=None, gt=0)
     """Problems of the evaluations in between (the first of the held-out ones); None: all."""
     temperature: float = Field(default=0.0, ge=0)
@@ -322,101 +338,3 @@ class CheckpointSection(Section):
     """Steps between recovery checkpoints (a checkpoint is also made at the end and on Ctrl-C)."""
     keep: int = Field(default=2, gt=0)
     """Recovery checkpoints kept."""
-
-
-class AnyRecipe(Section):
-    """What a recipe of every kind has."""
-
-    FREE: ClassVar[tuple[str, ...]] = ("name", "description")
-    """What may change on resume: see `identity.py`."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    """Short name; runs go to `runs/<name>` unless `--out` says otherwise."""
-    kind: str
-    """What is run."""
-    description: str = ""
-    """One or two sentences for the reader."""
-
-
-class Recipe(AnyRecipe):
-    """A whole GRPO run."""
-
-    FREE: ClassVar[tuple[str, ...]] = (
-        "name",
-        "description",
-        "steps",
-        "evaluation.every",
-        "checkpoint",
-        "trackers",
-        "reward.seconds",
-        "reward.memory_gb",
-        "reward.workers",
-        "model.shape",
-        "model.trust_remote_code",
-        "optimizer.over_memory",
-    )
-    """What may change on resume: see `identity.py`."""
-
-    kind: Literal["grpo"] = "grpo"
-    """What is run."""
-    seed: int = Field(default=0, ge=0)
-    """Decides problems, order and samples."""
-    steps: int = Field(gt=0)
-    """Optimizer updates in all. Raise it to extend a finished run. Where it is no multiple of the steps that share a
-    rollout batch (`mini_batches` x `epochs`), only the first part of the last batch is trained on."""
-    threads: int | None = Field(default=None, gt=0)
-    """CPU threads; None: the cores this process may use. Recorded, and reused on resume."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute. `auto`: CUDA where torch has it."""
-    model: ModelSection = ModelSection()
-    """The model."""
-    prompt: PromptSection = PromptSection()
-    """From problem to prompt."""
-    tasks: tuple[TaskSource, ...] = Field(min_length=1)
-    """Sources of problems, mixed by weight."""
-    rollout: RolloutSection = RolloutSection()
-    """Sampling."""
-    reward: RewardSection = RewardSection()
-    """Rewards."""
-    algorithm: AlgorithmSection = AlgorithmSection()
-    """GRPO."""
-    optimizer: OptimizerSection = OptimizerSection()
-    """AdamW."""
-    evaluation: EvaluationSection = EvaluationSection()
-    """Held-out evaluation."""
-    checkpoint: CheckpointSection = CheckpointSection()
-    """Checkpoints."""
-    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Where metrics go beside the run's folder (extra `trackers`)."""
-
-    @model_validator(mode="after")
-    def _refuse_degenerate(self) -> Recipe:
-        from rethink.recipe.checks import check_recipe  # it imports this module
-
-        check_recipe(self)
-        return self
-
-    def reward_names(self, task: TaskSource) -> tuple[str, ...]:
-        """Names of the reward parts that apply to a source's problems, whatever the step."""
-        return task.reward if task.reward is not None else tuple(part.name for part in self.reward.parts)
-
-    def max_new_tokens_at(self, step: int) -> int:
-        """Token limit of the rollouts sampled for `step` (0-based)."""
-        limit = self.rollout.max_new_tokens
-        if isinstance(limit, int):
-            return limit
-        return limit[max(first for first in limit if first <= step)]
-
-    @property
-    def longest_completion(self) -> int:
-        """The highest token limit that holds at some step of this run, in rollouts or evaluations."""
-        limit = self.rollout.max_new_tokens
-        limits = [limit] if isinstance(limit, int) else [n for first, n in limit.items() if first < self.steps]
-        if self.evaluation.problems and self.evaluation.max_new_tokens is not None:
-            limits.append(self.evaluation.max_new_tokens)
-        return max(limits)
-
-    @property
-    def steps_per_batch(self) -> int:
-        """Optimizer updates that share one rollout batch."""
-        return self.algorithm.mini_batches * self.algorithm.epochs

@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rethink.errors import RewardFailure
-from rethink.recipe.schema import Recipe
+from rethink.recipe.schema import RewardSection
 from rethink.rewards.judges import worker_spec
 from rethink.rewards.outcome import SHOWN
 from rethink.rewards.parts import Item, Part, RubricSpec, build_part, score_items
 from rethink.rewards.pool import Outcomes, RewardPool
-from rethink.tasks.mix import TaskMix
+from rethink.tasks.judge import JudgeSpec
 from rethink.types import Completion, Problem, Prompt, RewardOutcome, Rollout
 
 THREADS = 16
@@ -242,19 +242,20 @@ def closing(rubric: Rubric) -> Iterator[Rubric]:
         rubric.close()
 
 
-def rubric_spec(recipe: Recipe, mix: TaskMix, dtype: str = "float32", device: str = "cpu") -> dict[str, Any]:
-    """The rubric of a recipe as plain values."""
-    parts = [part.model_dump(mode="json") for part in recipe.reward.parts]
-    compute = {"dtype": dtype, "device": device}
-    return {"answer": recipe.reward.answer, "judges": mix.judges(), "parts": parts, "compute": compute}
-
-
-def build_rubric(recipe: Recipe, mix: TaskMix, *, dtype: str = "float32", device: str = "cpu") -> Rubric:
-    """The rubric of a recipe.
+def build_rubric(
+    reward: RewardSection,
+    judges: Mapping[str, JudgeSpec],
+    rewarded: Mapping[str, frozenset[str]] | None = None,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+) -> Rubric:
+    """The rubric of a `reward` section.
 
     Args:
-        recipe: its `reward` section, and which parts each source has.
-        mix: whose checkers judge accuracy.
+        reward: the section.
+        judges: how each source's answers are judged, by its name (`TaskMix.judges`).
+        rewarded: names of the parts that apply to a source's problems (`TaskMix.rewarded`); None: all apply to all.
         dtype: what reward models compute in.
         device: where they do.
 
@@ -262,12 +263,12 @@ def build_rubric(recipe: Recipe, mix: TaskMix, *, dtype: str = "float32", device
         RecipeError: a part's function cannot be found or called, a built-in part is given options it does not take, or
             there is no such reward model.
     """
-    spec, section = rubric_spec(recipe, mix, dtype, device), recipe.reward
-    parts = tuple(build_part(spec, index) for index in range(len(section.parts)))
-    limits = Limits(section.seconds, int(section.memory_gb * 2**30), section.workers)
-    sources = {
-        name: frozenset(task.reward)
-        for name, task in zip(mix.names, recipe.tasks, strict=True)
-        if task.reward is not None
+    spec = {
+        "answer": reward.answer,
+        "judges": judges,
+        "parts": [part.model_dump(mode="json") for part in reward.parts],
+        "compute": {"dtype": dtype, "device": device},
     }
-    return Rubric(spec, parts, section.max_failure_share, limits, sources)
+    parts = tuple(build_part(spec, index) for index in range(len(reward.parts)))
+    limits = Limits(reward.seconds, int(reward.memory_gb * 2**30), reward.workers)
+    return Rubric(spec, parts, reward.max_failure_share, limits, rewarded or {})

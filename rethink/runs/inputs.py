@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from rethink.errors import RunFolderError
+from rethink.recipe.base import AnyRecipe
 from rethink.recipe.identity import identity, leaves
-from rethink.recipe.schema import AnyRecipe
 from rethink.store.contents import content_hash
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.plugins import source_files

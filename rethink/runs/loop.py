@@ -8,7 +8,7 @@ A kind brings what one step is, what is measured, and what a checkpoint holds (`
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -16,34 +16,13 @@ from typing import Any, Generic, Protocol, TypeVar
 from rethink.machine.limits import peak_rss_mb
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import Trackers, open_trackers
-from rethink.recipe.schema import CheckpointSection
+from rethink.recipe.base import TrainingRecipe
 from rethink.runs.checkpoint import TrainState
 from rethink.runs.session import at_work, earlier_seconds, report_if_readable
 from rethink.store.run_folder import RunFolder
 
 Row = dict[str, float]
 """Metrics of a step, by name."""
-
-
-class Evaluated(Protocol):
-    """The part of an `evaluation` section that says when."""
-
-    @property
-    def every(self) -> int | None: ...  # noqa: D102
-
-
-class TrainingRecipe(Protocol):
-    """What the recipe of every kind of training has."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def trackers(self) -> Sequence[str]: ...  # noqa: D102
-    @property
-    def evaluation(self) -> Evaluated: ...  # noqa: D102
-    @property
-    def checkpoint(self) -> CheckpointSection: ...  # noqa: D102
-    def model_dump(self, *, mode: str) -> dict[str, Any]: ...  # noqa: D102
 
 
 class Training(Protocol):

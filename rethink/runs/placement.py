@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -21,43 +21,52 @@ from rethink.plan.estimate import (
     count_parameters,
     shape_of,
 )
-from rethink.recipe.schema import ModelSection, OptimizerSection, Recipe
+from rethink.recipe.base import AnyRecipe, ModelRecipe, TrainingRecipe
+from rethink.recipe.schema import RewardSection
 from rethink.rollout.pages import default_budget
 
 ACTIVATION_SHARE = 0.35
 """Share of the memory beside weights and optimizer that one micro-batch's activations may take."""
 
 
-class Computes(Protocol):
-    """What a recipe of any kind that trains a model has."""
+def make_choices(recipe: TrainingRecipe, config: DecoderConfig | None, kv_budget_gb: float | None) -> dict[str, Any]:
+    """Threads, device, dtype, kernels, micro-batch and KV budget for this machine; plain JSON values.
 
-    @property
-    def threads(self) -> int | None: ...  # noqa: D102
-    @property
-    def device(self) -> str: ...  # noqa: D102
-    @property
-    def model(self) -> ModelSection: ...  # noqa: D102
-    @property
-    def optimizer(self) -> OptimizerSection: ...  # noqa: D102
-
-
-def make_choices(recipe: Recipe, config: DecoderConfig | None) -> dict[str, Any]:
-    """Threads, device, dtype, KV budget and micro-batch for this machine; plain JSON values.
+    Args:
+        recipe: of a run that samples and trains.
+        config: of its model, where it is known.
+        kv_budget_gb: as the recipe says.
 
     Raises:
         RecipeError: CUDA is asked for where there is none.
     """
     choices = training_choices(recipe, config)
-    if recipe.rollout.kv_budget_gb:
-        return choices | {"kv_budget_bytes": int(recipe.rollout.kv_budget_gb * 2**30)}
-    budget = default_budget(choices["device"])
+    return choices | kv_choice(choices["device"], config, kv_budget_gb)
+
+
+def kv_choice(device: str, config: DecoderConfig | None, kv_budget_gb: float | None) -> dict[str, int]:
+    """The KV budget alone: what the recipe says, or a share of what weights and optimizer leave."""
+    if kv_budget_gb:
+        return {"kv_budget_bytes": int(kv_budget_gb * 2**30)}
+    budget = default_budget(device)
     if config is not None:
-        budget = min(budget, max(free_memory(choices["device"]) - _trained_bytes(config), 0))
-    return choices | {"kv_budget_bytes": budget}
+        budget = min(budget, max(free_memory(device) - _trained_bytes(config), 0))
+    return {"kv_budget_bytes": budget}
 
 
-def training_choices(recipe: Computes, config: DecoderConfig | None) -> dict[str, Any]:
+def training_choices(recipe: TrainingRecipe, config: DecoderConfig | None) -> dict[str, Any]:
     """As `make_choices`, for a run that samples nothing.
+
+    Raises:
+        RecipeError: CUDA is asked for where there is none.
+    """
+    choices = computing_choices(recipe)
+    tokens = recipe.optimizer.micro_batch_tokens or _micro_batch(config, choices["dtype"], choices["device"])
+    return choices | {"micro_batch_tokens": tokens}
+
+
+def computing_choices(recipe: ModelRecipe) -> dict[str, Any]:
+    """As `make_choices`, for a run that trains nothing.
 
     Raises:
         RecipeError: CUDA is asked for where there is none.
@@ -69,22 +78,16 @@ def training_choices(recipe: Computes, config: DecoderConfig | None) -> dict[str
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = recipe.model.dtype if recipe.model.dtype != "auto" else choose_dtype(measure_gemm(device=device))
-    return {
-        "threads": threads,
-        "device": device,
-        "dtype": dtype,
-        "kernels": kernels.status().level,
-        "micro_batch_tokens": recipe.optimizer.micro_batch_tokens or _micro_batch(config, dtype, device),
-    }
+    return {"threads": threads, "device": device, "dtype": dtype, "kernels": kernels.status().level}
 
 
-def check_reward_models(recipe: Recipe) -> None:
+def check_reward_models(reward: RewardSection) -> None:
     """Refuse a reward model that is not there.
 
     Raises:
         RecipeError: names its part and its path.
     """
-    paths = {part.name: part.model or part.params.get("model") for part in recipe.reward.parts if part.is_reward_model}
+    paths = {part.name: part.model or part.params.get("model") for part in reward.parts if part.is_reward_model}
     for name, path in paths.items():
         try:
             (Path(str(path)).expanduser() / HEAD_FILE).open("rb").close()
@@ -95,7 +98,7 @@ def check_reward_models(recipe: Recipe) -> None:
             ) from error
 
 
-def check_device(recipe: Computes) -> None:
+def check_device(recipe: AnyRecipe) -> None:
     """Refuse a device that is not there.
 
     Raises:

@@ -10,9 +10,9 @@ from rethink.errors import ModelError
 from rethink.model.loading import Checkpoint
 from rethink.plan.estimate import MachineRates, Memory, shape_of
 from rethink.plan.gpus import gpus_text, plan_gpus
+from rethink.recipe.base import ModelRecipe
 from rethink.recipe.kind import Planned
 from rethink.recipe.schema import ModelSection, ModelShape
-from rethink.runs.placement import Computes
 
 
 class Estimated(Protocol):
@@ -25,7 +25,7 @@ class Estimated(Protocol):
     def to_dict(self) -> dict[str, Any]: ...  # noqa: D102
 
 
-def measure(recipe: Computes) -> tuple[str, MachineRates]:
+def measure(recipe: ModelRecipe) -> tuple[str, MachineRates]:
     """The compute type that the run would use here, and this machine's rates with it."""
     return measure_rates(recipe.threads, recipe.device, recipe.model.dtype)
 

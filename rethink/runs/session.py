@@ -12,9 +12,9 @@ from rethink.kernels.native import library as kernels
 from rethink.machine.limits import peak_rss_mb
 from rethink.observe.progress import Progress
 from rethink.observe.report import write_report
+from rethink.recipe.base import AnyRecipe
 from rethink.recipe.identity import recipe_hash, resume_differences
 from rethink.recipe.loading import parse_recipe, recipe_to_yaml
-from rethink.recipe.schema import AnyRecipe
 from rethink.runs.inputs import check_inputs, inputs_of
 from rethink.store.environment import environment
 from rethink.store.run_folder import RunFolder

@@ -1,17 +1,17 @@
 """The mixture of a recipe's sources: which problem stands where in a run, and which are held out.
 
-Everything is a function of (recipe, position): a resumed run draws what the uninterrupted one would have drawn.
+Everything is a function of (tasks, seed, position): a resumed run draws what the uninterrupted one would have drawn.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 from rethink.errors import TaskError
 from rethink.recipe.checks import needs_gold
-from rethink.recipe.schema import Recipe, TaskSource
+from rethink.recipe.schema import RewardSection, TaskSource
 from rethink.seeds import draw
 from rethink.tasks.gym.source import GymSource
 from rethink.tasks.judge import JudgeSpec
@@ -29,17 +29,33 @@ _BUILDERS: Mapping[str, Callable[[str, TaskSource, int, bool], Source]] = {
 
 
 class TaskMix:
-    """Sources mixed by weight.
+    """Sources mixed by weight; `build_task_mix` makes one.
 
     Args:
-        recipe: its `tasks`, `seed` and batch sizes.
-        sources: one for each entry of `recipe.tasks`.
+        tasks: the recipe's section.
+        sources: one for each entry of `tasks`.
+        golden: names of the sources whose gold answers a reward looks at.
+        seed: of the run.
+        steps: see `build_task_mix`.
+        steps_per_batch: see `build_task_mix`.
     """
 
-    def __init__(self, recipe: Recipe, sources: Sequence[Source]):
-        self._recipe = recipe
+    def __init__(
+        self,
+        tasks: Sequence[TaskSource],
+        sources: Sequence[Source],
+        golden: Collection[str],
+        seed: int,
+        *,
+        steps: int | None,
+        steps_per_batch: int,
+    ):
+        self._tasks = tasks
         self._sources = sources
-        self._golden = {s.name: needs_gold(recipe, t) for s, t in zip(sources, recipe.tasks, strict=True)}
+        self._golden = golden
+        self._seed = seed
+        self._steps = steps
+        self._steps_per_batch = steps_per_batch
         self._by_name = {source.name: source for source in sources}
         self.split: Split = split_of(source.separate_keys() for source in sources if source.separate)
         # Problems taken from each source before batch `_next`; replayed from the start when another batch is wanted.
@@ -55,7 +71,7 @@ class TaskMix:
         if index < self._next:
             self._next, self._taken = 0, [0] * len(self._sources)
         while self._next < index:
-            for chosen in self._choices(self._next, number, self._next * self._recipe.steps_per_batch):
+            for chosen in self._choices(self._next, number, self._next * self._steps_per_batch):
                 self._taken[chosen] += 1
             self._next += 1
         problems, taken = [], list(self._taken)
@@ -71,7 +87,9 @@ class TaskMix:
         Raises:
             TaskError: there is none at all.
         """
-        weights = [task.weight_at(self._recipe.steps) for task in self._recipe.tasks]
+        changes = (stage.step for task in self._tasks for stage in task.curriculum)
+        last = max(changes, default=0) if self._steps is None else self._steps
+        weights = [task.weight_at(last) for task in self._tasks]
         streams: list[Iterator[Problem] | None] = [
             source.held_out(self.split.holds_out) if weight > 0 else None
             for source, weight in zip(self._sources, weights, strict=True)
@@ -104,18 +122,23 @@ class TaskMix:
         """The hash of what each data set of the hub and each function gave (`tasks.0.rows`)."""
         return {
             f"tasks.{i}.rows": source.content_hash()
-            for i, (task, source) in enumerate(zip(self._recipe.tasks, self._sources, strict=True))
+            for i, (task, source) in enumerate(zip(self._tasks, self._sources, strict=True))
             if isinstance(source, RowSource) and task.kind != "jsonl"  # of a JSONL file, the file itself is hashed
         }
 
     @property
     def names(self) -> list[str]:
-        """Names of the sources, in the order of `recipe.tasks`."""
+        """Names of the sources, in the order of `tasks`."""
         return [source.name for source in self._sources]
+
+    def rewarded(self) -> dict[str, frozenset[str]]:
+        """Names of the reward parts that apply to a source's problems, by its name; of those that name some."""
+        named = zip(self._sources, self._tasks, strict=True)
+        return {source.name: frozenset(task.reward) for source, task in named if task.reward is not None}
 
     def needs_gold(self, problem: Problem) -> bool:
         """Whether a reward that applies to a problem looks at its gold answer."""
-        return self._golden[problem.task]
+        return problem.task in self._golden
 
     def gold_score(self, problem: Problem) -> float | None:
         """What the checker of the problem's source says of its gold answer; None where it cannot judge. May raise."""
@@ -169,28 +192,42 @@ class TaskMix:
 
     def _choices(self, index: int, number: int, step: int) -> list[int]:
         """Which source each place of a batch draws from."""
-        weights = [task.weight_at(step) for task in self._recipe.tasks]
+        weights = [task.weight_at(step) for task in self._tasks]
         if len(weights) == 1:
             return [0] * number
-        dice = random.Random(draw("mixture", self._recipe.seed, index))
+        dice = random.Random(draw("mixture", self._seed, index))
         return [_pick(weights, dice.random()) for _ in range(number)]
 
     def _trains(self, source: Source) -> KeepsKey:
         return lambda key: self.split.trains(key, separate=source.separate)
 
 
-def build_task_mix(recipe: Recipe) -> TaskMix:
-    """Load every source of a recipe.
+def build_task_mix(
+    tasks: Sequence[TaskSource],
+    reward: RewardSection,
+    seed: int,
+    *,
+    steps: int | None = None,
+    steps_per_batch: int = 1,
+) -> TaskMix:
+    """Load every source.
+
+    Args:
+        tasks: the recipe's section.
+        reward: decides which sources need gold answers.
+        seed: of the run.
+        steps: optimizer updates in all, at whose weights held-out problems are drawn; None: the end of the curriculum.
+        steps_per_batch: updates that share a rollout batch.
 
     Raises:
         TaskError: a source cannot be found or read.
     """
-    names = _names(recipe.tasks)
     sources = [
-        _BUILDERS[task.kind](name, task, recipe.seed, needs_gold(recipe, task))
-        for name, task in zip(names, recipe.tasks, strict=True)
+        _BUILDERS[task.kind](name, task, seed, needs_gold(reward, task))
+        for name, task in zip(_names(tasks), tasks, strict=True)
     ]
-    return TaskMix(recipe, sources)
+    golden = {source.name for source, task in zip(sources, tasks, strict=True) if needs_gold(reward, task)}
+    return TaskMix(tasks, sources, golden, seed, steps=steps, steps_per_batch=steps_per_batch)
 
 
 def _names(tasks: Sequence[TaskSource]) -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 from rethink.check import run as check_run
 from rethink.check.report import Report
 from rethink.check.run import check
+from rethink.check.stages import checkables
 from rethink.cli.check import show
 from rethink.recipe.loading import load_recipe
 from rethink.rollout.scripted import Scripted, ScriptedEngine
@@ -86,7 +87,8 @@ def checked(tmp_path: Path, tiny_folder: Callable[..., Path], monkeypatch: pytes
             end = min(checkpoint.tokenizer.end_of_turn_ids)
             return ScriptedEngine(script, checkpoint.tokenizer.encode, end_token=end, context=1024)
 
-        return check(load_recipe(path, overrides), prompts=prompts, engine_factory=engine)
+        (one,) = checkables(load_recipe(path, overrides))
+        return check(one.recipe, one.how, prompts=prompts, engine_factory=engine)
 
     return go
 

@@ -12,7 +12,6 @@ from rethink.check.stages import checkables
 from rethink.cli.main import main
 from rethink.errors import RecipeError
 from rethink.recipe.loading import load_recipe
-from rethink.recipe.schema import Recipe
 from tests.kinds.pipeline.real_stages import write_recipe
 
 
@@ -39,8 +38,9 @@ def test_a_recipe_of_its_own() -> None:
     (one,) = checkables(quickstart)
     assert (one.stage, one.recipe, one.sampled) == (None, quickstart, True)
     (one,) = checkables(cold_start)
-    assert isinstance(one.recipe, Recipe)
-    assert one.recipe.rollout.max_new_tokens == 64
+    assert one.recipe == cold_start
+    assert one.how.rollout.max_new_tokens == 64
+    assert (one.how.rollout.group_size, one.how.estimate) == (4, None)
     assert not one.sampled
     for name in ("sft", "reward-model"):
         with pytest.raises(RecipeError, match="scores no completions"):

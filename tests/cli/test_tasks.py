@@ -41,15 +41,15 @@ def test_the_list_names_every_task_and_who_judges_it(capsys: pytest.CaptureFixtu
 
 
 def test_problems_are_those_of_a_run(tasks: Tasks, capsys: pytest.CaptureFixture[str]) -> None:
+    from rethink.kinds.grpo.data import task_mix
     from rethink.recipe.loading import parse_recipe
-    from rethink.tasks.mix import build_task_mix
 
     found = tasks("chain_sum", "--show", "2", "--option", "max_terms=2", "--option", "max_digits=1")
     recipe = parse_recipe(
         "name: x\nsteps: 1\ntasks: [{kind: reasoning-gym, name: chain_sum, params: {max_terms: 2, max_digits: 1}}]",
         "It",
     )
-    mix = build_task_mix(recipe)  # type: ignore[arg-type]
+    mix = task_mix(recipe)  # type: ignore[arg-type]
     expected = [*mix.train_batch(0, 2, 0), *mix.held_out(2)]
     assert [(p["id"], p["question"], p["gold"]) for p in found["problems"]] == [
         (p.id, p.question, p.answer) for p in expected

@@ -9,12 +9,11 @@ import pytest
 
 from rethink.eval.heldout import Evaluation, evaluate
 from rethink.eval.statistics import wilson_interval
+from rethink.kinds.grpo.data import rubric_of, task_mix
 from rethink.model.chat import PromptRenderer
 from rethink.model.tokenizer import Tokenizer
 from rethink.recipe.loading import parse_recipe
-from rethink.rewards.rubric import build_rubric
 from rethink.rollout.scripted import Scripted, ScriptedEngine
-from rethink.tasks.mix import build_task_mix
 from rethink.types import Problem, SamplingParams
 
 Evaluate = Callable[[list[Scripted | str]], Evaluation]
@@ -26,13 +25,13 @@ def run(tmp_path: Path, small_tokenizer: Tokenizer) -> Evaluate:
     (tmp_path / "p.jsonl").write_text('{"question": "q", "answer": "1"}\n')
     text = f"name: t\nsteps: 1\ntasks: [{{kind: jsonl, name: {tmp_path / 'p.jsonl'}}}]\nprompt: {{template: raw}}\n"
     recipe = parse_recipe(text, "test")
-    mix = build_task_mix(recipe)
+    mix = task_mix(recipe)
     problems = [Problem(f"p{i}", "p", f"question {i}", gold) for i, gold in enumerate(["1", "2", "3", None])]
 
     def go(lines: list[Scripted | str]) -> Evaluation:
         engine = ScriptedEngine(lines, small_tokenizer.encode)
         renderer = PromptRenderer(small_tokenizer, recipe.prompt, 100)
-        return evaluate(engine, renderer, build_rubric(recipe, mix), problems, SamplingParams(), [0, 1, 2, 3])
+        return evaluate(engine, renderer, rubric_of(recipe, mix), problems, SamplingParams(), [0, 1, 2, 3])
 
     return go
 

@@ -1,17 +1,18 @@
-"""No module outside `rethink/kinds/` knows a kind of run by its name."""
+"""No module outside `rethink/kinds/` knows a kind of run by its name, and none below it by its recipe."""
 
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
+from rethink.recipe import base
 from rethink.recipe.kind import kinds
 from tests.paths import ROOT
 
 ALLOWED = {
     ("recipe/kind.py", "grpo"): "DEFAULT_KIND: what a recipe without `kind` is",
-    ("recipe/schema.py", "grpo"): "the class of a GRPO recipe, which other rooms still take",
     ("recipe/schema.py", "reward-model"): "the reward of that name",
     ("recipe/checks.py", "reward-model"): "the reward of that name",
     ("rewards/builtin.py", "reward-model"): "the reward of that name",
@@ -57,3 +58,28 @@ def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
     assert found == [
         (1, "eval"), (2, "samples"), (3, "grpo"), (4, "pipeline"), (6, "sft"), (7, "eval"), (7, "samples"),
     ]  # fmt: skip
+
+
+ABOVE = ("kinds", "check", "cli", "distributed")
+"""Rooms that may know the recipes of kinds; all others take sections, or what `recipe/base.py` says of every recipe."""
+BASES = {name for name, _ in inspect.getmembers(base, inspect.isclass) if name.endswith("Recipe")}
+
+
+def recipes_imported(path: Path) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            yield from ((node.lineno, alias.name) for alias in node.names if alias.name.endswith("Recipe"))
+
+
+def test_nothing_below_the_kinds_imports_a_recipe_of_one() -> None:
+    package = ROOT / "rethink"
+    below = [path for path in package.rglob("*.py") if path.relative_to(package).parts[0] not in ABOVE]
+    found = [
+        f"{path.relative_to(package)}:{line} {name}"
+        for path in below
+        for line, name in recipes_imported(path)
+        if name not in BASES
+    ]
+    assert found == [], "take the sections that are needed"
+    assert {"AnyRecipe", "ModelRecipe", "AskingRecipe", "TrainingRecipe", "RowsRecipe"} == BASES
+    assert "Recipe" in {name for _, name in recipes_imported(package / "kinds" / "grpo" / "run.py")}

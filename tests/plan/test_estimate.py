@@ -15,13 +15,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rethink.kernels.native.library import kernels_for, using
 from rethink.kinds.grpo.estimate import Groups, estimate
+from rethink.kinds.grpo.recipe import Recipe
 from rethink.machine.speed import measure_gemm
 from rethink.model.decoder import Decoder
 from rethink.model.packing import PackedGroup, pack
 from rethink.plan.estimate import GIB, SHARES, MachineRates, activation_bytes, count_parameters, shape_of
 from rethink.plan.text import estimate_text
 from rethink.recipe.loading import load_recipe, parse_recipe
-from rethink.recipe.schema import ModelShape, Recipe
+from rethink.recipe.schema import ModelShape
 from tests.models import decoder_of, tiny_model
 
 SMOLLM2 = ModelShape(

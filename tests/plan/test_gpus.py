@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rethink.kinds.grpo.estimate import estimate
+from rethink.kinds.grpo.recipe import Recipe
 from rethink.kinds.reward_model.plan import estimate_reward_model
 from rethink.kinds.reward_model.recipe import RewardDataSize
 from rethink.plan.estimate import MachineRates
 from rethink.plan.gpus import LARGE, MEMORY_BYTES, NODE, GPUPlan, gpus_text, plan_gpus
 from rethink.recipe.loading import load_recipe
-from rethink.recipe.schema import Recipe
 from tests.plan.test_estimate import SMOLLM2
 
 

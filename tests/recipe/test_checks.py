@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from rethink.errors import RecipeError
+from rethink.kinds.grpo.recipe import Recipe
 from rethink.recipe.checks import check_against_context
 from rethink.recipe.loading import parse_recipe
-from rethink.recipe.schema import ModelShape, Recipe, RewardPart, TaskSource
+from rethink.recipe.schema import ModelShape, RewardPart, TaskSource
 
 TEXT = """\
 name: small
@@ -153,6 +154,10 @@ def test_a_recipe_made_in_python_is_checked_too() -> None:
         )
 
 
+def fits(recipe: Recipe, context: int) -> None:
+    check_against_context(recipe.prompt, recipe.token_limits(), context)
+
+
 @pytest.mark.parametrize(
     ("overrides", "context", "says"),
     [
@@ -165,15 +170,13 @@ def test_a_recipe_made_in_python_is_checked_too() -> None:
 )
 def test_limits_beyond_the_context(overrides: list[str], context: int, says: str) -> None:
     with pytest.raises(RecipeError, match=says):
-        check_against_context(load(*overrides), context)
+        fits(load(*overrides), context)
 
 
 def test_limits_within_the_context() -> None:
-    check_against_context(load("rollout.max_new_tokens=127"), 128)
-    check_against_context(load("rollout.max_new_tokens={0: 8, 10: 500}"), 128)  # the run ends before step 10
-    check_against_context(
-        load("rollout.max_new_tokens=8", "evaluation.max_new_tokens=300", "evaluation.problems=0"), 128
-    )
+    fits(load("rollout.max_new_tokens=127"), 128)
+    fits(load("rollout.max_new_tokens={0: 8, 10: 500}"), 128)  # the run ends before step 10
+    fits(load("rollout.max_new_tokens=8", "evaluation.max_new_tokens=300", "evaluation.problems=0"), 128)
 
 
 def test_shapes_reject_what_is_no_number() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from rethink.kinds.grpo.recipe import Recipe
 from rethink.recipe.identity import recipe_hash, resume_differences
 from rethink.recipe.loading import parse_recipe, recipe_to_yaml
-from rethink.recipe.schema import Recipe
 
 TEXT = """\
 name: small

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rethink.errors import RecipeError
+from rethink.kinds.grpo.recipe import Recipe
 from rethink.recipe.loading import find_recipe, load_recipe, parse_recipe, recipe_to_yaml, shipped_recipes
-from rethink.recipe.schema import Recipe
 
 MINIMAL = """\
 name: small
@@ -56,7 +56,7 @@ def test_published_values_of_r1_zero() -> None:
     assert recipe.rollout.prompts_per_batch * recipe.rollout.group_size == 8192
     assert (recipe.rollout.group_size, recipe.steps_per_batch, recipe.steps) == (16, 16, 10400)
     assert recipe.rollout.prompts_per_batch // recipe.algorithm.mini_batches == 32
-    assert [recipe.max_new_tokens_at(step) for step in (0, 8199, 8200)] == [32768, 32768, 65536]
+    assert [recipe.rollout.max_new_tokens_at(step) for step in (0, 8199, 8200)] == [32768, 32768, 65536]
     assert recipe.algorithm.reference_every == 400
     assert {part.name: part.weight for part in recipe.reward.parts} == {"accuracy": 1.0, "format": 1.0}
     qwen = load_recipe("paper/r1-zero-qwen-32b")

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from rethink.errors import RecipeError, RewardFailure
+from rethink.kinds.grpo.data import task_mix
+from rethink.kinds.grpo.recipe import Recipe
 from rethink.model.loading import load_checkpoint
 from rethink.model.packing import PackedGroup
 from rethink.model.reward_text import encode_prompt, encode_response, scored_text
 from rethink.model.value_head import RewardModelInfo, build_reward_model, save_reward_model
 from rethink.recipe.loading import parse_recipe
-from rethink.recipe.schema import Recipe
 from rethink.rewards.reward_model import Scorer
 from rethink.rewards.rubric import Limits, Rubric, build_rubric
 from rethink.rewards.score import Keys, score_rows
-from rethink.tasks.mix import build_task_mix
 from rethink.types import Completion, Problem, Prompt, RewardOutcome, Rollout
 
 PROMPT = Prompt("…<think>", (1,), "<think>")
@@ -111,12 +111,13 @@ algorithm: {{clip_low: 10, clip_high: 10, beta: 0.001, reference_every: 400}}
 """
     recipe = parse_recipe(text, "test", overrides)
     assert isinstance(recipe, Recipe)
-    return build_rubric(recipe, build_task_mix(recipe)), recipe
+    mix = task_mix(recipe)
+    return build_rubric(recipe.reward, mix.judges(), mix.rewarded()), recipe
 
 
 def test_each_source_has_its_own_rewards_at_its_own_steps(tmp_path: Path, reward_model: Path) -> None:
     rubric, recipe = rubric_of(tmp_path, reward_model)
-    mix = build_task_mix(recipe)
+    mix = task_mix(recipe)
     assert mix.names == ["chain_sum", "general"]
     sums = next(p for p in mix.train_batch(0, 40, 0) if p.task == "chain_sum")
     texts = [completion(f"so</think>\n<answer>{sums.answer}</answer>"), completion("x</think>\n<answer>no</answer>")]

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from rethink.errors import RecipeError, RewardFailure
+from rethink.kinds.grpo.data import rubric_of, task_mix
 from rethink.recipe.loading import parse_recipe
 from rethink.rewards.extract import extract_answer
 from rethink.rewards.parts import build_part
-from rethink.rewards.rubric import Limits, Rubric, build_rubric
-from rethink.tasks.mix import TaskMix, build_task_mix
+from rethink.rewards.rubric import Limits, Rubric
+from rethink.tasks.mix import TaskMix
 from rethink.types import Completion, Problem, Prompt, RewardOutcome, Rollout
 
 TEXT = "name: t\nsteps: 1\ntasks:\n  - {kind: reasoning-gym, name: chain_sum}\n"
@@ -33,8 +34,8 @@ def _close() -> Iterator[None]:
 
 def made(*overrides: str) -> tuple[Rubric, TaskMix, Problem]:
     recipe = parse_recipe(TEXT, "test", overrides)
-    mix = build_task_mix(recipe)
-    OPEN.append(build_rubric(recipe, mix))
+    mix = task_mix(recipe)
+    OPEN.append(rubric_of(recipe, mix))
     return OPEN[-1], mix, mix.train_batch(0, 1, 0)[0]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rethink.errors import UsageError
+from rethink.kinds.grpo.recipe import Recipe
 from rethink.kinds.grpo.room import check_grpo_room
 from rethink.kinds.grpo.run import train
 from rethink.model.config import DecoderConfig
@@ -17,7 +18,6 @@ from rethink.model.loading import load_checkpoint
 from rethink.observe.progress import make_progress
 from rethink.plan.estimate import GIB
 from rethink.recipe.loading import parse_recipe
-from rethink.recipe.schema import Recipe
 from rethink.runs.placement import make_choices
 from rethink.runs.room import check_training_room
 
@@ -115,7 +115,7 @@ def test_the_automatic_budget_leaves_room_for_the_weights(
     for module in ("rethink.runs.placement", "rethink.rollout.pages"):
         monkeypatch.setattr(f"{module}.free_memory", lambda device: int(2.3 * GIB))
     chosen = recipe("rollout.kv_budget_gb=null", "model.dtype=bfloat16")
-    assert 0 < make_choices(chosen, config)["kv_budget_bytes"] < 0.35 * GIB
+    assert 0 < make_choices(chosen, config, None)["kv_budget_bytes"] < 0.35 * GIB
 
 
 def test_a_run_is_refused_before_its_model_is_loaded_and_leaves_no_folder(

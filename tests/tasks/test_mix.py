@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from rethink.errors import TaskError
+from rethink.kinds.grpo.data import task_mix
+from rethink.kinds.grpo.recipe import Recipe
 from rethink.recipe.loading import parse_recipe
-from rethink.recipe.schema import Recipe
 from rethink.tasks.judging import make_judge
-from rethink.tasks.mix import _pick, build_task_mix
+from rethink.tasks.mix import _pick
 
 
 def recipe(tasks: str, *overrides: str) -> Recipe:
@@ -31,18 +32,18 @@ def test_any_batch_can_be_drawn_first(tmp_path: Path) -> None:
         f"  - {{kind: jsonl, name: {rows(tmp_path / 'a.jsonl')}, weight: 2}}\n"
         "  - {kind: reasoning-gym, name: leg_counting}\n"
     )
-    in_order = build_task_mix(recipe(tasks))
+    in_order = task_mix(recipe(tasks))
     batches = [in_order.train_batch(i, 8, i) for i in range(6)]
-    resumed = build_task_mix(recipe(tasks))
+    resumed = task_mix(recipe(tasks))
     assert resumed.train_batch(4, 8, 4) == batches[4]
     assert resumed.train_batch(5, 8, 5) == batches[5]
     assert resumed.train_batch(0, 8, 0) == batches[0]
-    other = build_task_mix(recipe(tasks, "seed=1")).train_batch(0, 8, 0)
+    other = task_mix(recipe(tasks, "seed=1")).train_batch(0, 8, 0)
     assert other != batches[0]
 
 
 def test_epochs_visit_every_row_once(tmp_path: Path) -> None:
-    mix = build_task_mix(recipe(f"  - {{kind: jsonl, name: {rows(tmp_path / 'a.jsonl', 40)}}}\n"))
+    mix = task_mix(recipe(f"  - {{kind: jsonl, name: {rows(tmp_path / 'a.jsonl', 40)}}}\n"))
     total = 40 - len(mix.held_out(40))
     drawn = [p.id for i in range(2 * total) for p in mix.train_batch(i, 1, i)]
     assert len(set(drawn[:total])) == len(set(drawn[total:])) == total
@@ -54,7 +55,7 @@ def test_weights_mix_and_change_with_the_curriculum(tmp_path: Path) -> None:
         f"  - {{kind: jsonl, name: {rows(tmp_path / 'a.jsonl')}, weight: 3}}\n"
         f"  - {{kind: jsonl, name: {rows(tmp_path / 'b.jsonl')}, weight: 1, curriculum: [{{step: 50, weight: 0}}]}}\n"
     )
-    mix = build_task_mix(recipe(tasks))
+    mix = task_mix(recipe(tasks))
     early = Counter(p.task for i in range(50) for p in mix.train_batch(i, 8, i))
     assert 0.65 < early["a"] / early.total() < 0.85
     late = Counter(p.task for i in range(50, 60) for p in mix.train_batch(i, 8, i))
@@ -74,7 +75,7 @@ def test_the_curriculum_changes_parameters() -> None:
         "  - {kind: reasoning-gym, name: chain_sum, params: {min_terms: 2, max_terms: 2}, "
         "curriculum: [{step: 10, params: {min_terms: 5, max_terms: 5}}]}\n"
     )
-    mix = build_task_mix(recipe(tasks))
+    mix = task_mix(recipe(tasks))
     terms = [len(p.question.split(":")[1].split("=")[0].replace("-", "+").split("+")) for p in mix.train_batch(0, 8, 9)]
     assert terms == [2] * 8
     terms = [
@@ -84,7 +85,7 @@ def test_the_curriculum_changes_parameters() -> None:
 
 
 def test_gym_problems_are_scored_by_their_task() -> None:
-    mix = build_task_mix(recipe("  - {kind: reasoning-gym, name: countdown}\n"))
+    mix = task_mix(recipe("  - {kind: reasoning-gym, name: countdown}\n"))
     problem = mix.train_batch(0, 1, 0)[0]
     assert problem.answer is not None
     assert mix.gold_score(problem) == 1.0
@@ -96,7 +97,7 @@ def test_gym_problems_are_scored_by_their_task() -> None:
 
 def test_an_entry_that_was_forgotten_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rethink.tasks.gym.source.REMEMBERED", 4)
-    mix = build_task_mix(recipe("  - {kind: reasoning-gym, name: countdown}\n"))
+    mix = task_mix(recipe("  - {kind: reasoning-gym, name: countdown}\n"))
     problems = mix.train_batch(0, 20, 0)
     assert [mix.gold_score(p) for p in problems] == [1.0] * 20
 
@@ -104,7 +105,7 @@ def test_an_entry_that_was_forgotten_is_made_again(monkeypatch: pytest.MonkeyPat
 def test_a_gold_that_its_checker_refuses_is_found_before_training(tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text('{"question": "q", "answer": "no number"}\n')
-    mix = build_task_mix(recipe(f"  - {{kind: jsonl, name: {path}, checker: exact-number}}\n"))
+    mix = task_mix(recipe(f"  - {{kind: jsonl, name: {path}, checker: exact-number}}\n"))
     with pytest.raises(TaskError, match="is not right by its own checker"):
         mix.gold_check([*mix.train_batch(0, 1, 0)])
 
@@ -112,7 +113,7 @@ def test_a_gold_that_its_checker_refuses_is_found_before_training(tmp_path: Path
 def test_golds_that_cannot_be_read_at_all_are_found(tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text("".join(f'{{"question": "q{i}", "answer": null}}\n' for i in range(9)))
-    mix = build_task_mix(recipe(f"  - {{kind: jsonl, name: {path}}}\n"))
+    mix = task_mix(recipe(f"  - {{kind: jsonl, name: {path}}}\n"))
     with pytest.raises(TaskError, match="can be read"):
         mix.gold_check(mix.train_batch(0, 4, 0))
 
@@ -130,7 +131,7 @@ def test_golds_that_cannot_be_read_at_all_are_found(tmp_path: Path) -> None:
 )
 def test_sources_that_cannot_be_read(task: str, says: str) -> None:
     with pytest.raises(TaskError, match=says):
-        build_task_mix(recipe(f"  - {task}\n"))
+        task_mix(recipe(f"  - {task}\n"))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, content: str, says: str) -> N
     path = tmp_path / "data.jsonl"
     path.write_text(content)
     with pytest.raises(TaskError, match=says):
-        build_task_mix(recipe(f"  - {{kind: jsonl, name: {path}}}\n"))
+        task_mix(recipe(f"  - {{kind: jsonl, name: {path}}}\n"))
 
 
 def test_a_function_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,17 +162,17 @@ def test_a_function_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "    raise KeyError('x')\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    mix = build_task_mix(recipe("  - {kind: python, name: 'own_task_for_test:load', params: {n: 40}}\n"))
+    mix = task_mix(recipe("  - {kind: python, name: 'own_task_for_test:load', params: {n: 40}}\n"))
     problem = mix.train_batch(0, 1, 0)[0]
     assert problem.metadata == {"level": int(problem.answer or "")}
     assert make_judge(mix.judges()[problem.task])(problem, f" {problem.answer}.0") == 1.0
-    mix = build_task_mix(recipe("  - {kind: python, name: 'own_task_for_test:judged', params: {n: 40}}\n"))
+    mix = task_mix(recipe("  - {kind: python, name: 'own_task_for_test:judged', params: {n: 40}}\n"))
     problem = mix.train_batch(0, 1, 0)[0]
     assert make_judge(mix.judges()[problem.task])(problem, "anything") == mix.gold_score(problem) == 0.5
     with pytest.raises(TaskError, match="KeyError"):
-        build_task_mix(recipe("  - {kind: python, name: 'own_task_for_test:broken'}\n"))
+        task_mix(recipe("  - {kind: python, name: 'own_task_for_test:broken'}\n"))
     with pytest.raises(TaskError, match="returns rows alone"):
-        build_task_mix(recipe("  - {kind: python, name: 'own_task_for_test:load', params: {n: 4}, checker: task}\n"))
+        task_mix(recipe("  - {kind: python, name: 'own_task_for_test:load', params: {n: 4}, checker: task}\n"))
 
 
 def test_a_hub_data_set_from_a_local_folder(tmp_path: Path) -> None:
@@ -179,11 +180,11 @@ def test_a_hub_data_set_from_a_local_folder(tmp_path: Path) -> None:
     made = [{"question": f"What is {i} + 1?", "answer": f"reason\n#### {i + 1:,}"} for i in range(2000, 2040)]
     (tmp_path / "set").mkdir()
     datasets.Dataset.from_list(made).to_parquet(tmp_path / "set" / "train.parquet")
-    mix = build_task_mix(recipe(f"  - {{kind: hub, name: {tmp_path / 'set'}}}\n"))
+    mix = task_mix(recipe(f"  - {{kind: hub, name: {tmp_path / 'set'}}}\n"))
     problem = mix.train_batch(0, 1, 0)[0]
     assert problem.answer == str(int(problem.question.split()[2]) + 1)
     with pytest.raises(TaskError, match="no-split"):
-        build_task_mix(recipe(f"  - {{kind: hub, name: {tmp_path / 'set'}, split: no-split}}\n"))
+        task_mix(recipe(f"  - {{kind: hub, name: {tmp_path / 'set'}, split: no-split}}\n"))
 
 
 def test_without_the_hub_one_error_says_what_works(
@@ -201,7 +202,7 @@ def test_without_the_hub_one_error_says_what_works(
     before = logging.get_verbosity()
     try:
         with pytest.raises(TaskError, match=r"no route.*tasks.kind=jsonl"):
-            build_task_mix(recipe("  - {kind: hub, name: some/set}\n"))
+            task_mix(recipe("  - {kind: hub, name: some/set}\n"))
     finally:
         logging.disable_propagation()
     assert "Retrying" not in caplog.text

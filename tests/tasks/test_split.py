@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rethink.kinds.grpo.data import task_mix
+from rethink.kinds.grpo.recipe import Recipe
 from rethink.recipe.loading import load_recipe, parse_recipe
-from rethink.recipe.schema import Recipe
 from rethink.tasks.gym.library import make_dataset
-from rethink.tasks.mix import build_task_mix
 from rethink.tasks.split import hash_says_held_out, question_key, split_key, split_of
 
 
@@ -27,7 +27,7 @@ GYM = "  - {kind: reasoning-gym, name: chain_sum, params: {min_terms: 2, max_ter
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_small_domain_is_cut_in_two(seed: int) -> None:
-    mix = build_task_mix(recipe(GYM, f"seed={seed}"))
+    mix = task_mix(recipe(GYM, f"seed={seed}"))
     trained = {split_key(p.question) for i in range(60) for p in mix.train_batch(i, 8, i)}
     held_out = [question_key(p.question) for p in mix.held_out(200)]
     assert len(trained) > 60  # of about 100 collections in all
@@ -38,7 +38,7 @@ def test_a_small_domain_is_cut_in_two(seed: int) -> None:
 def test_no_held_out_problem_of_the_quickstart_has_a_twin_in_training() -> None:
     """Twins are counted here by the numbers alone, without the code under test."""
     values = load_recipe("quickstart", [])
-    mix = build_task_mix(values)
+    mix = task_mix(values)
     sums = {numbers(p.question) for i in range(values.steps) for p in mix.train_batch(i, 8, i)}
     held_out = mix.held_out(values.evaluation.problems)
     assert len(held_out) == values.evaluation.problems
@@ -50,13 +50,13 @@ def numbers(question: str) -> tuple[str, ...]:
 
 
 def test_held_out_problems_do_not_depend_on_the_seed() -> None:
-    first, second = (build_task_mix(recipe(GYM, f"seed={seed}")).held_out(20) for seed in (0, 1))
+    first, second = (task_mix(recipe(GYM, f"seed={seed}")).held_out(20) for seed in (0, 1))
     assert [p.question for p in first] == [p.question for p in second]
 
 
 def test_curriculum_stages_are_cut_by_the_same_rule() -> None:
     stages = GYM.replace("}}\n", "}, curriculum: [{step: 5, params: {max_terms: 3}}]}\n")
-    mix = build_task_mix(recipe(stages))
+    mix = task_mix(recipe(stages))
     trained = {split_key(p.question) for i in range(20) for p in mix.train_batch(i, 8, i)}
     problems = mix.held_out(100)
     held_out = {split_key(p.question) for p in problems}
@@ -73,7 +73,7 @@ def test_a_question_in_two_files_falls_on_one_side(tmp_path: Path) -> None:
     shared = [f"What is {i} + {i}?" for i in range(100)]
     one = write_rows(tmp_path / "one.jsonl", shared)
     two = write_rows(tmp_path / "two.jsonl", [f"  what IS {i} +  {i}? " for i in range(100)])
-    mix = build_task_mix(recipe(f"  - {{kind: jsonl, name: {one}}}\n  - {{kind: jsonl, name: {two}}}\n"))
+    mix = task_mix(recipe(f"  - {{kind: jsonl, name: {one}}}\n  - {{kind: jsonl, name: {two}}}\n"))
     trained = {question_key(p.question) for i in range(40) for p in mix.train_batch(i, 8, i)}
     held_out = {question_key(p.question) for p in mix.held_out(50)}
     assert held_out
@@ -84,7 +84,7 @@ def test_a_question_in_two_files_falls_on_one_side(tmp_path: Path) -> None:
 def test_a_separate_file_is_held_out_whole_and_nobody_trains_on_it(tmp_path: Path) -> None:
     train = write_rows(tmp_path / "train.jsonl", [f"Question {i}" for i in range(60)])
     test = write_rows(tmp_path / "test.jsonl", [f"Question {i}" for i in range(50, 70)])
-    mix = build_task_mix(recipe(f"  - {{kind: jsonl, name: {train}, held_out: {test}}}\n"))
+    mix = task_mix(recipe(f"  - {{kind: jsonl, name: {train}, held_out: {test}}}\n"))
     trained = {p.question for i in range(20) for p in mix.train_batch(i, 8, i)}
     held_out = {p.question for p in mix.held_out(50)}
     assert held_out == {f"Question {i}" for i in range(50, 70)}
@@ -111,7 +111,7 @@ def test_no_key_is_on_both_sides(sources: list[tuple[bool, set[int], set[int]]])
 def test_a_training_row_whose_twin_is_in_the_held_out_file_is_not_trained_on(tmp_path: Path) -> None:
     train = write_rows(tmp_path / "train.jsonl", ["What is 3 + 5?", "What is 4 + 4?", "Add it up."])
     test = write_rows(tmp_path / "test.jsonl", ["Compute 5 + 3."])
-    mix = build_task_mix(recipe(f"  - {{kind: jsonl, name: {train}, held_out: {test}}}\n"))
+    mix = task_mix(recipe(f"  - {{kind: jsonl, name: {train}, held_out: {test}}}\n"))
     assert {p.question for p in mix.train_batch(0, 8, 0)} == {"What is 4 + 4?", "Add it up."}
 
 

@@ -5,15 +5,16 @@ It is a pipeline in fewer words; as a stage of one it stands for its parts.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from rethink.errors import RecipeError
 from rethink.kinds.pipeline.graph import Parts, Stage
 from rethink.kinds.pipeline.recipe import PipelineRecipe
+from rethink.recipe.base import AnyRecipe
 from rethink.recipe.explain import validated
-from rethink.recipe.schema import AnyRecipe
 
 
 class DistillRecipe(AnyRecipe):
@@ -27,12 +28,6 @@ class DistillRecipe(AnyRecipe):
 
     kind: Literal["distill"] = "distill"
     """What is run."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of every stage that has none of its own."""
-    threads: int | None = Field(default=None, gt=0)
-    """CPU threads of every stage; None: the cores this process may use."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
     vars: dict[str, Any] = Field(default_factory=dict)
     """Values that the sections share, used as `${vars.NAME}`."""
     teacher: str | None = None
@@ -54,31 +49,31 @@ class DistillRecipe(AnyRecipe):
     evaluation: dict[str, Any] | None = None
     """See `evaluation` of a pipeline (there, and not here, where the distillation is a stage of one)."""
 
-    @model_validator(mode="after")
-    def _refuse_degenerate(self) -> DistillRecipe:
+    def contradictions(self) -> Iterator[str]:
+        """What cannot be meant in a distillation."""
+        yield from super().contradictions()
         if self.samples is None and not self.data:
-            raise RecipeError(
+            yield (
                 "A distillation needs something to learn from: write `samples:` (what the teacher is asked), or "
                 "`data: [FILE.jsonl]`."
             )
         if self.samples is None and self.teacher is not None:
-            raise RecipeError(
+            yield (
                 "`teacher` is given, but no `samples`, so it would never be asked. Write `samples:`, or remove "
                 "`teacher`."
             )
         named = [key for key in ("endpoint", "source", "model") if self.samples and key in self.samples]
         if self.samples is not None and self.teacher is None and not named:
-            raise RecipeError(
+            yield (
                 "Nobody answers: there is no `teacher`, and `samples` names none. Write `teacher: PATH`, or "
                 "`samples: {endpoint: {model: NAME, url: http://127.0.0.1:8000/v1}}`."
             )
         other = next((key for key in named if key != "model"), None)
         if self.teacher is not None and other is not None:
-            raise RecipeError(
+            yield (
                 f"Both `teacher` and `samples.{other}` are given, and one of them answers. Remove one; for an endpoint "
                 "write `teacher=null`."
             )
-        return self
 
 
 def as_pipeline(recipe: DistillRecipe) -> PipelineRecipe:

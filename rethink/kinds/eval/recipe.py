@@ -6,23 +6,16 @@ sources, in the very prompt that the stages train with.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from rethink.errors import RecipeError
-from rethink.recipe.schema import (
-    AnyRecipe,
-    ModelSection,
-    PromptSection,
-    Recipe,
-    RewardSection,
-    RolloutSection,
-    TaskSource,
-)
+from rethink.recipe.base import AskingRecipe
+from rethink.recipe.schema import TaskSource
 
 
-class EvalRecipe(AnyRecipe):
+class EvalRecipe(AskingRecipe):
     """Completions of held-out problems with their scores."""
 
     FREE: ClassVar[tuple[str, ...]] = (
@@ -38,20 +31,8 @@ class EvalRecipe(AnyRecipe):
 
     kind: Literal["eval"] = "eval"
     """What is run."""
-    seed: int = Field(default=0, ge=0)
-    """Decides the samples where `temperature` is above 0. The problems are the same for every seed."""
-    threads: int | None = Field(default=None, gt=0)
-    """CPU threads; None: the cores this process may use. Recorded, and reused on resume."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute. `auto`: CUDA where torch has it."""
-    model: ModelSection = ModelSection()
-    """The model."""
-    prompt: PromptSection = PromptSection()
-    """From problem to prompt."""
     tasks: tuple[TaskSource, ...] = Field(min_length=1)
     """Sources of problems, mixed by weight."""
-    reward: RewardSection = RewardSection()
-    """What scores a completion; `accuracy` and `format` are the parts that tables show."""
     problems: int = Field(default=200, gt=0)
     """Held-out problems."""
     samples: int = Field(default=1, gt=0)
@@ -69,29 +50,17 @@ class EvalRecipe(AnyRecipe):
     kv_budget_gb: float | None = Field(default=None, gt=0)
     """Memory for keys and values (GiB); None: a share of what is free at start, recorded."""
 
-    @model_validator(mode="after")
-    def _refuse_degenerate(self) -> EvalRecipe:
+    def token_limits(self) -> dict[str, int]:
+        """The token limit of a completion, by its key."""
+        return {"max_new_tokens": self.max_new_tokens}
+
+    def contradictions(self) -> Iterator[str]:
+        """What cannot be meant in a run of this kind."""
+        yield from super().contradictions()
         if self.samples > 1 and self.temperature == 0:
-            raise RecipeError(
+            yield (
                 f"`samples` is {self.samples}, but `temperature` 0 is greedy: all of a problem's completions would be "
                 "the same. Write `temperature: 0.6`, or `samples: 1`."
             )
-        self.as_grpo()  # its tasks, prompt and rewards are checked as those of a run
-        return self
-
-    def as_grpo(self) -> Recipe:
-        """A GRPO recipe with the same model, prompt, tasks and rewards: what the parts are built from."""
-        return Recipe(
-            name=self.name,
-            seed=self.seed,
-            steps=1,
-            threads=self.threads,
-            device=self.device,
-            model=self.model,
-            prompt=self.prompt,
-            tasks=self.tasks,
-            reward=self.reward,
-            rollout=RolloutSection(
-                max_new_tokens=self.max_new_tokens, stop_strings=self.stop_strings, kv_budget_gb=self.kv_budget_gb
-            ),
-        )
+        if "" in self.stop_strings:
+            yield "`stop_strings` holds an empty string, which would end every completion at once. Remove it."

@@ -27,7 +27,7 @@ from rethink.rollout.build import build_engine
 from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.sampler import Asked, sample
 from rethink.runs.inputs import model_hash
-from rethink.runs.placement import apply_choices, make_choices
+from rethink.runs.placement import apply_choices, computing_choices, kv_choice
 from rethink.runs.session import at_work, open_run, summary_of
 from rethink.seeds import draw
 from rethink.store.run_folder import RunFolder
@@ -53,26 +53,25 @@ def run_eval(recipe: EvalRecipe, out: Path, *, resume: bool = False, progress: P
         EngineFailure: generation broke; the chunks that were written stay.
     """
     started = time.perf_counter()
-    grpo = recipe.as_grpo()
     checkpoint = load_checkpoint(
         recipe.model.path, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code
     )
     if checkpoint.config is not None:
-        check_against_context(grpo, checkpoint.config.max_position_embeddings)
-    mix = build_task_mix(grpo)
+        check_against_context(recipe.prompt, recipe.token_limits(), checkpoint.config.max_position_embeddings)
+    mix = build_task_mix(recipe.tasks, recipe.reward, recipe.seed)
     seeds = {SEEDS[0]: SEEDS[1]} if recipe.temperature > 0 else {}
     folder = open_run(
         recipe,
         out,
         resume=resume,
         steps=1,
-        choices=lambda: make_choices(grpo, checkpoint.config),
+        choices=lambda: _choices(recipe, checkpoint),
         also=model_hash(recipe.model.path, checkpoint.folder) | mix.row_hashes() | seeds,
     )
     with at_work(folder, progress) as stop_requested:
         problems = mix.held_out(recipe.problems)
         mix.gold_check(problems[:8])
-        rubric = build_rubric(grpo, mix)
+        rubric = build_rubric(recipe.reward, mix.judges(), mix.rewarded())
         engine, renderer, stops = _engine(recipe, checkpoint, folder)
         prompts = [renderer.render(problem) for problem in problems]
         chunks = [range(first, min(first + CHUNK, len(problems))) for first in range(0, len(problems), CHUNK)]
@@ -95,6 +94,11 @@ def run_eval(recipe: EvalRecipe, out: Path, *, resume: bool = False, progress: P
         folder.write_summary(summary)
         progress.close()
     return summary
+
+
+def _choices(recipe: EvalRecipe, checkpoint: Checkpoint) -> dict[str, Any]:
+    choices = computing_choices(recipe)
+    return choices | kv_choice(choices["device"], checkpoint.config, recipe.kv_budget_gb)
 
 
 def _engine(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from rethink.kinds.grpo.recipe import Recipe
 from rethink.plan.estimate import (
     ASSUMED_PROMPT_TOKENS,
     GIB,
@@ -26,7 +27,7 @@ from rethink.plan.estimate import (
     largest_update,
     training_memory,
 )
-from rethink.recipe.schema import ModelShape, Recipe
+from rethink.recipe.schema import ModelShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ def _phase(
     return Phase(
         first_step=reach[0],
         steps=reach[1],
-        max_new_tokens=recipe.max_new_tokens_at(reach[0]),
+        max_new_tokens=recipe.rollout.max_new_tokens_at(reach[0]),
         completion_tokens=batch.completion,
         prompt_tokens_batch=batch.prompt_tokens,
         completion_tokens_batch=batch.completion_tokens,

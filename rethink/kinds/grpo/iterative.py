@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from rethink.errors import RecipeError
+from rethink.kinds.grpo.recipe import Recipe
 from rethink.kinds.grpo.run import train
 from rethink.kinds.reward_model.recipe import PreferenceData, ReplaySection, RewardModelRecipe
 from rethink.kinds.reward_model.run import PAIRS_FILE, train_reward_model
 from rethink.observe.progress import Progress
-from rethink.recipe.schema import Recipe
 from rethink.seeds import draw
 from rethink.store.atomic import write_json
 

@@ -20,14 +20,14 @@ from torch import Tensor
 
 from rethink.eval.heldout import evaluate
 from rethink.kernels.head import release_memory
+from rethink.kinds.grpo.collect import RolloutBatch, Sources, collect
 from rethink.kinds.grpo.metrics import batch_metrics
+from rethink.kinds.grpo.recipe import Recipe
 from rethink.kinds.grpo.update import accumulate_gradients, apply_update, compute_logprobs
 from rethink.model.language_model import LanguageModel
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import Trackers
-from rethink.recipe.schema import Recipe
 from rethink.runs.checkpoint import TrainState, write_checkpoint
-from rethink.runs.collect import RolloutBatch, Sources, collect
 from rethink.runs.optimizer import MasterAdamW
 from rethink.seeds import draw
 from rethink.store.run_folder import RunFolder
@@ -170,7 +170,7 @@ def evaluation_params(run: GRPO) -> SamplingParams:
     section = run.recipe.evaluation
     return SamplingParams(
         temperature=section.temperature,
-        max_new_tokens=section.max_new_tokens or run.recipe.max_new_tokens_at(run.recipe.steps - 1),
+        max_new_tokens=section.max_new_tokens or run.recipe.rollout.max_new_tokens_at(run.recipe.steps - 1),
         stop_strings=run.recipe.rollout.stop_strings,
         stop_token_ids=run.sources.stop_token_ids,
     )

@@ -8,8 +8,8 @@ from collections import Counter
 from rethink.analysis.reflection import reflection_rate
 from rethink.analysis.repetition import repetition_penalty
 from rethink.analysis.self_correction import count
-from rethink.recipe.schema import Recipe
-from rethink.runs.collect import RolloutBatch
+from rethink.kinds.grpo.collect import RolloutBatch
+from rethink.kinds.grpo.recipe import Recipe
 from rethink.types import RewardOutcome, Rollout, is_right
 
 REPEATED = 8

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from rethink.kinds.grpo.data import task_mix
 from rethink.kinds.grpo.estimate import estimate
+from rethink.kinds.grpo.recipe import Recipe
 from rethink.model.chat import PromptRenderer
 from rethink.model.loading import load_checkpoint
 from rethink.plan.costs import Costs
@@ -12,10 +14,10 @@ from rethink.plan.estimate import MachineRates
 from rethink.plan.text import estimate_text
 from rethink.recipe.checks import check_against_context
 from rethink.recipe.kind import Planned
-from rethink.recipe.schema import ModelShape, Recipe
+from rethink.recipe.schema import ModelShape
+from rethink.runs.examined import Examined
 from rethink.runs.placement import check_device, check_reward_models
 from rethink.runs.planning import known_shape, measure, planned
-from rethink.tasks.mix import build_task_mix
 
 RENDERED_PROMPTS = 32
 """Problems that a dry run renders to learn how long prompts are."""
@@ -38,7 +40,7 @@ def plan(recipe: Recipe) -> Planned:
     check_device(recipe)
     shape, prompt_tokens = recipe.model.shape, None
     if shape is None:
-        check_reward_models(recipe)
+        check_reward_models(recipe.reward)
         shape, prompt_tokens = _look(recipe)
     dtype, rates = measure(recipe)
     expected = estimate(recipe, shape, rates, prompt_tokens=prompt_tokens)
@@ -53,9 +55,9 @@ def _look(recipe: Recipe) -> tuple[ModelShape, int]:
         model.path, revision=model.revision, trust_remote_code=model.trust_remote_code, headers_only=True
     )
     shape = known_shape(model, checkpoint)
-    check_against_context(recipe, shape.context)
+    check_against_context(recipe.prompt, recipe.token_limits(), shape.context)
     renderer = PromptRenderer(checkpoint.tokenizer, recipe.prompt, shape.context - recipe.longest_completion)
-    mix = build_task_mix(recipe)
+    mix = task_mix(recipe)
     lengths = [len(renderer.render(problem).token_ids) for problem in mix.train_batch(0, RENDERED_PROMPTS, 0)]
     for problem in mix.long_rows(renderer.surely_fits):
         renderer.render(problem)
@@ -83,6 +85,13 @@ def keeps(recipe: Recipe) -> tuple[int, int]:
     )
 
 
-def checked(recipe: Recipe) -> tuple[Recipe, bool]:
-    """What `rethink check` examines: the run itself, which learns from what it samples."""
-    return recipe, True
+def checked(recipe: Recipe) -> Examined:
+    """What `rethink check` examines: it learns from what it samples."""
+    return Examined(
+        recipe.rollout,
+        learns=True,
+        held_out=recipe.evaluation.problems > 0,
+        estimate=lambda shape, rates, prompt, completion: estimate(
+            recipe, shape, rates, prompt_tokens=prompt, completion_tokens=completion
+        ),
+    )

@@ -21,8 +21,10 @@ from torch.profiler import profile as torch_profile
 from rethink.errors import UsageError
 from rethink.kernels.native.library import status
 from rethink.kernels.trace import span, watching
+from rethink.kinds.grpo.data import task_mix
 from rethink.kinds.grpo.loop import GRPO, one_step
 from rethink.kinds.grpo.operations import PHASES, Operation, event_name, operations_of
+from rethink.kinds.grpo.recipe import Recipe
 from rethink.kinds.grpo.run import assemble, open_folder
 from rethink.machine.limits import peak_rss_mb
 from rethink.machine.speed import ComputeType, measure_gemm
@@ -30,8 +32,6 @@ from rethink.model.decoder import Decoder
 from rethink.model.loading import load_checkpoint
 from rethink.observe.progress import make_progress
 from rethink.recipe.checks import check_against_context
-from rethink.recipe.schema import Recipe
-from rethink.tasks.mix import build_task_mix
 
 
 @dataclass(slots=True)
@@ -102,9 +102,9 @@ def profile_recipe(recipe: Recipe, steps: int = 2, note: Callable[[str], None] =
     model = recipe.model
     checkpoint = load_checkpoint(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
     if checkpoint.config is not None:
-        check_against_context(recipe, checkpoint.config.max_position_embeddings)
+        check_against_context(recipe.prompt, recipe.token_limits(), checkpoint.config.max_position_embeddings)
     with tempfile.TemporaryDirectory(prefix="rethink-profile-") as temporary:
-        mix = build_task_mix(recipe)
+        mix = task_mix(recipe)
         folder = open_folder(recipe, checkpoint, mix, Path(temporary) / "run", resume=False)
         if folder.choices["device"] != "cpu":
             raise UsageError(

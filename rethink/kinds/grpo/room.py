@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rethink.kinds.grpo.estimate import estimate
+from rethink.kinds.grpo.recipe import Recipe
 from rethink.model.config import DecoderConfig
 from rethink.plan.estimate import ASSUMED_PROMPT_TOKENS, GIB, activation_bytes, shape_of
-from rethink.recipe.schema import Recipe
 from rethink.runs.room import SMALLEST_COMPLETION, room_refused, smaller_batches, too_much
 
 

@@ -12,7 +12,10 @@ from typing import Any
 
 from rethink.errors import ModelError, RunFolderError
 from rethink.kinds.grpo import loop
+from rethink.kinds.grpo.collect import Sources
+from rethink.kinds.grpo.data import rubric_of, task_mix
 from rethink.kinds.grpo.loop import GRPO
+from rethink.kinds.grpo.recipe import Recipe
 from rethink.kinds.grpo.room import check_grpo_room
 from rethink.model.build import build_model, exact_weights
 from rethink.model.chat import PromptRenderer
@@ -22,19 +25,17 @@ from rethink.observe.diagnosis import diagnosis
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import check_trackers
 from rethink.recipe.checks import check_against_context
-from rethink.recipe.schema import Recipe
-from rethink.rewards.rubric import Rubric, build_rubric
+from rethink.rewards.rubric import Rubric
 from rethink.rollout.build import build_engine
 from rethink.rollout.engine import RolloutEngine
 from rethink.runs.checkpoint import restore
-from rethink.runs.collect import Sources
 from rethink.runs.inputs import model_hash
 from rethink.runs.loop import Loop, run_training, trackers_of
 from rethink.runs.optimizer import MasterAdamW
 from rethink.runs.placement import apply_choices, check_reward_models, make_choices
 from rethink.runs.session import open_run, summary_of
 from rethink.store.run_folder import RunFolder
-from rethink.tasks.mix import TaskMix, build_task_mix
+from rethink.tasks.mix import TaskMix
 from rethink.types import Problem
 
 GOLD_CHECKS = 8
@@ -70,9 +71,9 @@ def train(
         recipe.model.path, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code
     )
     if checkpoint.config is not None:
-        check_against_context(recipe, checkpoint.config.max_position_embeddings)
+        check_against_context(recipe.prompt, recipe.token_limits(), checkpoint.config.max_position_embeddings)
     progress.phase("tasks")
-    mix = build_task_mix(recipe)
+    mix = task_mix(recipe)
     folder = open_folder(recipe, checkpoint, mix, out, resume)
     parts = Loop(
         step=loop.step,
@@ -97,7 +98,7 @@ def open_folder(recipe: Recipe, checkpoint: Checkpoint, mix: TaskMix, out: Path,
         RunFolderError: the folder holds a run and `resume` is not given, holds a run of another recipe, or what the run
             reads has changed.
     """
-    check_reward_models(recipe)
+    check_reward_models(recipe.reward)
     # A batch that was begun in another order would train on some groups twice.
     order = {"how the order of mini-batches is drawn": "by purpose"} if recipe.algorithm.mini_batches > 1 else {}
     return open_run(
@@ -105,7 +106,7 @@ def open_folder(recipe: Recipe, checkpoint: Checkpoint, mix: TaskMix, out: Path,
         out,
         resume=resume,
         steps=recipe.steps,
-        choices=lambda: make_choices(recipe, checkpoint.config),
+        choices=lambda: make_choices(recipe, checkpoint.config, recipe.rollout.kv_budget_gb),
         also=model_hash(recipe.model.path, checkpoint.folder) | mix.row_hashes() | order,
     )
 
@@ -125,7 +126,7 @@ def assemble(
     held_out = mix.held_out(recipe.evaluation.problems) if recipe.evaluation.problems else []
     mix.gold_check((held_out or mix.train_batch(0, GOLD_CHECKS, 0))[:GOLD_CHECKS])
     check_engine(recipe, checkpoint, progress)
-    rubric = build_rubric(recipe, mix, dtype=choices["dtype"], device=choices["device"])
+    rubric = rubric_of(recipe, mix, choices["dtype"], choices["device"])
     note_synthetic(rubric, progress)
     progress.phase("model")
     model = build_model(
@@ -144,7 +145,7 @@ def assemble(
             kv_budget_bytes=choices["kv_budget_bytes"],
             max_concurrent=recipe.rollout.max_concurrent,
         )
-    check_against_context(recipe, engine.context)
+    check_against_context(recipe.prompt, recipe.token_limits(), engine.context)
     note_old_logprobs(recipe, engine, progress)
     stops = tuple(sorted(checkpoint.tokenizer.end_of_turn_ids))
     renderer = PromptRenderer(checkpoint.tokenizer, recipe.prompt, engine.context - recipe.longest_completion)

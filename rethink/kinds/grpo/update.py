@@ -18,9 +18,10 @@ from rethink.algorithms.aggregation import token_weights
 from rethink.algorithms.losses import GRPOTerms, grpo_token_loss
 from rethink.errors import NumericsError
 from rethink.kernels.trace import span, traced
+from rethink.kinds.grpo.recipe import Recipe
 from rethink.model.language_model import LanguageModel
 from rethink.model.packing import PackedBatch, PackedGroup, pack
-from rethink.recipe.schema import AlgorithmSection, Recipe
+from rethink.recipe.schema import AlgorithmSection
 from rethink.runs.optimizer import MasterAdamW, learning_rate
 from rethink.types import Rollout
 
@@ -177,7 +178,7 @@ def _denominator(recipe: Recipe, step: int) -> float | None:
     if recipe.algorithm.aggregation != "fixed":
         return None
     sampled_at = step - step % recipe.steps_per_batch  # a batch's mini-batches share the limit it was sampled with
-    return recipe.algorithm.fixed_denominator or float(recipe.max_new_tokens_at(sampled_at))
+    return recipe.algorithm.fixed_denominator or float(recipe.rollout.max_new_tokens_at(sampled_at))
 
 
 def _objective(

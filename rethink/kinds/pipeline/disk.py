@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rethink.errors import RethinkError, StorageFailure
+from rethink.recipe.base import AnyRecipe
 from rethink.recipe.kind import kind_named
-from rethink.recipe.schema import AnyRecipe
 from rethink.store.atomic import clean_leftovers, remove_folder
 from rethink.store.integrity import read_sealed, write_sealed
 from rethink.store.pipeline_folder import PipelineFolder, StageRecord, disk_bytes

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from rethink.recipe.schema import AnyRecipe, Section
+from rethink.recipe.base import AnyRecipe
+from rethink.recipe.schema import Section
 
 
 class Stage(Section):
@@ -50,12 +51,6 @@ class StageGraph(AnyRecipe):
     FREE: ClassVar[tuple[str, ...]] = ("name", "description", "stages", "vars", "evaluation", "evaluated", "seed")
     """All of it: each stage has its own identity, see `rethink/kinds/pipeline/identity.py`."""
 
-    seed: int = Field(default=0, ge=0)
-    """Seed of every stage that has none of its own."""
-    threads: int | None = Field(default=None, gt=0)
-    """CPU threads of every stage; None: the cores this process may use."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
     vars: dict[str, Any] = Field(default_factory=dict)
     """Values that stages share, used as `${vars.NAME}`."""
     stages: dict[str, Stage] = Field(min_length=1)

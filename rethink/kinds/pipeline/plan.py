@@ -20,8 +20,9 @@ from rethink.kinds.pipeline.stages import ResolvedStage, pipeline_of, references
 from rethink.plan.costs import Costs
 from rethink.plan.estimate import MachineRates, count_parameters, shape_of
 from rethink.plan.gpus import LARGE, GPUPlan, plan_gpus
+from rethink.recipe.base import AnyRecipe
 from rethink.recipe.kind import Drawn, kind_named
-from rethink.recipe.schema import AnyRecipe, ModelShape
+from rethink.recipe.schema import ModelShape
 from rethink.store.pipeline_folder import PipelineFolder
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
-
-from pydantic import model_validator
 
 from rethink.kinds.pipeline.graph import StageGraph
 from rethink.kinds.pipeline.stages import resolve
@@ -16,10 +15,10 @@ class PipelineRecipe(StageGraph):
     kind: Literal["pipeline"] = "pipeline"
     """What is run."""
 
-    @model_validator(mode="after")
-    def _refuse_degenerate(self) -> PipelineRecipe:
+    def contradictions(self) -> Iterator[str]:
+        """None but those of its stages, which are raised one at a time."""
         resolve(self)
-        return self
+        yield from super().contradictions()
 
 
 def itself(recipe: PipelineRecipe) -> PipelineRecipe:

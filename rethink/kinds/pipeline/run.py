@@ -28,9 +28,9 @@ from rethink.kinds.pipeline.view import Rows, StageProgress
 from rethink.machine.allocator import return_free_memory
 from rethink.observe.progress import Progress
 from rethink.observe.report.pipeline import write_pipeline_report
+from rethink.recipe.base import AnyRecipe
 from rethink.recipe.kind import kind_named
 from rethink.recipe.loading import recipe_to_yaml
-from rethink.recipe.schema import AnyRecipe
 from rethink.store.environment import environment
 from rethink.store.pipeline_folder import PipelineFolder, StageRecord, disk_bytes, now
 

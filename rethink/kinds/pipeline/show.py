@@ -16,8 +16,8 @@ from rethink.kinds.pipeline.plan import Plan, plan_pipeline
 from rethink.kinds.pipeline.selection import Selection
 from rethink.plan.gpus import RATE
 from rethink.plan.text import seconds_text, size_text
+from rethink.recipe.base import AnyRecipe
 from rethink.recipe.kind import Planned
-from rethink.recipe.schema import AnyRecipe
 from rethink.runs.planning import measure_rates
 from rethink.terminal import make_console, say
 

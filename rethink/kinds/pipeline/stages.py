@@ -14,9 +14,9 @@ from typing import Any
 from rethink.errors import RecipeError
 from rethink.kinds.pipeline.graph import Parts, Stage, StageGraph
 from rethink.reading import check_expanded, parts_of_value
+from rethink.recipe.base import AnyRecipe
 from rethink.recipe.explain import validated
 from rethink.recipe.kind import DEFAULT_KIND, kind_named, kinds, listed
-from rethink.recipe.schema import AnyRecipe
 from rethink.recipe.yaml_text import MOST_LETTERS
 
 REFERENCE = re.compile(r"\$\{([^{}.\s]+)\.([^{}\s]+)\}")
@@ -317,7 +317,7 @@ def _read(name: str, stage: Stage, pipeline: StageGraph) -> AnyRecipe:
                 f"The stage `{name}`: `recipe.{key}` is {stage.recipe[key]!r}, but a stage's recipe takes its {key} "
                 "from the stage. Remove it."
             )
-    own = {field: getattr(pipeline, field) for field in INHERITED if field in model.model_fields}
+    own = {field: getattr(pipeline, field) for field in INHERITED}
     return validated(model, {**own, **stage.recipe, "name": name, "kind": stage.kind}, f"Stage `{name}`")
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from rethink.errors import RecipeError
-from rethink.recipe.schema import AnyRecipe, CheckpointSection, ModelSection, OptimizerSection, Section
+from rethink.recipe.base import RowsRecipe
+from rethink.recipe.schema import EvaluationTimes, OptimizerSection, Section
 
 PreferenceFormat = Literal["preferences", "samples", "run"]
 
@@ -63,7 +63,7 @@ class RewardModelOptimizer(OptimizerSection):
     """Peak rate (arXiv 2501.12948: 6e-6)."""
 
 
-class RewardModelEvaluation(Section):
+class RewardModelEvaluation(EvaluationTimes):
     """Accuracy and calibration on examples whose prompts are never trained on."""
 
     share: float = Field(default=0.1, ge=0, lt=1)
@@ -71,11 +71,9 @@ class RewardModelEvaluation(Section):
     bring held-out files."""
     limit: int = Field(default=1000, gt=0)
     """Most examples of an evaluation."""
-    every: int | None = Field(default=None, gt=0)
-    """Evaluate every so many steps, beside before and after."""
 
 
-class RewardModelRecipe(AnyRecipe):
+class RewardModelRecipe(RowsRecipe):
     """A scalar reward model, trained from preference pairs or from labels."""
 
     FREE: ClassVar[tuple[str, ...]] = (
@@ -95,18 +93,6 @@ class RewardModelRecipe(AnyRecipe):
 
     kind: Literal["reward-model"] = "reward-model"
     """What is run."""
-    seed: int = Field(default=0, ge=0)
-    """Decides the order of the examples, the fresh head, and which earlier examples are replayed."""
-    epochs: float | None = Field(default=None, gt=0)
-    """Passes over the examples (the paper's 1); the last step may hold fewer. Give this or `steps`."""
-    steps: int | None = Field(default=None, gt=0)
-    """Optimizer updates in all. Give this or `epochs`."""
-    threads: int | None = Field(default=None, gt=0)
-    """CPU threads; None: the cores this process may use. Recorded, and reused on resume."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute. `auto`: CUDA where torch has it."""
-    model: ModelSection = ModelSection()
-    """The language model to begin with, which gets a fresh head; or a reward model, which is trained on."""
     objective: Literal["pairwise", "pointwise"] = "pairwise"
     """`pairwise`: the chosen of two responses scores higher (Bradley-Terry; helpfulness). `pointwise`: the score is the
     log-odds of a label (harmlessness)."""
@@ -126,25 +112,12 @@ class RewardModelRecipe(AnyRecipe):
     """What happens to examples without a preference or without text (ties, equal responses, a worse one called chosen,
     prompts that differ, nothing to score) or longer than `max_tokens`: refuse the data, with counts and the first of
     each; or leave them out and count them in the summary."""
-    max_tokens: int | None = Field(default=None, gt=1)
-    """Longest prompt and response together (the paper's 8192); None: the model's context."""
     batch_size: int = Field(default=32, gt=0)
     """Examples of a step (the paper's 256)."""
     optimizer: RewardModelOptimizer = RewardModelOptimizer()
     """AdamW."""
     evaluation: RewardModelEvaluation = RewardModelEvaluation()
     """Held-out accuracy and calibration."""
-    checkpoint: CheckpointSection = CheckpointSection()
-    """Checkpoints."""
-    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Where metrics go beside the run's folder (extra `trackers`)."""
-
-    @model_validator(mode="after")
-    def _refuse_degenerate(self) -> RewardModelRecipe:
-        found = list(_problems(self))
-        if found:
-            raise RecipeError(" ".join(found))
-        return self
 
     @property
     def scored_on(self) -> Literal["summary", "response"]:
@@ -162,33 +135,17 @@ class RewardModelRecipe(AnyRecipe):
         """Optimizer updates of a run over so many training examples."""
         return self.steps if self.steps is not None else -(-self.visits(examples) // self.batch_size)
 
-
-def _problems(recipe: RewardModelRecipe) -> Iterator[str]:
-    if (recipe.steps is None) == (recipe.epochs is None):
-        given = "Neither `epochs` nor `steps` is" if recipe.steps is None else "Both `epochs` and `steps` are"
-        yield f"{given} given; the length of a run is one of them. Write `epochs: 1` (usual), or `steps: 100`."
-    optimizer = recipe.optimizer
-    if recipe.steps is not None and optimizer.warmup_steps >= recipe.steps:
-        yield (
-            f"`optimizer.warmup_steps` {optimizer.warmup_steps} is not below `steps` {recipe.steps}, so the learning "
-            f"rate would never reach its peak. Use at most {recipe.steps - 1}."
-        )
-    if optimizer.final_rate > optimizer.learning_rate:
-        yield (
-            f"`optimizer.final_rate` {optimizer.final_rate:g} is above `optimizer.learning_rate` "
-            f"{optimizer.learning_rate:g}; the schedule falls. Use a final rate of at most the learning rate."
-        )
-    for index, data in enumerate(recipe.data):
-        yield from _data(f"`data.{index}", data, recipe)
-    if not _holds_out(recipe) and recipe.evaluation.every is not None:
-        yield (
-            f"`evaluation.every` is {recipe.evaluation.every}, but `evaluation.share` 0 turns evaluation off. Set "
-            "`evaluation.share=0.1`, or remove `every`."
-        )
-
-
-def _holds_out(recipe: RewardModelRecipe) -> bool:
-    return recipe.evaluation.share > 0 or any(data.held_out for data in recipe.data)
+    def contradictions(self) -> Iterator[str]:
+        """What cannot be meant in a run of this kind."""
+        yield from super().contradictions()
+        for index, data in enumerate(self.data):
+            yield from _data(f"`data.{index}", data, self)
+        holds_out = self.evaluation.share > 0 or any(data.held_out for data in self.data)
+        if not holds_out and self.evaluation.every is not None:
+            yield (
+                f"`evaluation.every` is {self.evaluation.every}, but `evaluation.share` 0 turns evaluation off. Set "
+                "`evaluation.share=0.1`, or remove `every`."
+            )
 
 
 def _data(key: str, data: PreferenceData, recipe: RewardModelRecipe) -> Iterator[str]:

@@ -7,11 +7,8 @@ from typing import Any
 
 import torch
 
-from rethink.kernels.native import library as kernels
 from rethink.kinds.samples.recipe import CurateRecipe
 from rethink.machine.allocator import tune_allocator
-from rethink.machine.limits import usable_threads
-from rethink.machine.speed import choose_dtype, measure_gemm
 from rethink.model.build import build_model
 from rethink.model.language_model import LanguageModel
 from rethink.model.loading import Checkpoint, load_checkpoint
@@ -23,24 +20,13 @@ from rethink.types import SamplingParams
 EngineFactory = Callable[[LanguageModel, Checkpoint], RolloutEngine]
 
 
-def make_choices(recipe: CurateRecipe) -> dict[str, Any]:
-    """Threads, device and dtype for this machine, recorded at the start."""
-    threads = recipe.threads or usable_threads()
-    torch.set_num_threads(threads)
-    device = recipe.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = recipe.model.dtype if recipe.model.dtype != "auto" else choose_dtype(measure_gemm(device=device))
-    return {"threads": threads, "device": device, "dtype": dtype, "kernels": kernels.status().level}
-
-
 class Models:
     """Engines by the model's path.
 
     Args:
         recipe: its `model` and `sampling`.
         checkpoint: of `recipe.model`.
-        choices: what `make_choices` gave.
+        choices: what `computing_choices` gave.
         engine_factory: replaces the built-in choice of engine, e.g. by a `ScriptedEngine` in tests.
     """
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from rethink.kinds.samples.recipe import CurateRecipe, as_training
+from rethink.kinds.samples.recipe import CurateRecipe
 from rethink.plan.costs import Costs, sampling_costs
 from rethink.plan.estimate import MachineRates
 from rethink.recipe.kind import Drawn, Planned
-from rethink.recipe.schema import ModelShape, Recipe
+from rethink.recipe.schema import ModelShape, RolloutSection
+from rethink.runs.examined import Examined
 
 
 def plan(recipe: CurateRecipe) -> Planned:
@@ -62,17 +63,15 @@ def samples_elsewhere(recipe: CurateRecipe) -> bool:
     return not recipe.samples_here
 
 
-def checked(recipe: CurateRecipe) -> tuple[Recipe, bool] | None:
-    """What `rethink check` examines: a run that samples as curation does, so that prompts meet its limits; None where
-    no model here is asked.
-    """
+def checked(recipe: CurateRecipe) -> Examined | None:
+    """What `rethink check` examines; None where no model here is asked."""
     if not recipe.tasks or not recipe.samples_here:
         return None
     sampling = recipe.sampling
-    run = as_training(recipe)
-    rollout = {
-        "prompts_per_batch": sampling.prompts_per_batch,
-        "group_size": max(2, sampling.per_problem),
-        "max_new_tokens": sampling.max_new_tokens,
-    }
-    return Recipe.model_validate(run.model_dump() | {"rollout": run.rollout.model_dump() | rollout}), False
+    return Examined(
+        RolloutSection(
+            prompts_per_batch=sampling.prompts_per_batch,
+            group_size=sampling.per_problem,
+            max_new_tokens=sampling.max_new_tokens,
+        )
+    )

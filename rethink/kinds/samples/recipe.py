@@ -9,19 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from rethink.errors import RecipeError
-from rethink.recipe.schema import (
-    AnyRecipe,
-    ModelSection,
-    PromptSection,
-    Recipe,
-    RewardPart,
-    RewardSection,
-    Section,
-    TaskSource,
-)
+from rethink.recipe.base import AskingRecipe
+from rethink.recipe.schema import PromptSection, RewardPart, RewardSection, Section
 
 REWRITE = """\
 Rewrite the solution below so that a person reads it with ease: whole sentences, short paragraphs, one language, nothing
@@ -165,7 +156,7 @@ class GeneralSection(Section):
     """Sampling temperature."""
 
 
-class CurateRecipe(AnyRecipe):
+class CurateRecipe(AskingRecipe):
     """Samples of a model (or of a file), filtered, chosen, balanced, rewritten and mixed: what fine-tuning reads."""
 
     FREE: ClassVar[tuple[str, ...]] = (
@@ -191,22 +182,10 @@ class CurateRecipe(AnyRecipe):
 
     kind: Literal["samples"] = "samples"
     """What is run."""
-    seed: int = Field(default=0, ge=0)
-    """Decides problems, samples, balance and order."""
     problems: int = Field(default=1000, gt=0)
     """Different problems that are drawn; fewer where the tasks have no more."""
-    threads: int | None = Field(default=None, gt=0)
-    """CPU threads; None: the cores this process may use. Recorded, and reused on resume."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute. `auto`: CUDA where torch has it."""
-    model: ModelSection = ModelSection()
-    """The model that is sampled; for samples of a file or an endpoint, whose tokens are counted."""
     endpoint: EndpointSection = EndpointSection()
     """A model elsewhere that is sampled instead."""
-    prompt: PromptSection = PromptSection()
-    """From problem to prompt. Examples are shown to the model and left out of the samples."""
-    tasks: tuple[TaskSource, ...] = ()
-    """Sources of problems, mixed by weight."""
     source: str | None = None
     """A JSONL file of samples in the place of a model: rows of `samples.jsonl`, conversations, or `question` (or
     `prompt`), `completion` and `gold`."""
@@ -236,33 +215,14 @@ class CurateRecipe(AnyRecipe):
         """Whether a model on this machine is sampled: neither an endpoint nor a file takes its place."""
         return self.source is None and self.endpoint.model is None
 
-    @model_validator(mode="after")
-    def _refuse_degenerate(self) -> CurateRecipe:
-        as_training(self)  # its checks of prompt, tasks, model and reward hold here too
-        found = list(_problems(self))
-        if found:
-            raise RecipeError(" ".join(found))
-        return self
+    def token_limits(self) -> dict[str, int]:
+        """The token limit of a sample, by its key; none where no model here is asked."""
+        return {"sampling.max_new_tokens": self.sampling.max_new_tokens} if self.samples_here else {}
 
-
-_ANY_TASK = TaskSource(kind="reasoning-gym", name="chain_sum")
-
-
-def as_training(recipe: CurateRecipe) -> Recipe:
-    """The run that would train on the same problems with the same reward: what tasks and rubrics are built from.
-
-    Raises:
-        RecipeError: its prompt, tasks, model or reward contradict themselves.
-    """
-    return Recipe(
-        name=recipe.name,
-        seed=recipe.seed,
-        steps=1,
-        model=recipe.model,
-        prompt=recipe.prompt,
-        tasks=recipe.tasks or (_ANY_TASK,),
-        reward=recipe.reward,
-    )
+    def contradictions(self) -> Iterator[str]:
+        """What cannot be meant in a run of this kind."""
+        yield from super().contradictions()
+        yield from _problems(self)
 
 
 def _problems(recipe: CurateRecipe) -> Iterator[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from rethink.errors import RecipeError, RunFailure
+from rethink.errors import RunFailure
 from rethink.kinds.samples.asking import decide_by_judge, judge_samples
 from rethink.kinds.samples.choose import balance, by_problem, choose, drop_duplicates
 from rethink.kinds.samples.drawing import (
@@ -28,9 +28,9 @@ from rethink.kinds.samples.drawing import (
 )
 from rethink.kinds.samples.filters import UNJUDGED, first_reason, too_few
 from rethink.kinds.samples.general import check_general, general_prompts, general_samples, wanted_general
-from rethink.kinds.samples.models import EngineFactory, Models, make_choices
+from rethink.kinds.samples.models import EngineFactory, Models
 from rethink.kinds.samples.parts import Row, Stopped, in_parts, write_lines
-from rethink.kinds.samples.recipe import CurateRecipe, as_training
+from rethink.kinds.samples.recipe import CurateRecipe
 from rethink.kinds.samples.records import GENERAL, Sample, from_row
 from rethink.kinds.samples.source import judges_of, read_samples
 from rethink.kinds.samples.statistics import as_markdown, summarise
@@ -38,10 +38,12 @@ from rethink.kinds.samples.teacher import check_teacher, rewrite
 from rethink.model.chat import PromptRenderer
 from rethink.model.loading import load_checkpoint
 from rethink.observe.progress import Progress
+from rethink.recipe.checks import check_against_context
+from rethink.recipe.schema import RewardPart, RewardSection
 from rethink.rewards.endpoint import EndpointClient
-from rethink.rewards.parts import build_part
-from rethink.rewards.rubric import Limits, Rubric, closing
+from rethink.rewards.rubric import Rubric, build_rubric, closing
 from rethink.runs.inputs import model_hash
+from rethink.runs.placement import computing_choices
 from rethink.runs.session import at_work, earlier_seconds, open_run, summary_of
 from rethink.seeds import draw
 from rethink.store.atomic import storage_errors, write_json, write_text
@@ -99,18 +101,18 @@ def curate(
     checkpoint = load_checkpoint(
         recipe.model.path, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code
     )
-    if checkpoint.config is not None and recipe.samples_here:
-        _check_context(recipe, checkpoint.config.max_position_embeddings)
+    if checkpoint.config is not None:
+        check_against_context(recipe.prompt, recipe.token_limits(), checkpoint.config.max_position_embeddings)
     folder = open_run(
         recipe,
         out,
         resume=resume,
         steps=plan.parts,
-        choices=lambda: make_choices(recipe),
+        choices=lambda: computing_choices(recipe),
         also=model_hash(recipe.model.path, checkpoint.folder) | plan.rows,
     )
     with at_work(folder, progress) as stop_requested:
-        rubric = _rubric(recipe, plan.judges)
+        rubric = build_rubric(recipe.reward, plan.judges)
         models = Models(recipe, checkpoint, folder.choices, engine_factory)
         work = _Work(recipe, folder, plan, models, rubric, progress, stop_requested)
         work.check_prompts()
@@ -127,7 +129,7 @@ def curate(
 
 
 def _plan(recipe: CurateRecipe) -> _Plan:
-    mix = build_task_mix(as_training(recipe)) if recipe.tasks else None
+    mix = build_task_mix(recipe.tasks, recipe.reward, recipe.seed) if recipe.tasks else None
     rows = mix.row_hashes() if mix is not None else {}
     if recipe.general.share > 0:  # a bad line is said now
         if recipe.general.path is not None:
@@ -155,29 +157,11 @@ def _gold_check(mix: TaskMix, problems: Sequence[Problem], recipe: CurateRecipe)
 
 def _readable(problems: Sequence[Problem], mix: TaskMix) -> list[Problem]:
     """Those whose gold the checker can read. Workers ask it: a gold comes from a file, and reading it may not end."""
-    part = {"name": "accuracy", "weight": 1.0, "builtin": None, "function": None, "params": {}}
-    spec = {"answer": "text", "judges": mix.judges(), "parts": [part]}
+    reward = RewardSection(parts=(RewardPart(name="accuracy"),), answer="text", max_failure_share=1.0)
     nothing = np.zeros(0, np.float32)
     zero = Completion(np.zeros(0, np.int32), "0", nothing, nothing, "stop")
-    with closing(Rubric(spec, (build_part(spec, 0),), 1.0)) as rubric:
+    with closing(build_rubric(reward, mix.judges())) as rubric:
         return [problem for problem in problems if rubric.score(problem, Prompt("", ()), zero)[1] is not None]
-
-
-def _check_context(recipe: CurateRecipe, context: int) -> None:
-    limit, prompt = recipe.sampling.max_new_tokens, recipe.prompt.max_tokens or 1
-    if limit + prompt > context:
-        raise RecipeError(
-            f"`sampling.max_new_tokens` is {limit}, but the model's context of {context} tokens must hold a prompt "
-            f"too. Set it to at most {context - prompt}, or choose a model with a longer context."
-        )
-
-
-def _rubric(recipe: CurateRecipe, judges: dict[str, JudgeSpec]) -> Rubric:
-    section = recipe.reward
-    parts = [part.model_dump(mode="json") for part in section.parts]
-    spec = {"answer": section.answer, "judges": judges, "parts": parts}
-    limits = Limits(section.seconds, int(section.memory_gb * 2**30), section.workers)
-    return Rubric(spec, tuple(build_part(spec, i) for i in range(len(parts))), section.max_failure_share, limits)
 
 
 class _Work:

@@ -11,11 +11,12 @@ import pytest
 
 from rethink.check.run import check
 from rethink.errors import RecipeError, RunFolderError
+from rethink.kinds.grpo.plan import checked
+from rethink.kinds.grpo.recipe import Recipe
 from rethink.model.loading import load_checkpoint
 from rethink.model.value_head import RewardModelInfo, build_reward_model, save_reward_model
 from rethink.recipe.identity import recipe_hash, resume_differences
 from rethink.recipe.loading import load_recipe
-from rethink.recipe.schema import Recipe
 from rethink.store.run_folder import RunFolder
 from tests.runs.compare import timeless
 
@@ -105,7 +106,7 @@ def test_a_reward_model_that_was_trained_again_is_found_on_resume(
 def test_a_check_copes_with_prompts_without_answers(recipe_file: Path, scenarios: tuple[str, ...]) -> None:
     recipe = load_recipe(recipe_file, scenarios)
     assert isinstance(recipe, Recipe)
-    report = check(recipe, prompts=2)
+    report = check(recipe, checked(recipe), prompts=2)
     said = {finding.defect: finding.message for finding in report.findings}
     assert not {"reward-refused", "gold-unreadable", "tasks-refused"} & set(said), said
     assert report.sections["gold"]["unreadable"] == 0

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from rethink.errors import NumericsError
+from rethink.kinds.grpo.recipe import Recipe
 from rethink.kinds.grpo.update import accumulate_gradients, compute_logprobs, micro_batches
 from rethink.model.build import build_model, exact_weights
 from rethink.model.decoder import Decoder
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.model.packing import PackedGroup, pack
 from rethink.recipe.loading import parse_recipe
-from rethink.recipe.schema import Recipe
 from rethink.runs.optimizer import MasterAdamW
 from rethink.types import Completion, Problem, Prompt, Rollout
 

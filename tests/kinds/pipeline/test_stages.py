@@ -7,13 +7,13 @@ import pytest
 from rethink.errors import RecipeError
 from rethink.kinds.distill.recipe import DistillRecipe, as_pipeline
 from rethink.kinds.eval.recipe import EvalRecipe
+from rethink.kinds.grpo.recipe import Recipe
 from rethink.kinds.pipeline.identity import stage_hash
 from rethink.kinds.pipeline.recipe import PipelineRecipe
 from rethink.kinds.pipeline.stages import ResolvedStage, downstream, resolve, upstream
 from rethink.kinds.samples.recipe import CurateRecipe
 from rethink.kinds.sft.recipe import SFTRecipe
 from rethink.recipe.loading import load_recipe, parse_recipe, recipe_to_yaml
-from rethink.recipe.schema import Recipe
 
 PIPELINE = """\
 name: small

@@ -14,7 +14,7 @@ from rethink.cli import main
 from rethink.errors import RunFailure
 from rethink.kinds.samples.drawing import different_problems
 from rethink.kinds.samples.general import general_prompts
-from rethink.kinds.samples.recipe import CurateRecipe, as_training
+from rethink.kinds.samples.recipe import CurateRecipe
 from rethink.recipe.loading import find_recipe, load_recipe
 from rethink.tasks.conversations import read_conversations
 from rethink.tasks.mix import build_task_mix
@@ -117,7 +117,7 @@ def test_samples_are_filtered_anew_without_sampling(run: Run, tmp_path: Path) ->
 def test_problems_are_different_ones(recipe_file: Path) -> None:
     recipe = load_recipe(recipe_file)
     assert isinstance(recipe, CurateRecipe)
-    problems = different_problems(build_task_mix(as_training(recipe)), 500)
+    problems = different_problems(build_task_mix(recipe.tasks, recipe.reward, recipe.seed), 500)
     assert len({(p.task, p.question) for p in problems}) == len(problems)
     assert 20 < len(problems) <= 36, "all that are not held out, once"
 

@@ -16,17 +16,16 @@ import psutil
 import pytest
 
 from rethink.errors import RecipeError
+from rethink.kinds.grpo.data import rubric_of, task_mix
 from rethink.recipe.loading import parse_recipe
 from rethink.rewards.builtin import PartContext, make_part
 from rethink.rewards.code.judge import run_script
 from rethink.rewards.code.part import check_isolation, run
 from rethink.rewards.code.tests import Pairs
 from rethink.rewards.outcome import PartFailed
-from rethink.rewards.rubric import build_rubric
 from rethink.rewards.sandbox import isolation, pool, process, syscalls
 from rethink.rewards.sandbox.errors import SandboxFailure, SandboxUnavailable
 from rethink.rewards.sandbox.process import Limits, Sandbox
-from rethink.tasks.mix import build_task_mix
 from tests.paths import ROOT
 from tests.rewards.code.hostile import SCATTERED
 from tests.rewards.sandbox_needed import children, needs_sandbox
@@ -204,7 +203,7 @@ def test_refused_without_bubblewrap(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "name: t\nsteps: 1\ntasks: [{kind: reasoning-gym, name: chain_sum}]\nreward: {parts: [{name: code}]}\n"
     recipe = parse_recipe(text, "test", ())
     with pytest.raises(SandboxUnavailable, match="not installed"):
-        build_rubric(recipe, build_task_mix(recipe))
+        rubric_of(recipe, task_mix(recipe))
 
 
 @pytest.mark.parametrize("kind", ["no namespaces", "no libseccomp", "walls that leak"])

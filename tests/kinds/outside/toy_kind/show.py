@@ -6,7 +6,8 @@ from typing import Any
 from rethink.observe.report.panels import ChartPlan
 from rethink.plan.costs import Costs
 from rethink.recipe.kind import Planned
-from rethink.recipe.schema import Recipe
+from rethink.recipe.schema import RolloutSection
+from rethink.runs.examined import Examined
 from toy_kind.recipe import ToyRecipe
 
 CHARTS = (ChartPlan("Loss of the toy", (("toy/loss", "loss"),)),)
@@ -32,8 +33,5 @@ def said(summary: dict[str, Any]) -> str:
     return f"{summary['steps']} copies"
 
 
-def checked(recipe: ToyRecipe) -> tuple[Recipe, bool] | None:
-    if not recipe.tasks:
-        return None
-    run = Recipe(name=recipe.name, steps=1, model=recipe.model, tasks=recipe.tasks)
-    return run, False
+def checked(recipe: ToyRecipe) -> Examined | None:
+    return Examined(RolloutSection()) if recipe.tasks else None

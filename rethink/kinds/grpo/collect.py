@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from rethink.algorithms.advantages import group_advantages, no_signal_groups
+from rethink.kinds.grpo.recipe import Recipe
 from rethink.model.chat import PromptRenderer
-from rethink.recipe.schema import Recipe
+from rethink.recipe.schema import RolloutSection
 from rethink.rewards.rubric import Rubric
 from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.sampler import Asked, sample
@@ -91,7 +92,7 @@ def plan(recipe: Recipe, sources: Sources, index: int) -> BatchPlan:
         )
         for place, problem in enumerate(problems)
     )
-    return BatchPlan(index, step, asked, sampling_params(recipe, sources, step))
+    return BatchPlan(index, step, asked, sampling_params(recipe.rollout, sources, step))
 
 
 def assemble(recipe: Recipe, index: int, rollouts: Sequence[Rollout]) -> RolloutBatch:
@@ -105,9 +106,8 @@ def assemble(recipe: Recipe, index: int, rollouts: Sequence[Rollout]) -> Rollout
     return RolloutBatch(index, groups, tuple(no_signal_groups(rewards_PG, valid_PG).tolist()))
 
 
-def sampling_params(recipe: Recipe, sources: Sources, step: int) -> SamplingParams:
+def sampling_params(r: RolloutSection, sources: Sources, step: int) -> SamplingParams:
     """How the rollouts for `step` are drawn."""
-    r = recipe.rollout
     return SamplingParams(
-        r.temperature, r.top_p, r.top_k, recipe.max_new_tokens_at(step), r.stop_strings, sources.stop_token_ids
+        r.temperature, r.top_p, r.top_k, r.max_new_tokens_at(step), r.stop_strings, sources.stop_token_ids
     )

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rethink.kinds.grpo.collect import Sources, collect, plan
+from rethink.kinds.grpo.data import rubric_of, task_mix
 from rethink.model.chat import PromptRenderer
 from rethink.model.tokenizer import Tokenizer
 from rethink.recipe.loading import parse_recipe
-from rethink.rewards.rubric import build_rubric, closing
+from rethink.rewards.rubric import closing
 from rethink.rollout.scripted import ScriptedEngine
-from rethink.runs.collect import Sources, collect, plan
 from rethink.seeds import draw
 from rethink.store.run_folder import RunFolder
-from rethink.tasks.mix import build_task_mix
 
 TEXT = """
 name: t
@@ -30,9 +30,9 @@ def test_a_batch_is_a_function_of_its_index(tmp_path: Path, small_tokenizer: Tok
     recipe = parse_recipe(TEXT, "test")
 
     def sources(*lines: str) -> Sources:
-        mix = build_task_mix(recipe)
+        mix = task_mix(recipe)
         engine = ScriptedEngine(lines, small_tokenizer.encode)
-        return Sources(mix, PromptRenderer(small_tokenizer, recipe.prompt, 200), engine, build_rubric(recipe, mix), ())
+        return Sources(mix, PromptRenderer(small_tokenizer, recipe.prompt, 200), engine, rubric_of(recipe, mix), ())
 
     one, other = sources("<think>a</think><answer>1</answer>", "no", "no"), sources("other")
     folder = RunFolder.create(tmp_path / "run", recipe_yaml="", recipe_hash="h", environment={}, choices={})

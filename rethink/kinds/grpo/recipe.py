@@ -1,0 +1,158 @@
+"""Reinforcement learning with GRPO as a recipe: `kind: grpo`.
+
+Counting: a *rollout batch* is `prompts_per_batch` × `group_size` completions; it is cut at group boundaries into
+`mini_batches` and passed over `epochs` times; each mini-batch is one optimizer update, and a *step* is one optimizer
+update. Every `*_steps` and `every` counts steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from rethink.recipe.base import AskingRecipe, TrainingRecipe
+from rethink.recipe.schema import AlgorithmSection, EvaluationSection, RolloutSection, TaskSource
+
+
+class Recipe(AskingRecipe, TrainingRecipe):
+    """A whole GRPO run."""
+
+    FREE: ClassVar[tuple[str, ...]] = (
+        "name",
+        "description",
+        "steps",
+        "evaluation.every",
+        "checkpoint",
+        "trackers",
+        "reward.seconds",
+        "reward.memory_gb",
+        "reward.workers",
+        "model.shape",
+        "model.trust_remote_code",
+        "optimizer.over_memory",
+    )
+    """What may change on resume: see `identity.py`."""
+
+    kind: Literal["grpo"] = "grpo"
+    """What is run."""
+    steps: int = Field(gt=0)
+    """Optimizer updates in all. Raise it to extend a finished run. Where it is no multiple of the steps that share a
+    rollout batch (`mini_batches` x `epochs`), only the first part of the last batch is trained on."""
+    tasks: tuple[TaskSource, ...] = Field(min_length=1)
+    """Sources of problems, mixed by weight."""
+    rollout: RolloutSection = RolloutSection()
+    """Sampling."""
+    algorithm: AlgorithmSection = AlgorithmSection()
+    """GRPO."""
+    evaluation: EvaluationSection = EvaluationSection()
+    """Held-out evaluation."""
+
+    @property
+    def length(self) -> int:
+        """Optimizer updates in all."""
+        return self.steps
+
+    @property
+    def longest_completion(self) -> int:
+        """The highest token limit that holds at some step of this run, in rollouts or evaluations."""
+        return max(self.token_limits().values())
+
+    @property
+    def steps_per_batch(self) -> int:
+        """Optimizer updates that share one rollout batch."""
+        return self.algorithm.mini_batches * self.algorithm.epochs
+
+    def token_limits(self) -> dict[str, int]:
+        """Every token limit that holds at some step of this run, by its key."""
+        limit, evaluation = self.rollout.max_new_tokens, self.evaluation
+        if isinstance(limit, int):
+            limits = {"rollout.max_new_tokens": limit}
+        else:
+            limits = {f"rollout.max_new_tokens.{step}": n for step, n in limit.items() if step < self.steps}
+        if evaluation.max_new_tokens is not None and evaluation.problems:
+            limits["evaluation.max_new_tokens"] = evaluation.max_new_tokens
+        return limits
+
+    def contradictions(self) -> Iterator[str]:
+        """What cannot be meant in a run of this kind."""
+        yield from _batch(self)
+        yield from _sampling(self.rollout)
+        yield from _algorithm(self.algorithm)
+        yield from _evaluation(self.evaluation)
+        yield from super().contradictions()
+
+
+def _batch(recipe: Recipe) -> Iterator[str]:
+    prompts, parts = recipe.rollout.prompts_per_batch, recipe.algorithm.mini_batches
+    if recipe.rollout.group_size == 1:
+        yield (
+            "`rollout.group_size` is 1: GRPO compares the completions of one prompt with each other, and one alone has "
+            "no advantage, so nothing would be learned. Use 2 or more; 8 and 16 are usual."
+        )
+    if prompts % parts:
+        fitting = [n for n in range(1, prompts + 1) if prompts % n == 0]
+        near = min(fitting, key=lambda n: abs(n - parts))
+        more = -(-prompts // parts) * parts
+        yield (
+            f"`rollout.prompts_per_batch` {prompts} cannot be cut into `algorithm.mini_batches` {parts} of equal size "
+            f"(mini-batches are cut between groups). Use `algorithm.mini_batches={near}` or "
+            f"`rollout.prompts_per_batch={more}`."
+        )
+
+
+def _sampling(rollout: RolloutSection) -> Iterator[str]:
+    cut = [f"`rollout.top_p={rollout.top_p:g}`"] if rollout.top_p < 1 else []
+    cut += [f"`rollout.top_k={rollout.top_k}`"] if rollout.top_k > 0 else []
+    if cut and not rollout.allow_truncated:
+        yield (
+            f"{' and '.join(cut)} would train on samples of a cut distribution, while ratio and KL use the full one, "
+            "which biases the update. Sample from the full distribution (`rollout.top_p=1 rollout.top_k=0`), or accept "
+            "it with `rollout.allow_truncated=true`."
+        )
+    if "" in rollout.stop_strings:
+        yield "`rollout.stop_strings` holds an empty string, which would end every completion at once. Remove it."
+    limit = rollout.max_new_tokens
+    if isinstance(limit, int):
+        if limit < 1:
+            yield f"`rollout.max_new_tokens` is {limit}; a completion needs room for at least 1 token."
+        return
+    if 0 not in limit:
+        first = f"its first step is {min(limit)}" if limit else "it is empty"
+        yield (
+            f"`rollout.max_new_tokens` must say which limit holds from step 0 on, but {first}. Begin it with `0: …`, "
+            "for example `{0: 256, 100: 512}`."
+        )
+    if min(limit, default=0) < 0 or min(limit.values(), default=1) < 1:
+        yield f"`rollout.max_new_tokens` is {limit}; steps must be 0 or more and limits 1 or more."
+
+
+def _algorithm(algorithm: AlgorithmSection) -> Iterator[str]:
+    if algorithm.reference_every is not None and algorithm.beta == 0:
+        yield (
+            f"`algorithm.reference_every` is {algorithm.reference_every}, but with `algorithm.beta` 0 there is no "
+            "reference model to replace. Set a beta, such as `algorithm.beta=0.001`, or remove `reference_every`."
+        )
+    if algorithm.fixed_denominator is not None and algorithm.aggregation != "fixed":
+        yield (
+            f"`algorithm.fixed_denominator` is set, but `algorithm.aggregation` is `{algorithm.aggregation}` and does "
+            "not use it. Set `algorithm.aggregation=fixed`, or remove the denominator."
+        )
+
+
+def _evaluation(evaluation: EvaluationSection) -> Iterator[str]:
+    if evaluation.every is not None and evaluation.problems == 0:
+        yield (
+            f"`evaluation.every` is {evaluation.every}, but `evaluation.problems` 0 turns evaluation off. Set "
+            "`evaluation.problems=200`, or remove `every`."
+        )
+    if evaluation.every_problems is None:
+        return
+    if evaluation.every is None:
+        yield "`evaluation.every_problems` has no effect without `evaluation.every`. Set both or neither."
+    if evaluation.every_problems > evaluation.problems:
+        yield (
+            f"`evaluation.every_problems` {evaluation.every_problems} is above `evaluation.problems` "
+            f"{evaluation.problems}, of which it takes the first. Use at most {evaluation.problems}."
+        )

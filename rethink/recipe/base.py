@@ -1,0 +1,138 @@
+"""What recipes of several kinds have in common: the fields, and what is refused in them.
+
+    AnyRecipe ─► ModelRecipe ─┬─► AskingRecipe     a model answers problems, and rewards score it (eval, samples)
+                              └─► TrainingRecipe   a model is trained (grpo, which asks too)
+                                      └─► RowsRecipe   on rows of data, for so many epochs (sft, reward-model)
+
+A kind's own recipe, in its folder, derives from one of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from rethink.errors import RecipeError
+from rethink.recipe.checks import optimizer_contradictions, section_contradictions
+from rethink.recipe.schema import (
+    CheckpointSection,
+    EvaluationTimes,
+    ModelSection,
+    OptimizerSection,
+    PromptSection,
+    RewardSection,
+    Section,
+    TaskSource,
+)
+
+
+class AnyRecipe(Section):
+    """What a recipe of every kind has."""
+
+    FREE: ClassVar[tuple[str, ...]] = ("name", "description")
+    """What may change on resume: see `identity.py`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Short name; runs go to `runs/<name>` unless `--out` says otherwise."""
+    kind: str
+    """What is run."""
+    description: str = ""
+    """One or two sentences for the reader."""
+    seed: int = Field(default=0, ge=0)
+    """Decides all that is random: problems, samples, the order of rows. Stages of a pipeline take the pipeline's, where
+    they have none of their own; so with `threads` and `device`."""
+    threads: int | None = Field(default=None, gt=0)
+    """CPU threads; None: the cores this process may use. Recorded, and reused on resume."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute. `auto`: CUDA where torch has it."""
+
+    @property
+    def length(self) -> int | None:
+        """Optimizer updates in all; None: there are none, or the data decide."""
+        return None
+
+    @model_validator(mode="after")
+    def _refuse_degenerate(self) -> AnyRecipe:
+        found = list(self.contradictions())
+        if found:
+            raise RecipeError(" ".join(found))
+        return self
+
+    def contradictions(self) -> Iterator[str]:
+        """Values that contradict each other or would do nothing: a paragraph for each, with what to write instead."""
+        yield from ()
+
+
+class ModelRecipe(AnyRecipe):
+    """A recipe that uses a model."""
+
+    model: ModelSection = ModelSection()
+    """The model."""
+
+
+class AskingRecipe(ModelRecipe):
+    """A recipe whose model answers problems, which rewards score."""
+
+    prompt: PromptSection = PromptSection()
+    """From problem to prompt."""
+    tasks: tuple[TaskSource, ...] = ()
+    """Sources of problems, mixed by weight."""
+    reward: RewardSection = RewardSection()
+    """What scores a completion."""
+
+    def token_limits(self) -> dict[str, int]:
+        """Every token limit of a completion that holds at some time, by its key."""
+        return {}
+
+    def contradictions(self) -> Iterator[str]:
+        """Of prompt, tasks, rewards and model, and of the kinds below."""
+        yield from super().contradictions()
+        yield from section_contradictions(
+            self.prompt, self.tasks, self.reward, self.model, limits=self.token_limits(), steps=self.length
+        )
+
+
+class TrainingRecipe(ModelRecipe):
+    """A recipe that trains a model."""
+
+    optimizer: OptimizerSection = OptimizerSection()
+    """AdamW."""
+    evaluation: EvaluationTimes = EvaluationTimes()
+    """Held-out evaluation."""
+    checkpoint: CheckpointSection = CheckpointSection()
+    """Checkpoints."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Where metrics go beside the run's folder (extra `trackers`)."""
+
+    def contradictions(self) -> Iterator[str]:
+        """Of the optimizer, and of the kinds below."""
+        yield from super().contradictions()
+        yield from optimizer_contradictions(self.optimizer, self.length)
+
+
+class RowsRecipe(TrainingRecipe):
+    """A recipe that trains a model on rows of data."""
+
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the data; the last step may hold fewer rows. Give this or `steps`."""
+    steps: int | None = Field(default=None, gt=0)
+    """Optimizer updates in all. Give this or `epochs`."""
+    max_tokens: int | None = Field(default=None, gt=1)
+    """Longest row; None: the model's context."""
+
+    @property
+    def length(self) -> int | None:
+        """Optimizer updates in all, where `epochs` do not say."""
+        return self.steps
+
+    def contradictions(self) -> Iterator[str]:
+        """Of the length of the run, and of the kinds below."""
+        yield from super().contradictions()
+        if (self.steps is None) == (self.epochs is None):
+            given = "Neither `epochs` nor `steps` is" if self.steps is None else "Both `epochs` and `steps` are"
+            yield (
+                f"{given} given; the length of a run is one of them. Write `epochs: 2` (1 to 3 are usual), or "
+                "`steps: 100`."
+            )
