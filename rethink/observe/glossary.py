@@ -1,6 +1,6 @@
-"""Every metric of a run: what it means, its unit, what is healthy, and what to do when it is not.
+"""Every metric of a run: its meaning, its unit, its healthy values, and what to do otherwise.
 
-This table is the only place where that is said: the report and `docs/metrics.md` are made from it
+This table is the only source: the report and `docs/metrics.md` are generated from it
 (`python -m rethink.observe.glossary > docs/metrics.md`).
 """
 
@@ -18,13 +18,13 @@ class MetricInfo:
     name: str
     """Key in `metrics.jsonl`."""
     unit: str
-    """What a value counts; empty for plain numbers."""
+    """Unit of a value; empty for plain numbers."""
     meaning: str
-    """What it is, exactly."""
+    """Its exact definition."""
     healthy: str
-    """What a run that learns shows."""
+    """Its values in a run that learns."""
     unhealthy_action: str
-    """What to look at when it does not."""
+    """What to check or change otherwise."""
     source: str
     """Module that computes it."""
 
@@ -32,21 +32,20 @@ class MetricInfo:
 _TRAIN = "rethink.kinds"
 _EVAL = "rethink.eval"
 _LOSS = "rethink.algorithms"
-_NOTHING = "Nothing: it is for information."
+_NOTHING = "Nothing; for information only."
 
 SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
     (
         "Progress",
-        "Where the run is. A step is one optimizer update; a rollout batch feeds one or more of them.",
+        "The progress of the run. A step is one optimizer update; a rollout batch is used for one or more steps.",
         (
             MetricInfo("step", "steps", "Optimizer updates done. Step 0 holds the evaluation before training.",
-                       "Rises by one a row.", "A gap or repeat is a bug of ours: please report it.", _TRAIN),
-            MetricInfo("batch", "batches", "Number of the rollout batch that the step was trained on; its rollouts "
-                       "are in "
+                       "Rises by one per row.", "A gap or repeat is a bug in Rethink: please report it.", _TRAIN),
+            MetricInfo("batch", "batches", "Number of the rollout batch that the step trained on; its rollouts are in "
                        "`rollouts/batch-….parquet`.", "Rises by one every `mini_batches × epochs` steps.", _NOTHING,
                        _TRAIN),
-            MetricInfo("tokens/trained", "tokens", "Tokens that went through the model in training since the start of "
-                       "the run; a shared prefix counts once. In fine-tuning: `train/input_tokens`, step by step.",
+            MetricInfo("tokens/trained", "tokens", "Input tokens of the model in training since the start of the run; a "
+                       "shared prefix counts once. In fine-tuning: the sum of `train/input_tokens`.",
                        "Rises steadily.", "Does not rise: no group had a signal; see `rollout/no_signal`.", _TRAIN),
             MetricInfo("tokens/total", "tokens", "Completion tokens generated since the start of the run.",
                        "Rises steadily.", _NOTHING, _TRAIN),
@@ -54,121 +53,117 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
     ),
     (
         "Reward",
-        "What the rules said of the rollouts, over the rollout batch.",
+        "The rewards of the rollouts, over the rollout batch.",
         (
-            MetricInfo("reward/mean", "reward", "Mean of the weighted sum of the reward parts, over the rollouts that "
-                       "have a reward.", "Rises, quickly at first, then levels off.",
-                       "Flat from the start: the model never, or always, succeeds; choose easier or harder problems, "
-                       "add "
-                       "an example to the prompt, or raise the learning rate. Falling: lower the learning rate.",
+            MetricInfo("reward/mean", "reward", "Mean of the weighted sum of the reward functions, over the rollouts "
+                       "that have a reward.", "Rises, quickly at first, then levels off.",
+                       "Flat from the start: the model always fails, or always succeeds; choose easier or harder "
+                       "problems, add an example to the prompt, or raise the learning rate. Falls: lower the learning "
+                       "rate.",
                        _TRAIN),
             MetricInfo("reward/std", "reward", "Standard deviation of the reward over the batch.",
                        "Well above 0 while there is something to learn; falls as the task is mastered.",
-                       "Near 0 early: all rollouts earn the same, so there is no signal; change the task's difficulty.",
+                       "Near 0 early: all rollouts have the same reward, so there is no signal; change the difficulty.",
                        _TRAIN),
-            MetricInfo("reward/<part>", "score", "Mean score of one part of the reward, before its weight, over the "
-                       "rollouts that it scored.", "Each part rises; format usually first.",
-                       "One part rises while another falls: the policy trades one for the other; change their weights "
+            MetricInfo("reward/<part>", "score", "Mean score of one reward function, before its weight, over the "
+                       "rollouts that it scored.", "Each rises; format usually first.",
+                       "One rises while another falls: the policy trades one for the other; change their weights "
                        "and read some completions.", "rethink.rewards"),
-            MetricInfo("reward/failed", "share", "Share of the outcomes of all reward parts that are failures.", "0.",
-                       "Read the causes in the column `reward_parts` of the rollouts and mend the reward; above "
+            MetricInfo("reward/failed", "share", "Share of the results of all reward functions that are failures.",
+                       "0.", "Read the causes in the column `reward_parts` of the rollouts and fix the reward; above "
                        "`reward.max_failure_share` the run stops.", "rethink.rewards"),
-            MetricInfo("failure/<cause>", "outcomes", "Failures of reward parts in the batch by cause: `timeout`, "
+            MetricInfo("failure/<cause>", "failures", "Failures of reward functions in the batch by cause: `timeout`, "
                        "`crash`, `out_of_memory`, `invalid` (no number was returned) or `exception`; only causes that "
-                       "occurred.", "Not there.", "`timeout`: raise `reward.seconds` or mend the checker; "
-                       "`out_of_memory`: raise `reward.memory_gb`; the others: read an example in the rollouts.",
+                       "occurred.", "Absent.", "`timeout`: raise `reward.seconds` or fix the checker; "
+                       "`out_of_memory`: raise `reward.memory_gb`; others: read an example in the rollouts.",
                        "rethink.rewards"),
-            MetricInfo("reward/abstained", "share", "Share of rollouts for which a reward part abstained, e.g. since "
-                       "the "
+            MetricInfo("reward/abstained", "share", "Share of rollouts for which a reward function abstained, for "
+                       "example because the "
                        "gold answer cannot be read.", "Near 0.", "Check the gold answers and `answer_format` of the "
                        "task.", "rethink.rewards"),
         ),
     ),
     (
         "Rollouts",
-        "What the policy generates, over the rollout batch.",
+        "The completions of the policy, over the rollout batch.",
         (
-            MetricInfo("rollout/accuracy", "share", "Mean of the accuracy part: the share of completions whose answer "
-                       "is "
-                       "right.", "Rises, noisily: a batch is small. The held-out evaluation is the steadier measure.",
-                       "Rises while `eval/accuracy` does not: the training problems are learnt by heart; use more of "
+            MetricInfo("rollout/accuracy", "share", "Mean of the reward `accuracy`: the share of right answers.",
+                       "Rises, noisily: a batch is small. The held-out evaluation is less noisy.",
+                       "Rises while `eval/accuracy` does not: the model overfits the training problems; use more of "
                        "them.", _TRAIN),
             MetricInfo("rollout/format", "share", "Share of completions that keep the required format.",
                        "Near 1 after the first tens of steps.", "Stays near 0: show the format in an example of the "
-                       "prompt. Falls later: raise the weight of the format part or lower the learning rate.", _TRAIN),
+                       "prompt. Falls later: raise the weight of the format reward or lower the learning rate.",
+                       _TRAIN),
             MetricInfo("rollout/length_mean", "tokens", "Mean length of a completion, its stop token included.",
-                       "Changes slowly. On hard tasks it grows as the model learns to think; on easy ones it may "
-                       "shrink.",
-                       "Runs into the limit: see `rollout/truncated`. Shrinks to a few tokens: the model skips "
-                       "thinking; "
-                       "check that the reward asks for it.", _TRAIN),
+                       "Changes slowly. On hard tasks it grows as the model learns to think; on easy tasks it may "
+                       "fall.",
+                       "Reaches the limit: see `rollout/truncated`. Falls to a few tokens: the model skips thinking; "
+                       "check that the reward requires it.", _TRAIN),
             MetricInfo("rollout/length_max", "tokens", "Length of the longest completion.",
                        "Below `max_new_tokens` most of the time.", "See `rollout/truncated`.", _TRAIN),
             MetricInfo("rollout/truncated", "share", "Share of completions cut off by the token limit.",
-                       "Below 0.1.", "Raise `rollout.max_new_tokens`; if the texts repeat themselves, lower the "
-                       "learning "
+                       "Below 0.1.", "Raise `rollout.max_new_tokens`. If the texts are repetitive, lower the learning "
                        "rate or the temperature.", _TRAIN),
-            MetricInfo("rollout/no_signal", "share", "Share of groups whose rewards are all equal: their advantage is "
-                       "0.",
-                       "Below 0.5.", "With a high reward: the task is too easy; with a low one, too hard. Change the "
-                       "mixture or curriculum, or enlarge `group_size`.", _TRAIN),
+            MetricInfo("rollout/no_signal", "share", "Share of groups whose rewards are all equal: their advantages "
+                       "are 0.",
+                       "Below 0.5.", "With a high reward, the task is too easy; with a low one, too hard. Change the "
+                       "mixture or curriculum, or raise `group_size`.", _TRAIN),
             MetricInfo("rollout/reflection", "words per 1,000 words", "Words of reflection (such as \"wait\", "
-                       "\"let me check\") for each 1,000 words of completion text.",
-                       "Small models show few. A rise with rising accuracy is the paper's aha moment.",
-                       "A sharp rise without accuracy is an empty habit: read the completions.",
+                       "\"let me check\") per 1,000 words of completion text.",
+                       "Low for small models. A rise together with accuracy is the paper's aha moment.",
+                       "Rises sharply without accuracy: the words have no effect; read the completions.",
                        "rethink.analysis.reflection"),
             MetricInfo("rollout/reexamining", "share", "Share of completions with at least one word of reflection.",
                        "See `rollout/reflection`.", "See `rollout/reflection`.", "rethink.analysis.reflection"),
-            MetricInfo("rollout/corrected", "times", "Re-examinations of the batch that mended something: the same "
-                       "thing stated wrong before a word of reflection and right after it (docs/reflection.md).",
-                       "0 for most small models; any number that grows with accuracy is real reflection.",
-                       "0 while `rollout/reflection` rises: the words are a habit; read the completions.",
+            MetricInfo("rollout/corrected", "times", "Self-corrections in the batch: the same thing is stated wrong "
+                       "before a word of reflection and right after it (docs/reflection.md).",
+                       "0 for most small models. If it rises with accuracy, the reflection is real.",
+                       "0 while `rollout/reflection` rises: the words have no effect; read the completions.",
                        "rethink.analysis.self_correction"),
-            MetricInfo("rollout/repeated", "share", "Mean share of a completion's runs of eight tokens that repeat "
-                       "another of its own.", "Near 0.",
-                       "The policy is degenerating: lower the learning rate, or add the KL term (`algorithm.beta`).",
+            MetricInfo("rollout/repeated", "share", "Mean share of a completion's 8-grams of tokens that repeat another "
+                       "8-gram of the same completion.", "Near 0.",
+                       "The policy degenerates: lower the learning rate, or add the KL term (`algorithm.beta`).",
                        _TRAIN),
             MetricInfo("rollout/tokens", "tokens", "Completion tokens of the rollout batch.",
                        "Batch size times mean length.", _NOTHING, _TRAIN),
-            MetricInfo("rollout/tokens_per_s", "tokens/s", "Completion tokens generated for each second of rollout.",
+            MetricInfo("rollout/tokens_per_s", "tokens/s", "Completion tokens generated per second of rollout.",
                        "Steady; higher with more sequences at once.", "Falls: other programs use the processor, or the "
                        "KV budget is too small (`rollout.kv_budget_gb`).", _TRAIN),
         ),
     ),
     (
         "Policy",
-        "What the update does to the policy, over the completion tokens of the step.",
+        "The effect of the update on the policy, over the completion tokens of the step.",
         (
             MetricInfo("policy/loss", "loss", "The loss that was minimised (policy term and KL term).",
-                       "Near 0 and noisy: with one update a batch its value says little; its gradient is what counts.",
-                       "Not finite stops the run.", _LOSS),
+                       "Near 0 and noisy. With one update per batch its value has little meaning; its gradient counts.",
+                       "Not finite: the run stops.", _LOSS),
             MetricInfo("policy/kl", "nats/token", "Mean k3 estimate of the KL divergence from the reference model.",
                        "Grows slowly from 0.", "Grows fast (above 0.1 within tens of steps): lower the learning rate "
                        "or "
-                       "raise `algorithm.beta`. Absent where beta is 0: no reference is kept.", _LOSS),
+                       "raise `algorithm.beta`. Absent if beta is 0: there is no reference model.", _LOSS),
             MetricInfo("policy/entropy", "nats/token", "Mean entropy of the policy's next-token distribution at the "
                        "sampling temperature.", "Falls slowly.",
-                       "Falls to nearly 0: the policy has stopped exploring; lower the learning rate, raise the "
-                       "temperature or `clip_high`. Rises without end: lower the learning rate.", _LOSS),
-            MetricInfo("policy/clip_low", "share", "Share of tokens whose ratio was held at the lower clip bound.",
-                       "0 with one update a batch; below 0.1 otherwise.", "Lower the learning rate, or make fewer "
-                       "updates "
-                       "of a batch (`mini_batches`, `epochs`).", _LOSS),
-            MetricInfo("policy/clip_high", "share", "Share of tokens whose ratio was held at the upper clip bound.",
-                       "0 with one update a batch; below 0.1 otherwise.", "As for `policy/clip_low`; a larger "
-                       "`clip_high` "
-                       "lets rare tokens grow.", _LOSS),
-            MetricInfo("policy/ratio_mean", "", "Mean ratio of the policy's probability of a token to that at "
+                       "Falls to nearly 0: the policy no longer explores; lower the learning rate, raise the "
+                       "temperature or `clip_high`. Keeps rising: lower the learning rate.", _LOSS),
+            MetricInfo("policy/clip_low", "share", "Share of tokens whose ratio is clipped at the lower bound.",
+                       "0 with one update per batch; below 0.1 otherwise.", "Lower the learning rate, or make fewer "
+                       "updates per batch (`mini_batches`, `epochs`).", _LOSS),
+            MetricInfo("policy/clip_high", "share", "Share of tokens whose ratio is clipped at the upper bound.",
+                       "0 with one update per batch; below 0.1 otherwise.", "As for `policy/clip_low`. A larger "
+                       "`clip_high` lets the probability of rare tokens grow.", _LOSS),
+            MetricInfo("policy/ratio_mean", "", "Mean ratio of a token's probability under the policy to that at "
                        "sampling.",
-                       "Within 0.01 of 1.", "Drifts: too many updates of one batch, or a mismatch: see "
+                       "Within 0.01 of 1.", "Drifts: too many updates per batch, or a mismatch; see "
                        "`policy/mismatch`.", _LOSS),
-            MetricInfo("policy/ratio_max", "", "Largest ratio of any token.", "Below 2 with one update a batch.",
+            MetricInfo("policy/ratio_max", "", "Largest ratio of any token.", "Below 2 with one update per batch.",
                        "Large: one token dominates the update; see `policy/mismatch_max`.", _LOSS),
             MetricInfo("policy/mismatch", "nats/token", "Mean absolute difference between the engine's and the "
                        "trainer's "
                        "log-probability of the sampled tokens, before the first update of a batch.",
                        "Below 0.001 in fp32, below 0.03 in bf16.", "Engine and trainer disagree: train with "
-                       "`model.dtype=float32` to see whether it is rounding; if not, it is a bug of ours.", _TRAIN),
+                       "`model.dtype=float32` to see whether it is rounding; if not, it is a bug in Rethink.", _TRAIN),
             MetricInfo("policy/mismatch_max", "nats", "Largest such difference of any token.",
                        "Below 0.01 in fp32, below 1 in bf16.", "As for `policy/mismatch`.", _TRAIN),
         ),
@@ -180,72 +175,71 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
             MetricInfo("optimizer/learning_rate", "", "Learning rate of the step.", "Follows the schedule.", _NOTHING,
                        _TRAIN),
             MetricInfo("optimizer/grad_norm", "", "Global gradient norm before clipping.",
-                       "Steady; single spikes are harmless since they are clipped.", "Grows over many steps: lower the "
-                       "learning rate. 0: no group had a signal.", _TRAIN),
+                       "Steady; single spikes are harmless because they are clipped.", "Grows over many steps: lower "
+                       "the learning rate. 0: no group had a signal.", _TRAIN),
         ),
     ),
     (
         "Supervised fine-tuning",
-        "Only runs of the kind `sft` have these; they have none of the sections Reward, Rollouts and Policy.",
+        "Only runs of the kind `sft` have these metrics. They have none of the sections Reward, Rollouts and Policy.",
         (
             MetricInfo("train/loss", "nats/token", "Mean negative log-likelihood of the step's trained tokens (the "
-                       "assistant's), averaged as `aggregation` says; before the update.",
-                       "Falls quickly, then slowly; a step down at each new epoch is memory of the rows.",
-                       "Rises over many steps: lower the learning rate. Near 0: the rows are learnt by heart; train "
-                       "for fewer epochs. Not finite stops the run.", _TRAIN),
+                       "assistant's), averaged as `aggregation` says, before the update.",
+                       "Falls quickly, then slowly. A drop at each new epoch shows that the model memorises the rows.",
+                       "Rises over many steps: lower the learning rate. Near 0: the model overfits; train for fewer "
+                       "epochs. Not finite: the run stops.", _TRAIN),
             MetricInfo("train/entropy", "nats/token", "Mean entropy of the model's next-token distribution at the "
-                       "trained tokens.", "Falls towards the loss: the model is as sure as it is right.",
-                       "Far below the loss: the model is sure and wrong; lower the learning rate.", _TRAIN),
+                       "trained tokens.", "Falls towards the loss: the model is calibrated.",
+                       "Far below the loss: the model is overconfident; lower the learning rate.", _TRAIN),
             MetricInfo("train/tokens", "tokens", "Trained tokens of the step.", "Varies with the rows drawn.",
                        _NOTHING, _TRAIN),
-            MetricInfo("train/input_tokens", "tokens", "Tokens that went through the model in the step; what documents "
-                       "begin with alike counts once.", "Varies with the rows drawn.", _NOTHING, _TRAIN),
+            MetricInfo("train/input_tokens", "tokens", "Input tokens of the model in the step; a prefix that documents "
+                       "share counts once.", "Varies with the rows drawn.", _NOTHING, _TRAIN),
             MetricInfo("train/epoch", "epochs", "Documents seen so far, in epochs.", "Rises steadily.", _NOTHING,
                        _TRAIN),
             MetricInfo("eval/loss", "nats/token", "Mean negative log-likelihood of the trained tokens of the held-out "
                        "documents, over all of them.", "Falls, then levels off.",
-                       "Rises while `train/loss` falls: the rows are learnt by heart; train for fewer epochs or with "
-                       "more rows.", _TRAIN),
+                       "Rises while `train/loss` falls: the model overfits; train for fewer epochs or with more rows.",
+                       _TRAIN),
             MetricInfo("eval/tokens", "tokens", "Tokens that `eval/loss` is the mean of.", "Constant.", _NOTHING,
                        _TRAIN),
         ),
     ),
     (
         "Reward models",
-        "Only runs of the kind `reward-model` have these; they have none of the sections Reward, Rollouts and Policy. "
-        "The right side is the chosen response of a pair, or a response's own label.",
+        "Only runs of the kind `reward-model` have these metrics. They have none of the sections Reward, Rollouts and "
+        "Policy. The correct side is the chosen response of a pair, or a response's own label.",
         (
             MetricInfo("reward_model/loss", "nats", "Mean loss of the step's examples, before the update: "
                        "-log sigmoid(chosen - rejected), or binary cross-entropy.", "Falls from about 0.69 (chance).",
                        "Stays at 0.69: raise the learning rate, or the responses do not differ in what is scored "
                        "(`on`). Near 0 while the held-out loss rises: train for fewer epochs.", _TRAIN),
-            MetricInfo("reward_model/accuracy", "share", "Share of the step's examples with the right side ahead.",
+            MetricInfo("reward_model/accuracy", "share", "Share of the step's examples with the correct side ahead.",
                        "Rises from about 0.5.", "See `reward_model/loss`.", _TRAIN),
-            MetricInfo("reward_model/margin", "score", "Mean lead of the right side over the step's examples.",
-                       "Rises, then levels off.", "Grows without end: the examples are learnt by heart.", _TRAIN),
+            MetricInfo("reward_model/margin", "score", "Mean lead of the correct side over the step's examples.",
+                       "Rises, then levels off.", "Keeps growing: the model overfits the examples.", _TRAIN),
             MetricInfo("eval/reward_model_loss", "nats", "The loss on the held-out examples.",
                        "Falls, then levels off.", "Rises while `reward_model/loss` falls: train for fewer epochs or on "
                        "more examples.", _TRAIN),
-            MetricInfo("eval/margin", "score", "Mean lead of the right side over the held-out examples.",
+            MetricInfo("eval/margin", "score", "Mean lead of the correct side over the held-out examples.",
                        "Near `reward_model/margin`.", "Far below it: see `eval/reward_model_loss`.", _TRAIN),
             MetricInfo("eval/margin_median", "score", "Median of that lead.", "Near `eval/margin`.",
                        "Far from it: a few examples carry the mean.", _TRAIN),
-            MetricInfo("eval/ece", "share", "Expected calibration error on the held-out examples: by how much the "
-                       "probability that the model gives misses the share that comes true, over ten bins.",
-                       "Below 0.1.", "The model is surer than it is right: train for fewer epochs, or on more "
-                       "examples. Few held-out examples make it large by chance.", _TRAIN),
+            MetricInfo("eval/ece", "share", "Expected calibration error on the held-out examples: the mean difference "
+                       "between predicted probability and observed share, over ten bins.",
+                       "Below 0.1.", "The model is overconfident: train for fewer epochs, or on more examples. With "
+                       "few held-out examples it can be large by chance.", _TRAIN),
         ),
     ),
     (
         "Held-out evaluation",
-        "On problems that are never trained on. Only rows of steps with an evaluation have these.",
+        "On problems that are never trained on. Only rows of steps with an evaluation have these metrics.",
         (
-            MetricInfo("eval/accuracy", "share", "Share of held-out problems answered rightly.",
-                       "Rises with `rollout/accuracy`.", "Lags far behind it: the training problems are learnt by "
-                       "heart, or "
+            MetricInfo("eval/accuracy", "share", "Share of held-out problems with a right answer.",
+                       "Rises with `rollout/accuracy`.", "Far below it: the model overfits the training problems, or "
                        "the evaluation's token limit is too small (`eval/truncated`).", _EVAL),
             MetricInfo("eval/accuracy_low", "share", "Lower end of the 95 % Wilson score interval of the accuracy.",
-                       "Above the upper end of the interval before training: then the gain is not chance.",
+                       "Above the upper end of the interval before training: the gain is not chance.",
                        "Intervals overlap: evaluate more problems (`evaluation.problems`).", _EVAL),
             MetricInfo("eval/accuracy_high", "share", "Upper end of that interval.", "See `eval/accuracy_low`.",
                        "See `eval/accuracy_low`.", _EVAL),
@@ -258,35 +252,35 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
             MetricInfo("eval/n", "problems",
                        "Held-out problems (in fine-tuning: documents; of reward models: examples).",
                        "200 or more for a narrow interval.", "Raise `evaluation.problems`.", _EVAL),
-            MetricInfo("eval/judged", "problems", "Those of them that could be judged: what accuracy and its interval "
-                       "are of.", "All.", "Gold answers that the checker cannot read: see `tasks.answer_format`.",
+            MetricInfo("eval/judged", "problems", "Held-out problems that could be scored; accuracy and its interval "
+                       "cover these.", "All.", "The checker cannot read some gold answers: see `tasks.answer_format`.",
                        _EVAL),
         ),
     ),
     (
         "Time and memory",
-        "Wall-clock time of the step's phases. A rollout shared by several steps counts for the first of them.",
+        "Wall-clock time of the step's phases. A rollout batch of several steps counts for the first of them.",
         (
             MetricInfo("time/rollout", "s", "Generating the rollouts.", "The largest phase.",
-                       "See `rollout/tokens_per_s`; the longest completion decides, so look at `rollout/length_max`.",
+                       "See `rollout/tokens_per_s`. The longest completion decides; see `rollout/length_max`.",
                        _TRAIN),
-            MetricInfo("time/reward", "s", "Waiting for rewards after the last rollout has ended; most are computed "
-                       "while rollouts are sampled.", "Near 0.",
-                       "A slow checker: look for time-outs in `reward_parts`.", _TRAIN),
+            MetricInfo("time/reward", "s", "Waiting for rewards after the last rollout; most are computed while "
+                       "rollouts are sampled.", "Near 0.",
+                       "A slow checker: look for timeouts in `reward_parts`.", _TRAIN),
             MetricInfo("time/train", "s", "Forward and backward passes.", "Grows with the tokens of the batch.",
-                       "Larger `optimizer.micro_batch_tokens` may help where memory allows.", _TRAIN),
-            MetricInfo("time/optimizer", "s", "Clipping, AdamW, and handing the weights to the engine.", "Constant.",
+                       "A larger `optimizer.micro_batch_tokens` may help if memory allows.", _TRAIN),
+            MetricInfo("time/optimizer", "s", "Clipping, AdamW, and passing the weights to the engine.", "Constant.",
                        _NOTHING, _TRAIN),
-            MetricInfo("time/evaluation", "s", "Held-out evaluation, in steps that have one.", "Rare enough to be "
-                       "cheap.",
+            MetricInfo("time/evaluation", "s", "Held-out evaluation, in steps that have one.",
+                       "A small share of the run.",
                        "Evaluate less often or fewer problems (`evaluation.every`, `every_problems`).", _TRAIN),
-            MetricInfo("time/checkpoint", "s", "Saving the recovery checkpoint of the step before, where it has one.",
+            MetricInfo("time/checkpoint", "s", "Saving the recovery checkpoint of the previous step, if it has one.",
                        "Seconds.",
                        "Save less often (`checkpoint.every`) or to a faster disk.", _TRAIN),
-            MetricInfo("time/step", "s", "The whole step.", "The sum of the phases, nearly.",
+            MetricInfo("time/step", "s", "The whole step.", "About the sum of the phases.",
                        "Much more than the sum: please report it.", _TRAIN),
-            MetricInfo("memory/peak_rss_mb", "MB", "Most memory that the process has used so far.",
-                       "Level after the first steps.", "Grows: lower `rollout.kv_budget_gb` or "
+            MetricInfo("memory/peak_rss_mb", "MB", "Highest memory use of the process so far.",
+                       "Constant after the first steps.", "Grows: lower `rollout.kv_budget_gb` or "
                        "`optimizer.micro_batch_tokens`.", _TRAIN),
         ),
     ),
@@ -297,7 +291,7 @@ GLOSSARY: dict[str, MetricInfo] = {info.name: info for _, _, infos in SECTIONS f
 
 
 def describe(name: str) -> MetricInfo:
-    """The entry of a metric; `reward/anything` and `failure/anything` have a common one.
+    """The entry of a metric; all `reward/…` share one entry, and so do all `failure/…`.
 
     Raises `KeyError` for an unknown name.
     """
@@ -315,13 +309,13 @@ def markdown() -> str:
         "# Metrics",
         "",
         "Each row of a run's `metrics.jsonl` is one step with these keys; the live view, the report and the trackers",
-        "show the same numbers. This page is made from `rethink/observe/glossary.py` by",
+        "show the same numbers. This page is generated from `rethink/observe/glossary.py` by",
         "`python -m rethink.observe.glossary > docs/metrics.md`.",
         "",
     ]
     for title, text, infos in SECTIONS:
         lines += [f"## {title}", "", text, ""]
-        lines += ["| metric | unit | meaning | healthy | when it is not | from |", "|---|---|---|---|---|---|"]
+        lines += ["| metric | unit | meaning | healthy | otherwise | from |", "|---|---|---|---|---|---|"]
         for info in infos:
             cells = (f"`{info.name}`", info.unit or "–", info.meaning, info.healthy, info.unhealthy_action)
             lines.append("| " + " | ".join(cells) + f" | `{info.source}` |")
