@@ -29,24 +29,24 @@ from rethink.recipe.schema import (
 
 
 class AnyRecipe(Section):
-    """What a recipe of every kind has."""
+    """Fields of every recipe, whatever its kind."""
 
     FREE: ClassVar[tuple[str, ...]] = ("name", "description")
     """What may change on resume: see `identity.py`."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    """Short name; runs go to `runs/<name>` unless `--out` says otherwise."""
+    """Short name; the run folder is `runs/<name>` unless `--out` names another."""
     kind: str
-    """What is run."""
+    """Kind of run."""
     description: str = ""
     """One or two sentences for the reader."""
     seed: int = Field(default=0, ge=0)
-    """Decides all that is random: problems, samples, the order of rows. Stages of a pipeline take the pipeline's, where
-    they have none of their own; so with `threads` and `device`."""
+    """Determines everything random: problems, samples, the order of rows. A stage without its own `seed`, `threads` or
+    `device` uses the pipeline's."""
     threads: int | None = Field(default=None, gt=0)
-    """CPU threads; None: the cores this process may use. Recorded, and reused on resume."""
+    """CPU threads; None: the cores that this process may use. Recorded, and reused on resume."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute. `auto`: CUDA where torch has it."""
+    """Device. `auto`: CUDA if torch supports it."""
 
     @property
     def length(self) -> int | None:
@@ -76,11 +76,11 @@ class AskingRecipe(ModelRecipe):
     """A recipe whose model answers problems, which rewards score."""
 
     prompt: PromptSection = PromptSection()
-    """From problem to prompt."""
+    """How a problem is rendered."""
     tasks: tuple[TaskSource, ...] = ()
     """Sources of problems, mixed by weight."""
     reward: RewardSection = RewardSection()
-    """What scores a completion."""
+    """Rewards of a completion."""
 
     def token_limits(self) -> dict[str, int]:
         """Every token limit of a completion that holds at some time, by its key."""
@@ -104,7 +104,7 @@ class TrainingRecipe(ModelRecipe):
     checkpoint: CheckpointSection = CheckpointSection()
     """Checkpoints."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Where metrics go beside the run's folder (extra `trackers`)."""
+    """Trackers that also receive the metrics (extra `trackers`)."""
 
     def contradictions(self) -> Iterator[str]:
         """Of the optimizer, and of the kinds below."""
@@ -116,9 +116,9 @@ class RowsRecipe(TrainingRecipe):
     """A recipe that trains a model on rows of data."""
 
     epochs: float | None = Field(default=None, gt=0)
-    """Passes over the data; the last step may hold fewer rows. Give this or `steps`."""
+    """Passes over the data; the last step may have fewer rows. Give this or `steps`."""
     steps: int | None = Field(default=None, gt=0)
-    """Optimizer updates in all. Give this or `epochs`."""
+    """Number of optimizer updates. Give this or `epochs`."""
     max_tokens: int | None = Field(default=None, gt=1)
     """Longest row; None: the model's context."""
 

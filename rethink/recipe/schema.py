@@ -1,11 +1,11 @@
 """The sections of recipes: frozen and typed. What kinds of recipes have in common is in `base.py`.
 
-Field names are the field's standard terms. Counting: a *rollout batch* is `prompts_per_batch` × `group_size`
-completions; it is cut at group boundaries into `mini_batches` and passed over `epochs` times; each mini-batch is one
+Field names are the field's standard terms. A *rollout batch* is `prompts_per_batch` × `group_size` completions. It is
+cut at group boundaries into `mini_batches`, and training passes over it `epochs` times. Each mini-batch is one
 optimizer update, and a *step* is one optimizer update. Every `*_steps` and `every` below counts steps.
 
-Checks that need only the recipe live here and in `checks.py`; those that need the model (context length, vocabulary)
-run when it is loaded, still before anything slow.
+Checks that need only the recipe are here and in `checks.py`. Those that need the model (context length, vocabulary) run
+when it is loaded, still before anything slow.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
-    """Base of all parts: frozen, and unknown keys are errors."""
+    """Base of all sections: frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
@@ -24,18 +24,18 @@ class Section(BaseModel):
 
 
 class MixtureOfExperts(Section):
-    """Shape of the expert layers, for estimates of a model that is not loaded here."""
+    """Shape of the expert layers, for estimates without the weights."""
 
     experts: int = Field(gt=0)
-    """Routed experts a layer."""
+    """Routed experts per layer."""
     experts_per_token: int = Field(gt=0)
-    """Routed experts that each token visits."""
+    """Routed experts that process each token."""
     shared_experts: int = Field(default=0, ge=0)
-    """Experts that every token visits."""
+    """Experts that process every token."""
     expert_intermediate_size: int = Field(gt=0)
     """Hidden width of one expert."""
     dense_layers: int = Field(default=0, ge=0)
-    """Leading layers with a dense feed-forward instead."""
+    """Leading layers with a dense feed-forward instead of experts."""
 
 
 class ModelShape(Section):
@@ -56,55 +56,55 @@ class ModelShape(Section):
     vocab_size: int = Field(gt=0)
     """Entries of the vocabulary (V)."""
     context: int = Field(gt=0)
-    """Longest sequence the model takes, prompt and completion together."""
+    """Most tokens of prompt and completion together."""
     tie_embeddings: bool = False
     """Whether the head reuses the embedding."""
     mixture: MixtureOfExperts | None = None
     """Expert layers; None for a dense model."""
     kv_values_per_token: int | None = Field(default=None, gt=0)
-    """Values that a token leaves in the cache of one layer, where that is not 2 K D (latent attention)."""
+    """Values per token in the cache of one layer, if that is not 2 K D (latent attention)."""
     total_parameters: int | None = Field(default=None, gt=0)
-    """Published parameter count, where the fields above cannot give it (e.g. latent attention)."""
+    """Published parameter count, if the fields above do not determine it (e.g. latent attention)."""
     active_parameters: int | None = Field(default=None, gt=0)
-    """Published parameters active for a token."""
+    """Published parameters that are active per token."""
 
 
 class ModelSection(Section):
-    """Which model is trained."""
+    """The model that is trained."""
 
     path: str = "embedded"
     """`embedded` (SmolLM2-135M-Instruct), a hub id, a local Hugging Face folder, or a GGUF file; `tiny-random` is a toy
-    with random weights, to try a recipe out."""
+    model with random weights, to test a recipe."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Compute type. `auto` measures both at start and records the choice; master weights are always fp32."""
     trust_remote_code: bool = False
-    """Whether code that a model's repository ships may run. Only for repositories you trust."""
+    """Whether code in the model's repository may run. Only for repositories that you trust."""
     shape: ModelShape | None = None
     """Declared shape: lets `--dry-run` estimate without the weights."""
 
     @property
     def value_bytes(self) -> int:
-        """Bytes of a number in the compute type; `auto` is taken for bf16, as estimates do."""
+        """Bytes of a number in the compute type; `auto` counts as bf16, as in estimates."""
         return 4 if self.dtype == "float32" else 2
 
 
 class Example(Section):
-    """One worked example put before the question."""
+    """One worked example before the question."""
 
     question: str
     """The user's turn."""
     completion: str
-    """The assistant's whole turn, including what `prefill` would begin."""
+    """The assistant's whole turn, including the text of `prefill`."""
 
 
 class PromptSection(Section):
-    """How a problem becomes token ids."""
+    """How a problem is rendered to token ids."""
 
     template: Literal["chat", "r1-zero", "raw"] = "chat"
-    """`chat`: the model's own chat template; `r1-zero`: the paper's conversation template; `raw`: the instruction
-    alone."""
+    """`chat`: the model's own chat template; `r1-zero`: the paper's conversation template; `raw`: only the
+    instruction."""
     system: str | None = None
     """System message (`chat` only)."""
     instruction: str = "{question}"
@@ -112,24 +112,24 @@ class PromptSection(Section):
     examples: tuple[Example, ...] = ()
     """Few-shot examples, as earlier turns."""
     prefill: str = ""
-    """Text that the assistant's turn begins with (e.g. `<think>`): part of the prompt, never in the loss."""
+    """Beginning of the assistant's turn (e.g. `<think>`): part of the prompt, never in the loss."""
     max_tokens: int | None = Field(default=None, gt=0)
-    """Longest prompt accepted; longer ones are an error naming the problem. None: what the context leaves."""
+    """Longest prompt allowed; a longer one is an error that names the problem. None: the rest of the context."""
 
 
 class CurriculumStage(Section):
     """From this step on, these parameters replace those of the source."""
 
     step: int = Field(ge=0)
-    """First step (optimizer update) at which the stage holds."""
+    """First step (optimizer update) of the stage."""
     params: dict[str, Any] = Field(default_factory=dict)
-    """Merged over the source's `params`."""
+    """Override entries of the source's `params`."""
     weight: float | None = Field(default=None, ge=0)
     """New weight in the mixture; None keeps it."""
 
 
 class TaskSource(Section):
-    """Where problems come from."""
+    """A source of problems."""
 
     kind: Literal["reasoning-gym", "jsonl", "hub", "python"]
     """`reasoning-gym` (by `name`), `jsonl` (a file), `hub` (a data set; extra `hub`), `python` (`module:function`)."""
@@ -146,22 +146,22 @@ class TaskSource(Section):
     answer_key: str = "answer"
     """Key of the gold answer (`jsonl`, `hub`, `python`)."""
     answer_format: Literal["auto", "gsm8k", "boxed", "plain"] = "auto"
-    """How the gold answer is read: after `####`, in the last `\\boxed{}`, or as it stands. `auto` looks."""
+    """How the gold answer is read: after `####`, in the last `\\boxed{}`, or unchanged. `auto` detects the form."""
     checker: Literal["auto", "exact-number", "math-verify", "task"] = "auto"
     """What compares answers: the task's own scorer (`reasoning-gym`, which has no other, and `python` functions that
-    return one), exact numbers, or math-verify. `auto`: the task's where it has one, else exact numbers where every gold
-    answer is a number, else math-verify."""
+    return one), exact numbers, or math-verify. `auto`: the task's scorer if it has one, else exact numbers if every
+    gold answer is a number, else math-verify."""
     split: str = "train"
     """Split of a hub data set."""
     config: str | None = None
     """Configuration name of a hub data set."""
     held_out: str | None = None
-    """Separate file or split for held-out problems; None: one question in six of this source, by a hash of what it
-    asks. Questions that ask the same with their parts in another order (`3 + 5`, `5 + 3`) stay on one side, so no
-    held-out problem has such a twin in training."""
+    """Separate file or split for held-out problems; None: one question in six of this source, by a hash of its content.
+    Reordered duplicates (`3 + 5`, `5 + 3`) are kept on one side, so no held-out problem has a reordered duplicate in
+    training."""
     reward: tuple[str, ...] | None = None
-    """Names of the reward parts that score this source's problems; None: all. Other parts do not apply to them and are
-    no term of their sum. Where none that applies looks at the gold answer, rows need no `answer_key`."""
+    """Names of the reward functions that score this source's problems; None: all. Others do not apply and are skipped.
+    If none that applies reads the gold answer, rows need no `answer_key`."""
 
     def weight_at(self, step: int) -> float:
         """Weight in the mixture at a step, by the curriculum."""
@@ -175,26 +175,26 @@ class RolloutSection(Section):
     prompts_per_batch: int = Field(default=8, gt=0)
     """Prompts in a rollout batch (P)."""
     group_size: int = Field(default=8, gt=0)
-    """Completions of each prompt (G)."""
+    """Completions per prompt (G)."""
     max_new_tokens: int | dict[int, int] = 256
-    """Token limit of a completion; or `{step: limit}`, each holding from its step on (the first key must be 0)."""
+    """Token limit of a completion; or `{step: limit}`, each applying from its step on (the first key must be 0)."""
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature; the loss uses the same."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus mass; below 1 needs `allow_truncated`."""
     top_k: int = Field(default=0, ge=0)
-    """Most likely tokens kept; 0 keeps all; otherwise needs `allow_truncated`."""
+    """Number of most likely tokens kept; 0 keeps all; other values need `allow_truncated`."""
     allow_truncated: bool = False
-    """Train on samples that top-p or top-k cut although the loss uses the full distribution."""
+    """Train on samples from a distribution that top-p or top-k truncated, although the loss uses the full one."""
     stop_strings: tuple[str, ...] = ()
-    """Strings that end a completion, beside the model's end-of-turn tokens."""
+    """Strings that end a completion, in addition to the model's end-of-turn tokens."""
     engine: Literal["auto", "torch", "transformers"] = "auto"
     """`torch`: the embedded engine; `transformers`: the slow path for other architectures; `auto` chooses."""
     max_concurrent: int | None = Field(default=None, gt=0)
     """Sequences decoded at once; None: what the KV budget allows (the engine on `transformers` takes 16)."""
     kv_budget_gb: float | None = Field(default=None, gt=0)
-    """Memory for keys and values (GiB) of the embedded engine; None: a share of what is free at start, recorded. The
-    engine on `transformers` has no such bound but `max_concurrent`."""
+    """Memory for keys and values (GiB) of the embedded engine; None: a share of the free memory at start, recorded. The
+    engine on `transformers` is limited only by `max_concurrent`."""
 
     def max_new_tokens_at(self, step: int) -> int:
         """Token limit of the rollouts sampled for `step` (0-based)."""
@@ -205,53 +205,54 @@ class RolloutSection(Section):
 
 
 class RewardPart(Section):
-    """One named, weighted part of the reward."""
+    """One named, weighted reward function."""
 
     name: str
-    """What the metrics call it: the name of a built-in part, or a name of your own with `builtin` or `function`."""
+    """Name in the metrics: a built-in reward, or your own name together with `builtin` or `function`."""
     builtin: str | None = None
-    """The built-in part it is, where `name` is another: two `repetition` parts with different options, say."""
+    """The built-in reward, if `name` is another name; for example for two `repetition` entries with different
+    options."""
     weight: float = 1.0
     """Factor in the sum; 0 records the score without using it."""
     function: str | None = None
-    """`module:function(problem, text) -> float | None` of your own."""
+    """Your own function, `module:function(problem, text) -> float | None`."""
     params: dict[str, Any] = Field(default_factory=dict)
-    """Options of the part."""
+    """Options of the reward function."""
     model: str | None = None
-    """Folder of the reward model (the part `reward-model`)."""
+    """Folder of the reward model (for `reward-model`)."""
     on: Literal["summary", "response"] | None = None
-    """What the reward model scores: what follows `</think>`, or the whole response. None: as it was trained."""
+    """The text that the reward model scores: after `</think>`, or the whole response. None: as it was trained."""
     from_step: int = Field(default=0, ge=0)
-    """First step (optimizer update, from 0) whose rollouts the part scores; before, it does not apply. DeepSeek-R1 uses
-    preference rewards in the last 400 of 1,700 steps: `from_step: 1300`."""
+    """First step (optimizer update, from 0) whose rollouts are scored; before, the reward does not apply. DeepSeek-R1
+    uses preference rewards in the last 400 of 1,700 steps: `from_step: 1300`."""
     until_step: int | None = Field(default=None, gt=0)
-    """First step whose rollouts it no longer scores; None: to the end."""
+    """First step whose rollouts are no longer scored; None: never."""
 
     @property
     def is_reward_model(self) -> bool:
-        """Whether it is the built-in part `reward-model`."""
+        """Whether it is the built-in reward `reward-model`."""
         return self.function is None and (self.builtin or self.name) == "reward-model"
 
     def holds_at(self, step: int) -> bool:
-        """Whether the part applies to rollouts sampled for `step` (0-based)."""
+        """Whether it applies to rollouts sampled for `step` (0-based)."""
         return self.from_step <= step and (self.until_step is None or step < self.until_step)
 
 
 class RewardSection(Section):
-    """The reward: a weighted sum of named parts."""
+    """The reward: a weighted sum of named reward functions."""
 
     parts: tuple[RewardPart, ...] = (RewardPart(name="accuracy"), RewardPart(name="format"))
-    """The rubric. The default is the paper's: accuracy and format of equal weight."""
+    """The reward functions. The default is the paper's: accuracy and format with equal weight."""
     answer: Literal["auto", "answer-tag", "boxed", "hash", "last-number", "text"] = "answer-tag"
-    """Where the answer of a completion is found; `docs/rewards.md` says what each rule does."""
+    """Rule that finds the answer in a completion; `docs/rewards.md` defines each rule."""
     seconds: float = Field(default=5.0, gt=0)
-    """Time that a checker may take on one completion before it is killed."""
+    """Time limit for scoring one completion; a checker that exceeds it is killed."""
     memory_gb: float = Field(default=1.0, gt=0)
     """Memory (GiB) that a reward worker may use."""
     workers: int | None = Field(default=None, gt=0)
-    """Reward workers that compute at once; None: the cores. Stuck ones do not count."""
+    """Reward workers that compute at once; None: the number of cores. Stuck workers do not count."""
     max_failure_share: float = Field(default=0.5, ge=0, le=1)
-    """Stop the run when more than this share of a batch's rewards failed (abstentions do not count)."""
+    """Stop the run if more than this share of a batch's rewards fail (abstentions do not count)."""
 
     def names_for(self, task: TaskSource) -> tuple[str, ...]:
         """Names of the parts that apply to a source's problems, whatever the step."""
@@ -268,17 +269,17 @@ class AlgorithmSection(Section):
     """How token losses are averaged: within a completion, then over completions (the paper's 1/G); over all tokens; or
     by a fixed denominator (`fixed_denominator`)."""
     fixed_denominator: float | None = Field(default=None, gt=0)
-    """Tokens that the summed loss of one completion is divided by under `fixed`; None: `max_new_tokens`."""
+    """Denominator of the summed loss of one completion with `fixed`, in tokens; None: `max_new_tokens`."""
     clip_low: float = Field(default=0.2, ge=0)
-    """Lower clip: the ratio is clipped at 1 - clip_low; 1 or more never clips below."""
+    """Lower clip: the ratio is clipped at 1 - clip_low; 1 or more never clips."""
     clip_high: float = Field(default=0.2, ge=0)
     """Upper clip: the ratio is clipped at 1 + clip_high (the paper's 10 is allowed)."""
     beta: float = Field(default=0.0, ge=0)
-    """Weight of the k3 KL to the reference model; 0 keeps no reference."""
+    """Weight of the k3 KL to the reference model; 0: no reference model."""
     reference_every: int | None = Field(default=None, gt=0)
-    """Replace the reference by the policy every so many steps; None: never."""
+    """Steps between replacements of the reference model by the policy; None: never."""
     mini_batches: int = Field(default=1, gt=0)
-    """Mini-batches a rollout batch is cut into, at group boundaries; each is one step."""
+    """Mini-batches per rollout batch, cut at group boundaries; each is one step."""
     epochs: int = Field(default=1, gt=0)
     """Passes over a rollout batch (mu of Algorithm 1)."""
 
@@ -287,13 +288,14 @@ class OptimizerSection(Section):
     """AdamW on fp32 master weights."""
 
     learning_rate: float = Field(default=1e-6, gt=0)
-    """Peak rate."""
+    """Peak learning rate."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Shape after warm-up."""
+    """Schedule after the warm-up."""
     warmup_steps: int = Field(default=0, ge=0)
-    """Steps of linear warm-up: the first has the peak rate divided by this number."""
+    """Steps of linear warm-up; the first step has the peak rate divided by this number."""
     final_rate: float = Field(default=0.0, ge=0)
-    """Rate that `linear` and `cosine` come to after the last step, which itself has a little more: never 0."""
+    """Learning rate that `linear` and `cosine` reach after the last step. The last step itself has a slightly higher
+    rate, never 0."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
     """Decay of the first moment."""
     beta2: float = Field(default=0.95, ge=0, lt=1)
@@ -303,19 +305,19 @@ class OptimizerSection(Section):
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay, on matrices only."""
     max_grad_norm: float | None = Field(default=1.0, gt=0)
-    """Clip the global gradient norm; None: never."""
+    """Bound of the global gradient norm; None: no clipping."""
     micro_batch_tokens: int | None = Field(default=None, gt=0)
-    """Most tokens in one forward/backward; changes memory, never the result. None: chosen from free memory,
-    recorded."""
+    """Most tokens in one forward and backward pass; changes memory, never the result. None: chosen from the free
+    memory, recorded."""
     over_memory: bool = False
-    """Train although the run is planned to need more memory than is free (`--over-memory`): it may be killed."""
+    """Train even if the plan needs more memory than is free (`--over-memory`). The run may be killed."""
 
 
 class EvaluationTimes(Section):
     """When a run that trains is evaluated."""
 
     every: int | None = Field(default=None, gt=0)
-    """Evaluate every so many steps, beside before and after. Of a policy the best model is kept."""
+    """Steps between evaluations, in addition to before and after; the best model of a policy is kept."""
 
 
 class EvaluationSection(EvaluationTimes):
@@ -324,15 +326,15 @@ class EvaluationSection(EvaluationTimes):
     problems: int = Field(default=200, ge=0)
     """Held-out problems; 0 turns evaluation off."""
     every_problems: int | None = Field(default=None, gt=0)
-    """Problems of the evaluations in between (the first of the held-out ones); None: all."""
+    """Problems of the evaluations during training (the first held-out ones); None: all."""
     temperature: float = Field(default=0.0, ge=0)
     """0: greedy."""
     max_new_tokens: int | None = Field(default=None, gt=0)
-    """Token limit; None: that of the rollouts at the last step."""
+    """Token limit; None: the limit of the rollouts at the last step."""
 
 
 class CheckpointSection(Section):
-    """What is saved while the run goes on."""
+    """What is saved during the run."""
 
     every: int = Field(default=10, gt=0)
     """Steps between recovery checkpoints (a checkpoint is also made at the end and on Ctrl-C)."""

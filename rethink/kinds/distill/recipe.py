@@ -1,6 +1,6 @@
 """Distillation as a recipe (`kind: distill`): a teacher's samples, fine-tuning of a student on their text, RL on top.
 
-It is a pipeline in fewer words; as a stage of one it stands for its parts.
+It is a short form of a pipeline. As a stage of a pipeline it expands to several stages.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ class DistillRecipe(AnyRecipe):
         "name", "description", "vars", "teacher", "student", "samples", "data", "sft", "rl", "rl_only", "evaluation",
         "seed",
     )  # fmt: skip
-    """All of it: each stage has its own identity."""
+    """All fields: each stage has its own identity."""
 
     kind: Literal["distill"] = "distill"
-    """What is run."""
+    """Kind of run."""
     vars: dict[str, Any] = Field(default_factory=dict)
     """Values that the sections share, used as `${vars.NAME}`."""
     teacher: str | None = None
-    """Model that answers: anything that `model.path` takes, or an output of a stage. None: `samples` names its own (an
-    `endpoint`, a file as `source`, or a `model`), or `data` brings the samples."""
+    """The teacher: any value of `model.path`, or an output of a stage. None: `samples` names its own source (an
+    `endpoint`, a file as `source`, or a `model`), or `data` has the samples."""
     student: str = "embedded"
-    """Base model that learns. Only text goes over, so its tokenizer may be another."""
+    """Initial model of the student. Only text is transferred, so its tokenizer may differ."""
     samples: dict[str, Any] | None = None
-    """A `samples` recipe without `model`: what the teacher is asked, and which answers are kept."""
+    """A `samples` recipe without `model`: the problems for the teacher, and the filters for its answers."""
     data: tuple[str, ...] = ()
-    """Files of samples in place of `samples`, or beside them."""
+    """Files of samples, instead of `samples` or in addition."""
     sft: dict[str, Any]
     """An `sft` recipe without `model` and `data`."""
     rl: dict[str, Any] | None = None
     """A `grpo` recipe without `model`: reinforcement learning on top of the distilled student. None: no RL."""
     rl_only: dict[str, Any] | None = None
     """A `grpo` recipe without `model`: the same student by RL alone, the paper's comparison (its Table 6). None: no
-    such comparison."""
+    comparison."""
     evaluation: dict[str, Any] | None = None
-    """See `evaluation` of a pipeline (there, and not here, where the distillation is a stage of one)."""
+    """As `evaluation` of a pipeline. If the distillation is a stage of a pipeline, set it there instead."""
 
     def contradictions(self) -> Iterator[str]:
         """What cannot be meant in a distillation."""

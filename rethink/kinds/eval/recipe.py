@@ -1,7 +1,7 @@
-"""Evaluation of one model on held-out problems as a recipe: `kind: eval`, what a pipeline measures its models with.
+"""Evaluation of one model on held-out problems as a recipe: `kind: eval`. A pipeline measures its models with it.
 
-For published benchmarks by the paper's protocol there is `rethink eval`; this kind asks the held-out problems of task
-sources, in the very prompt that the stages train with.
+`rethink eval` runs published benchmarks with the paper's protocol. This kind uses the held-out problems of task
+sources, with the same prompt as training.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ class EvalRecipe(AskingRecipe):
     """What may change on resume: see `identity.py`."""
 
     kind: Literal["eval"] = "eval"
-    """What is run."""
+    """Kind of run."""
     tasks: tuple[TaskSource, ...] = Field(min_length=1)
     """Sources of problems, mixed by weight."""
     problems: int = Field(default=200, gt=0)
     """Held-out problems."""
     samples: int = Field(default=1, gt=0)
-    """Completions of each; more than one needs a `temperature` above 0."""
+    """Completions per problem; more than one needs a `temperature` above 0."""
     temperature: float = Field(default=0.0, ge=0)
     """0: greedy. The paper samples at 0.6."""
     top_p: float = Field(default=1.0, gt=0, le=1)
-    """Nucleus mass. The paper's is 0.95."""
+    """Nucleus mass. The paper uses 0.95."""
     max_new_tokens: int = Field(default=256, gt=0)
     """Token limit of a completion."""
     stop_strings: tuple[str, ...] = ()
-    """Strings that end a completion, beside the model's end-of-turn tokens."""
+    """Strings that end a completion, in addition to the model's end-of-turn tokens."""
     language: Literal["en", "es", "fr", "de", "ru", "ar", "zh", "ja"] = "en"
     """Language that thoughts should be in."""
     kv_budget_gb: float | None = Field(default=None, gt=0)
-    """Memory for keys and values (GiB); None: a share of what is free at start, recorded."""
+    """Memory for keys and values (GiB); None: a share of the free memory at start, recorded."""
 
     def token_limits(self) -> dict[str, int]:
         """The token limit of a completion, by its key."""

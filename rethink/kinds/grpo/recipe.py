@@ -1,7 +1,7 @@
 """Reinforcement learning with GRPO as a recipe: `kind: grpo`.
 
-Counting: a *rollout batch* is `prompts_per_batch` × `group_size` completions; it is cut at group boundaries into
-`mini_batches` and passed over `epochs` times; each mini-batch is one optimizer update, and a *step* is one optimizer
+A *rollout batch* is `prompts_per_batch` × `group_size` completions. It is cut at group boundaries into `mini_batches`,
+and training passes over it `epochs` times. Each mini-batch is one optimizer update, and a *step* is one optimizer
 update. Every `*_steps` and `every` counts steps.
 """
 
@@ -36,9 +36,9 @@ class Recipe(AskingRecipe, TrainingRecipe):
     """What may change on resume: see `identity.py`."""
 
     kind: Literal["grpo"] = "grpo"
-    """What is run."""
+    """Kind of run."""
     steps: int = Field(gt=0)
-    """Optimizer updates in all. Raise it to extend a finished run. Where it is no multiple of the steps that share a
+    """Number of optimizer updates. Raise it to extend a finished run. If it is not a multiple of the steps that share a
     rollout batch (`mini_batches` x `epochs`), only the first part of the last batch is trained on."""
     tasks: tuple[TaskSource, ...] = Field(min_length=1)
     """Sources of problems, mixed by weight."""
@@ -56,7 +56,7 @@ class Recipe(AskingRecipe, TrainingRecipe):
 
     @property
     def longest_completion(self) -> int:
-        """The highest token limit that holds at some step of this run, in rollouts or evaluations."""
+        """The highest token limit at any step of this run, in rollouts or evaluations."""
         return max(self.token_limits().values())
 
     @property

@@ -13,7 +13,7 @@ class PipelineRecipe(StageGraph):
     """Stages as a graph, run in order, each once."""
 
     kind: Literal["pipeline"] = "pipeline"
-    """What is run."""
+    """Kind of run."""
 
     def contradictions(self) -> Iterator[str]:
         """None but those of its stages, which are raised one at a time."""
@@ -22,5 +22,5 @@ class PipelineRecipe(StageGraph):
 
 
 def itself(recipe: PipelineRecipe) -> PipelineRecipe:
-    """A pipeline is made of the stages that it says."""
+    """A pipeline as a pipeline: unchanged."""
     return recipe

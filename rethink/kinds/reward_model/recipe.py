@@ -1,7 +1,7 @@
 """A reward model as a recipe: `kind: reward-model`.
 
-Counting: an *example* is one preference pair, or one response with a label; a *step* is one optimizer update on
-`batch_size` of them; an *epoch* is every training example once.
+An *example* is one preference pair, or one response with a label. A *step* is one optimizer update on `batch_size`
+examples. An *epoch* is every training example once.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ PreferenceFormat = Literal["preferences", "samples", "run"]
 
 
 class PreferenceData(Section):
-    """Where examples come from."""
+    """A source of examples."""
 
     path: str
-    """A JSONL file; with `format: run` the folder of a GRPO run; with `hub: true` the id of a data set."""
+    """A JSONL file; with `format: run`, the folder of a GRPO run; with `hub: true`, the id of a data set."""
     format: PreferenceFormat = "preferences"
-    """`preferences`: pairs or labelled responses in a usual schema (docs/reward-models.md). `samples`: a sample file,
-    of which pairs are made by rule. `run`: as `samples`, of a GRPO run's rollouts. Pairs made by rule are synthetic and
-    are marked so."""
+    """`preferences`: pairs or labelled responses in a usual form (docs/reward-models.md). `samples`: a sample file from
+    which rules make pairs. `run`: the same from the rollouts of a GRPO run. Pairs made by rules are marked as
+    synthetic."""
     hub: bool = False
     """Whether `path` is a data set on the hub (extra `hub`; `preferences` only)."""
     split: str = "train"
@@ -35,32 +35,32 @@ class PreferenceData(Section):
     held_out: str | None = None
     """Separate file (or split) of held-out examples; None: a share of the prompts (`evaluation.share`)."""
     pairs_per_question: int = Field(default=4, gt=0)
-    """Most pairs that are made of one question's samples (`samples`, `run`)."""
+    """Most pairs per question (`samples`, `run`)."""
 
 
 class RewardDataSize(Section):
     """Declared size of the data, so that a dry run needs no file."""
 
     examples: int = Field(gt=0)
-    """To train on, of all sources together."""
+    """Training examples of all sources together."""
     tokens: float = Field(gt=0)
-    """Mean tokens of an example: prompt and response, of both responses where it is a pair."""
+    """Mean tokens of an example: the prompt and its response, or both responses of a pair."""
 
 
 class ReplaySection(Section):
     """Earlier examples mixed into new ones: continued training of a reward model (DeepSeekMath, Algorithm 1)."""
 
     path: str
-    """JSONL of earlier examples: `pairs.jsonl` of the earlier run, say."""
+    """JSONL of earlier examples, such as `pairs.jsonl` of the earlier run."""
     share: float = Field(default=0.1, gt=0, lt=1)
-    """Share of the training examples that are earlier ones, as far as there are enough (the paper's 10 %)."""
+    """Share of the training examples that are earlier ones, if there are enough (10 % in the paper)."""
 
 
 class RewardModelOptimizer(OptimizerSection):
-    """AdamW on fp32 master weights, at the published rate."""
+    """AdamW on fp32 master weights, with the published learning rate."""
 
     learning_rate: float = Field(default=6e-6, gt=0)
-    """Peak rate (arXiv 2501.12948: 6e-6)."""
+    """Peak learning rate (arXiv 2501.12948: 6e-6)."""
 
 
 class RewardModelEvaluation(EvaluationTimes):
@@ -68,9 +68,9 @@ class RewardModelEvaluation(EvaluationTimes):
 
     share: float = Field(default=0.1, ge=0, lt=1)
     """Share of the prompts that is held out, by a hash of the first user turn; 0 turns evaluation off, unless the data
-    bring held-out files."""
+    name held-out files."""
     limit: int = Field(default=1000, gt=0)
-    """Most examples of an evaluation."""
+    """Most examples per evaluation."""
 
 
 class RewardModelRecipe(RowsRecipe):
@@ -92,28 +92,28 @@ class RewardModelRecipe(RowsRecipe):
     """What may change on resume: see `identity.py`."""
 
     kind: Literal["reward-model"] = "reward-model"
-    """What is run."""
+    """Kind of run."""
     objective: Literal["pairwise", "pointwise"] = "pairwise"
     """`pairwise`: the chosen of two responses scores higher (Bradley-Terry; helpfulness). `pointwise`: the score is the
     log-odds of a label (harmlessness)."""
     on: Literal["summary", "response"] | None = None
-    """What of a response is scored: what follows `</think>`, or all of it. None: `summary` for pairs, `response` for
-    labels, as the paper has it."""
+    """The text of a response that is scored: after `</think>`, or all of it. None: `summary` for pairs and `response`
+    for labels, as in the paper."""
     template: Literal["auto", "chat", "plain"] = "auto"
-    """How a conversation becomes text: by the model's chat template, or as `Human: … Assistant: …`. `auto`: the chat
-    template where there is one."""
+    """How a conversation is rendered: with the model's chat template, or as `Human: … Assistant: …`. `auto`: the chat
+    template if there is one."""
     data: tuple[PreferenceData, ...] = Field(min_length=1)
-    """Sources of examples, all of them used."""
+    """Sources of examples; all are used."""
     data_size: RewardDataSize | None = None
     """Declared size: lets `--dry-run` estimate without the files, together with `model.shape`."""
     replay: ReplaySection | None = None
-    """Earlier examples, when a reward model is trained on."""
+    """Earlier examples, for the continued training of a reward model."""
     unusable: Literal["error", "drop"] = "error"
-    """What happens to examples without a preference or without text (ties, equal responses, a worse one called chosen,
-    prompts that differ, nothing to score) or longer than `max_tokens`: refuse the data, with counts and the first of
-    each; or leave them out and count them in the summary."""
+    """What happens to examples without a preference or without text (ties, equal responses, a worse response marked as
+    chosen, different prompts, nothing to score) or longer than `max_tokens`: refuse the data, with counts and the
+    first of each; or drop them and count them in the summary."""
     batch_size: int = Field(default=32, gt=0)
-    """Examples of a step (the paper's 256)."""
+    """Examples per step (256 in the paper)."""
     optimizer: RewardModelOptimizer = RewardModelOptimizer()
     """AdamW."""
     evaluation: RewardModelEvaluation = RewardModelEvaluation()
@@ -125,14 +125,14 @@ class RewardModelRecipe(RowsRecipe):
         return self.on or ("summary" if self.objective == "pairwise" else "response")
 
     def visits(self, examples: int) -> int:
-        """Examples that a run trains on in all, each as often as it is visited, of so many."""
+        """Number of examples that a run visits, repeats included, given the number of distinct ones."""
         if self.steps is not None:
             return self.steps * self.batch_size
         assert self.epochs is not None
         return max(1, round(self.epochs * examples))
 
     def total_steps(self, examples: int) -> int:
-        """Optimizer updates of a run over so many training examples."""
+        """Optimizer updates of a run, given the number of training examples."""
         return self.steps if self.steps is not None else -(-self.visits(examples) // self.batch_size)
 
     def contradictions(self) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Curated samples as a recipe, `kind: samples`: cold-start data and rejection sampling (arXiv 2501.12948, 2.3).
 
-Counting: a *problem* is one question of the tasks; `sampling.per_problem` samples are drawn of each. A *part* is what
-is drawn and written at once: `sampling.prompts_per_batch` problems.
+A *problem* is one question of the tasks; `sampling.per_problem` samples are drawn for each. A *part* is the unit that
+is sampled and written at once: `sampling.prompts_per_batch` problems.
 """
 
 from __future__ import annotations
@@ -30,72 +30,72 @@ class SamplingSection(Section):
     """How samples are drawn."""
 
     per_problem: int = Field(default=4, gt=0)
-    """Samples of each problem."""
+    """Samples per problem."""
     prompts_per_batch: int = Field(default=16, gt=0)
-    """Problems that are drawn and written at once: what Ctrl-C waits for, and what a kill loses at most."""
+    """Problems that are sampled and written at once: Ctrl-C waits for them, and a kill loses at most this many."""
     max_new_tokens: int = Field(default=512, gt=0)
     """Token limit of a sample."""
     temperature: float = Field(default=1.0, ge=0)
-    """Sampling temperature; 0 is greedy, and only for one sample a problem."""
+    """Sampling temperature; 0 is greedy and allowed only with one sample per problem."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus mass."""
     top_k: int = Field(default=0, ge=0)
-    """Most likely tokens kept; 0 keeps all."""
+    """Number of most likely tokens kept; 0 keeps all."""
     stop_strings: tuple[str, ...] = ()
-    """Strings that end a sample, beside the model's end-of-turn tokens."""
+    """Strings that end a sample, in addition to the model's end-of-turn tokens."""
     max_concurrent: int | None = Field(default=None, gt=0)
     """Sequences decoded at once; None: what the KV budget allows."""
     kv_budget_gb: float | None = Field(default=None, gt=0)
-    """Memory for keys and values (GiB); None: a share of what is free at start."""
+    """Memory for keys and values (GiB); None: a share of the free memory at start."""
 
 
 class FilterSection(Section):
-    """What is dropped; each dropped sample is kept on disk with its reason. `docs/curation.md` defines the measures."""
+    """Filters; each dropped sample is stored with its reason. `docs/curation.md` defines the measures."""
 
     correct: str | None = "accuracy"
-    """Reward part whose score must be 1; None: answers are not checked."""
+    """Reward function whose score must be 1; None: answers are not checked."""
     format: str | None = "format"
-    """Reward part whose score must be 1; None: any form."""
+    """Reward function whose score must be 1; None: any format."""
     language: float | None = Field(default=0.9, ge=0, le=1)
-    """Least score of the reward part `language` (a thought without words passes); None: any."""
+    """Lowest score of the reward function `language` (a thought without words passes); None: any."""
     truncated: bool = True
-    """Drop samples that the token limit cut."""
+    """Drop samples cut at the token limit."""
     tags: bool = True
-    """Drop stray tags: any but one thought and one answer, and marks of chat templates."""
+    """Drop samples with stray tags: any beyond one thought and one answer, and tokens of chat templates."""
     code: bool = True
-    """Drop blocks of code. False for tasks whose answer is code."""
+    """Drop samples with code blocks. False for tasks whose answer is code."""
     repetition: float | None = Field(default=0.2, ge=0, le=1)
-    """Most of a text that may repeat itself (share of its 8-grams); None: any."""
+    """Largest share of repeated 8-grams; None: any."""
     max_tokens: int | None = Field(default=None, gt=0)
     """Longest sample; None: any length."""
     paragraph_words: int | None = Field(default=300, gt=0)
     """Longest paragraph; None: any length."""
     duplicate: float | None = Field(default=0.95, gt=0, le=1)
-    """Samples of one problem that are at least so alike (shared 3-grams of words) are one; 1: equal ones; None: all
-    stay."""
+    """Samples of one problem with at least this similarity (shared 3-grams of words) count as one; 1: only equal ones;
+    None: all are kept."""
 
 
 class ChoiceSection(Section):
-    """Which of a problem's good samples are kept."""
+    """Selection among the good samples of a problem."""
 
     rule: Literal["all", "first", "shortest", "diverse", "judged"] = "all"
-    """`all`; `first` by index; `shortest` in tokens; `diverse`: least alike, beginning with the shortest; `judged`: by
+    """`all`; `first` by index; `shortest` in tokens; `diverse`: least similar, starting with the shortest; `judged`: by
     the score of `judge`."""
     keep: int = Field(default=1, gt=0)
-    """Samples kept of a problem by every rule but `all`."""
+    """Samples kept per problem by every rule except `all`."""
 
 
 class EndpointSection(Section):
-    """A model behind an OpenAI-compatible endpoint that is sampled in the place of a model here."""
+    """A model behind an OpenAI-compatible endpoint that is sampled instead of a local model."""
 
     model: str | None = None
-    """Its name there; None: `model` is sampled."""
+    """Name of the model at the endpoint; None: `model` is sampled."""
     url: str | None = None
-    """Base of the endpoint, such as `http://127.0.0.1:8000/v1`."""
+    """Base URL of the endpoint, such as `http://127.0.0.1:8000/v1`."""
     key_env: str | None = None
     """Environment variable that holds the endpoint's key."""
     seconds: float = Field(default=600.0, gt=0)
-    """Time for one request."""
+    """Time limit of a request."""
     attempts: int = Field(default=5, gt=0, le=20)
     """Tries before a request counts as failed."""
     concurrency: int = Field(default=8, gt=0, le=64)
@@ -103,26 +103,26 @@ class EndpointSection(Section):
 
 
 class JudgeSection(Section):
-    """A model behind an endpoint that scores what rules cannot check."""
+    """A model behind an endpoint that scores answers that rules cannot check."""
 
     params: dict[str, Any] = Field(default_factory=dict)
-    """Options of the reward part `judge` (`url`, `model`, …); empty: no judge."""
+    """Options of the reward function `judge` (`url`, `model`, …); empty: no judge."""
     least: float = Field(default=0.8, ge=0, le=1)
-    """Least score of an answer whose gold cannot be read by rules."""
+    """Lowest accepted score for an answer whose gold answer the rules cannot read."""
 
 
 class TeacherSection(Section):
-    """Who rewrites the kept samples. The rewritten answer is checked again, and the original stays in the record."""
+    """The model that rewrites the kept samples. A rewritten answer is checked again, and the original is kept too."""
 
     model: str | None = None
     """Name of the model at the endpoint, or, without `url`, `embedded`, a hub id, a folder or a GGUF file; None:
     nothing is rewritten."""
     url: str | None = None
-    """Base of an OpenAI-compatible endpoint, such as `http://127.0.0.1:8000/v1`; None: a local model."""
+    """Base URL of an OpenAI-compatible endpoint, such as `http://127.0.0.1:8000/v1`; None: a local model."""
     key_env: str | None = None
     """Environment variable that holds the endpoint's key."""
     instruction: str = REWRITE
-    """What is asked; `{question}`, `{completion}` and `{gold}` are replaced."""
+    """The request; `{question}`, `{completion}` and `{gold}` are replaced."""
     system: str | None = None
     """System message."""
     temperature: float = Field(default=0.0, ge=0)
@@ -130,7 +130,7 @@ class TeacherSection(Section):
     max_tokens: int = Field(default=1024, gt=0)
     """Token limit of a rewritten sample."""
     seconds: float = Field(default=120.0, gt=0)
-    """Time for one request to the endpoint."""
+    """Time limit of a request to the endpoint."""
     attempts: int = Field(default=5, gt=0, le=20)
     """Tries before a request counts as failed."""
     concurrency: int = Field(default=8, gt=0, le=16)
@@ -138,18 +138,18 @@ class TeacherSection(Section):
 
 
 class GeneralSection(Section):
-    """Data without reasoning that is mixed in, so that the model does not forget how to talk."""
+    """Data without reasoning that is mixed in, so that the model keeps its general abilities."""
 
     share: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the mix (the paper's is a quarter); 0: none."""
+    """Share of the mix (a quarter in the paper); 0: none."""
     path: str | None = None
     """A JSONL file of conversations (as `kind: sft` reads them); None: a model answers `prompts`."""
     prompts: str | None = None
-    """A JSONL file with a `prompt` a row; None: the list of general prompts that ships."""
+    """A JSONL file with a `prompt` per row; None: the shipped list of general prompts."""
     model: str | None = None
-    """Which model answers: the base model as a rule, so that its own ways are kept; None: `model.path`."""
+    """The model that answers, as a rule the base model, so that its own style is kept; None: `model.path`."""
     prompt: PromptSection = PromptSection()
-    """How a prompt is put to that model."""
+    """How a prompt is rendered for that model."""
     max_new_tokens: int = Field(default=256, gt=0)
     """Token limit of an answer."""
     temperature: float = Field(default=0.7, ge=0)
@@ -157,7 +157,7 @@ class GeneralSection(Section):
 
 
 class CurateRecipe(AskingRecipe):
-    """Samples of a model (or of a file), filtered, chosen, balanced, rewritten and mixed: what fine-tuning reads."""
+    """Fine-tuning data: samples of a model (or a file), filtered, selected, balanced, rewritten and mixed."""
 
     FREE: ClassVar[tuple[str, ...]] = (
         "name",
@@ -181,38 +181,38 @@ class CurateRecipe(AskingRecipe):
     """What may change on resume: see `identity.py`."""
 
     kind: Literal["samples"] = "samples"
-    """What is run."""
+    """Kind of run."""
     problems: int = Field(default=1000, gt=0)
-    """Different problems that are drawn; fewer where the tasks have no more."""
+    """Number of distinct problems; fewer if the tasks have fewer."""
     endpoint: EndpointSection = EndpointSection()
-    """A model elsewhere that is sampled instead."""
+    """A model behind an endpoint that is sampled instead."""
     source: str | None = None
-    """A JSONL file of samples in the place of a model: rows of `samples.jsonl`, conversations, or `question` (or
-    `prompt`), `completion` and `gold`."""
+    """A JSONL file of samples instead of a model: rows of `samples.jsonl`, conversations, or `question` (or `prompt`),
+    `completion` and `gold`."""
     sampling: SamplingSection = SamplingSection()
     """How samples are drawn."""
     reward: RewardSection = RewardSection(
         parts=(RewardPart(name="accuracy"), RewardPart(name="format"), RewardPart(name="language"))
     )
-    """What samples are scored by; `filters` name its parts."""
+    """Rewards of the samples; `filters` refer to them by name."""
     filters: FilterSection = FilterSection()
-    """What is dropped."""
+    """Filters of the samples."""
     choose: ChoiceSection = ChoiceSection()
-    """Which of a problem's good samples are kept."""
+    """Selection among the good samples of a problem."""
     judge: JudgeSection = JudgeSection()
-    """For answers that rules cannot check, and for the rule `judged`."""
+    """A judge for answers that rules cannot check, and for the rule `judged`."""
     balance: float | None = Field(default=None, gt=0, le=1)
-    """Largest share that one task may have of the kept samples; None: as they come."""
+    """Largest share of one task among the kept samples; None: no limit."""
     teacher: TeacherSection = TeacherSection()
-    """Who rewrites what is kept."""
+    """The model that rewrites the kept samples."""
     general: GeneralSection = GeneralSection()
     """Data without reasoning that is mixed in."""
     least: int = Field(default=1, ge=0)
-    """Fewest kept samples of the tasks; with fewer the run fails and says which filter took them."""
+    """Fewest kept samples of the tasks; with fewer the run fails and names the filter that dropped most."""
 
     @property
     def samples_here(self) -> bool:
-        """Whether a model on this machine is sampled: neither an endpoint nor a file takes its place."""
+        """Whether a local model is sampled, instead of an endpoint or a file."""
         return self.source is None and self.endpoint.model is None
 
     def token_limits(self) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Supervised fine-tuning as a recipe: `kind: sft`.
 
-Counting: a *document* is one row of the data with its template around it; a *step* is one optimizer update on
-`batch_sequences` documents. An *epoch* is as many documents as all data sets together have rows for training.
+A *document* is one row of the data, rendered with its template. A *step* is one optimizer update on `batch_sequences`
+documents. An *epoch* is as many documents as all data sets together have rows for training.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from rethink.recipe.schema import EvaluationTimes, OptimizerSection, Section
 
 
 class SFTPrompt(Section):
-    """How a row becomes token ids."""
+    """How a row is rendered to token ids."""
 
     template: Literal["chat", "r1-zero", "raw"] = "chat"
     """`chat`: the model's own chat template; `r1-zero`: the paper's conversation template around the user's turn;
-    `raw`: prompt and completion as they stand, one after the other. All end the completion with an end-of-turn
-    token."""
+    `raw`: prompt and completion unchanged, one after the other. All end the completion with an end-of-turn token."""
     system: str | None = None
-    """System message for rows that bring none (`chat` only)."""
+    """System message for rows without one (`chat` only)."""
 
 
 class SFTData(Section):
@@ -35,10 +34,10 @@ class SFTData(Section):
     """A JSONL file: a row is `{"messages": [{"role": …, "content": …}, …]}` (chat) or `{"prompt": …, "completion":
     …}`."""
     weight: float | None = Field(default=None, ge=0)
-    """Share in the mixture, relative to the other sets: all have one or none has. None: by the number of rows, so that
-    an epoch is every row once."""
+    """Share in the mixture, relative to the other sets. Either all sets have a weight or none. None: by the number of
+    rows, so that an epoch is every row once."""
     format: Literal["auto", "messages", "prompt-completion"] = "auto"
-    """Which of the two a row is. `auto` looks at each row."""
+    """The form of the rows. `auto` detects it for each row."""
 
 
 class SFTDataSize(Section):
@@ -56,11 +55,12 @@ class SFTOptimizer(OptimizerSection):
     """AdamW on fp32 master weights, with the paper's schedule for SFT (arXiv 2501.12948: cosine 5e-5 to 5e-6)."""
 
     learning_rate: float = Field(default=5e-5, gt=0)
-    """Peak rate."""
+    """Peak learning rate."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """Shape after warm-up."""
+    """Schedule after the warm-up."""
     final_rate: float = Field(default=5e-6, ge=0)
-    """Rate that `linear` and `cosine` come to after the last step, which itself has a little more: never 0."""
+    """Learning rate that `linear` and `cosine` reach after the last step. The last step itself has a slightly higher
+    rate, never 0."""
 
 
 class SFTEvaluation(EvaluationTimes):
@@ -68,13 +68,13 @@ class SFTEvaluation(EvaluationTimes):
 
     share: float = Field(default=0.05, ge=0, lt=1)
     """Share of the distinct prompts that is held out, at least one; 0 turns evaluation off. Rows with the same prompt
-    (what comes before the first assistant turn) are on the same side."""
+    (everything before the first assistant turn) are on the same side."""
     limit: int = Field(default=256, gt=0)
     """Most prompts that are held out; one document of each is evaluated."""
 
 
 class SFTRecipe(RowsRecipe):
-    """Supervised fine-tuning: the loss is on the assistant's turns alone."""
+    """Supervised fine-tuning: the loss covers only the assistant's turns."""
 
     FREE: ClassVar[tuple[str, ...]] = (
         "name",
@@ -92,19 +92,19 @@ class SFTRecipe(RowsRecipe):
     """What may change on resume: see `identity.py`."""
 
     kind: Literal["sft"] = "sft"
-    """What is run."""
+    """Kind of run."""
     prompt: SFTPrompt = SFTPrompt()
-    """From row to tokens."""
+    """How a row is rendered."""
     data: tuple[SFTData, ...] = Field(min_length=1)
     """Data sets, mixed by weight."""
     data_size: SFTDataSize | None = None
     """Declared size: lets `--dry-run` estimate without the files, together with `model.shape`."""
     turns: Literal["all", "last"] = "all"
-    """Which assistant turns of a conversation are in the loss: every one, or the last."""
+    """Assistant turns of a conversation that are in the loss: all, or the last one."""
     overlong: Literal["error", "drop"] = "error"
-    """What happens to a longer one: refuse the data, naming file and line, or leave it out and count it."""
+    """What happens to a longer document: refuse the data, naming file and line, or drop the document and count it."""
     batch_sequences: int = Field(default=16, gt=0)
-    """Documents of a step."""
+    """Documents per step."""
     aggregation: Literal["token", "sequence"] = "token"
     """How token losses are averaged over a step: over all its trained tokens, or within a document and then over
     documents."""
@@ -138,10 +138,10 @@ class SFTRecipe(RowsRecipe):
 
 
 def check_warmup(recipe: SFTRecipe, steps: int) -> None:
-    """Refuse a warm-up that fills the run; `steps` is known once the data are read, where `epochs` are given.
+    """Refuse a warm-up that is as long as the run. If `epochs` are given, `steps` is known after the data are read.
 
     Raises:
-        RecipeError: names both and what would fit.
+        RecipeError: names both and the longest warm-up allowed.
     """
     if recipe.optimizer.warmup_steps >= steps:
         raise RecipeError(warmup_too_long(recipe.optimizer.warmup_steps, steps))
