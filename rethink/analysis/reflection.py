@@ -1,8 +1,8 @@
 """Markers of reflection ("wait", "let me check"): the paper's sign of an aha moment (arXiv 2501.12948, 2.2.4 and its
 figure of reflective words).
 
-What a marker is, is our choice; the list is here, by language. A marker says that a text speaks of looking again, not
-that it does: `reexamination.py` asks whether what is stated changed.
+The list of markers, by language, is our choice. A marker shows that a text speaks of reconsidering, not
+that it does so: `self_correction.py` examines whether the statement changed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _UNSPACED = {word for language in ("zh", "ja") for word in MARKERS[language]}
 
 
 def _alternatives(words: Iterable[str]) -> str:
-    # Longest first, so that "let me check" is not missed for a shorter phrase that begins alike.
+    # Longest first, so that "let me check" is not missed for a shorter phrase with the same beginning.
     return "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
 
 
@@ -53,7 +53,7 @@ def markers(text: str) -> list[tuple[int, int, str]]:
 
 
 def count_reflection(text: str) -> dict[str, int]:
-    """How often each word of `REFLECTION_WORDS` that occurs stands in `text`."""
+    """Number of occurrences in `text` of each word of `REFLECTION_WORDS` that occurs."""
     counts: dict[str, int] = {}
     for _, _, word in markers(text):
         counts[word] = counts.get(word, 0) + 1

@@ -1,16 +1,17 @@
-"""Whether looking again changes anything: answers stated before and after a marker of reflection, where they can be
-checked. Pure functions of texts, linear in them.
+"""Self-correction: statements before and after a marker of reflection, as far as they can be checked. Pure functions of
+texts, linear in them.
 
 Two kinds of statement can be checked:
 
-- *answer*: a number stated as the answer ("the answer is 12", `\\boxed{12}`, `<answer>12</answer>`), right where it
+- *answer*: a number stated as the answer ("the answer is 12", `\\boxed{12}`, `<answer>12</answer>`), right if it
   equals the gold answer; only for gold answers that are plain numbers.
-- *equation*: a sum of plain numbers and its result ("7 + 8 = 14"), right where arithmetic says so, gold answer or not.
+- *equation*: a sum of plain numbers and its result ("7 + 8 = 14"), right if the arithmetic is right, with or
+  without a gold answer.
 
-A *re-examination* is two statements of the same thing in a row (two answers; or the same left side twice) with a marker
-(`reflection.MARKERS`) between them. It is `mended` where the first is wrong and the second right, `spoiled` the other
-way round, else `still right` or `still wrong`. A correction in other words, of another form of the same sum, or without
-a marker, is not seen; so the counts are from below.
+A *self-correction attempt* is two consecutive statements of the same thing (two answers, or the same left side twice)
+with a marker (`reflection.MARKERS`) between them. It is `corrected` if the first is wrong and the second right,
+`spoiled` the other way round, else `still right` or `still wrong`. A correction in other words, of another form of
+the same sum, or without a marker is not found, so the counts are lower bounds.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from typing import Literal
 
 from rethink.analysis.reflection import markers
 
-Outcome = Literal["mended", "spoiled", "still right", "still wrong"]
-OUTCOMES: tuple[Outcome, ...] = ("mended", "spoiled", "still right", "still wrong")
+Outcome = Literal["corrected", "spoiled", "still right", "still wrong"]
+OUTCOMES: tuple[Outcome, ...] = ("corrected", "spoiled", "still right", "still wrong")
 LOOKED_AT = 50_000
-"""Characters of a completion that are looked at."""
+"""Characters of a completion that are examined."""
 AROUND = 120
 """Characters that an example shows before and after."""
 LONGEST_EXAMPLE = 900
@@ -59,14 +60,14 @@ _PART_OF_MORE = tuple("+-*/×÷·−^%$([{)]}\\")
 
 
 @dataclass(frozen=True, slots=True)
-class Reexamination:
+class SelfCorrection:
     """Two statements of the same thing, a marker between them."""
 
     kind: Literal["answer", "equation"]
     marker: str
     """The last one between them."""
     before: str
-    """The first statement, as it stands in the text."""
+    """The first statement, as written."""
     after: str
     was_right: bool
     is_right: bool
@@ -80,7 +81,7 @@ class Reexamination:
         """One of `OUTCOMES`."""
         if self.was_right:
             return "still right" if self.is_right else "spoiled"
-        return "mended" if self.is_right else "still wrong"
+        return "corrected" if self.is_right else "still wrong"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +93,8 @@ class _Statement:
     end: int
 
 
-def reexaminations(text: str, gold: str | None) -> list[Reexamination]:
-    """Every re-examination in a completion that can be checked, in order.
+def self_corrections(text: str, gold: str | None) -> list[SelfCorrection]:
+    """Every self-correction attempt in a completion that can be checked, in order.
 
     Args:
         text: the completion.
@@ -111,7 +112,7 @@ def reexaminations(text: str, gold: str | None) -> list[Reexamination]:
         place = bisect_left(starts, said.start) - 1  # the last marker that begins before this statement
         if before is not None and place >= 0 and starts[place] >= before.end:
             found.append(
-                Reexamination(
+                SelfCorrection(
                     "equation" if said.key else "answer", marks[place][2], before.text, said.text, before.right,
                     said.right, before.start, said.end,
                 )
@@ -132,7 +133,7 @@ def _answers(text: str, gold: str | None) -> Iterator[_Statement]:
 def _equations(text: str) -> Iterator[_Statement]:
     for found in _EQUATION.finditer(text):
         if text[max(0, found.start() - 4) : found.start()].rstrip().endswith(_PART_OF_MORE):
-            continue  # the tail of a longer term: what stands before changes its value
+            continue  # the tail of a longer term: the text before changes its value
         left = "".join(found[1].translate(_SAME).split())
         value = _arithmetic(left)
         if value is not None:
@@ -166,16 +167,16 @@ def _arithmetic(left: str) -> Fraction | None:
 
 @dataclass(slots=True)
 class Counts:
-    """What re-examination came to in some completions."""
+    """Self-correction attempts in some completions."""
 
     completions: int = 0
     marked: int = 0
     """With a marker."""
     checked: int = 0
-    """With a re-examination that can be checked."""
+    """With an attempt that can be checked."""
     outcomes: Counter[str] = field(default_factory=Counter)
-    """Re-examinations by outcome."""
-    mended: int = 0
+    """Attempts by outcome."""
+    corrected: int = 0
     """Completions in which a wrong statement became right."""
     examples: list[str] = field(default_factory=list)
     """Passages in which one did, at most `MOST_EXAMPLES`."""
@@ -185,20 +186,20 @@ def count(completions: Iterable[tuple[str, str | None]]) -> Counts:
     """Counts over completions, each with its gold answer."""
     counts = Counts()
     for text, gold in completions:
-        found = reexaminations(text, gold)
+        found = self_corrections(text, gold)
         counts.completions += 1
         counts.marked += bool(markers(text))
         counts.checked += bool(found)
         counts.outcomes.update(each.outcome for each in found)
-        mended = [each for each in found if each.outcome == "mended"]
-        counts.mended += bool(mended)
-        if mended and len(counts.examples) < MOST_EXAMPLES:
-            counts.examples.append(passage(text, mended[0]))
+        corrected = [each for each in found if each.outcome == "corrected"]
+        counts.corrected += bool(corrected)
+        if corrected and len(counts.examples) < MOST_EXAMPLES:
+            counts.examples.append(passage(text, corrected[0]))
     return counts
 
 
-def passage(text: str, found: Reexamination) -> str:
-    """The part of a text in which a re-examination stands, its middle left out where it is long."""
+def passage(text: str, found: SelfCorrection) -> str:
+    """The part of a text with an attempt; if it is long, its middle is left out."""
     start, end = max(0, found.start - AROUND), min(len(text), found.end + AROUND)
     shown = text[start:end]
     if len(shown) > LONGEST_EXAMPLE:

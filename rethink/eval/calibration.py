@@ -38,7 +38,7 @@ def reliability(
     if len(probabilities) != len(outcomes):
         raise ValueError(f"{len(probabilities)} probabilities of {len(outcomes)} outcomes")
     if any(not low <= p <= 1 for p in probabilities):
-        raise ValueError(f"probabilities must lie in [{low:g}, 1]")
+        raise ValueError(f"probabilities must be in [{low:g}, 1]")
     width = (1.0 - low) / bins
     members: list[list[int]] = [[] for _ in range(bins)]
     for i, p in enumerate(probabilities):

@@ -15,7 +15,7 @@ from rethink.eval.statistics import PairedComparison, paired_comparison
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A problem on which the two do not score alike."""
+    """A problem on which the two have different scores."""
 
     problem_id: str
     question: str

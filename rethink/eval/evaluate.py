@@ -2,7 +2,7 @@
 
 One model asked one way fills the folder itself; several models, or several ways, get a folder each below it:
 
-    DIR/evaluation.json   what was evaluated, so that running the same again goes on
+    DIR/evaluation.json   what was evaluated, so that the same command resumes
     DIR/results.json      one key a benchmark
     DIR/details.json      the same benchmarks with everything else that is known
     DIR/samples/BENCH/    every completion with its verdict (Parquet)
@@ -110,11 +110,11 @@ def _askable(benchmark: Benchmark, modes: Sequence[Mode]) -> list[Mode]:
 def evaluate_all(
     request: Request, load: Load, on_progress: OnProgress | None = None, note: Callable[[str], None] = lambda _: None
 ) -> list[Measured]:
-    """Evaluate every model every way, one after another, and write what came of it; `note` is told what to know.
+    """Evaluate every model in every prompting mode and write the results; `note` receives messages for the user.
 
     Raises:
         UsageError: see `check_request`, `make_plan`; or the folder holds something else.
-        RunFailure: generation broke; what was drawn is kept, and the same request goes on.
+        RunFailure: generation failed; the samples are kept, and the same request resumes.
     """
     problems = check_request(request)
     for name, asked in problems.items():
@@ -224,7 +224,7 @@ def read_results(folder: Path, record: Mapping[str, Any], name: str) -> dict[str
     if value and hashes and json_digest(value) not in hashes:
         raise RunFolderError(
             f"`{folder / name}` is damaged: its content does not have the hash that was written. Remove it, and run "
-            "the same `rethink eval` again: it is computed anew from the samples, and nothing is generated"
+            "the same `rethink eval` again: it is computed again from the samples, and nothing is generated"
         )
     return value
 
@@ -306,7 +306,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _slugs(models: Sequence[str]) -> dict[str, str]:
-    """A folder's name for each model: the end of its path, numbered where two are called alike."""
+    """A folder's name for each model: the end of its path, numbered if two have the same name."""
     slugs: dict[str, str] = {}
     for model in models:
         slug = slug_of(model)

@@ -102,7 +102,7 @@ def _judge_short(problem: Problem, turn: str) -> Verdict:
         return Verdict(None, 0.0)
     found, wanted = normal_tokens(answer), normal_tokens(problem.answer or "")
     places = range(len(found) - len(wanted) + 1)
-    # The gold may stand within a sentence, but not within a list of guesses.
+    # The gold answer may be within a sentence, but not within a list of guesses.
     short = len(found) <= len(wanted) + 12
     right = bool(wanted) and short and any(found[i : i + len(wanted)] == wanted for i in places)
     return Verdict(answer, float(right))

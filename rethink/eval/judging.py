@@ -1,4 +1,4 @@
-"""Judging beside generation: replies are graded in threads while the model goes on, and kept in the calling thread.
+"""Grading during generation: threads grade replies while the model continues; the calling thread stores them.
 
     reply ─► a thread grades it ─► kept with the next reply, or at the end
 
@@ -31,7 +31,7 @@ Keep = Callable[[Sample, float], None]
 
 
 class Judging:
-    """Grades replies while the model goes on; a context, whose end waits for what is open.
+    """Grades replies while the model continues; a context manager, whose exit waits for open replies.
 
     Args:
         grader: says whether several threads may grade at once.

@@ -83,7 +83,9 @@ def prompt_section(benchmark: Benchmark, mode: Mode) -> PromptSection:
 
 
 def stop_strings(mode: Mode) -> tuple[str, ...]:
-    """What ends a completion beside the model's own end: base models, asked by the R1 template, go on for the user."""
+    """What ends a completion beside the model's own end: base models, asked with the R1 template, continue with the
+    user's turn.
+    """
     return ("\nUser:",) if mode == "r1" else ()
 
 

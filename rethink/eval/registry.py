@@ -319,7 +319,7 @@ def find_benchmark(name: str) -> Benchmark:
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise UsageError(
         f"there is no benchmark {name!r}; {hint}Known are {', '.join(BENCHMARKS)}, any reasoning-gym task by its name, "
-        "and a JSONL file of yours by its path (it must end in .jsonl)"
+        "and your own JSONL file by its path (it must end in .jsonl)"
     )
 
 

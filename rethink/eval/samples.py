@@ -1,6 +1,6 @@
 """Every completion of an evaluation, as Parquet: a folder a benchmark, a file whenever some have been collected.
 
-A file appears whole or not at all, so a killed evaluation keeps what was written and goes on from there.
+A file appears whole or not at all, so a killed evaluation keeps what was written and resumes from there.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _TYPES = {
     "file_seconds": "float64",
 }
 _LATER: dict[str, Any] = {"judged_by": ""}
-"""Columns that earlier versions did not write, and what they stand for then."""
+"""Columns that earlier versions did not write, and their values then."""
 
 
 @dataclass(slots=True)

@@ -17,17 +17,17 @@ def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> tuple
 
     Args:
         successes: right answers; a sum of graded scores is accepted and makes the interval conservative.
-        n: answers judged. 0 says nothing, and the interval is (0, 1).
+        n: scored answers. With 0 the interval is (0, 1).
         confidence: share of such intervals that hold the true proportion.
 
     Returns:
         (low, high), shares between 0 and 1.
 
     Raises:
-        ValueError: `successes` lies outside 0…n, or `confidence` outside (0, 1).
+        ValueError: `successes` is outside 0…n, or `confidence` is outside (0, 1).
     """
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+        raise ValueError(f"confidence must be between 0 and 1, not {confidence}")
     if n < 0 or not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n} trials is not a proportion")
     if n == 0:
@@ -68,7 +68,7 @@ def mean_interval(values: Sequence[float], k: int) -> tuple[float, float]:
     """The 95 % interval of pass@1 from one mean a problem.
 
     Wilson's where k is 1 and every value is 0 or 1, and where all values are equal (a bootstrap would have no width);
-    the bootstrap over problems otherwise. Nothing judged says nothing: (0, 1).
+    the bootstrap over problems otherwise. Without scored problems it is (0, 1).
     """
     if not values:
         return 0.0, 1.0
@@ -240,6 +240,6 @@ def _blocks(draws: int, width: int) -> list[int]:
 
 def _check_counts(n: int, correct: int, k: int) -> None:
     if not 1 <= k <= n:
-        raise ValueError(f"k must lie between 1 and the {n} samples, not {k}")
+        raise ValueError(f"k must be between 1 and the {n} samples, not {k}")
     if not 0 <= correct <= n:
         raise ValueError(f"{correct} right samples of {n} is not a count")

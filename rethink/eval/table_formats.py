@@ -35,7 +35,7 @@ class Table:
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, list[str]], ...]
-    """(block, cells); neighbours of the same block stand together."""
+    """(block, cells); rows of the same block are adjacent."""
     notes: tuple[str, ...]
 
     def blocks(self) -> list[tuple[str, list[list[str]]]]:
@@ -57,7 +57,7 @@ def write_table(folder: Path, table: Table) -> list[Path]:
 
 
 def markdown(table: Table) -> str:
-    """A pipe table; the block stands in its first column where there is more than one."""
+    """A pipe table; if there is more than one block, the first column names it."""
     header = ["", *(column.flat for column in table.columns)]
     body = [[block if i == 0 else "", *cells] for block, rows in table.blocks() for i, cells in enumerate(rows)]
     lines = [f"### {table.title}", "", _pipe(header), _pipe(["---"] * len(header)), *(_pipe(row) for row in body)]

@@ -163,7 +163,7 @@ def _metric(name: str, measured: Mapping[str, Details]) -> str:
 
 
 def _notes(measured: Mapping[str, Details], published: bool, table: str) -> tuple[str, ...]:
-    """How each number came about; models that were asked alike share a line."""
+    """The protocol of each number; models with the same protocol share a line."""
     lines: dict[str, list[str]] = {}
     for model, details in measured.items():
         for name, of in details.items():

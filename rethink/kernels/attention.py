@@ -1,8 +1,8 @@
 """Attention over trees of sequences, with no copy of a shared prefix and no padding across groups.
 
-A packed row holds segments depth first: what several sequences share stands once, before what each has of its own. A
-token sees its own segment up to itself, and all of its ancestors; so a segment's keys are seen by itself, causally, and
-by all rows from its end to the end of its descendants: one range.
+A packed row holds segments depth first: a prefix that several sequences share is stored once, before their suffixes. A
+token attends to its own segment up to itself, and to all ancestors; so a segment's keys are seen by itself, causally,
+and by all rows from its end to the end of its descendants: one range.
 
 In plain torch: softmax over the union of two key sets splits into one softmax each, merged by their log-sum-exp; and
 the backward pass of each part needs nothing but the merged output and the merged log-sum-exp. Natively
@@ -105,7 +105,7 @@ def _plan(segments: Sequence[Segment]) -> BlockPlan:
     tables: list[list[int]] = []
     for segment in segments:
         table = [] if segment.parent is None else tables[segment.parent][: segment.position // BLOCK]
-        # The block that the segment begins in, if its parent began it, is copied: both go on in it differently.
+        # The block that the segment begins in, if its parent began it, is copied: both continue it differently.
         before = segment.position % BLOCK
         open_block = list(blocks[tables[segment.parent][segment.position // BLOCK]][:before]) if before else []  # type: ignore[index]
         rows = [*open_block, *range(segment.start, segment.start + segment.size)]
@@ -160,7 +160,7 @@ def attend_backward(
         keys = slice(0, rows.stop if causal else k.shape[2])
         weights = torch.matmul(q_scaled[:, :, rows], k_accurate[..., keys])
         weights.sub_(lse_BHS[:, :, rows, None]).exp_()
-        if causal:  # query i of the block stands at first + i
+        if causal:  # query i of the block is at position first + i
             weights.tril_(first)
         grad = grad_BHSD[:, :, rows]
         grad_v[:, :, keys] += torch.matmul(weights.to(q.dtype).transpose(-1, -2), grad)
@@ -188,7 +188,9 @@ def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[T
 
 
 def _has_native(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Whether the native kernels take these: rows may lie apart, heads not; the head size is a multiple of 16."""
+    """Whether the native kernels accept these: heads are adjacent, rows need not be; the head size is a multiple of
+    16.
+    """
     size = q.shape[2]
     return ops.usable(q) and size % BLOCK == 0 and all(x.stride()[1:] == (size, 1) for x in (q, k, v))
 

@@ -23,7 +23,8 @@ BLOCK_ROWS = 32
 """Rows whose fp32 logits exist at once: passes over them stay in the last-level cache."""
 
 KEPT_BYTES = 128 << 20
-"""Largest block that stays between training phases: larger ones (wide vocabularies) are taken anew, in huge pages."""
+"""Largest block that stays between training phases: larger ones (wide vocabularies) are allocated again, in huge
+pages."""
 
 TokenObjective = Callable[[Tensor, slice], Tensor]
 """(log-probabilities of a chunk, which targets they are) -> scalar loss of the chunk, differentiable."""

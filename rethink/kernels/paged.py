@@ -1,8 +1,8 @@
 """Keys and values of running sequences in pages of sixteen positions, and attention over them.
 
-A page holds positions 16 b to 16 b + 15 of a sequence, so sequences that begin alike share pages, and what is written
-for one token never moves. One call serves prompts in pieces and single decoded tokens alike: a run is consecutive rows
-of one sequence, its table names the sequence's pages.
+A page holds positions 16 b to 16 b + 15 of a sequence, so sequences with a common prefix share pages, and what is
+written for one token never moves. One call serves both prompts in pieces and single decoded tokens: a run is
+consecutive rows of one sequence, its table names the sequence's pages.
 
 On CPU the pages have the layout of `native/attention.cpp`, and each score and sum is computed as in training.
 
@@ -42,7 +42,7 @@ class PagedCache:
 
 @dataclass(frozen=True, slots=True)
 class CacheRows:
-    """Where the rows of one pass stand: all int32 on the CPU."""
+    """Positions of the rows of one pass: all int32 on the CPU."""
 
     row_R: Tensor
     length_R: Tensor
@@ -92,7 +92,7 @@ def attend_cached(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, cache: PagedCache
 
 
 def _attend_pages(q_THD: Tensor, cache: PagedCache, rows: CacheRows) -> Tensor:
-    """Runs of equal length in one padded call each: all decoded tokens together, a long prompt's piece by itself."""
+    """Runs of equal length in one padded call each: all decoded tokens together, a long prompt's piece alone."""
     out = torch.empty_like(q_THD, memory_format=torch.contiguous_format)
     for length in rows.length_R.unique().tolist():
         members = (rows.length_R == length).nonzero()[:, 0]

@@ -21,10 +21,10 @@ HUGE_PAGE = 2 << 20
 def tune_allocator() -> bool:
     """Keep large freed blocks in the process instead of returning them to the system; True where it could be set.
 
-    Training allocates the same large temporaries again and again. glibc maps each anew and pays for every page; kept in
-    the heap they are reused, which is worth more than a tenth of a step. The few above 32 MiB (logits, gradients of the
-    embedding) stay mapped: in the heap they would leave holes that nothing else fits. Only glibc has these settings;
-    elsewhere nothing changes. Call it before the first large allocation; calling it twice does no harm.
+    Training allocates the same large temporaries again and again. glibc maps each again and pays for every page; kept
+    in the heap they are reused, which is worth more than a tenth of a step. The few above 32 MiB (logits, gradients
+    of the embedding) stay mapped: in the heap they would leave holes that nothing else fits. Only glibc has these
+    settings; elsewhere nothing changes. Call it before the first large allocation; calling it twice does no harm.
     """
     mallopt = _glibc_function("mallopt")
     if mallopt is None:
@@ -47,7 +47,8 @@ def return_free_memory() -> None:
 def ask_for_huge_pages(memory: torch.Tensor) -> None:
     """Ask Linux for 2 MiB pages under a tensor that stays (elsewhere nothing happens).
 
-    Logits read across their rows touch a page for every row; with small pages the processor looks most of them up anew.
+    Logits read across their rows touch a page for every row; with small pages the processor looks most of them up
+    again.
     """
     advise, first = _glibc_function("madvise"), -(-memory.data_ptr() // HUGE_PAGE) * HUGE_PAGE
     size = (memory.data_ptr() + memory.nbytes - first) // HUGE_PAGE * HUGE_PAGE

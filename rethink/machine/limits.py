@@ -95,7 +95,7 @@ def _reclaimable(folder: Path) -> int:
 
 
 def _cgroup_folders(root: Path, controller: str) -> list[Path]:
-    """This process's control-group folders for a controller and all their parents, where limits may stand."""
+    """This process's control-group folders for a controller and all their parents, any of which may set limits."""
     mount = root / "sys/fs/cgroup"
     folders: list[Path] = []
     for line in _read(root / "proc/self/cgroup").splitlines():

@@ -114,7 +114,7 @@ class PromptRenderer:
     def surely_fits(self, question: str) -> bool:
         """Whether a question is so short that its prompt need not be tokenised to know that it fits.
 
-        A token stands for at least one byte of the text, up to what a tokenizer adds at the edges of pieces.
+        A token covers at least one byte of the text, up to what a tokenizer adds at the edges of pieces.
         """
         places = self._section.instruction.count(_PLACE)
         return self._bytes_without + places * len(question.encode("utf-8", "replace")) + _MARGIN <= self._limit

@@ -107,7 +107,7 @@ class Decoder:
         """Split a fused projection [T, (H+2K)D] into rotated queries [T,H,D], rotated keys and values [T,K,D]."""
         c = self.config
         q, k, v = fused.split([c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim, c.num_kv_heads * c.head_dim], -1)
-        if layer.q_norm is None:  # queries and keys lie side by side: one rotation serves both
+        if layer.q_norm is None:  # queries and keys are adjacent: one rotation serves both
             both = fused[..., : q.shape[-1] + k.shape[-1]].view(-1, c.num_heads + c.num_kv_heads, c.head_dim)
             q, k = rotate(both, cos_TD, sin_TD).split([c.num_heads, c.num_kv_heads], dim=1)
             return q, k, v.view(-1, c.num_kv_heads, c.head_dim)

@@ -1,4 +1,4 @@
-"""The header of a GGUF file, within bounds: its key/value pairs, and where its tensors lie.
+"""The header of a GGUF file, read within bounds: its key/value pairs, and the positions of its tensors.
 
 The `gguf` package's own reader follows whatever counts a file names (a file of fifty bytes may announce an array of
 2^40 entries), and makes an array of every entry. Layout: docs/gguf.md of ggml.
@@ -43,7 +43,7 @@ _LARGEST_ALIGNMENT = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """Where a tensor lies, and in which form."""
+    """Position and type of a tensor."""
 
     name: str
     kind: str

@@ -140,7 +140,7 @@ def _byte_level(fields: Mapping[str, Any], tokens: Sequence[str], types: Sequenc
 
 
 def cutter(pre: PreTokenizer) -> pre_tokenizers.PreTokenizer:
-    """Cuts text as `pre` says, and spells each piece in the letters that stand for bytes."""
+    """Cuts text as `pre` says, and spells each piece in the letters that represent bytes."""
     cuts = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.patterns]
     return pre_tokenizers.Sequence([*cuts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 

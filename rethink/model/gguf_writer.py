@@ -37,7 +37,7 @@ _FILE_TYPES = {"f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"
 
 @dataclass(frozen=True, slots=True)
 class WrittenGguf:
-    """What came of it."""
+    """Result of the writing."""
 
     nbytes: int
     tensors: int

@@ -162,8 +162,8 @@ def _model_of_run(path: Path) -> Path:
     folder = RunFolder.open(path).model_path
     if not (folder / "config.json").is_file():
         raise ModelError(
-            f"the run {path} has no exported model yet: it is written when the run has finished; go on with --resume, "
-            f"or give {path / 'best'} where that is there"
+            f"the run {path} has no exported model yet: it is written when the run finishes. Continue the run with "
+            f"--resume, or give {path / 'best'} if it exists"
         )
     return folder
 

@@ -38,7 +38,7 @@ class PackedGroup:
 
     @property
     def input_tokens(self) -> int:
-        """Tokens that the forward pass computes at most: prompts that begin alike take fewer."""
+        """Most tokens that the forward pass computes; prompts with a shared prefix take fewer."""
         return len(self.prompt_ids) + sum(max(len(c) - 1, 0) for c in self.completions)
 
 
@@ -79,7 +79,7 @@ class _Node:
 
 
 def _prompt_tree(groups: Sequence[PackedGroup]) -> _Node:
-    """All prompts in one radix tree: what they begin with alike stands once."""
+    """All prompts in one radix tree: each shared prefix is stored once."""
     root = _Node([])
     for index, group in enumerate(groups):
         if not len(group.prompt_ids):
@@ -106,7 +106,7 @@ def pack(groups: Sequence[PackedGroup], device: torch.device | str = "cpu") -> P
     """Lay groups out in one row, depth first over the tree of their prompts.
 
     Every prompt needs at least one token. Empty completions are allowed: they own no token and no target. Targets stay
-    in the order of the groups, wherever their tokens stand.
+    in the order of the groups, wherever their tokens are.
     """
     row = _Row(groups)
     tree = _prompt_tree(groups)
@@ -138,7 +138,7 @@ class _Row:
         self.head_rows: list[list[int]] = [[] for _ in groups]
 
     def add_node(self, node: _Node, parent: int | None, position: int) -> None:
-        """A node of the prompt tree, the completions of the groups that end there, and what goes on from it."""
+        """A node of the prompt tree, the completions of the groups that end there, and the nodes below it."""
         own = self._add(node.ids, parent, position)
         last, behind = len(self.tokens) - 1, position + len(node.ids)
         for index in node.ends:

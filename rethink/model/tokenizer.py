@@ -1,6 +1,6 @@
 """A model's tokenizer: text to ids and back, its special tokens, and its chat template.
 
-It stands on the `tokenizers` library alone and reads either a Hugging Face folder (`tokenizer.json`) or the fields of
+It needs only the `tokenizers` library and reads either a Hugging Face folder (`tokenizer.json`) or the fields of
 a GGUF file.
 """
 

@@ -73,8 +73,8 @@ class TransformersModel:
         module = _load_module(checkpoint, dtype, trust_remote_code).to(device)
         for name, parameter in module.named_parameters():
             check_finite(parameter, name, checkpoint.source)
-            # Read from a file, a weight lies where the file has it; products round otherwise there than when aligned,
-            # so a clone would differ from its original in the last bits.
+            # A weight that is mapped from a file has the file's alignment; products round differently than when
+            # aligned, so a clone would differ from its original in the last bits.
             if parameter.data_ptr() % _ALIGNMENT:
                 parameter.data = parameter.data.clone()
         embedding = module.get_input_embeddings()
@@ -103,7 +103,7 @@ class TransformersModel:
 
         Returns:
             Logits [B, keep, V]; and a `transformers.Cache` of all tokens so far, or None where none is wanted or the
-            module offers none of this kind (Mamba, RWKV, older code with tuples): then compute all anew.
+            module offers none of this kind (Mamba, RWKV, older code with tuples): then compute everything again.
         """
         past = 0 if cache is None else cache.get_seq_length()
         mask = torch.ones((ids_BS.shape[0], past + ids_BS.shape[1]), dtype=torch.long, device=ids_BS.device)

@@ -135,7 +135,7 @@ def build_reward_model(checkpoint: Checkpoint, dtype: str, device: str, seed: in
     """
     if checkpoint.config is None:
         raise ModelError(
-            f"{checkpoint.source} cannot carry a value head: {checkpoint.reason}. Reward models stand on the decoder "
+            f"{checkpoint.source} cannot carry a value head: {checkpoint.reason}. Reward models need the decoder "
             "of Rethink: choose a model of the Llama, Qwen2, Qwen3 or Mistral architecture"
         )
     decoder = Decoder(checkpoint.config, checkpoint.tensors, DTYPES[dtype], device)

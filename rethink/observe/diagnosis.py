@@ -67,7 +67,7 @@ def _rewards(steps: Sequence[Mapping[str, Any]], said: str) -> Diagnosis | None:
         return Diagnosis(
             "failing",
             f"In {said} {percent(failed)} of the rewards failed{by}, and a failure teaches nothing. Read one in the "
-            "column reward_parts of the rollouts and mend the reward; reward.seconds and reward.memory_gb are its "
+            "column reward_parts of the rollouts and fix the reward; reward.seconds and reward.memory_gb are its "
             "limits.",
         )
     if abstained >= most:

@@ -45,7 +45,7 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
                        "`rollouts/batch-….parquet`.", "Rises by one every `mini_batches × epochs` steps.", _NOTHING,
                        _TRAIN),
             MetricInfo("tokens/trained", "tokens", "Input tokens of the model in training since the start of the run; a "
-                       "shared prefix counts once. In fine-tuning: the sum of `train/input_tokens`.",
+                       "shared prefix counts once. Fine-tuning logs `train/input_tokens` per step.",
                        "Rises steadily.", "Does not rise: no group had a signal; see `rollout/no_signal`.", _TRAIN),
             MetricInfo("tokens/total", "tokens", "Completion tokens generated since the start of the run.",
                        "Rises steadily.", _NOTHING, _TRAIN),
@@ -72,7 +72,7 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
             MetricInfo("reward/failed", "share", "Share of the results of all reward functions that are failures.",
                        "0.", "Read the causes in the column `reward_parts` of the rollouts and fix the reward; above "
                        "`reward.max_failure_share` the run stops.", "rethink.rewards"),
-            MetricInfo("failure/<cause>", "failures", "Failures of reward functions in the batch by cause: `timeout`, "
+            MetricInfo("failure/<cause>", "outcomes", "Failures of reward functions in the batch by cause: `timeout`, "
                        "`crash`, `out_of_memory`, `invalid` (no number was returned) or `exception`; only causes that "
                        "occurred.", "Absent.", "`timeout`: raise `reward.seconds` or fix the checker; "
                        "`out_of_memory`: raise `reward.memory_gb`; others: read an example in the rollouts.",

@@ -157,7 +157,7 @@ class LiveView:
             self._console.print(self.render(final=True))
 
     def _safe_render(self) -> RenderableType:
-        # Called in rich's thread, where no guard of ours stands around it.
+        # Called in rich's thread, where no handler of ours catches its exceptions.
         try:
             return self.render()
         except Exception as error:

@@ -21,7 +21,7 @@ class Progress(Protocol):
     """What the trainer tells a view. `row`s hold metrics by their names in the glossary."""
 
     def start(self, total_steps: int, done_steps: int = 0) -> None:
-        """The run begins, or goes on after `done_steps`."""
+        """The run starts, or resumes after `done_steps`."""
 
     def phase(self, name: str, done: int | None = None, total: int | None = None) -> None:
         """What is being done now, e.g. `rollout`, and how much of it."""
@@ -37,7 +37,7 @@ class Progress(Protocol):
 
     def stages(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """The stages of a pipeline, all of them whenever one changes: `name`, `kind`, `state`, `seconds`, `text` and
-        `depth` (how many stages lie before it on the longest way).
+        `depth` (the number of stages before it on the longest path).
         """
 
     def close(self) -> None:
@@ -128,7 +128,7 @@ class Lines:
         """See `Progress`."""
         self._left.start(total_steps, done_steps)
         self._rows, self._diagnosed = [], None
-        after = f", going on after step {done_steps}" if done_steps else ""
+        after = f", resumed after step {done_steps}" if done_steps else ""
         self._write(f"{total_steps} steps{after}")
 
     def phase(self, name: str, done: int | None = None, total: int | None = None) -> None:
@@ -265,7 +265,7 @@ class Guarded:
             with suppress(Exception):
                 broken.close()
             with suppress(Exception):
-                say(f"The progress view is off ({type(error).__name__}: {error}); the run goes on.", file=sys.stderr)
+                say(f"The progress view is off ({type(error).__name__}: {error}); the run continues.", file=sys.stderr)
 
 
 def make_progress(mode: Mode = "auto", *, title: str = "", stream: TextIO | None = None) -> Progress:

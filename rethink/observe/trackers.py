@@ -2,7 +2,7 @@
 
 The run's own `metrics.jsonl` is the truth; a tracker is a copy. So a tracker that fails mid-run is switched off with a
 note, and catches up from `metrics.jsonl` when the run is resumed. No step is logged twice on resume: TensorBoard's
-files are written anew from `metrics.jsonl`; for the others the last step that was handed over is kept in
+files are written again from `metrics.jsonl`; for the others the last step that was handed over is kept in
 `trackers/<name>.json`, and the step number goes along with every row.
 """
 
@@ -44,7 +44,7 @@ def check_trackers(names: Sequence[str]) -> None:
     """Raise `UsageError` when a tracker is unknown or its package is missing. Imports nothing; call it first."""
     for name in names:
         if name not in PACKAGES:
-            raise UsageError(f"there is no tracker `{name}`; these are: {', '.join(PACKAGES)}. Mend `trackers`.")
+            raise UsageError(f"there is no tracker `{name}`; allowed are: {', '.join(PACKAGES)}. Correct `trackers`.")
         if name not in sys.modules and importlib.util.find_spec(PACKAGES[name]) is None:
             raise UsageError(
                 f"the recipe asks for the tracker `{name}`, and its package is not installed. Install it with "
@@ -111,7 +111,7 @@ def open_trackers(
                 opened.append(_OPENERS[name](folder, run_name, config, resumed_step))
         except Exception as error:
             raise UsageError(
-                f"the tracker `{name}` could not start ({type(error).__name__}: {error}). Mend what it says, or leave "
+                f"the tracker `{name}` could not start ({type(error).__name__}: {error}). Fix the cause, or leave "
                 "the tracker out with `trackers=[]`: the run's folder keeps every metric in any case."
             ) from error
     trackers = Trackers(opened, note)

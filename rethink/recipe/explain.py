@@ -31,7 +31,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def validated(model: type[M], data: dict[str, Any], where: str) -> M:
-    """The section that raw data stand for.
+    """The section that raw data describe.
 
     Raises:
         RecipeError: they are refused; the message begins with `where`.
@@ -118,7 +118,9 @@ def _recipe(model: type[BaseModel]) -> str:
 
 
 def _nearest(name: str, siblings: Sequence[str], prefix: str, model: type[BaseModel]) -> str | None:
-    """The most likely key: of that name in another section, spelt alike in the same one, spelt alike elsewhere."""
+    """The most likely key: of that name in another section, of a similar name in the same one, of a similar name
+    elsewhere.
+    """
     elsewhere: dict[str, RecipeField] = {}
     for field in walk_fields(model):
         elsewhere.setdefault(field.name, field)

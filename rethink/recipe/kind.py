@@ -1,4 +1,4 @@
-"""What a kind of run is: one record, in the kind's own folder under `rethink/kinds/` or in a package of yours.
+"""The record of a kind of run, in the kind's folder under `rethink/kinds/` or in your own package.
 
     rethink/kinds/NAME/__init__.py   KIND = Kind(name=…, recipe="module:Class", run="module:function", …)
 

@@ -73,7 +73,7 @@ def _kind(data: dict[Any, Any], overrides: Sequence[str]) -> type[AnyRecipe]:
 
 
 def find_recipe(path: str | Path) -> Path:
-    """The file that a path or the name of a shipped recipe stands for.
+    """The file of a path or of the name of a shipped recipe.
 
     Raises:
         RecipeError: neither is there; the message names what ships.
@@ -140,7 +140,7 @@ def _apply(data: dict[Any, Any], override: str, model: type[Section]) -> None:
 
 
 def _key(node: Any, segment: str, path: Sequence[str], override: str) -> Segment:
-    """The key or index that a segment stands for in a mapping or list."""
+    """The key or index that a segment means in a mapping or list."""
     if isinstance(node, dict):
         return next((key for key in node if str(key) == segment), segment)
     where = ".".join(path[:-1])
@@ -156,7 +156,7 @@ def _key(node: Any, segment: str, path: Sequence[str], override: str) -> Segment
 
 
 def _value(segments: Sequence[str], text: str, override: str, model: type[Section]) -> Any:
-    """The value as YAML; as it stands where the field is text, so that braces and colons need no quotes."""
+    """The value as YAML; unchanged if the field is text, so that braces and colons need no quotes."""
     text_field = is_text(annotation_at(model, segments))
     try:
         value = load_yaml(text)

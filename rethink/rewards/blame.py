@@ -1,6 +1,6 @@
 """Whose fault a failed reward is: the answer's, or our own.
 
-A judge of ours is bounded in time and memory. Where it runs out of them, or dies, on one answer but not on none, the
+A built-in checker is bounded in time and memory. If it exceeds them, or dies, on an answer but not without one, the
 answer has done it, and is wrong: whether an answer is judged must not depend on the answer. A function of the user's
 may be at fault itself, so what it does stays a failure.
 """
@@ -16,7 +16,7 @@ from rethink.rewards.parts import Item
 from rethink.types import RewardOutcome
 
 LEAST_COMPUTED = 0.1
-"""Share of its time that a judge of ours must have computed for a timeout to be the answer's: it never waits, so one
+"""Share of its time that a built-in checker must have computed for a timeout to be the answer's: it never waits, so one
 that has computed less was held up by the machine."""
 _EXHAUSTED = (TIMEOUT, CRASH, OUT_OF_MEMORY, f"{EXCEPTION}: RecursionError")
 
@@ -35,6 +35,6 @@ def exhausted(outcome: RewardOutcome) -> bool:
 
 
 def without_answer(item: Item) -> Item:
-    """The item with a completion of the same length that says nothing: what is said of it is said of a wrong answer."""
+    """The item with an empty completion of the same length: its result is that of a wrong answer."""
     problem, prompt, completion = item
     return problem, prompt, replace(completion, text="")

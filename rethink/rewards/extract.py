@@ -1,4 +1,4 @@
-r"""The answer in a completion, by the rule that the recipe names: for rewards and for `rethink eval` alike.
+r"""The answer in a completion, by the rule that the recipe names: for rewards and for `rethink eval`.
 
 The rules look at what is said after the thought (`</think>`), where there is one:
 
@@ -123,7 +123,7 @@ def _read_tagged(tagged: str | None) -> Found:
 
 
 def _read(text: str, *, whole: bool = False) -> Found:
-    """The answer in a text without tags; `whole`: one without a mark is the answer as it stands."""
+    """The answer in a text without tags; `whole`: one without a mark is the answer, unchanged."""
     # The last of the marks wins: what is said last is the answer.
     marked = [found for found in (_box(text), _hash(text), _cue(text)) if found is not None]
     if marked:

@@ -185,7 +185,7 @@ class RewardPool:
                         self._hear(key.data)
                 self._look_at_the_clock()
         except Exception as error:  # no future may wait for ever
-            self._broken = f"the reward workers stopped ({type(error).__name__}: {error}); go on with --resume"
+            self._broken = f"the reward workers stopped ({type(error).__name__}: {error}); continue with --resume"
         finally:
             self._abandon(self._broken or "the reward workers were closed")
 
@@ -286,7 +286,7 @@ class RewardPool:
             _settle(self._pending.popleft(), failed(CRASH, f"a worker ended while starting: {how}"))
 
     def _end_job(self, job: Job, outcomes: Outcomes, *, held_up: bool = False) -> None:
-        """Settle a job, or ask once more without its answer where that may have exhausted a judge of ours."""
+        """Settle a job, or repeat it without its answer if that may have exhausted a built-in checker."""
         (problem, *_), *more = job.items
         if job.failed is not None:
             outcomes = outcomes if outcomes[0].failure is None else [job.failed]
@@ -394,7 +394,7 @@ class RewardPool:
             worker.connection.shutdown(socket.SHUT_WR)
 
     def _warden_ended(self) -> None:
-        """Somebody killed the warden, and with it every worker: start anew; what was being scored has crashed."""
+        """Somebody killed the warden, and with it every worker: start again; the calls in progress have crashed."""
         self._selector.unregister(self._control)
         self._control.close()
         code = self._warden.wait()
@@ -404,7 +404,7 @@ class RewardPool:
             self._forget(worker, f"the workers' warden ended with {code}")
         if not any(worker.ready for worker in workers):
             self._broken = (
-                f"the reward workers cannot be started (their first process ended with {code}; what it said stands "
+                f"the reward workers cannot be started (their first process ended with {code}; its output is "
                 f"above). `python -c 'import rethink.rewards.warden'` in this environment should work."
             )
             raise RewardFailure(self._broken)

@@ -1,6 +1,6 @@
 """The part `reward-model`: what a trained reward model says of a response, beside the rules.
 
-The score becomes a probability, so that it lies between 0 and 1 as other parts do: of pairs, that the response is
+The score becomes a probability, so that it is between 0 and 1 like other rewards: for pairs, that the response is
 preferred to a usual one (the sigmoid of the score less the mean score of held-out responses); of labels, that the label
 is 1. DeepSeek-R1 (arXiv 2501.12948) adds such a reward for general prompts, in the last steps alone, since a policy
 that is trained on it for long learns what the model overlooks.

@@ -150,7 +150,7 @@ class Rubric:
                 raise RewardFailure(
                     f"the reward part `{part.name}` failed on {len(failed)} of {len(applied)} completions, more than "
                     f"reward.max_failure_share={self.max_failure_share:g} allows: {listed}. The last one of problem "
-                    f"{failed[0].problem.id} ends with {example!r}. Mend the checker and go on with --resume."
+                    f"{failed[0].problem.id} ends with {example!r}. Fix the checker and continue with --resume."
                 )
 
 

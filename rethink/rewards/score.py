@@ -1,8 +1,8 @@
 """Rewards of recorded completions: what `rethink score` does.
 
 Rows come from JSONL or from a run's rollouts. Each row is scored by each reward in the same workers as in training. For
-the rewards of `ROW_OPTIONS` a row may bring options of its own (`params`), which stand above those of the command. No
-other reward takes any from a row: a file from elsewhere must not choose the sandbox, an address or a limit.
+the rewards of `ROW_OPTIONS` a row may bring options of its own (`params`), which take precedence over those of the
+command. No other reward takes any from a row: a file from elsewhere must not choose the sandbox, an address or a limit.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ROW_OPTIONS = ("cosine", "overlong", "repetition")
 NESTED = "inputs"
 """A row's mapping in which keys are looked for too."""
 TOLERANCE = 1e-4
-"""By which a score may differ from the number that a row expects (a row's own `tol` stands above it)."""
+"""By which a score may differ from the number that a row expects (a row's own `tol` takes precedence)."""
 MOST_TOKENS = 1 << 20
 """Longest completion that a row may state or list."""
 UNREAD = "row: "
@@ -56,7 +56,7 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What came of one row."""
+    """The result of one row."""
 
     id: Any
     """The row's `id`, or its number."""
@@ -223,7 +223,7 @@ def _part(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
         return part | {"builtin": "gym", "params": {"task": name} | dict(params)}
     raise UsageError(
         f"there is no reward `{name}`; {_hint(name, DATASETS)}built in are {', '.join(sorted(BUILT_IN))}; a task of "
-        "reasoning-gym goes by its name, a function of yours as package.module:function or path/to/file.py:function"
+        "reasoning-gym is given by name, your own function as package.module:function or path/to/file.py:function"
     )
 
 

@@ -66,7 +66,7 @@ def overlong_part(
 ) -> PartFunction:
     """The part `overlong`: 0 down to `-penalty` over the last `soft_punish_cache` tokens before `max_completion_len`.
 
-    Without `floor` it goes on falling beyond.
+    Without `floor` it continues to fall beyond.
     """
     if soft_punish_cache > max_completion_len:
         raise ValueError(

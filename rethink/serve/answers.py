@@ -247,7 +247,7 @@ def _sse(value: dict[str, Any]) -> bytes:
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """What a client is told of a failure."""
+    """The error object that a client receives."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, RethinkError):

@@ -27,7 +27,7 @@ _CODES = {
 
 
 class ApiError(Exception):
-    """What a client is told.
+    """The error that a client receives.
 
     Args:
         status: of HTTP.

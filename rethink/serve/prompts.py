@@ -135,7 +135,7 @@ class Prompter:
 
     @cached_property
     def _longest_token(self) -> int:
-        """Characters that a token stands for at most."""
+        """Most characters per token."""
         spelled = (self.tokenizer.id_to_token(i) for i in range(self.tokenizer.vocab_size))
         return max((len(token) for token in spelled if token is not None), default=1) or 1
 

@@ -157,7 +157,7 @@ class EngineThread:
             )
 
     def cancel(self, tickets: Iterable[Ticket]) -> None:
-        """Drop what has not ended of the tickets. Nothing more is told of them after the present step."""
+        """Drop the unfinished parts of the tickets. Nothing more is sent for them after the current step."""
         with self._lock:
             for ticket in tickets:
                 if ticket.key not in self._tickets:
@@ -239,7 +239,7 @@ class EngineThread:
         return bool(decoding.batch) or decoding.waiting
 
     def _arrivals(self, decoding: Decoding) -> list[Ticket]:
-        """Tickets that can start now: a pass of prompt tokens at most, so that streams do not stand still for long."""
+        """Tickets that can start now: a pass of prompt tokens at most, so that streams do not stall."""
         started: list[Ticket] = []
         if decoding.waiting:
             return started  # those before them wait for room

@@ -80,7 +80,7 @@ def _failure(path: Path, number: int) -> StorageFailure:
             reason += f" ({usage.free / 2**20:.0f} MiB free of {usage.total / 2**30:.1f} GiB)"
     return StorageFailure(
         f"`{path}` could not be written: {reason}. What had been saved before is untouched and valid. "
-        f"To go on, {advice}; then run the same command with `--resume`."
+        f"To continue, {advice}; then run the same command with `--resume`."
     )
 
 
@@ -162,7 +162,7 @@ def sync_tree(root: Path) -> None:
 
 
 def write_folder(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill an empty folder, then put that folder in the place of `path`; what was there is removed.
+    """Let `write` fill an empty folder, then replace `path` by that folder.
 
     `write` gets the temporary folder. A reader of `path` sees the old folder or the new one, whole. An exception of
     `write` leaves the old one; those of the disk become `StorageFailure`.

@@ -1,6 +1,6 @@
 """The cache of what is made once (converted models, compiled kernels): a folder each, either whole or not there.
 
-What lies there runs as code or is trained on, so nothing is taken from a folder that another user owns or may write.
+Its content runs as code or is trained on, so a folder that another user owns or can write is never used.
 """
 
 from __future__ import annotations

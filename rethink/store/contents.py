@@ -1,7 +1,7 @@
 """The hash of what a run reads, a file or a folder: whole, and only once for large files that do not change.
 
 The hash of a large file is kept in the user's cache with the file's path, size, times and inode, so that weights are
-read once. Where these are as they were, so is the content: damage that a disk does by itself is found when the file is
+read once. If these are unchanged, so is the content. Damage by the disk is found when the file is
 hashed for the first time, or by the index of its folder (`integrity`).
 """
 

@@ -81,7 +81,7 @@ def accelerators() -> list[str]:
 
 def git_state(package: Path) -> dict[str, Any] | None:
     """Commit of the repository that tracks this package's code and whether its tree was changed; None if installed."""
-    # An installed copy may lie inside someone else's repository (a virtual environment): its commit says nothing.
+    # An installed copy may be inside an unrelated repository (a virtual environment), whose commit has no meaning here.
     if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None
     commit = _git(package, "rev-parse", "HEAD")

@@ -104,7 +104,7 @@ def _footer_start(data: bytes) -> int | None:
 
 
 def write_index(folder: Path, names: Iterable[str] | None = None) -> None:
-    """Write `checksums.json` of the named files of a folder; of all that lie in it, where none are named."""
+    """Write `checksums.json` of the named files of a folder, or of all its files if none are named."""
     if names is None:
         names = (entry.name for entry in folder.iterdir() if entry.is_file() and entry.name != INDEX)
     write_sealed(folder / INDEX, {name: sha256_of(folder / name) for name in sorted(names)})
@@ -146,4 +146,4 @@ def check_hash(path: Path, found: str | None = None) -> None:
         raise RunFolderError(f"`{path}` is damaged: its content does not have the hash that was written. {_ADVICE}")
 
 
-_ADVICE = f"Restore it from a copy, or make it again (its hash stands in {INDEX} beside it)."
+_ADVICE = f"Restore it from a copy, or create it again (its hash is in {INDEX} next to it)."

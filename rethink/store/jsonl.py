@@ -10,7 +10,7 @@ from rethink.reading import parse_json
 
 
 def read_jsonl(path: Path, what: str, advice: str) -> Iterator[tuple[str, object]]:
-    """Each line that is not empty as (where it stands, its value).
+    """Each non-empty line as (its position, its value).
 
     Args:
         path: the file, in UTF-8.
@@ -37,5 +37,5 @@ def parse_line(line: bytes | str, where: str) -> object:
         return parse_json(line)
     except ValueError as error:
         raise TaskError(
-            f"{where}, is not JSON ({error}); each line must be one JSON object: mend or remove it"
+            f"{where}, is not JSON ({error}); each line must be one JSON object: correct or remove it"
         ) from error

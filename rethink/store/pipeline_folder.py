@@ -5,7 +5,7 @@
     environment.json                   versions, processor, git commit
     stages/<name>-<hash12>/            what the stage's runner wrote: a run's folder
     stages/<name>-<hash12>.json        its record: kind, hash, inputs, state, times, what it computed
-    comparisons.json  summary.json     what came of it
+    comparisons.json  summary.json     the results
     report.html                        rendered from all of the above
 
 A record says `done` only after its stage's folder is whole. Nothing is ever written over: a changed stage has another

@@ -138,7 +138,7 @@ class RunFolder:
             self.path.rmdir()
 
     def extend(self, recipe_yaml: str, recipe_hash: str) -> None:
-        """Record that the run goes on under another recipe (more steps); the earlier hashes stay in `run.json`."""
+        """Record that the run continues with another recipe (more steps); the earlier hashes stay in `run.json`."""
         earlier = [*self._header.get("earlier_recipe_hashes", []), self.recipe_hash]
         header = {
             **self._header,
@@ -366,8 +366,9 @@ def _check_free(path: Path) -> None:
         raise RunFolderError(f"`{path}` is a file, and a run needs a folder of its own: choose another `--out`.")
     if RunFolder.exists(path):
         raise RunFolderError(
-            f"`{path}` already holds a run (recipe {RunFolder.open(path).recipe_hash[:12]}). Add `--resume` to go on "
-            "with it (with a larger `steps` to extend it), choose another `--out`, or delete the folder to start anew."
+            f"`{path}` already holds a run (recipe {RunFolder.open(path).recipe_hash[:12]}). Add `--resume` to "
+            "continue it (with a larger `steps` to extend it), choose another `--out`, or delete the folder to start "
+            "over."
         )
     names = {name for name in _names(path) if ".tmp-" not in name}
     if names - _STARTUP_NAMES or (names and LOCK not in names):

@@ -20,7 +20,7 @@ _PLAIN = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:/\d+)?", re.A
 def exact_number(answer: str, gold: str | None) -> float | None:
     """1 where both are the same number exactly (`1,000` = `1000.0`; `1/2` = `0.5`), None where the gold is no number.
 
-    `rethink.tasks.numbers` says what may stand around a number (`$18`, `x = 18`, `18 dollars`) and what makes it
+    `rethink.tasks.numbers` says what may surround a number (`$18`, `x = 18`, `18 dollars`) and what makes it
     another one, or none (`18x`, `18 million`, `not 18`).
     """
     right = None if gold is None else read_quantity(gold)

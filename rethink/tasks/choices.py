@@ -1,6 +1,6 @@
 """The letter that answers a question with options: one reader for the reward `math` and for `rethink eval`.
 
-A letter counts where it stands alone, in a box, after words such as "the answer is", first with a mark
+A letter counts if it is alone, in a box, after words such as "the answer is", first with a mark
 (`B. Because …`), or before "is correct". A statement that names several letters, or none of them, chooses none.
 """
 
@@ -46,7 +46,7 @@ _FIRST = re.compile(
     r"(?:[)\]>]|[.:](?=\s|$)|[,，](?=\s)|[。，；])[).:]?",
     re.IGNORECASE,
 )
-# A letter by itself: no part of a word or a formula, no initial.
+# A letter alone: no part of a word or a formula, no initial.
 _LETTER = re.compile(r"(?<![A-Za-z0-9_'’.^\\+=-])([A-Z])(?![A-Za-z0-9_'’^]|\s?[=+<>]|\s[A-Z][a-z]|-[A-Za-z])")
 _ARTICLE = re.compile(
     r"A\s+(?!(?:is|was|because|since|as|and|or|seems|looks|would|must|can|cannot|to|through|but|with|for|if|in|by"
@@ -131,7 +131,7 @@ def _by_cue(text: str, options: str) -> str | None:
 
 
 def _statement(text: str, options: str) -> str | None:
-    """The one letter that a sentence names; empty: several, or none expressly; None: it says nothing of letters."""
+    """The one letter that a sentence names; empty: several, or none expressly; None: it mentions no letter."""
     alone = _alone(text, options)
     if alone is not None:
         return alone

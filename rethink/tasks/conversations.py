@@ -137,7 +137,7 @@ def _message(value: Any, where: str) -> Mapping[str, str]:
     for key in _THOUGHT_KEYS:
         if value.get(key):
             raise TaskError(
-                f"{where}: the thought stands in `{key}`, which no common template reads alike; write it into the "
+                f"{where}: the thought is in `{key}`, which templates treat differently; write it into the "
                 "content as <think>…</think>"
             )
     if value.get("tool_calls"):

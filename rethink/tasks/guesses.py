@@ -39,5 +39,5 @@ def guess_warning(problems: Sequence[Problem]) -> str | None:
     return (
         f"{guess} is the gold answer of {right} of {len(known)} problems, so being right takes no thought. If the gold "
         "is not the whole criterion (a program to run, a formula to check), this grader does not judge the task: take "
-        "a benchmark or a task of reasoning-gym with a checker of its own, or a reward function of yours"
+        "a benchmark or a task of reasoning-gym with its own checker, or a custom reward function"
     )

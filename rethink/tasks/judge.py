@@ -25,7 +25,8 @@ class Judge:
         self.warm = warm
         """Loads what the first call would load."""
         self.only_compares = only_compares
-        """Whether it only compares with the gold, by code of ours: then what fails is the answer's, and wrong."""
+        """Whether it only compares with the gold answer, with our code: a failure is then the answer's, which is
+        wrong."""
 
     def without_answer(self, problem: Problem) -> float | None:
         """What a completion without an answer gets: 0, or None where no completion is judged."""

@@ -1,4 +1,4 @@
-"""The mixture of a recipe's sources: which problem stands where in a run, and which are held out.
+"""The mixture of a recipe's sources: the position of each problem in a run, and the held-out problems.
 
 Everything is a function of (tasks, seed, position): a resumed run draws what the uninterrupted one would have drawn.
 """
@@ -171,7 +171,7 @@ class TaskMix:
                 raise TaskError(
                     f"the gold answer {problem.answer[:200]!r} of problem {problem.id} is not right by its own "
                     f"checker, which {said}: training on it would reward nothing. Choose another tasks.checker or "
-                    "tasks.answer_format, or mend the data."
+                    "tasks.answer_format, or correct the data."
                 )
         if problems and all(problem.answer is None for problem in problems):
             self._all_unreadable(problems)
@@ -231,7 +231,7 @@ def build_task_mix(
 
 
 def _names(tasks: Sequence[TaskSource]) -> list[str]:
-    """A short name for each source, numbered where several are called alike."""
+    """A short name for each source, numbered if several have the same name."""
     short = [task.name.rpartition("/")[2].removesuffix(".jsonl") or task.name for task in tasks]
     return [f"{name}-{i}" if short.count(name) > 1 else name for i, name in enumerate(short)]
 

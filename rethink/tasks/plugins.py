@@ -140,7 +140,7 @@ def _import(module_name: str, reference: str, field: str, error: type[UsageError
     except Exception as failed:
         raise error(
             f"{field} names {reference!r}; importing {module_name} raised {type(failed).__name__}: {failed}"
-            f"{where_raised(failed)}; mend the module so that `python -c 'import {module_name}'` works"
+            f"{where_raised(failed)}; fix the module so that `python -c 'import {module_name}'` works"
         ) from failed
 
 
@@ -163,7 +163,7 @@ def _import_file(path: str, reference: str, field: str, error: type[UsageError])
         del sys.modules[name]
         raise error(
             f"{field} names {reference!r}; loading {path} raised {type(failed).__name__}: {failed}"
-            f"{where_raised(failed)}; mend the file so that `python {path}` works"
+            f"{where_raised(failed)}; fix the file so that `python {path}` works"
         ) from failed
     return module
 

@@ -5,7 +5,7 @@ Rows of these schemas are read (docs/reward-models.md has an example of each):
     prompt, chosen, rejected       texts, or lists of messages (`chosen` may repeat the prompt's messages)
     chosen, rejected               lists of messages with the prompt inside; or transcripts
                                    "\\n\\nHuman: … \\n\\nAssistant: …" (Anthropic's hh-rlhf)
-    prompt, response, label        texts or messages; `completion` stands for `response` too
+    prompt, response, label        texts or messages; `completion` is accepted for `response`
     messages, label                the last message is the response
 """
 

@@ -46,7 +46,7 @@ def test_pass_at_k_is_the_mean_over_all_draws(case: tuple[int, int, int]) -> Non
 
 
 def test_pass_at_k_refuses() -> None:
-    with pytest.raises(ValueError, match="k must lie"):
+    with pytest.raises(ValueError, match="k must be"):
         pass_at_k(3, 1, 4)
     with pytest.raises(ValueError, match="not a count"):
         pass_at_k(3, 4, 1)

@@ -44,7 +44,7 @@ def test_lines_are_one_a_step() -> None:
     stream = io.StringIO()
     drive(progress.Lines(stream))
     assert stream.getvalue().splitlines() == [
-        "10 steps, going on after step 2",
+        "10 steps, resumed after step 2",
         "step 3/10  reward 1.250  accuracy 50.0 %  format 87.5 %  length 63.4  kl 0.0012  time 8.5 s  left 1 min 00 s",
         "evaluation after step 3: accuracy 12.0 % (95 % interval 8.0 to 17.0), format 50.0 %, length 70.2, "
         "200 problems",

@@ -241,7 +241,7 @@ def test_words_of_reflection_are_counted(finished: RunFolder) -> None:
 def test_reexaminations_are_shown_with_passages_or_the_lack_of_them(tmp_path: Path, finished: RunFolder) -> None:
     seen = page_of(finished).text
     assert "all 3 batches shown 12 12 0 0 0 0 0" in seen
-    assert "There are markers, but nowhere the same thing stated before and after one" in seen
+    assert "There are markers, but no statement is repeated after one" in seen
     folder = new_folder(tmp_path / "aha", {"name": "aha", "steps": 1})
     folder.append_metrics({"step": 1, "batch": 1, "reward/mean": 0.1, "rollout/reexamining": 0.5})
     mended, hostile = "1 + 1 = 3. Wait, 1 + 1 = 2.", f"2 + 1 = 4. Wait {ATTACKS[0]} 2 + 1 = 3."
@@ -249,7 +249,7 @@ def test_reexaminations_are_shown_with_passages_or_the_lack_of_them(tmp_path: Pa
     texts = [mended, hostile, partial, "2"]
     folder.write_rollouts(1, [rollout(1, said, 1.0) for said in texts], {"step": 1})
     seen = page_of(folder).text
-    assert "step 1 4 3 2 2 0 0 0" in seen, "completions, with a marker, checked, mended, and the rest"
+    assert "step 1 4 3 2 2 0 0 0" in seen, "completions, with a marker, checked, corrected, and the rest"
     assert mended in seen
     assert ATTACKS[0] in seen, "as text"
 

@@ -23,7 +23,7 @@ def test_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
 def test_a_line_that_is_not_json(tmp_path: Path, line: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(f"{{}}\n{line}\n", "utf-8")
-    with pytest.raises(TaskError, match=r"a\.jsonl`, line 2, is not JSON .*mend or remove it"):
+    with pytest.raises(TaskError, match=r"a\.jsonl`, line 2, is not JSON .*correct or remove it"):
         list(read_jsonl(path, "the data file", "give another"))
 
 

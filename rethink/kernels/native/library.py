@@ -117,7 +117,7 @@ def _load(choice: str | None) -> tuple[Native | None, Status]:
     try:
         path = _built(compiler, level)
         functions = ctypes.CDLL(str(path))
-    except UsageError:  # a cache that others may write: nothing to go on from quietly
+    except UsageError:  # a cache that others can write: an error, not a silent fallback
         raise
     except (OSError, subprocess.SubprocessError, RethinkError) as error:
         return _without(f"they could not be built or loaded with {compiler}: {_last_line(error)}")

@@ -157,7 +157,7 @@ def swiglu_backward(gate_up_T2I: Tensor, grad_TI: Tensor) -> Tensor:
 
 
 def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor, direction: int) -> Tensor:
-    """Rotary embedding of rows that may lie apart; the result is contiguous."""
+    """Rotary embedding of rows that need not be adjacent; the result is contiguous."""
     rows, heads, size = x_THD.shape
     out = torch.empty(rows, heads, size, dtype=x_THD.dtype)
     _call("rt_rotate", _is_bf16(out), _pointer(x_THD), _long(x_THD.stride(0)), _long(rows), _long(heads), _long(size),
@@ -217,7 +217,7 @@ def attention_backward(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad: Tensor, runs: Runs, segments: Tensor,
     source: Tensor, grads: tuple[Tensor, Tensor, Tensor],
 ) -> None:  # fmt: skip
-    """Gradients of q, k, v into `grads`, whose rows may lie apart."""
+    """Gradients of q, k, v into `grads`, whose rows need not be adjacent."""
     shape = shape_of(q, k.shape[1])
     spread = [value for x in grads for value in (_pointer(x), _long(x.stride(0)))]
     _call("rt_attention_backward", _is_bf16(q), ctypes.byref(shape), ctypes.byref(runs), _pointer(segments),

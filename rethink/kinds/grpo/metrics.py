@@ -24,15 +24,15 @@ def batch_metrics(batch: RolloutBatch, recipe: Recipe, *, sampled_now: bool) -> 
     rollouts = batch.rollouts
     rewards = [r.reward for r in rollouts if r.reward is not None]
     lengths = [len(r.completion.token_ids) for r in rollouts]
-    looked_again = count((r.completion.text, r.problem.answer) for r in rollouts)
+    corrections = count((r.completion.text, r.problem.answer) for r in rollouts)
     row: dict[str, float] = {
         "rollout/length_mean": statistics.fmean(lengths),
         "rollout/length_max": max(lengths),
         "rollout/truncated": statistics.fmean(r.completion.finish_reason == "length" for r in rollouts),
         "rollout/no_signal": statistics.fmean(batch.no_signal),
         "rollout/reflection": reflection_rate([r.completion.text for r in rollouts]),
-        "rollout/reexamining": looked_again.marked / len(rollouts),
-        "rollout/corrected": looked_again.outcomes["mended"],
+        "rollout/reexamining": corrections.marked / len(rollouts),
+        "rollout/corrected": corrections.outcomes["corrected"],
         "rollout/repeated": statistics.fmean(
             -repetition_penalty(r.completion.token_ids.tolist(), REPEATED, -1.0) for r in rollouts
         ),

@@ -1,4 +1,4 @@
-"""The part of a report about re-examination: how often, what it changed, and passages where it mended something."""
+"""The part of a report about self-correction: how often it occurs, its outcomes, and corrected passages."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from rethink.analysis.self_correction import Counts, count
 from rethink.observe.report.markup import details, element, table, text
 
 RULE = (
-    "A re-examination is two statements of the same thing with a marker of reflection between them: two numbers stated "
-    "as the answer, checked against the gold answer, or the same sum twice, checked by arithmetic. Mended: wrong "
-    "before and right after. Corrections in other words are not seen, so these counts are from below."
+    "A self-correction attempt is two statements of the same thing with a marker of reflection between them: two "
+    "numbers stated as the answer, compared with the gold answer, or the same sum twice, checked by arithmetic. "
+    "Corrected: wrong before and right after. Corrections in other words are not found, so these counts are lower "
+    "bounds."
 )
 
 
@@ -22,7 +23,7 @@ def aha(groups: Mapping[str, Iterable[tuple[str, str | None]]], first: str) -> s
         first: heading of the first column.
     """
     counted = {name: count(rows) for name, rows in groups.items()}
-    headings = [first, "completions", "with a marker", "checked", "mended", "spoiled", "still right", "still wrong"]
+    headings = [first, "completions", "with a marker", "checked", "corrected", "spoiled", "still right", "still wrong"]
     rows = [[text(name), *map(_cell, _numbers(counts))] for name, counts in counted.items()]
     parts = [element("p", text(RULE), class_="note"), table(headings, rows)]
     passages = [(name, passage) for name, counts in counted.items() for passage in counts.examples]
@@ -32,14 +33,14 @@ def aha(groups: Mapping[str, Iterable[tuple[str, str | None]]], first: str) -> s
             f"<p>{text(name)}</p>" + element("pre", text(passage), tabindex="0")
             for passage, name in reversed(unique.items())
         )
-        parts.append(details("Passages in which something wrong was mended", shown))
+        parts.append(details("Corrected passages", shown))
     else:
         parts.append(element("p", text(_none(counted)), class_="empty"))
     return "".join(parts)
 
 
 def _numbers(counts: Counts) -> list[int]:
-    outcomes = [counts.outcomes[name] for name in ("mended", "spoiled", "still right", "still wrong")]
+    outcomes = [counts.outcomes[name] for name in ("corrected", "spoiled", "still right", "still wrong")]
     return [counts.completions, counts.marked, counts.checked, *outcomes]
 
 
@@ -49,7 +50,7 @@ def _cell(number: int) -> str:
 
 def _none(counted: Mapping[str, Counts]) -> str:
     if not any(counts.marked for counts in counted.values()):
-        return "No completion holds a marker of reflection: there is nothing that could be an aha moment here."
+        return "No completion contains a marker of reflection, so there is no aha moment to find."
     if not any(counts.checked for counts in counted.values()):
-        return "There are markers, but nowhere the same thing stated before and after one: nothing can be checked."
-    return "No re-examination mended anything."
+        return "There are markers, but no statement is repeated after one, so nothing can be checked."
+    return "Nothing was corrected."

@@ -262,7 +262,7 @@ def _band(scale: _Scale, steps: list[float], low: Values, high: Values, colour: 
 
 
 def _bars(scale: _Scale, steps: list[float], values: list[Values], lines: list[Line]) -> list[str]:
-    # Steps may lie unevenly (a sample of batches, or evaluations between): the closest two set the width.
+    # Steps may be uneven (a sample of batches, or evaluations in between): the closest two set the width.
     spaces = [scale.x(after) - scale.x(before) for before, after in pairwise(steps)]
     space = min([(WIDTH - LEFT - RIGHT) / max(1, len(steps)), *spaces])
     width = max(0.6, space - min(2.0, space / 4))

@@ -44,7 +44,7 @@ def comparison(before: Entry | None, after: Entry | None) -> list[Row]:
 def verdict(before: Entry | None, after: Entry | None, why: str = "") -> str:
     """Whether the change of accuracy is more than chance would make it; empty where there is nothing to compare.
 
-    `why`: what kept the run from learning (`diagnosis`), where something did: it stands in the place of chance.
+    `why`: the reason why the run did not learn (`diagnosis`), if any; it is shown instead of chance.
     """
     first, last = _ends(_judged_only(before or {})), _ends(_judged_only(after or {}))
     if first is None or last is None:

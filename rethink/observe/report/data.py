@@ -52,7 +52,7 @@ def report_data(folder: RunFolder) -> dict[str, Any]:
 
 
 def json_number(value: Any) -> Any:
-    """The value, or None in the place of a number that JSON lacks."""
+    """The value, or None for a number that JSON lacks."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -151,7 +151,7 @@ def clip(text: str, limit: int) -> str:
 
 
 def word_counts(rollouts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Per batch of packed rollouts: completions, words, and how often each word of reflection stands in them."""
+    """Per batch of packed rollouts: completions, words, and occurrences of each word of reflection."""
     batches: dict[int, dict[str, Any]] = {}
     for row in rollouts:
         entry = batches.setdefault(row["batch"], {"batch": row["batch"], "completions": 0, "words": 0, "counts": {}})

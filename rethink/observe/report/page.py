@@ -1,6 +1,6 @@
 """`report.html`: one file that opens offline, made from a run's folder alone, whole or unfinished.
 
-What a model wrote is hostile. Three walls stand between it and the reader: text is escaped here (`markup`), the
+Model output is hostile. Three guards protect the reader from it: text is escaped here (`markup`), the
 script puts it on the page as text nodes only, and the content security policy lets nothing run or load but the one
 script and the one style below, named by their hashes.
 """
@@ -123,22 +123,22 @@ def with_steps(counts: Sequence[Mapping[str, Any]], rollouts: Sequence[Mapping[s
 def _reflection(data: Mapping[str, Any], counts: Sequence[Mapping[str, Any]], packed: Mapping[str, Any]) -> str:
     drawn = [panel for panel in reflection_panels(data, counts) if panel.chart.lines]
     content = sections.charts(drawn, "No completions to count words in yet.") + sections.reflection_table(counts)
-    content += _reexamination(counts, packed["rollouts"])
+    content += _self_correction(counts, packed["rollouts"])
     intro = (
         "<p>Words such as “wait” or “let me check”: their rise, together with accuracy, is the paper's aha moment.</p>"
     )
     return sections.section("reflection", "Reflection", intro + content)
 
 
-def _reexamination(counts: Sequence[Mapping[str, Any]], rollouts: Sequence[Mapping[str, Any]]) -> str:
-    """What re-examination changed in the first and the last sampled batch, and in all of them."""
+def _self_correction(counts: Sequence[Mapping[str, Any]], rollouts: Sequence[Mapping[str, Any]]) -> str:
+    """The self-corrections in the first and the last sampled batch, and in all of them."""
     if not counts:
         return ""
     batches = {f"step {entry['step']}": entry["batch"] for entry in (counts[0], counts[-1])}
     groups = {name: [row for row in rollouts if row["batch"] == batch] for name, batch in batches.items()}
     groups[f"all {len(counts)} batches shown"] = list(rollouts)
     said = {name: [(row["text"], row["answer"]) for row in rows] for name, rows in groups.items()}
-    return "<h3>Re-examination</h3>" + aha(said, "rollouts of")
+    return "<h3>Self-correction</h3>" + aha(said, "rollouts of")
 
 
 def _navigation(only: Sequence[str] = ()) -> str:

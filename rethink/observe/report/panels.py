@@ -89,7 +89,7 @@ def reflection_panels(data: Mapping[str, Any], counts: Sequence[Mapping[str, Any
         [],
     )
     share = _plain(
-        ChartPlan("Rollouts that re-examine themselves", (("rollout/reexamining", "all rollouts"),), kind="share"),
+        ChartPlan("Rollouts with words of reflection", (("rollout/reexamining", "all rollouts"),), kind="share"),
         data["metrics"],
         [],
     )

@@ -25,7 +25,7 @@ _LINKS = (
     ("distillation", "Distillation"),
     ("stages", "Stages"),
     ("data", "Data"),
-    ("aha", "Re-examination"),
+    ("aha", "Self-correction"),
     ("samples", "Samples"),
     ("recipe", "Recipe"),
 )
@@ -98,7 +98,7 @@ def render_pipeline(folder: PipelineFolder) -> str:
         _section("distillation", "Distillation against reinforcement learning", _distillation(data)),
         _section("stages", "Stages", _stages(data)),
         _section("data", "Data that stages made", _made_data(data)),
-        _section("aha", "Re-examination", _reexamination(sources)),
+        _section("aha", "Self-correction", _self_correction(sources)),
         _section("samples", "The same problems, model by model", samples_section(sources)),
         _section("recipe", "Recipe and environment", _recipe(data)),
         "</main>",
@@ -320,7 +320,7 @@ def _made_data(data: PipelineData) -> str:
 
 
 def _domains(domains: Sequence[Mapping[str, Any]]) -> str:
-    """What came of the samples of each task: kept, and dropped by which filter."""
+    """The samples of each task: kept, and dropped by each filter."""
     rows = [
         [
             text(entry.get("domain", "")),
@@ -346,8 +346,8 @@ def _sample_sources(data: PipelineData) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def _reexamination(sources: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """What looking again changed in the held-out completions of each model."""
+def _self_correction(sources: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """The self-corrections in the held-out completions of each model."""
     if not sources:
         return _plain("No model has been evaluated yet.")
     rows = {

@@ -209,13 +209,13 @@ def _info(name: str) -> MetricInfo | None:
 
 
 def reflection_table(counts: Sequence[Mapping[str, Any]]) -> str:
-    """How often each word stands in the first and the last sampled batch, and in all of them."""
+    """Number of occurrences of each word in the first and the last sampled batch, and in all of them."""
     if not counts:
         return ""
     words = words_that_occur(counts)
     if not words:
         total = sum(entry["completions"] for entry in counts)
-        return plain(f"None of the words of reflection stands in the {total:,} rollouts of this page.")
+        return plain(f"The {total:,} rollouts of this page contain no word of reflection.")
     headings = ["word", f"step {counts[0]['step']}", f"step {counts[-1]['step']}", f"all {len(counts)} batches shown"]
     rows = [
         [text(f"“{word}”")]

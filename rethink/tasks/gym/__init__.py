@@ -1,6 +1,6 @@
 """Tasks of reasoning-gym: their problems (`source`), and what judges the answers to them (`judge`).
 
 The library's own scorers were not written for hostile text: some evaluate it as Python. `scorers` says for each task
-who judges: a function of ours (`ours`), the library's scorer where it only compares strings or numbers, or the
+the checker: our own function (`ours`), the library's scorer if it only compares strings or numbers, or the
 library's scorer in the sandbox (`rethink.rewards.gym`).
 """

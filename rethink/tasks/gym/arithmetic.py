@@ -1,4 +1,4 @@
-"""Arithmetic that a model wrote (`(3 + 5) * 3`), read by a grammar of ours and computed exactly. Never evaluated."""
+"""Arithmetic that a model wrote (`(3 + 5) * 3`), parsed with our own grammar and computed exactly. Never evaluated."""
 
 from __future__ import annotations
 

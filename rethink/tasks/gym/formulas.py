@@ -1,4 +1,4 @@
-"""Formulas that a model wrote (`-9*x**8/10 + sin(2*x)`), read by a grammar of ours into sympy objects.
+"""Formulas that a model wrote (`-9*x**8/10 + sin(2*x)`), parsed with our own grammar into sympy objects.
 
 sympy's own reader evaluates its text as Python, so it never sees an answer. The grammar has numbers, the variable, `C`,
 `E`, `pi`, the functions of `FUNCTIONS`, `+ - * / ** ^` and brackets; sizes are bounded before anything is computed.
@@ -40,7 +40,7 @@ def read_formula(text: str, variables: Mapping[str, Any]) -> Any | None:
 
     Args:
         text: a formula.
-        variables: the symbols that may stand in it, by name.
+        variables: the symbols that it may contain, by name.
     """
     if len(text) > MAX_TEXT:
         return None

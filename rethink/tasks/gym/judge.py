@@ -1,4 +1,4 @@
-"""Judging answers to reasoning-gym's tasks by functions of ours and by those of its scorers that only compare.
+"""Checking answers to reasoning-gym tasks with our own functions and with those of its scorers that only compare.
 
 task ─► who_judges ─► ours:     its rule (`rethink.tasks.gym.ours`)
                       compares: the library's scorer, here, on text of bounded size

@@ -1,4 +1,4 @@
-"""Judges of ours for tasks of reasoning-gym whose own scorers evaluate the answer as Python or accept wrong ones.
+"""Our own checkers for reasoning-gym tasks whose scorers evaluate the answer as Python or accept wrong answers.
 
     judge(said, entry) -> 0 to 1, or None where the entry has not what it takes
 

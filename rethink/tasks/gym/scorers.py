@@ -1,6 +1,6 @@
 """Who judges the answers to a task of reasoning-gym.
 
-- `ours`: a function of ours (`rethink.tasks.gym.ours`).
+- `ours`: our own function (`rethink.tasks.gym.ours`).
 - `compares`: the library's scorer, in a plain worker. Only scorers that were read line by line are here: they compare
   strings and numbers, keep nothing between calls, evaluate nothing, and take time that is linear in the answer.
 - `sandbox`: the library's scorer in the sandbox. All others: they simulate games and graphs, read JSON, or call

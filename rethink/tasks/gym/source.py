@@ -95,7 +95,7 @@ class GymSource:
         return float(self._stages[stage][1].score_answer(gold, entry))
 
     def reads_gold(self, problem: Problem) -> bool:
-        """See `Source`: the task judges by itself."""
+        """See `Source`: the task checks its answers."""
         return True
 
     def _index(self, stage: int, number: int) -> int:

@@ -224,7 +224,7 @@ def test_evaluations_comparisons_and_report(go: Go, fake: Fake, tmp_path: Path) 
     assert "6.5" in page
     section = page[page.index('id="aha"') : page.index('id="samples"')]
     words = re.sub(r"<[^>]*>|\s+", " ", section).split()
-    assert "last 4 1 1 1 0 0 0" in " ".join(words), "completions, with a marker, checked, mended, and the rest"
+    assert "last 4 1 1 1 0 0 0" in " ".join(words), "completions, with a marker, checked, corrected, and the rest"
     assert section.count("1 + 1 = 3. Wait, 1 + 1 = 2") == 1, "the same passage once, though every model wrote it"
 
 
