@@ -63,7 +63,7 @@ def compare_folders(first: Path, second: Path) -> Comparison:
     if not names:
         raise UsageError(
             f"`{first}` evaluated {', '.join(records[0]['benchmarks']) or 'nothing'} and `{second}` "
-            f"{', '.join(records[1]['benchmarks']) or 'nothing'}: there is no benchmark in common to compare"
+            f"{', '.join(records[1]['benchmarks']) or 'nothing'}: they have no benchmark in common"
         )
     return Comparison(
         str(records[0]["backend"]["model"]),
@@ -78,7 +78,7 @@ def _samples(folder: Path, record: Mapping[str, Any], name: str) -> list[Sample]
     if len(samples) < kept:
         raise RunFolderError(
             f"`{folder / 'samples' / name}` holds {len(samples)} samples, and its results were computed from {kept}: a "
-            "file is lost. Restore it, or run the same `rethink eval` again, which draws what is missing"
+            "file is missing. Restore it, or run the same `rethink eval` again, which samples the missing ones"
         )
     return samples
 

@@ -126,7 +126,7 @@ def worked_examples(benchmark: Benchmark) -> Sequence[Worked]:
     }
     if benchmark.family not in by_family:
         raise UsageError(
-            f"{benchmark.name} has no worked examples, so it cannot be asked few-shot; use --prompting default, "
+            f"{benchmark.name} has no worked examples, so few-shot prompting is not possible; use --prompting default, "
             "direct, zero-shot-cot or r1"
         )
     return by_family[benchmark.family]

@@ -105,7 +105,7 @@ def check_request(out: Path, target: Target, dtype: str | None, evaluation: Path
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out} exists already, and nothing is overwritten: choose another --out, or remove it first")
     if target == "gguf" and out.suffix != ".gguf":
-        raise UsageError(f"--out {out} does not end in .gguf, by which programs know such files; add it")
+        raise UsageError(f"--out {out} does not end in .gguf, which programs expect; add it")
 
 
 # --- GGUF ------------------------------------------------------------------------------------------------------------
@@ -308,7 +308,7 @@ def _evaluated(source: Source, evaluation: Path | None) -> dict[str, Any]:
         if evaluation is None:
             return {}
         raise UsageError(
-            f"--evaluation {folder} is of other weights than {source.given} "
+            f"--evaluation {folder} evaluated other weights than {source.given} "
             f"(it evaluated {record['backend'].get('model')}); evaluate this model first: "
             f"rethink eval --model {source.given} --bench …"
         )

@@ -88,8 +88,8 @@ def cached_entry(root: Path, key: str) -> Path | None:
         wrong = _not_ours(path.lstat(), _OTHERS_WRITE)
         if wrong is not None:
             raise UsageError(
-                f"{path} in the cache {wrong}, so what it holds may be another's; look into it, remove it "
-                f"(`rm -r {entry}`), and it is made again, or set RETHINK_CACHE to a folder of your own"
+                f"{path} in the cache {wrong}, so its content may be somebody else's; inspect it, remove it "
+                f"(`rm -r {entry}`), and it is created again, or set RETHINK_CACHE to your own folder"
             )
     return entry
 
@@ -108,8 +108,8 @@ def _check_root(root: Path) -> None:
         wrong = _not_ours(status, bits)
         if wrong is not None:
             raise UsageError(
-                f"the cache {root} is not safe: {folder} {wrong}, who could put code of theirs into it; if you trust "
-                f"what is there, `chmod go-w {folder}` (or `chown`), else set RETHINK_CACHE to a folder of your own"
+                f"the cache {root} is not safe: {folder} {wrong}, who could put code into it; if you trust "
+                f"its content, `chmod go-w {folder}` (or `chown`), else set RETHINK_CACHE to your own folder"
             )
 
 

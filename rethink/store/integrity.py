@@ -143,7 +143,7 @@ def check_hash(path: Path, found: str | None = None) -> None:
     except OSError as error:
         raise RunFolderError(f"`{path}` is missing or cannot be read ({error.strerror}): {_ADVICE}") from error
     if not same:
-        raise RunFolderError(f"`{path}` is damaged: its content does not have the hash that was written. {_ADVICE}")
+        raise RunFolderError(f"`{path}` is damaged: its content does not match the recorded hash. {_ADVICE}")
 
 
 _ADVICE = f"Restore it from a copy, or create it again (its hash is in {INDEX} next to it)."

@@ -27,7 +27,7 @@ def only_writer(folder: Path) -> Iterator[None]:
     path = folder / LOCK
     name = str(path.resolve())
     if name in _held:
-        raise RunFolderError(f"this process already writes to `{folder}`; let that run end first.")
+        raise RunFolderError(f"this process already writes to `{folder}`; wait until that run ends.")
     with storage_errors(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:

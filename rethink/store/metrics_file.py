@@ -103,7 +103,7 @@ class MetricsFile:
             if row is None:
                 if valid + len(line) < len(data):
                     raise RunFolderError(
-                        f"line {number} of `{self.path}` is damaged: it is no row of metrics as it was written. "
+                        f"line {number} of `{self.path}` is damaged: it is not a valid row of metrics. "
                         "Restore the file from a copy, or delete that line and resume: training does not need it, and "
                         "the report says which steps are lost."
                     )

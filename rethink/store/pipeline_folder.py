@@ -90,7 +90,7 @@ class PipelineFolder:
             StorageFailure: the disk refuses.
         """
         if path.exists() and not path.is_dir():
-            raise RunFolderError(f"`{path}` is a file, and a pipeline needs a folder of its own: choose another --out.")
+            raise RunFolderError(f"`{path}` is a file, but a pipeline needs a folder: choose another --out.")
         names = {entry.name for entry in path.iterdir() if ".tmp-" not in entry.name} if path.is_dir() else set()
         if names - _STARTUP_NAMES or (names and LOCK not in names):
             some = ", ".join(f"`{name}`" for name in sorted(names)[:3])

@@ -363,7 +363,7 @@ class RunFolder:
 def _check_free(path: Path) -> None:
     """Raise `RunFolderError` unless a new run may be made in `path`."""
     if os.path.exists(path) and not path.is_dir():
-        raise RunFolderError(f"`{path}` is a file, and a run needs a folder of its own: choose another `--out`.")
+        raise RunFolderError(f"`{path}` is a file, but a run needs a folder: choose another `--out`.")
     if RunFolder.exists(path):
         raise RunFolderError(
             f"`{path}` already holds a run (recipe {RunFolder.open(path).recipe_hash[:12]}). Add `--resume` to "

@@ -38,8 +38,8 @@ def left_out_by(message: Mapping[str, Any], where: str) -> str | None:
             continue
         if key not in YES_MEANS_TRAINED and key not in YES_MEANS_LEFT_OUT:
             raise TaskError(
-                f"{where}: the key `{key}` of an assistant's message looks as if it said what is trained on, and it is "
-                f"not known. Say it by `weight` (0 or 1), or remove the key"
+                f"{where}: the key `{key}` of an assistant's message looks like a flag for training, but it is "
+                f"unknown. Use `weight` (0 or 1), or remove the key"
             )
         if _yes(value, key, where) == (key in YES_MEANS_LEFT_OUT):
             found = key

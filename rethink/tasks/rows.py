@@ -216,8 +216,8 @@ def load_hub(name: str, config: str | None, split: str) -> Iterable[Any]:
     except Exception as error:  # the library raises many types
         raise TaskError(
             f"the data set `{name}` ({config or 'default configuration'}, split `{split}`) cannot be "
-            f"loaded ({type(error).__name__}: {error}); check its name, `config` and `split`, log in where "
-            "it is private, and without the hub give a JSONL file (problems: tasks.kind=jsonl, or a reasoning-gym task)"
+            f"loaded ({type(error).__name__}: {error}); check its name, `config` and `split`, log in if "
+            "it is private, or without the hub give a JSONL file (problems: tasks.kind=jsonl, or a reasoning-gym task)"
         ) from error
 
 

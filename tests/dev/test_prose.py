@@ -1,15 +1,16 @@
-"""The pages and help texts avoid the phrases that docs/glossary.md lists."""
+"""The pages and help texts: they avoid the phrases that docs/glossary.md lists, and their commands parse."""
 
 from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from rethink.cli.main import build_parser
+from rethink.cli.main import build_parser, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 GLOSSARY = ROOT / "docs/glossary.md"
@@ -46,3 +47,23 @@ def test_the_help_texts_avoid_the_listed_phrases() -> None:
 
 def test_the_pages_link_the_glossary() -> None:
     assert all("docs/glossary.md" in (ROOT / name).read_text("utf-8") for name in ("README.md", "CONTRIBUTING.md"))
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every command of the code blocks and of the help texts, with where it is; synopses (`[…]`) are left out."""
+    texts = [(page.name, page.read_text("utf-8")) for page in PAGES] + list(helps(build_parser()))
+    lines = [(name, line) for name, text in texts for line in re.sub(r"\s*\\\n\s*", " ", text).splitlines()]
+    found = [(name, re.match(r"(?:    |  )?(?:echo .*\| |\w+=\S+ )*rethink (.*)", line)) for name, line in lines]
+    bare = [(name, re.split(r"\s{2,}|\s#|; done", match[1])[0]) for name, match in found if match]
+    return [(name, command) for name, command in bare if not re.search(r" \[|^…|^\w+ [A-Z]+$|: ", command)]
+
+
+def test_the_commands_parse(capsys: pytest.CaptureFixture[str]) -> None:
+    refused = []
+    for name, command in commands():
+        try:
+            parse(shlex.split(command))
+        except SystemExit:
+            refused.append((name, command, capsys.readouterr().err[-200:]))
+    assert len(commands()) > 60
+    assert refused == []

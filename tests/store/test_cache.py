@@ -77,9 +77,9 @@ SPOILERS = [value for name, value in sorted(globals().items()) if name.startswit
 def test_what_others_may_write_is_refused(root: Path, spoil: Callable[[Path], None]) -> None:
     cached_folder(root, "key", build)
     spoil(root)
-    with pytest.raises(UsageError, match=r"RETHINK_CACHE to a folder of your own"):
+    with pytest.raises(UsageError, match=r"RETHINK_CACHE to your own folder"):
         cached_entry(root, "key")
-    with pytest.raises(UsageError, match=r"RETHINK_CACHE to a folder of your own"):
+    with pytest.raises(UsageError, match=r"RETHINK_CACHE to your own folder"):
         cached_folder(root, "key", build)
 
 

@@ -83,7 +83,7 @@ def zygote_command(
         SandboxUnavailable: not Linux, or bubblewrap or libseccomp is missing.
     """
     if not sys.platform.startswith("linux"):
-        raise SandboxUnavailable(f"this is {sys.platform}, and its walls are Linux's")
+        raise SandboxUnavailable(f"this is {sys.platform}, and the sandbox needs Linux")
     if choice == "unsafe-none":
         return [_interpreter(), *_start(str(INSIDE.parent), control_fd, "-", "", "")]
     root = _may_make_namespaces() if as_root is None else as_root

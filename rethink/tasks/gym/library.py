@@ -35,7 +35,7 @@ def make_dataset(task: str, params: Mapping[str, Any]) -> Any:
     from reasoning_gym.factory import DATASETS
 
     if task in REFUSED:
-        raise TaskError(f"the task `{task}` of reasoning-gym is not taken: {REFUSED[task]}")
+        raise TaskError(f"the task `{task}` of reasoning-gym is refused: {REFUSED[task]}")
     if task not in DATASETS:
         near = difflib.get_close_matches(task, sorted(DATASETS), n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}? " if near else ""

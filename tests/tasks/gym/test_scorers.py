@@ -85,7 +85,7 @@ def test_a_plain_judge_refuses_what_needs_the_sandbox(task: str) -> None:
 
 @pytest.mark.parametrize("task", sorted(REFUSED))
 def test_tasks_that_are_not_taken(task: str) -> None:
-    with pytest.raises(TaskError, match=f"`{task}` of reasoning-gym is not taken"):
+    with pytest.raises(TaskError, match=f"`{task}` of reasoning-gym is refused"):
         make_dataset(task, {})
 
 
