@@ -44,8 +44,8 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
             MetricInfo("batch", "batches", "Number of the rollout batch that the step trained on; its rollouts are in "
                        "`rollouts/batch-….parquet`.", "Rises by one every `mini_batches × epochs` steps.", _NOTHING,
                        _TRAIN),
-            MetricInfo("tokens/trained", "tokens", "Input tokens of the model in training since the start of the run; a "
-                       "shared prefix counts once. Fine-tuning logs `train/input_tokens` per step.",
+            MetricInfo("tokens/trained", "tokens", "Input tokens of the model in training since the start of the run; "
+                       "a shared prefix counts once. Fine-tuning logs `train/input_tokens` per step.",
                        "Rises steadily.", "Does not rise: no group had a signal; see `rollout/no_signal`.", _TRAIN),
             MetricInfo("tokens/total", "tokens", "Completion tokens generated since the start of the run.",
                        "Rises steadily.", _NOTHING, _TRAIN),
@@ -121,8 +121,8 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
                        "0 for most small models. If it rises with accuracy, the reflection is real.",
                        "0 while `rollout/reflection` rises: the words have no effect; read the completions.",
                        "rethink.analysis.self_correction"),
-            MetricInfo("rollout/repeated", "share", "Mean share of a completion's 8-grams of tokens that repeat another "
-                       "8-gram of the same completion.", "Near 0.",
+            MetricInfo("rollout/repeated", "share", "Mean share of a completion's 8-grams of tokens that repeat "
+                       "another 8-gram of the same completion.", "Near 0.",
                        "The policy degenerates: lower the learning rate, or add the KL term (`algorithm.beta`).",
                        _TRAIN),
             MetricInfo("rollout/tokens", "tokens", "Completion tokens of the rollout batch.",
