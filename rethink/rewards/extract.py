@@ -160,7 +160,7 @@ def _has_prose(text: str) -> bool:
 
 
 def _last_value(text: str) -> tuple[str | None, str]:
-    """The last formula, or a number that stands after it."""
+    """The last formula, or a number after it."""
     text = _RAISED.sub(r"\1", text)  # 12 cm$^2$
     end = 0
     run: list[str] = []
@@ -180,7 +180,7 @@ def _last_value(text: str) -> tuple[str | None, str]:
 
 
 def _is_money(inside: str) -> bool:
-    """Whether what stands between two dollar signs is two prices: `$5 and $6`."""
+    """Whether two dollar signs belong to two prices: `$5 and $6`."""
     return _MONEY.fullmatch(_without_commands(inside)) is not None
 
 

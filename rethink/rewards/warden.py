@@ -121,7 +121,7 @@ class Warden:
         pid, watch = self._workers.pop(number)
         self._selector.unregister(watch)
         os.close(watch)
-        _kill_group(pid)  # children of a worker that ended by itself
+        _kill_group(pid)  # children of a worker that ended on its own
         _, status = os.waitpid(pid, 0)
         self._sweep()
         self._tell({"event": "ended", "id": number, "code": os.waitstatus_to_exitcode(status)})

@@ -90,7 +90,7 @@ def _boxes(text: str) -> Iterator[tuple[int, int, str]]:
     places = dict.fromkeys(_BOXES, limit)
     while True:
         for box, place in places.items():
-            if place >= limit:  # a spelling that stands further ahead is not looked for again
+            if place >= limit:  # a spelling that is further ahead is not searched again
                 places[box] = text.rfind(box, 0, limit)
         start = max(places.values())
         if start < 0:

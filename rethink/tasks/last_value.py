@@ -208,7 +208,7 @@ def _trimmed(text: str, start: int, stop: int) -> tuple[int, int]:
 
 
 def _bracketed(text: str, start: int, stop: int, place: int) -> tuple[int, int]:
-    """With the whole of the brackets that `place` stands in, where they hold mathematics; without other ones."""
+    """With the whole brackets around `place` if they contain mathematics; without other brackets."""
     for _ in range(8):
         depth, low = _balance(text[start:stop])
         if low < 0:
@@ -263,7 +263,7 @@ def _opening(text: str, stop: int) -> int | None:
 
 
 def _joined(text: str, start: int, stop: int) -> int:
-    """Where the value begins once what stands before it on its line, and belongs to it, is added."""
+    """Start of the value, including the text before it on its line that belongs to it."""
     line = max(text.rfind("\n", 0, start) + 1, start - NEAR)
     head = text[line:start]
     near = head.rstrip()
@@ -303,7 +303,7 @@ def _goes_on(value: str, near: str, head: str) -> bool:
 
 
 def _after_operator(text: str, line: int, start: int, near: str) -> int:
-    """An operator stands before: it takes the operand before it, or is a sign, or marks an item of a list."""
+    """The operator before: it takes the operand before it, or is a sign, or marks an item of a list."""
     place = line + len(near) - 1
     bare = near[:-1].rstrip()
     if near.endswith("**"):

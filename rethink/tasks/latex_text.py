@@ -118,7 +118,7 @@ def one_spelling(text: str) -> str:
     text = _SPACES.sub(" ", text)
     text = text.replace("\\langle", "(").replace("\\rangle", ")").replace("\\log_e ", "\\ln ")
     text = unquoted(_CURRENCY.sub("", text))
-    # Three full stops go on: 0.3... is not 0.3.
+    # Three full stops continue a number: 0.3... is not 0.3.
     text = text.rstrip(" .;,。") if not text.endswith(("\\.", "..", ". .")) else text
     text = unquoted(without_styles(text, _spaced))
     text = re.sub(r"\*\*([^*]*)\*\*", r"\1", text) if text.startswith("**") else text
@@ -180,7 +180,7 @@ def plain_commands(text: str) -> str:
 
 
 def unquoted(text: str) -> str:
-    """Without white space and without quotation marks around the whole; a mark that stands alone stays (5 inches)."""
+    """Without white space and without quotation marks around the whole; a single mark is kept (5 inches)."""
     text = text.strip()
     while len(text) > 2 and text[0] + text[-1] in _QUOTES and text[0] not in text[1:-1]:
         text = text[1:-1].strip()
@@ -229,7 +229,7 @@ def _outside_brackets(text: str) -> str:
 
 
 def split_list(text: str) -> list[str]:
-    """The elements of a list: what stands between commas and semicolons outside brackets."""
+    """The elements of a list, separated by commas and semicolons outside brackets."""
     parts, level, start = [], 0, 0
     for place, char in enumerate(text):
         level += (char in "([{") - (char in ")]}")

@@ -48,7 +48,7 @@ _AND_OR = r"(?i:\band\b|\bor\b)"
 _OTHER_CHOICE = re.compile(
     rf"\(\s*([A-Z])\s*\)|(?:^|[,;/&]|{_AND_OR}|[.):]\s)\s*([A-Z])(?=\s*(?:[).:,;/&]|{_AND_OR}|$))"
 )
-"""A letter that stands as an option of its own: several of them choose none."""
+"""A letter that is a separate option: several of them choose none."""
 _BASE_NAMES = dict(zip("two three four five six seven eight nine ten".split(), range(2, 11), strict=True))
 _NAME = re.compile(r"[\\|(]?[\\A-Za-z][\\A-Za-z0-9_{}()|:, ]{0,30}")
 _TEXT = re.compile(r"[\w .,'&-]*(?:[A-Za-z]{3}|[^\W\d_A-Za-z])[\w .,'&-]*")
@@ -89,7 +89,7 @@ def equal_numbers(answer: str, gold: str) -> bool | None:
 
 
 def _with_subject(text: str, other: str = "") -> str:
-    r"""`\ne 2` with the name that the other text has, as 5 stands for x = 5."""
+    r"""`\ne 2` with the name that the other text has, as 5 equals x = 5."""
     if not _NAMELESS.match(text):
         return text
     found = _SUBJECT.match(other)
@@ -306,7 +306,7 @@ def _named_items(text: str) -> list[tuple[str | None, str]] | None:
 
 
 def _named(said: str, right: str) -> bool | None:
-    """What has a name must have the same one, or none: then it stands in the gold's order."""
+    """A named value must have the same name, or none: then it must be in the gold answer's order."""
     named = [_named_items(text) for text in (right, said)]
     if named == [None, None]:
         return None

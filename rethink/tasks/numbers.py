@@ -2,7 +2,7 @@ r"""The number that a text is: one strict notion for every checker of numbers.
 
 The whole text must be a number in one of the usual spellings, with what people write around one: currency, percent,
 degrees, a unit or what is counted, a name before an equals sign. Anything else is no number, however plainly a number
-stands within it: `\sqrt{3}`, `3x`, `x > 3`, `3 million` (which is 3000000), `not 3`, `3 (wrong)`.
+is part of it: `\sqrt{3}`, `3x`, `x > 3`, `3 million` (which is 3000000), `not 3`, `3 (wrong)`.
 
 A number has at most 100 digits and a text 400 characters, powers are bounded, and nothing symbolic is involved, so
 that hostile text costs little.
@@ -59,7 +59,7 @@ def read_quantity(text: str) -> Quantity | None:
 
 
 def sides_of(text: str) -> list[str]:
-    """What stands between the equals signs of a text, in one spelling."""
+    """The sides of the equals signs of a text, in one spelling."""
     text = _bare(_spelled(text))
     around = text[:1] + text[-1:]
     # ($5) is what a bookkeeper writes for -5.
@@ -428,7 +428,7 @@ _COUNTING = {*COUNTS, *SCALES, "a", "and"}
 
 
 def _words(rest: str, value: Fraction) -> list[str] | None:
-    """The words after a number, without asides that fit; None where something else stands there."""
+    """The words after a number, without asides that fit; None if the text after it is something else."""
     words: list[str] = []
     at = 0
     rest = _HALF_DAY.sub(r"\1m", _AFFIRMED.sub("", rest).rstrip())
@@ -457,7 +457,7 @@ def _words(rest: str, value: Fraction) -> list[str] | None:
 
 
 def _aside_fits(aside: str, value: Fraction) -> bool:
-    """Whether what stands in round brackets leaves a number as it is: `(ten)`, `(dollars)`, `(not eleven)`."""
+    """Whether an aside in round brackets leaves a number unchanged: `(ten)`, `(dollars)`, `(not eleven)`."""
     words = re.findall(r"[^\W_]+|\S", aside.replace("-", " "))
     if words[:1] == ["not"]:
         other = read_count(words[1:])

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rethink.tasks.units import NEEDED, in_units
 
 ROUNDED_DIGITS = 6
-"""Significant digits from which on a decimal may stand for the value that it is rounded from."""
+"""Significant digits from which on a decimal may equal the value that it is rounded from."""
 
 
 class Quantity(NamedTuple):
@@ -22,13 +22,13 @@ class Quantity(NamedTuple):
     name: str | None = None
     """The variable that it is assigned to (`x = 5`)."""
     unit_needed: bool = False
-    """Whether it says nothing without its unit (1 hour 30 minutes)."""
+    """Whether it has no meaning without its unit (1 hour 30 minutes)."""
 
 
 def same_quantity(ours: Quantity, gold: Quantity, *, rounded: bool) -> bool:
     """Whether two quantities are the same number.
 
-    `28%` stands for 28 and for 0.28 alike, since golds leave the sign out as often as not. A unit may be left out, and
+    `28%` equals both 28 and 0.28, since gold answers leave the sign out as often as not. A unit may be left out, and
     may be another of the same kind (1.5 hours are 90 minutes); one that contradicts the gold's is wrong, and so is
     another name. With `rounded` a decimal of six digits may be the
     rounded value.
@@ -50,7 +50,7 @@ def same_quantity(ours: Quantity, gold: Quantity, *, rounded: bool) -> bool:
 
 
 def _factor(ours: Quantity, gold: Quantity) -> Fraction | None:
-    """How many of the gold's unit one of ours is; None where the units do not agree."""
+    """The answer's unit in units of the gold answer; None if the units do not agree."""
     if ours.unit is not None and gold.unit is not None:
         return in_units(ours.unit, gold.unit)
     alone = ours if gold.unit is None else gold
@@ -78,6 +78,6 @@ def _decimal_of(written: str | None, value: Fraction, exact: Fraction, *, cut: b
     digits = (written or "").lstrip("-0.").replace(".", "")
     if not point or exact.denominator == 1 or len(digits) < ROUNDED_DIGITS or (value > 0) != (exact > 0):
         return False
-    # How far the exact value goes on beyond the decimal, in units of its last place.
+    # Distance of the exact value beyond the decimal, in units of its last place.
     beyond = (abs(exact) - abs(value)) * 10 ** len(places)
     return abs(beyond) <= Fraction(1, 2) or (cut and 0 <= beyond < 1)

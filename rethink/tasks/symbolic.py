@@ -242,7 +242,7 @@ def _is_condition(value: Any) -> bool:
 
 
 def _alternatives(value: Any) -> list[Any]:
-    """What "or", or commas, stand between: relations, one of them an inequality; a single relation is one."""
+    """The relations that "or" or commas separate, one of them an inequality; a single relation is one."""
     from sympy import FiniteSet, Or
 
     parts = list(value.args) if isinstance(value, Or | FiniteSet) else [value]
@@ -254,7 +254,7 @@ def _same_alternatives(gold: Any, said: Any, decimals: Decimals) -> bool:
 
     if matched(_alternatives(gold), _alternatives(said), lambda a, b: _same(a, b, decimals)):
         return True
-    # Commas may mean "and" or "or", so a list says nothing of the whole.
+    # Commas may mean "and" or "or", so a list does not determine the whole.
     if isinstance(gold, FiniteSet) or isinstance(said, FiniteSet) or gold.free_symbols != said.free_symbols:
         return False
     return same_sets(as_set(gold), as_set(said), decimals)
@@ -315,7 +315,7 @@ def as_set(value: Any) -> Any:
 
 
 def same_sets(gold: Any, said: Any, decimals: Decimals) -> bool:
-    """Whether two sets, tuples or intervals are the same; what is none stands for the set of itself."""
+    """Whether two sets, tuples or intervals are the same; another value counts as the set of itself."""
     from sympy import FiniteSet, Interval, Set, Tuple, Union
 
     gold, said = (value if isinstance(value, Set | Tuple) else FiniteSet(value) for value in (gold, said))

@@ -14,7 +14,7 @@ from functools import cache
 
 from rethink.tasks.words import is_eastern, is_plain_word
 
-# kind, unit, how many of the kind's first unit it is, names. Names with capitals are read as they stand.
+# kind, unit, how many of the kind's first unit it is, names. Names with capitals are case-sensitive.
 _TABLE = """
 m     m      1            m meter meters metre metres 米
 m     cm     1/100        cm centimeter centimeters centimetre centimetres 厘米
@@ -150,7 +150,7 @@ _COMPOUND = {
     "sqft": "ft^2", "sqm": "m^2", "sqcm": "cm^2", "sqkm": "km^2", "sqmi": "mi^2",
 }  # fmt: skip
 MONEY = {"¤": "dollar", "€": "euro", "£": "gbp", "¥": "yuan", "₹": "rupee", "₩": "won", "₽": "ruble"}
-"""Units of signs of money; a dollar sign is written as ¤, since between dollar signs stands mathematics."""
+"""Units of signs of money; a dollar sign is written as ¤, since dollar signs enclose mathematics."""
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _AFTER = {"squared": 2, "cubed": 3}
 _ALIKE = [{"pound", "lb"}, {"pound", "gbp"}, {"degree", "celsius"}, {"degree", "fahrenheit"}, {"yuan", "yen"}]
@@ -224,7 +224,7 @@ def unit_of(words: Sequence[str]) -> str | None:
 
 
 def thing(word: str) -> str | None:
-    """What is counted, in the singular; None where the word is a variable, or says nothing of what is counted."""
+    """What is counted, in the singular; None if the word is a variable, or does not name what is counted."""
     lower = word.lower().rstrip(".")
     if len(lower) < 3 or not lower.isalpha() or lower in _FILLERS or not is_plain_word(lower) or is_eastern(lower):
         return None
@@ -257,7 +257,7 @@ def _powers(unit: str) -> list[tuple[str, int]]:
 
 
 def in_units(ours: str, gold: str) -> Fraction | None:
-    """How many of the gold's unit one of ours is; None where they do not measure the same."""
+    """The answer's unit in units of the gold answer; None if they do not measure the same."""
     if ours == gold or any({ours, gold} <= alike for alike in _ALIKE):
         return Fraction(1)
     kinds, size = _size(ours)

@@ -2,7 +2,7 @@ r"""The 25 kinds of instruction of IFEval, each a function of the response and i
 
 They follow the published checker (google-research, `instruction_following_eval`), including where it is lenient: a
 verdict is only comparable with published ones if it errs in the same places. Two things differ on purpose. A letter
-to be counted that is no letter (`#`, `!`) is counted as it stands, where the published code draws a random letter
+to be counted that is no letter (`#`, `!`) is counted literally, where the published code draws a random letter
 instead. And text in arguments is taken literally, never as a regular expression.
 
 Responses are hostile: every check is linear in their length.

@@ -11,9 +11,9 @@ from rethink.errors import UsageError
 WORD = re.compile(r"\w+")
 
 # What ends in a full stop without ending a sentence: names of persons, firms, months, days and states. The published
-# checker uses NLTK's trained English model, which is a download; its algorithm with these lists splits alike except
-# around rarer abbreviations and formulas. That model ends a sentence after `i.e.`, `e.g.` and `etc.`, so they are not
-# listed: verdicts are comparable only if they err alike.
+# checker uses NLTK's trained English model, which is a download; its algorithm with these lists gives the same splits
+# except around rarer abbreviations and formulas. That model ends a sentence after `i.e.`, `e.g.` and `etc.`, so they
+# are not listed: verdicts are comparable only if they make the same errors.
 _ABBREVIATIONS = frozenset(
     """
     mr mrs ms messrs dr prof sen rep reps gen col maj lt adm st sr jr

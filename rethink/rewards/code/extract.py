@@ -89,7 +89,7 @@ def _chosen_block(text: str) -> str | None:
 
 
 def _closes_the_prompt(text: str, block: _Block) -> bool:
-    """Whether a lone fence without a language closes one that the prompt has opened: the program stands before it."""
+    """Whether a lone fence without a language closes one that the prompt has opened: the program is before it."""
     before = text[: block.start]
     if not block.plain or block.closed or not before.strip():
         return False

@@ -37,7 +37,7 @@ class Verdict:
 def assemble(program: str, tests: Tests) -> str:
     """The source that is run: the program, after the code that it was asked to continue.
 
-    A program that defines the entry point stands for itself, but may use what the prompt imports and defines.
+    A program that defines the entry point is complete, but may use what the prompt imports and defines.
     """
     if not isinstance(tests, Assertions) or not tests.prompt or tests.entry is None or "from __future__" in program:
         return program

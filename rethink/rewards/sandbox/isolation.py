@@ -155,7 +155,7 @@ def _library() -> Path:
 
 
 def _inner(path: Path) -> str:
-    """Where a file of the interpreter lies in the sandbox; its own prefix tells nothing there."""
+    """Path of a file of the interpreter in the sandbox; its own prefix has no meaning there."""
     prefix = Path(sys.base_prefix).resolve()
     if not path.is_relative_to(prefix):
         raise SandboxUnavailable(f"the interpreter's library {path} is not below its prefix {prefix}")

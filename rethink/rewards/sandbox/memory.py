@@ -1,6 +1,6 @@
 """What a job's processes hold of memory, page tables included, which no limit of a process counts.
 
-A limit on address space bounds what is mapped. But a page that stands alone needs up to three pages of tables, so a
+A limit on address space bounds what is mapped. But an isolated page needs up to three pages of tables, so a
 program that scatters its pages holds four times its limit. Whoever waits for the job looks at it meanwhile.
 """
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from rethink.rewards.sandbox.errors import SandboxUnavailable
 
 FOLDER = "/packages"
-"""Where packages lie in the sandbox."""
+"""Folder of packages in the sandbox."""
 
 _LIST_SHARED = """
 import ctypes, importlib, json, os, sys

@@ -294,7 +294,7 @@ def pump(jobs: list[Job], handle: Handler, seconds: float) -> bool:
     """Move bytes until the handler is done or every job has ended and its output is read. False: out of time.
 
     Many programs run at once, and a run trains meanwhile: time on the clock says little of a program that computes. So
-    one that has used at least `BUSY` of it goes on (up to `PATIENCE` times as long) until its limit on processor time
+    one that has used at least `BUSY` of it continues (up to `PATIENCE` times as long) until its limit on processor time
     ends it; one that sleeps does not.
 
     Args:
@@ -341,7 +341,7 @@ def pump(jobs: list[Job], handle: Handler, seconds: float) -> bool:
 def run_job(
     sandbox: Sandbox, role: Role, payload: dict[str, Any], limits: Limits, given: bytes = b""
 ) -> tuple[Job, bytes, bool]:
-    """Run one job by itself. Gives it, once it has ended, what it wrote, and whether it ended in time.
+    """Run one job alone. Gives it, once it has ended, what it wrote, and whether it ended in time.
 
     It is ended when it has written more than it may.
 

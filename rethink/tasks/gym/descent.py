@@ -53,5 +53,5 @@ class Descent:
         return value
 
     def factor(self, depth: int) -> Any:
-        """The value of what stands between operators."""
+        """The value of an operand."""
         raise NotImplementedError
