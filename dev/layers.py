@@ -1,7 +1,7 @@
 """Writes the layers into the pages that draw them: `python dev/layers.py` (or `--check`: exit 1 where one is stale).
 
-The layers stand once, in `pyproject.toml` (import-linter's contract); what a package is for is the first line of its
-docstring.
+The layers are defined once, in `pyproject.toml` (import-linter's contract). The purpose of a package is the first line
+of its docstring.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def kind_summary(path: Path) -> str:
 
 
 def pages() -> dict[str, str]:
-    """What stands between the markers of each page."""
+    """The text between the markers of each page."""
     rows = [(name, (ROOT / "rethink" / name).is_dir()) for layer in layers() for name in layer]
     tree = []
     for name, folder in rows:

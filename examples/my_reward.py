@@ -1,4 +1,4 @@
-"""A reward of your own, in a recipe:
+"""A custom reward, in a recipe:
 
     reward: {parts: [{name: accuracy}, {name: brevity, function: "examples/my_reward.py:brevity"}]}
 
@@ -9,5 +9,5 @@ Try it on recorded completions first:
 
 
 def brevity(problem, text, limit=400):
-    """1 for an empty turn, falling to 0 at `limit` characters; None (no opinion) where there is no thought."""
+    """1 for an empty turn, falling to 0 at `limit` characters; None (abstains) if there is no thought."""
     return max(0.0, 1.0 - len(text) / limit) if "</think>" in text else None
