@@ -205,7 +205,7 @@ def test_text_that_is_no_recipe(text: str, says: list[str]) -> None:
 
 def test_missing_keys_say_what_they_mean() -> None:
     message = refused(text="name: a\n")
-    assert "`steps` is missing (Optimizer updates in all" in message
+    assert "`steps` is missing (Number of optimizer updates" in message
     assert "`tasks` is missing" in message
 
 
