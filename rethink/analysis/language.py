@@ -29,7 +29,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rethink.model.chat import ANSWER, END_THINK, THINK
 from rethink.types import Problem
 
 LATIN, CYRILLIC, ARABIC, HAN, JAPANESE = "latin", "cyrillic", "arabic", "han", "japanese"
@@ -162,15 +161,6 @@ def language_of(problem: Problem) -> str:
     named = str(problem.metadata.get("language", "en")).strip().lower().replace("_", "-")
     code = NAMES.get(named, named.partition("-")[0])
     return code if code in SCRIPTS else "en"
-
-
-def thought_of(turn: str) -> str:
-    """The chain of thought of a turn: from the first `<think>` to its end, or to the end of a turn that was cut.
-
-    Without the tags, everything before the first `<answer>`.
-    """
-    before, opened, rest = turn.partition(THINK)
-    return rest.partition(END_THINK)[0] if opened else before.partition(END_THINK)[0].partition(ANSWER)[0]
 
 
 # --- what is read -------------------------------------------------------------------------------------------------

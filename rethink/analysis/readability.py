@@ -18,9 +18,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from rethink.analysis.language import language_share, thought_of
+from rethink.analysis.language import language_share
 from rethink.analysis.repetition import repetition_penalty
-from rethink.model.chat import ANSWER, END_ANSWER, END_THINK, THINK
+from rethink.model.thoughts import ANSWER, END_ANSWER, END_THINK, THINK, thought_of
 
 PARAGRAPH = 150
 """Words of a paragraph from which it is hard to read."""

@@ -9,7 +9,7 @@ from typing import Protocol
 from rethink.chat.conversation import How, Messages
 from rethink.errors import ModelError, UsageError
 from rethink.eval.backend import EngineBackend
-from rethink.model.chat import THINK
+from rethink.model.thoughts import THINK
 from rethink.types import GenerationRequest, SamplingParams
 
 OnText = Callable[[str], None]

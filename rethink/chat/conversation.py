@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rethink.chat.text import split_turn
 from rethink.errors import UsageError
+from rethink.model.thoughts import split_turn
 from rethink.store.atomic import storage_errors, write_text
 
 Messages = Sequence[dict[str, str]]

@@ -16,7 +16,7 @@ from rethink.chat.backend import Ended, OnText, Settings, Stopped, TooLong
 from rethink.chat.conversation import How, Messages
 from rethink.errors import EngineFailure, RethinkError, UsageError
 from rethink.eval.endpoint import KEY_VARIABLES
-from rethink.model.chat import END_THINK, THINK
+from rethink.model.thoughts import END_THINK, THINK
 
 RETRIES = 2
 SECONDS = 600.0

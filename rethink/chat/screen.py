@@ -6,15 +6,15 @@ Everything is printed by `rethink.terminal`, which makes visible what a model or
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 
-from rethink.chat.text import Part
 from rethink.terminal import json_text, make_console, say, visible
 
 if TYPE_CHECKING:
     from rethink.chat.backend import Ended
     from rethink.chat.conversation import Turn
 
+Part = Literal["thought", "answer"]
 STOPPED, CUT = "[stopped]", "[cut at the token limit: /set max_new_tokens=…]"
 
 

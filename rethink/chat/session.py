@@ -15,8 +15,8 @@ from typing import Any
 from rethink.chat.backend import ChatBackend, Ended, Settings, Stopped, TooLong
 from rethink.chat.conversation import Conversation, Turn
 from rethink.chat.screen import Screen
-from rethink.chat.text import ThoughtSplitter
 from rethink.errors import EngineFailure, UsageError
+from rethink.model.thoughts import ThoughtSplitter
 from rethink.terminal import stop_on_interrupt
 
 HELP = """\
@@ -133,19 +133,23 @@ class Session:
 
         def on_text(text: str) -> None:
             pieces.append(text)
-            for part, piece in splitter.feed(text):
-                self.screen.piece(part, piece)
+            self._show(*splitter.push(text))
 
         self.screen.begin()
         try:
             ended = self.backend.answer(messages, self.settings, seed, on_text, stopped)
-            for part, piece in splitter.end():
-                self.screen.piece(part, piece)
+            self._show(*splitter.push("", last=True))
         except BaseException:
             self.screen.broken()
             raise
         turn.raw = "".join(pieces)
         return ended
+
+    def _show(self, thought: str, answer: str) -> None:
+        if thought:
+            self.screen.piece("thought", thought)
+        if answer:
+            self.screen.piece("answer", answer)
 
     def _said_left_out(self, number: int) -> None:
         if number:

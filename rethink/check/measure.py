@@ -16,7 +16,8 @@ from rethink.check.report import Report
 from rethink.errors import TaskError
 from rethink.eval.statistics import wilson_interval
 from rethink.kinds.grpo.collect import Sources, sampling_params
-from rethink.model.chat import ANSWER, END_ANSWER, PromptRenderer
+from rethink.model.chat import PromptRenderer
+from rethink.model.thoughts import ANSWER, END_ANSWER
 from rethink.recipe.base import AskingRecipe
 from rethink.recipe.schema import RewardPart, RewardSection, RolloutSection
 from rethink.rewards.extract import AnswerRule, extract_answer

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from rethink.model.chat import ANSWER, END_ANSWER, END_THINK, THINK
+from rethink.model.thoughts import ANSWER, END_ANSWER, after_thought
 from rethink.rewards.extract import extract_answer, find_answer
 from rethink.tasks.answers import last_boxed
 from rethink.tasks.choices import LETTERS, choice_letter
@@ -24,11 +24,9 @@ _PHRASES = ("answer is", "答案是", "答案为", "答案：", "答案:")
 
 def spoken(turn: str) -> str | None:
     """What the assistant says after its thought; None where the thought did not end."""
-    before, ended, after = turn.rpartition(END_THINK)
-    if not ended:
-        if THINK in turn:
-            return None
-        after = before + after
+    after = after_thought(turn)
+    if after is None:
+        return None
     closed = after.rfind(END_ANSWER)
     opened = after.rfind(ANSWER, 0, closed) if closed >= 0 else -1
     return after[opened + len(ANSWER) : closed].strip() if opened >= 0 else after.strip()

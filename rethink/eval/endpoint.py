@@ -14,8 +14,8 @@ from typing import Any
 
 from rethink.errors import EngineFailure, RethinkError, UsageError
 from rethink.eval.backend import OnReply, Question, Reply, Wanted
-from rethink.model.chat import END_THINK, THINK
 from rethink.model.r1_template import render_r1_zero
+from rethink.model.thoughts import END_THINK, THINK
 from rethink.recipe.schema import PromptSection
 from rethink.types import FinishReason, Problem, SamplingParams
 

@@ -1,4 +1,4 @@
-"""From a problem to the prompt's token ids, and from a completion's text to its thought and answer.
+"""From a problem to the prompt's token ids.
 
 A prompt is rendered and tokenised once; its ids are what the engine continues and the trainer sees.
 """
@@ -6,62 +6,20 @@ A prompt is rendered and tokenised once; its ids are what the engine continues a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from rethink.errors import ModelError, TaskError
 from rethink.model.notes import note_once
 from rethink.model.r1_template import render_r1_zero
+from rethink.model.thoughts import END_THINK, THINK
 from rethink.model.tokenizer import Tokenizer
 from rethink.recipe.checks import check_prompt
 from rethink.recipe.schema import PromptSection
 from rethink.types import Problem, Prompt
 
-THINK, END_THINK, ANSWER, END_ANSWER = "<think>", "</think>", "<answer>", "</answer>"
 _PLACE = "{question}"
 _MARK = "\ue000turn\ue001"
 _MARGIN = 64
 """Tokens by which a text may have more than bytes: marks at the beginning and the end, spaces put before pieces."""
-
-
-@dataclass(frozen=True, slots=True)
-class ParsedCompletion:
-    """The parts of a completion."""
-
-    thought: str | None
-    """What `<think>` encloses, stripped; None without a whole pair of tags."""
-    answer: str | None
-    """What the last `<answer>` after the thought encloses, stripped; None without a whole pair of tags."""
-    well_formed: bool
-    """Whether the turn is one thought and then one answer, each tag once, with nothing but white space around them."""
-
-
-def parse_completion(text: str, prefill: str = "") -> ParsedCompletion:
-    """Find thought and answer. Linear in the text's length, whatever the text.
-
-    Args:
-        text: the completion.
-        prefill: the beginning of the assistant's turn that was part of the prompt.
-    """
-    turn = prefill + text
-    before, opened, rest = turn.partition(THINK)
-    if opened:
-        thought, closed, after = rest.partition(END_THINK)
-        found = thought.strip() if closed else None
-    else:
-        # Without a thought the whole turn may hold the answer.
-        closed, after, found = "", turn, None
-    answer = None if opened and not closed else _last_answer(after)
-    once = all(turn.count(tag) == 1 for tag in (THINK, END_THINK, ANSWER, END_ANSWER))
-    framed = after.strip().startswith(ANSWER) and after.strip().endswith(END_ANSWER)
-    well_formed = bool(once and closed and framed and not before.strip())
-    return ParsedCompletion(found, answer, well_formed)
-
-
-def _last_answer(text: str) -> str | None:
-    last = text.rfind(END_ANSWER)
-    start = text.rfind(ANSWER, 0, last) if last >= 0 else -1
-    # The first end after it: a second one is stray.
-    return text[start + len(ANSWER) : text.find(END_ANSWER, start)].strip() if start >= 0 else None
 
 
 class PromptRenderer:

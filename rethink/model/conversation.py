@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rethink.errors import ModelError, TaskError
-from rethink.model.chat import END_THINK, THINK, closed_by_template, missing_generation_prompt, opened_by_template
+from rethink.model.chat import closed_by_template, missing_generation_prompt, opened_by_template
 from rethink.model.r1_template import render_r1_zero, spaced
+from rethink.model.thoughts import END_THINK, THINK
 from rethink.model.tokenizer import Tokenizer
 from rethink.types import UNTRAINED
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from rethink.model.chat import ANSWER, END_ANSWER, END_THINK, THINK
+from rethink.model.thoughts import ANSWER, END_ANSWER, after_thought
 from rethink.model.tokenizer import Tokenizer
 
 Message = Mapping[str, str]
@@ -33,10 +33,7 @@ def scored_text(response: str, on: On) -> str | None:
     """
     if on == "response":
         return response
-    _, closed, after = response.rpartition(END_THINK)
-    if not closed and THINK in response:
-        return None
-    summary = after.strip()
+    summary = (after_thought(response) or "").strip()
     if summary.startswith(ANSWER) and summary.endswith(END_ANSWER) and summary.count(ANSWER) == 1:
         summary = summary[len(ANSWER) : -len(END_ANSWER)].strip()
     return summary or None

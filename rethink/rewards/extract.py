@@ -21,7 +21,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from rethink.model.chat import END_THINK, THINK, parse_completion
+from rethink.model.thoughts import THINK, after_thought, parse_completion
 from rethink.tasks.answers import boxed_list, is_blank, last_boxed, last_number
 from rethink.tasks.choices import choice_letter as choice_letter
 from rethink.tasks.last_value import SEARCHED, with_changing_words
@@ -85,7 +85,7 @@ def extract_answer(text: str, prefill: str, rule: AnswerRule) -> str | None:
     turn = prefill + text
     if rule == "auto":
         return find_answer(turn).text
-    spoken = turn.rpartition(END_THINK)[2]
+    spoken = after_thought(turn, unended=True) or ""
     if rule == "text":
         return spoken.strip() or None
     find = {"boxed": last_boxed, "hash": after_hash, "last-number": last_number}[rule]
@@ -100,10 +100,10 @@ def after_hash(text: str) -> str | None:
 
 def find_answer(turn: str) -> Found:
     """The rule `auto` on a whole turn."""
-    if THINK in turn and END_THINK not in turn:
-        # The thought never ended: only an answer in its tags counts.
+    said = after_thought(turn)
+    if said is None:  # only an answer in its tags counts
         return _read_tagged(_tagged(turn))
-    spoken = turn.rpartition(END_THINK)[2][-SEARCHED:]
+    spoken = said[-SEARCHED:]
     tagged = _tagged(spoken)
     if tagged is not None:
         return _read_tagged(tagged)

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rethink.model.chat import ANSWER, END_ANSWER, END_THINK, THINK, parse_completion
+from rethink.model.thoughts import ANSWER, END_ANSWER, END_THINK, THINK, parse_completion
 from rethink.rewards.builtin import PartContext
 from rethink.rewards.outcome import PartFunction
 from rethink.types import Completion, Problem, Prompt

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rethink.analysis.language import language_of, language_share, thought_of
+from rethink.analysis.language import language_of, language_share
+from rethink.model.thoughts import thought_of
 from rethink.rewards.builtin import PartContext
 from rethink.rewards.outcome import PartFunction
 from rethink.types import Completion, Problem, Prompt

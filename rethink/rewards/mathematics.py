@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from rethink.model.chat import END_THINK
+from rethink.model.thoughts import after_thought
 from rethink.rewards.builtin import PartContext
 from rethink.rewards.extract import AnswerRule, extract_answer, find_gold
 from rethink.rewards.judges import reward_judges
@@ -45,7 +45,7 @@ def _choice(said: str | None, turn: str) -> str | None:
     """The letter that is chosen; None where several are, and the answer itself where there is no letter in it."""
     chosen = None if said is None else read_choice(said)
     if chosen is None:
-        chosen = read_choice(turn.rpartition(END_THINK)[2])
+        chosen = read_choice(after_thought(turn, unended=True) or "")
     return said if chosen is None else chosen or None
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rethink.errors import RethinkError
+from rethink.model.thoughts import ThoughtSplitter
 from rethink.serve.errors import ApiError
 from rethink.serve.scoring import TokenLogprob
-from rethink.serve.text import CompletionText, Decode, ThoughtSplitter
+from rethink.serve.text import CompletionText, Decode
 from rethink.serve.tickets import SCORED, Event, Mailbox, Ticket
 from rethink.serve.tokens import TokenTexts
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import cast
 
 from rethink.errors import ModelError
-from rethink.model.chat import THINK
+from rethink.model.thoughts import THINK
 from rethink.model.tokenizer import Tokenizer
 from rethink.serve.errors import ApiError, wrong
 from rethink.serve.schema import ChatRequest, CompletionRequest, Message, SamplingFields

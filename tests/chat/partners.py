@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from rethink.chat.backend import Ended, OnText, Settings, Stopped, TooLong
 from rethink.chat.conversation import Messages, Turn
-from rethink.chat.text import Part
+from rethink.chat.screen import Part
 
 Reply = Callable[[Messages, Stopped, OnText], Ended | str]
 

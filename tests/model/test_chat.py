@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rethink.errors import ModelError, RecipeError, TaskError
-from rethink.model.chat import END_ANSWER, END_THINK, ParsedCompletion, PromptRenderer, parse_completion
+from rethink.model.chat import PromptRenderer
 from rethink.model.notes import note_once
 from rethink.model.r1_template import R1_ZERO_TEMPLATE, render_r1_zero
+from rethink.model.thoughts import END_ANSWER, END_THINK, ParsedCompletion, parse_completion
 from rethink.model.tokenizer import Tokenizer
 from rethink.recipe.schema import Example, PromptSection
 from rethink.types import Problem

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rethink.model.thoughts import held_back
 from rethink.model.tokenizer import Tokenizer
-from rethink.serve.text import CompletionText, ThoughtSplitter, TokenText, held_back, split_thought
+from rethink.serve.text import CompletionText, TokenText
 from rethink.serve.tokens import TokenTexts
 
 
@@ -91,38 +92,6 @@ def test_no_part_of_a_stop_string_is_shown(text: str, stops: list[str], sizes: l
         shown += stream.push(piece)
         assert final.startswith(shown)
     assert shown + stream.finish(final) == final
-
-
-THOUGHTS = [
-    ("<think>a b</think>c", False, "a b", "c"),
-    ("  <think>\n a\n</think>\n\n c \n", False, "a", "c \n"),
-    ("a</think> c", True, "a", "c"),
-    ("<think>never ends ", False, "never ends", ""),
-    ("no thought <think>x</think>", False, "", "no thought <think>x</think>"),
-    ("  plain", False, "", "  plain"),
-    ("<thin", False, "", "<thin"),
-    ("<think>a </thin b</think>c</think>d", False, "a </thin b", "c</think>d"),
-    ("<think></think>", False, "", ""),
-    ("<think>a<think>b</think>", False, "a<think>b", ""),
-    ("", True, "", ""),
-]
-
-
-@pytest.mark.parametrize(("text", "opened", "thought", "content"), THOUGHTS)
-def test_thought_and_content(text: str, opened: bool, thought: str, content: str) -> None:
-    assert split_thought(text, opened) == (thought, content)
-
-
-parts_of_turns = st.sampled_from(["<think>", "</think>", "<", "</", "think>", " ", "\n", "a", "中"])
-
-
-@given(st.lists(parts_of_turns, max_size=14), st.booleans(), sizes)
-def test_thoughts_in_pieces_are_those_at_once(parts: list[str], opened: bool, sizes: list[int]) -> None:
-    text = "".join(parts)
-    splitter = ThoughtSplitter(opened)
-    given_ = [splitter.push(piece) for piece in cut(text, sizes)] + [splitter.push("", last=True)]
-    together = tuple("".join(part) for part in zip(*given_, strict=True))
-    assert together == split_thought(text, opened)
 
 
 def test_tokens_have_their_bytes(small_tokenizer: Tokenizer) -> None:

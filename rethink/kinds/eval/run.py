@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rethink.analysis.language import language_share, thought_of
+from rethink.analysis.language import language_share
 from rethink.analysis.readability import readability
 from rethink.analysis.reflection import count_reflection, reflection_rate
 from rethink.eval.heldout import rollout_row
@@ -20,6 +20,7 @@ from rethink.kinds.eval.recipe import EvalRecipe
 from rethink.model.build import build_model
 from rethink.model.chat import PromptRenderer
 from rethink.model.loading import Checkpoint, load_checkpoint
+from rethink.model.thoughts import thought_of
 from rethink.observe.progress import Progress
 from rethink.recipe.checks import check_against_context
 from rethink.rewards.rubric import Rubric, build_rubric, closing

@@ -21,7 +21,8 @@ from rethink.kinds.samples.records import (
     new_sample,
     turns_asked,
 )
-from rethink.model.chat import END_THINK, THINK, PromptRenderer
+from rethink.model.chat import PromptRenderer
+from rethink.model.thoughts import END_THINK, THINK
 from rethink.rewards.endpoint import Endpoint, EndpointClient, Reply
 from rethink.rewards.outcome import PartFailed
 from rethink.rewards.rubric import Rubric

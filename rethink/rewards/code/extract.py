@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from rethink.model.chat import END_THINK
+from rethink.model.thoughts import ANSWER, END_ANSWER, END_THINK, after_thought
 
 _LANGUAGE = re.compile(r"[\s{.]*(?:python|py)[\d.]*(?![\w-])", re.IGNORECASE | re.ASCII)
 """What begins after a fence: `python`, `Python 3`, `py`, `{python}`, `{.python .numberLines}`, `python:a.py`."""
@@ -28,15 +28,14 @@ def extract_program(text: str, prefill: str = "") -> str | None:
         prefill: the beginning of the assistant's turn that was part of the prompt.
     """
     turn = prefill + text
-    _, ended, spoken = turn.rpartition(END_THINK)
-    if not ended and "<think>" in turn:
+    spoken = after_thought(turn)
+    if spoken is None:
         return None
-    if not ended:
+    if END_THINK not in turn:
         spoken = text
-    start = spoken.rfind("<answer>")
+    start = spoken.rfind(ANSWER)
     if start >= 0:
-        inside = spoken[start + len("<answer>") :]
-        spoken = inside.partition("</answer>")[0]
+        spoken = spoken[start + len(ANSWER) :].partition(END_ANSWER)[0]
     block = _chosen_block(spoken)
     program = spoken if block is None else block
     return program if program.strip() else None

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rethink.errors import ModelError, TaskError
 from rethink.kinds.sft.data import Mixture, TrainingData, load_data
 from rethink.kinds.sft.recipe import SFTRecipe
-from rethink.model.chat import parse_completion
+from rethink.model.thoughts import parse_completion
 from rethink.model.tokenizer import Tokenizer
 from rethink.recipe.loading import load_recipe, parse_recipe
 from rethink.tasks.conversations import read_conversations
