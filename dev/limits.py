@@ -19,7 +19,6 @@ KNOWN = {
     "rethink/kernels/native/ops.py layers": 9,
     "rethink/kernels/native/ops.py adamw": 12,
     "rethink/kinds/grpo/update.py accumulate_gradients": 8,
-    "rethink/rewards/judge.py judge_part": 17,
     "rethink/rollout/sample.py sample_text": 8,
     "tests/chat/test_terminal.py test_a_conversation_in_a_terminal": 61,
     "tests/rewards/misbehaving.py misbehaving_server": 75,

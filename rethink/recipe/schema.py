@@ -10,7 +10,7 @@ when it is loaded, still before anything slow.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -257,6 +257,32 @@ class RewardSection(Section):
     def names_for(self, task: TaskSource) -> tuple[str, ...]:
         """Names of the parts that apply to a source's problems, whatever the step."""
         return task.reward if task.reward is not None else tuple(part.name for part in self.parts)
+
+
+class EndpointSection(Section):
+    """A model behind an OpenAI-compatible endpoint."""
+
+    FREE: ClassVar[tuple[str, ...]] = (
+        "url", "key_env", "seconds", "attempts", "concurrency", "max_requests", "max_total_tokens",
+    )  # fmt: skip
+    """Fields that do not affect the replies."""
+
+    model: str | None = None
+    """Name of the model at the endpoint; None: no endpoint is used."""
+    url: str | None = None
+    """Base URL of the endpoint, such as `http://127.0.0.1:8000/v1`."""
+    key_env: str | None = None
+    """Environment variable that holds the endpoint's key; None: no key is sent."""
+    seconds: float = Field(default=600.0, gt=0)
+    """Time limit of a request; a reply that arrives slowly is cut off after at most twice as long."""
+    attempts: int = Field(default=5, gt=0, le=20)
+    """Tries before a request counts as failed."""
+    concurrency: int = Field(default=8, gt=0, le=64)
+    """Requests at once."""
+    max_requests: int | None = Field(default=None, gt=0)
+    """Requests of one process, with retries; further ones fail."""
+    max_total_tokens: int | None = Field(default=None, gt=0)
+    """Prompt and reply tokens of one process, as counted by the endpoint; after that, requests fail."""
 
 
 class AlgorithmSection(Section):

@@ -100,23 +100,31 @@ def make_part(name: str, params: Mapping[str, Any], context: PartContext, field:
 def check_options(factory: Callable[..., Any], name: str, params: Mapping[str, Any], field: str) -> dict[str, Any]:
     """The options of a part, checked against the keyword-only parameters of its factory.
 
+    A factory with many takes them as one section, its parameter `options`.
+
     Raises:
         RecipeError: an unknown option, a missing one, or a value of another type.
     """
-    from pydantic import ConfigDict, ValidationError, create_model
+    from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
     hints = typing.get_type_hints(factory, include_extras=True)
     parameters = inspect.signature(factory).parameters.values()
-    options = {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    options: dict[str, Any] = {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    section = hints.get("options")
+    if section is not None:
+        options = section.model_fields
     unknown = [key for key in params if key not in options]
     if unknown:
         takes = f"{nearest(unknown[0], options)}" if options else "it takes no options"
         raise RecipeError(f"{field}.params: the part `{name}` has no option `{unknown[0]}`; {takes}")
-    fields: dict[str, Any] = {
-        key: (hints[key], ... if p.default is inspect.Parameter.empty else p.default) for key, p in options.items()
-    }
-    config = ConfigDict(strict=False, allow_inf_nan=False, arbitrary_types_allowed=True)
-    model: Any = create_model("Options", __config__=config, **fields)
+    if section is None:
+        fields: dict[str, Any] = {
+            key: (hints[key], ... if p.default is inspect.Parameter.empty else p.default) for key, p in options.items()
+        }
+        config = ConfigDict(strict=False, allow_inf_nan=False, arbitrary_types_allowed=True)
+        model: type[BaseModel] = create_model("Options", __config__=config, **fields)
+    else:
+        model = section
     try:
         checked = model(**params)
     except ValidationError as error:
@@ -124,7 +132,7 @@ def check_options(factory: Callable[..., Any], name: str, params: Mapping[str, A
         option = ".".join(map(str, first["loc"])) or "options"
         said = first["msg"].removeprefix("Value error, ")
         raise RecipeError(f"{field}.params.{option}: {said} (for the part `{name}`)") from error
-    return {key: getattr(checked, key) for key in options}
+    return {"options": checked} if section is not None else {key: getattr(checked, key) for key in options}
 
 
 def nearest(word: str, known: Mapping[str, Any] | typing.Iterable[str]) -> str:

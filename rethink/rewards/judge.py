@@ -13,13 +13,14 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
+from rethink.endpoint.client import EndpointClient
 from rethink.errors import RecipeError
+from rethink.recipe.schema import EndpointSection
 from rethink.rewards.builtin import PartContext
-from rethink.rewards.endpoint import Endpoint, EndpointClient
 from rethink.rewards.extract import extract_answer
 from rethink.rewards.outcome import INVALID, PartFailed, PartFunction
 from rethink.store.cache import cache_root
@@ -54,71 +55,65 @@ _SCORE = re.compile(
 _BARE = re.compile(r"-?\d{1,6}(?:\.\d{1,6})?", re.ASCII)
 
 
-def judge_part(
-    context: PartContext,
-    *,
-    url: str,
-    model: str,
-    key_env: str | None = None,
-    template: str = TEMPLATE,
-    system: str | None = None,
-    highest: Annotated[float, Field(gt=0)] = 10.0,
-    of: Literal["answer", "completion"] = "answer",
-    temperature: Annotated[float, Field(ge=0)] = 0.0,
-    max_tokens: Annotated[int, Field(gt=0)] = 512,
-    seconds: Annotated[float, Field(gt=0)] = 60.0,
-    attempts: Annotated[int, Field(gt=0, le=20)] = 5,
-    concurrency: Annotated[int, Field(gt=0, le=16)] = 8,
-    max_requests: Annotated[int, Field(gt=0)] | None = None,
-    max_total_tokens: Annotated[int, Field(gt=0)] | None = None,
-    cache: str | None = "default",
-    offline: bool = False,
-) -> PartFunction:
+class JudgeOptions(EndpointSection):
+    """Options of the part `judge`."""
+
+    url: str
+    model: str
+    seconds: float = Field(default=60.0, gt=0)
+    template: str = TEMPLATE
+    system: str | None = None
+    highest: float = Field(default=10.0, gt=0)
+    of: Literal["answer", "completion"] = "answer"
+    temperature: float = Field(default=0.0, ge=0)
+    max_tokens: int = Field(default=512, gt=0)
+    cache: str | None = "default"
+    """Folder of the replies; `default`: Rethink's own, None: none are kept."""
+    offline: bool = False
+    """Answer from the cache alone."""
+
+
+def judge_part(context: PartContext, *, options: JudgeOptions) -> PartFunction:
     """The part `judge`: the judge's score divided by `highest`; 0 for a completion without an answer.
 
     Raises:
         RecipeError: a template without the answer, a key that is not set, or an endpoint that is not there.
     """
-    if "{answer}" not in template:
+    if "{answer}" not in options.template:
         raise RecipeError(
             "judge.template has no {answer}, so the judge would not see what it judges; its places are {question}, "
             "{gold}, {answer}, {mark} and {highest}"
         )
-    folder = cache_root() / "judge" if cache == "default" else Path(cache).expanduser() if cache else None
-    endpoint = Endpoint(
-        url=url,
-        model=model,
-        key_env=key_env,
-        temperature=temperature,
-        max_tokens=max_tokens,
-        seconds=seconds,
-        attempts=attempts,
-        concurrency=concurrency,
-        max_requests=max_requests,
-        max_total_tokens=max_total_tokens,
-        cache=folder,
-        offline=offline,
-    )
-    client = _client(endpoint)
+    highest = options.highest
+    asked_with = {"temperature": options.temperature, "max_tokens": options.max_tokens}
+    client = _client(EndpointSection(**options.model_dump(include=set(EndpointSection.model_fields))), *_cache(options))
 
     def score(problem: Problem, prompt: Prompt, completion: Completion) -> float | None:
         turn = prompt.prefill + completion.text
-        answer = turn if of == "completion" else extract_answer(completion.text, prompt.prefill, context.answer)
+        said_all = options.of == "completion"
+        answer = turn if said_all else extract_answer(completion.text, prompt.prefill, context.answer)
         if answer is None or not answer.strip():
             return 0.0
-        asked = fill(template, problem, answer, highest)
-        messages = [{"role": "system", "content": system}] if system else []
-        reply = client.ask([*messages, {"role": "user", "content": asked}])
+        asked = fill(options.template, problem, answer, highest)
+        messages = [{"role": "system", "content": options.system}] if options.system else []
+        reply = client.ask([*messages, {"role": "user", "content": asked}], asked_with)
         return read_score(reply, highest) / highest
 
     return score
 
 
+def _cache(options: JudgeOptions) -> tuple[Path | None, bool]:
+    """Folder of the replies, and whether they are all there is."""
+    if options.cache == "default":
+        return cache_root() / "judge", options.offline
+    return Path(options.cache).expanduser() if options.cache else None, options.offline
+
+
 @functools.lru_cache(maxsize=32)
-def _client(endpoint: Endpoint) -> EndpointClient:
+def _client(endpoint: EndpointSection, cache: Path | None, offline: bool) -> EndpointClient:
     """One client for equal endpoints of a process, so that their limits hold together."""
-    client = EndpointClient(endpoint)
-    client.probe("judge")
+    client = EndpointClient(endpoint, "judge", cache=cache, offline=offline)
+    client.probe()
     return client
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rethink.endpoint.reply import NoReply
 from rethink.tasks.plugins import where_raised
 from rethink.types import Completion, Problem, Prompt, RewardOutcome
 
@@ -41,7 +42,7 @@ def failed(cause: str, detail: str) -> RewardOutcome:
 
 def failure_of(error: BaseException) -> RewardOutcome:
     """The failure that an exception of a part means, with the line of the user's file that raised it."""
-    if isinstance(error, PartFailed):
+    if isinstance(error, PartFailed | NoReply):
         return failed(error.cause, error.detail)
     if isinstance(error, TimeoutError):
         return failed(TIMEOUT, str(error))

@@ -75,7 +75,7 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr("rethink.chat.endpoint.RETRIES", 0)
+    monkeypatch.setattr("rethink.chat.endpoint.ATTEMPTS", 1)
     monkeypatch.setenv("RETHINK_API_KEY", "secret-key")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     made = Server()

@@ -55,7 +55,7 @@ class Server:
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Answer], Server]]:
-    monkeypatch.setattr("rethink.eval.endpoint.RETRIES", 0)
+    monkeypatch.setattr("rethink.eval.endpoint.ATTEMPTS", 1)
     monkeypatch.setenv("RETHINK_API_KEY", "secret-key")
     servers: list[Server] = []
 
@@ -188,16 +188,18 @@ def test_refusals_are_explained(serve: Any, evaluate: Any, status: int, message:
     assert "secret-key" not in str(caught.value)
 
 
-def test_answers_without_usage_or_choices(serve: Any, evaluate: Any) -> None:
-    server = serve(
-        lambda *_: (200, {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": []})
-    )
-    with pytest.raises(EngineFailure, match="without choices or usage"):
+USABLE = {"message": {"content": "\\boxed{1}"}, "finish_reason": "stop"}
+
+
+@pytest.mark.parametrize(("choices", "said"), [([USABLE], "without usage"), ([], "is not a chat completion")])
+def test_answers_without_usage_or_choices(serve: Any, evaluate: Any, choices: list[Any], said: str) -> None:
+    server = serve(lambda *_: (200, {"choices": choices}))
+    with pytest.raises(EngineFailure, match=said):
         evaluate(load(server))
 
 
 def test_nobody_listens(evaluate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rethink.eval.endpoint.RETRIES", 0)
+    monkeypatch.setattr("rethink.eval.endpoint.ATTEMPTS", 1)
     with pytest.raises(EngineFailure, match="stopped answering after 0 of"):
         evaluate(lambda model, _: EndpointBackend(model, "http://127.0.0.1:9/v1"))
     with pytest.raises(UsageError, match="is no URL"):

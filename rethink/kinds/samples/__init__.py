@@ -20,7 +20,7 @@ KIND = Kind(
     without_part=tuple(
         f"{section}.{key}"
         for section in ("endpoint", "teacher")
-        for key in ("url", "key_env", "seconds", "attempts", "concurrency")
+        for key in ("url", "key_env", "seconds", "attempts", "concurrency", "max_requests", "max_total_tokens")
     ),
     counts_data=True,
 )

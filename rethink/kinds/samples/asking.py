@@ -6,18 +6,18 @@ whose parts and recorded replies stay, so that a resumed one asks for what is mi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from rethink.endpoint.reply import NoReply
 from rethink.errors import RunFailure
 from rethink.kinds.samples.parts import Row, in_parts
 from rethink.kinds.samples.recipe import CurateRecipe
 from rethink.kinds.samples.records import NO_PROMPT, Sample, as_completion
 from rethink.rewards.builtin import PartContext, make_part
-from rethink.rewards.outcome import INVALID, PartFailed
+from rethink.rewards.outcome import PartFailed
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -26,9 +26,6 @@ ELSEWHERE = {"teacher": "teacher.url", "model": "endpoint.url"}
 """What may change on resume, by who is asked."""
 JUDGED_WRONG, KEPT_BY_JUDGE = "judged-wrong", "kept"
 
-_ONE_SAMPLE = re.compile(r"the endpoint answers HTTP 4(?!0[1347]|29)\d\d")
-"""A request that the endpoint refuses for what it holds; a wrong key, place or method is everybody's."""
-
 
 def ask_all(
     ask: Callable[[Item], Value],
@@ -36,7 +33,7 @@ def ask_all(
     at_once: int,
     who: str,
     on_each: Callable[[int], None] = lambda _: None,
-) -> list[Value | PartFailed]:
+) -> list[Value | NoReply]:
     """What comes of each item; failures that are one sample's own in their place.
 
     `on_each` is called in this thread with the number of items that are ready.
@@ -45,21 +42,21 @@ def ask_all(
         RunFailure: the endpoint does not answer.
     """
 
-    broken: list[PartFailed] = []
+    broken: list[NoReply] = []
 
-    def one(item: Item) -> Value | PartFailed:
+    def one(item: Item) -> Value | NoReply:
         if broken:  # nobody waits for the rest of the tries
             return broken[0]
         try:
             return ask(item)
-        except PartFailed as failure:
-            if failure.cause != INVALID and not _ONE_SAMPLE.match(failure.detail):
+        except NoReply as failure:
+            if not failure.only_this:
                 broken.append(failure)
             return failure
 
     executor = ThreadPoolExecutor(at_once, thread_name_prefix=who)
     try:
-        found: list[Value | PartFailed] = []
+        found: list[Value | NoReply] = []
         for value in executor.map(one, items):
             found.append(value)
             on_each(len(found))
@@ -102,13 +99,16 @@ def judge_samples(
 
     def ask(sample: Sample) -> float | None:
         completion = as_completion(sample.completion, (), sample.finish_reason)
-        return score(sample.problem(), NO_PROMPT, completion)
+        try:
+            return score(sample.problem(), NO_PROMPT, completion)
+        except PartFailed as failure:  # it replied, and without a score
+            raise NoReply("invalid", failure.detail) from None
 
     def work(chunk: Sequence[Sample]) -> list[Row]:
         said = ask_all(ask, chunk, int(params.get("concurrency", 8)), "judge")
         return [
             {"id": sample.id, "judge": None, "failure": f"{value.cause}: {value.detail}"}
-            if isinstance(value, PartFailed)
+            if isinstance(value, NoReply)
             else {"id": sample.id, "judge": value, "failure": None}
             for sample, value in zip(chunk, said, strict=True)
         ]

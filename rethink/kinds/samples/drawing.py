@@ -7,8 +7,9 @@ on neither the order of problems nor a kill.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
+from rethink.endpoint.client import EndpointClient
+from rethink.endpoint.reply import NoReply, Reply
 from rethink.kinds.samples.asking import ask_all
 from rethink.kinds.samples.models import Models
 from rethink.kinds.samples.parts import Row
@@ -22,9 +23,6 @@ from rethink.kinds.samples.records import (
     turns_asked,
 )
 from rethink.model.chat import PromptRenderer
-from rethink.model.thoughts import END_THINK, THINK
-from rethink.rewards.endpoint import Endpoint, EndpointClient, Reply
-from rethink.rewards.outcome import PartFailed
 from rethink.rewards.rubric import Rubric
 from rethink.rollout.sampler import Asked, sample
 from rethink.seeds import draw
@@ -100,31 +98,6 @@ def sample_problems(
     return [one.row() for one in samples]
 
 
-def endpoint_client(recipe: CurateRecipe, cache: Path) -> EndpointClient:
-    """Who asks the recipe's endpoint; nothing is asked yet.
-
-    Args:
-        recipe: its `endpoint` and `sampling`.
-        cache: folder of the replies.
-
-    Raises:
-        RecipeError: a URL that is none, or a key that is not set.
-    """
-    endpoint, sampling = recipe.endpoint, recipe.sampling
-    asked = Endpoint(
-        url=str(endpoint.url),
-        model=str(endpoint.model),
-        key_env=endpoint.key_env,
-        temperature=sampling.temperature,
-        max_tokens=sampling.max_new_tokens,
-        seconds=endpoint.seconds,
-        attempts=endpoint.attempts,
-        concurrency=endpoint.concurrency,
-        cache=cache,
-    )
-    return EndpointClient(asked, "endpoint")
-
-
 def sample_endpoint(
     problems: Sequence[Problem],
     recipe: CurateRecipe,
@@ -148,7 +121,10 @@ def sample_endpoint(
         return sample_seed(recipe, problem, index) & ENDPOINT_SEEDS
 
     def ask(item: tuple[Problem, int]) -> Reply:
-        options = {"seed": seed(*item), "top_p": sampling.top_p}
+        options = {
+            "temperature": sampling.temperature, "max_tokens": sampling.max_new_tokens, "seed": seed(*item),
+            "top_p": sampling.top_p,
+        }  # fmt: skip
         return client.complete(turns_asked(recipe.prompt, item[0].question), options)
 
     replies = ask_all(
@@ -158,21 +134,13 @@ def sample_endpoint(
     for (problem, index), reply in zip(wanted, replies, strict=True):
         new = new_sample(recipe, recipe.prompt, problem, index, str(recipe.endpoint.model), seed(problem, index))
         samples.append(new)
-        if isinstance(reply, PartFailed):
+        if isinstance(reply, NoReply):
             new.failures = {ENDPOINT: f"{reply.cause}: {reply.detail}"}
         else:
-            new.completion, new.finish_reason = whole_turn(reply), "length" if reply.cut else "stop"
+            new.completion, new.finish_reason = reply.whole, "length" if reply.cut else "stop"
             answered.append(new)
     score_samples(answered, rubric, encode)
     return [one.row() for one in samples]
-
-
-def whole_turn(reply: Reply) -> str:
-    """The turn with its thought, which some servers send apart from the rest."""
-    if not reply.thought:
-        return reply.text
-    rest = f"{END_THINK}\n\n{reply.text}" if reply.text or not reply.cut else ""
-    return f"{THINK}\n{reply.thought}\n{rest}"
 
 
 def sample_seed(recipe: CurateRecipe, problem: Problem, index: int) -> int:

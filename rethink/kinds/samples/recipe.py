@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from rethink.recipe.base import AskingRecipe
-from rethink.recipe.schema import PromptSection, RewardPart, RewardSection, Section
+from rethink.recipe.schema import EndpointSection, PromptSection, RewardPart, RewardSection, Section
 
 REWRITE = """\
 Rewrite the solution below so that a person reads it with ease: whole sentences, short paragraphs, one language, nothing
@@ -85,23 +85,6 @@ class ChoiceSection(Section):
     """Samples kept per problem by every rule except `all`."""
 
 
-class EndpointSection(Section):
-    """A model behind an OpenAI-compatible endpoint that is sampled instead of a local model."""
-
-    model: str | None = None
-    """Name of the model at the endpoint; None: `model` is sampled."""
-    url: str | None = None
-    """Base URL of the endpoint, such as `http://127.0.0.1:8000/v1`."""
-    key_env: str | None = None
-    """Environment variable that holds the endpoint's key."""
-    seconds: float = Field(default=600.0, gt=0)
-    """Time limit of a request."""
-    attempts: int = Field(default=5, gt=0, le=20)
-    """Tries before a request counts as failed."""
-    concurrency: int = Field(default=8, gt=0, le=64)
-    """Requests at once."""
-
-
 class JudgeSection(Section):
     """A model behind an endpoint that scores answers that rules cannot check."""
 
@@ -111,7 +94,7 @@ class JudgeSection(Section):
     """Lowest accepted score for an answer whose gold answer the rules cannot read."""
 
 
-class TeacherSection(Section):
+class TeacherSection(EndpointSection):
     """The model that rewrites the kept samples. A rewritten answer is checked again, and the original is kept too."""
 
     model: str | None = None
@@ -119,8 +102,8 @@ class TeacherSection(Section):
     nothing is rewritten."""
     url: str | None = None
     """Base URL of an OpenAI-compatible endpoint, such as `http://127.0.0.1:8000/v1`; None: a local model."""
-    key_env: str | None = None
-    """Environment variable that holds the endpoint's key."""
+    seconds: float = Field(default=120.0, gt=0)
+    """Time limit of a request to the endpoint."""
     instruction: str = REWRITE
     """The request; `{question}`, `{completion}` and `{gold}` are replaced."""
     system: str | None = None
@@ -129,12 +112,6 @@ class TeacherSection(Section):
     """0: greedy."""
     max_tokens: int = Field(default=1024, gt=0)
     """Token limit of a rewritten sample."""
-    seconds: float = Field(default=120.0, gt=0)
-    """Time limit of a request to the endpoint."""
-    attempts: int = Field(default=5, gt=0, le=20)
-    """Tries before a request counts as failed."""
-    concurrency: int = Field(default=8, gt=0, le=16)
-    """Requests at once."""
 
 
 class GeneralSection(Section):
@@ -167,16 +144,8 @@ class CurateRecipe(AskingRecipe):
         "reward.seconds",
         "reward.memory_gb",
         "reward.workers",
-        "endpoint.url",
-        "endpoint.key_env",
-        "endpoint.seconds",
-        "endpoint.attempts",
-        "endpoint.concurrency",
-        "teacher.url",
-        "teacher.key_env",
-        "teacher.seconds",
-        "teacher.attempts",
-        "teacher.concurrency",
+        *(f"endpoint.{key}" for key in EndpointSection.FREE),
+        *(f"teacher.{key}" for key in EndpointSection.FREE),
     )
     """What may change on resume: see `identity.py`."""
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from rethink.endpoint.client import EndpointClient
 from rethink.errors import RunFailure
 from rethink.kinds.samples.asking import decide_by_judge, judge_samples
 from rethink.kinds.samples.choose import balance, by_problem, choose, drop_duplicates
 from rethink.kinds.samples.drawing import (
     different_problems,
-    endpoint_client,
     sample_endpoint,
     sample_problems,
     score_samples,
@@ -40,7 +40,6 @@ from rethink.model.loading import load_checkpoint
 from rethink.observe.progress import Progress
 from rethink.recipe.checks import check_against_context
 from rethink.recipe.schema import RewardPart, RewardSection
-from rethink.rewards.endpoint import EndpointClient
 from rethink.rewards.rubric import Rubric, build_rubric, closing
 from rethink.runs.inputs import model_hash
 from rethink.runs.placement import computing_choices
@@ -188,7 +187,7 @@ class _Work:
         check_general(recipe, self._models)
         check_teacher(recipe, self._models)
         if recipe.endpoint.model is not None:
-            self._client = endpoint_client(recipe, self._folder.path / "drawn" / "replies")
+            self._client = EndpointClient(recipe.endpoint, "endpoint", cache=self._folder.path / "drawn" / "replies")
         if not recipe.samples_here:
             return
         path = recipe.model.path

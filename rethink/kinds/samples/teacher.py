@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from rethink.endpoint.client import EndpointClient
+from rethink.endpoint.reply import NoReply
 from rethink.errors import RecipeError, TaskError
 from rethink.kinds.samples.asking import ask_all
 from rethink.kinds.samples.drawing import score_samples
@@ -22,8 +24,6 @@ from rethink.kinds.samples.recipe import CurateRecipe, TeacherSection
 from rethink.kinds.samples.records import KEPT, Sample, from_row
 from rethink.model.chat import PromptRenderer
 from rethink.recipe.schema import PromptSection
-from rethink.rewards.endpoint import Endpoint, EndpointClient
-from rethink.rewards.outcome import INVALID, PartFailed
 from rethink.rewards.rubric import Rubric
 from rethink.rollout.sampler import Asked, complete
 from rethink.seeds import draw
@@ -33,7 +33,7 @@ AT_ONCE = 32
 """Samples of a part."""
 FAILED = f"{REWRITTEN}failed"
 _PLACE = re.compile(r"\{(question|completion|gold)\}")
-Rewrite = Callable[[Sequence[Sample]], list[tuple[str, FinishReason] | PartFailed]]
+Rewrite = Callable[[Sequence[Sample]], list[tuple[str, FinishReason] | NoReply]]
 
 
 def check_teacher(recipe: CurateRecipe, models: Models) -> None:
@@ -88,7 +88,7 @@ def fill(instruction: str, sample: Sample) -> str:
 
 def _rewritten(
     samples: Sequence[Sample],
-    replies: Sequence[tuple[str, FinishReason] | PartFailed],
+    replies: Sequence[tuple[str, FinishReason] | NoReply],
     recipe: CurateRecipe,
     rubric: Rubric,
     encode: Callable[[str], Sequence[int]],
@@ -97,7 +97,7 @@ def _rewritten(
     for sample, reply in zip(samples, replies, strict=True):
         new = replace(sample, failures={}, source={**sample.source, "teacher": recipe.teacher.model})
         found.append(new)
-        if isinstance(reply, PartFailed):
+        if isinstance(reply, NoReply):
             new.reason, new.failures = FAILED, {"teacher": f"{reply.cause}: {reply.detail}"}
             continue
         new.original = sample.completion
@@ -113,25 +113,13 @@ def _rewritten(
 
 
 def _endpoint(teacher: TeacherSection, folder: Path) -> Rewrite:
-    client = EndpointClient(
-        Endpoint(
-            url=str(teacher.url),
-            model=str(teacher.model),
-            key_env=teacher.key_env,
-            temperature=teacher.temperature,
-            max_tokens=teacher.max_tokens,
-            seconds=teacher.seconds,
-            attempts=teacher.attempts,
-            concurrency=teacher.concurrency,
-            cache=folder / "replies",
-        ),
-        "teacher",
-    )
+    client = EndpointClient(teacher, "teacher", cache=folder / "replies")
+    options = {"temperature": teacher.temperature, "max_tokens": teacher.max_tokens}
     system = [{"role": "system", "content": teacher.system}] if teacher.system else []
 
     def ask(sample: Sample) -> tuple[str, FinishReason]:
         asked = {"role": "user", "content": fill(teacher.instruction, sample)}
-        return client.ask([*system, asked]), "stop"  # a reply that was cut is a failure of the client's
+        return client.ask([*system, asked], options), "stop"  # a reply that was cut is a failure of the client's
 
     return lambda samples: ask_all(ask, samples, teacher.concurrency, "teacher")
 
@@ -153,14 +141,14 @@ def _local(recipe: CurateRecipe, models: Models) -> Rewrite:
         )
     renderer = PromptRenderer(tokenizer, PromptSection(system=teacher.system), room)
 
-    def asked(sample: Sample) -> Asked | PartFailed:
+    def asked(sample: Sample) -> Asked | NoReply:
         problem = Problem(sample.id, sample.task, fill(teacher.instruction, sample), None)
         try:
             return Asked(problem, renderer.render(problem), (draw("teacher", recipe.seed, sample.id),))
         except TaskError as error:
-            return PartFailed(INVALID, str(error))
+            return NoReply("invalid", str(error))
 
-    def ask(samples: Sequence[Sample]) -> list[tuple[str, FinishReason] | PartFailed]:
+    def ask(samples: Sequence[Sample]) -> list[tuple[str, FinishReason] | NoReply]:
         params = models.params(path, temperature=teacher.temperature, max_new_tokens=teacher.max_tokens)
         wanted = [asked(sample) for sample in samples]
         written = iter(complete(models.engine(path), [one for one in wanted if isinstance(one, Asked)], params))

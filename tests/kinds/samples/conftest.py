@@ -16,7 +16,6 @@ from rethink.kinds.samples.run import curate
 from rethink.model.tokenizer import Tokenizer
 from rethink.observe.progress import make_progress
 from rethink.recipe.loading import load_recipe
-from rethink.rewards import endpoint as endpoint_module
 from rethink.rollout.scripted import Scripted, ScriptedEngine
 from rethink.types import GenerationRequest
 from tests.rewards.misbehaving import Misbehaving, misbehaving_server
@@ -117,7 +116,7 @@ def same_files(one: Path, two: Path) -> None:
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Misbehaving]:
     """An endpoint without waits between tries."""
-    monkeypatch.setattr(endpoint_module, "FIRST_WAIT", 0.0)
+    monkeypatch.setattr("rethink.endpoint.client.FIRST_WAIT", 0.0)
     with misbehaving_server() as state:
         yield state
 

@@ -1,0 +1,1 @@
+"""One client for OpenAI-compatible endpoints: whole and streamed replies."""
