@@ -53,6 +53,18 @@ _ARTICLE = re.compile(
     r"|rather|not|instead|due|here)\b)[a-z]"
 )
 _PRONOUN = re.compile(r"I(?:\s+[a-z]|['’])")
+# A further option with its content: `; B. 4`; where all have brackets, a space before it is enough: `(A) 3 (B) 4`.
+_CONTENT = r"\s{0,3}(?=[^\s,;/&|)\]])(?!(?:is|was|are|were|seems|looks|would|can|cannot|has|does)\b)"
+_LISTED = re.compile(
+    rf"(?:[,;/&|。；，、]|\b(?:and|or)\b|[.)\]]\s)\s{{0,3}}[(\[]?([A-Z])[)\].:]{{1,2}}{_CONTENT}", re.ASCII
+)
+_BRACKETED = {"(": re.compile(rf"\s\(([A-Z])\){_CONTENT}"), "": re.compile(rf"\s([A-Z])\){_CONTENT}")}
+# The second of a list with one option a line.
+_NEXT_LINE = re.compile(r"\n\s{0,8}[-*(\[]?\s?B[)\].:]{1,2}\s{0,3}(?=\S)")
+# A whole answer that is one option, and what stands in it as an option too.
+_ANSWER = re.compile(r"\(\s*([A-Z])\s*\)(?:\s*[^\s=+*/^(-].*)?|([A-Z])\s*[).:](?:\s+.*)?", re.DOTALL)
+_AND_OR = r"(?i:\band\b|\bor\b)"
+_OTHER = re.compile(rf"\(\s*([A-Z])\s*\)|(?:^|[,;/&]|{_AND_OR}|[.):]\s)\s*([A-Z])(?=\s*(?:[).:,;/&]|{_AND_OR}|$))")
 _ONE = r"[(\[]?[A-Z](?![A-Za-z0-9_])[)\]]?"
 _REJECTED = re.compile(
     r"(?:(?:\bnot|n['’]t|rather than|instead of|eliminat\w{1,4}|rul(?:e|es|ed|ing) out|except|excluding|unlike)\s+"
@@ -97,11 +109,26 @@ def read_choice(text: str, options: str = LETTERS) -> str | None:
     if chosen is None:
         head = text.lstrip()[:STATEMENT]
         first = _FIRST.match(head)
-        if first and first.group(1).isupper():
+        if first and first.group(1) == "A" and _NEXT_LINE.search(head, first.end()):
+            chosen = ""  # a list of options, one a line
+        elif first and first.group(1).isupper():
             chosen = _statement(head.split("\n", 1)[0], options)
         elif len(text.strip()) <= STATEMENT and re.fullmatch(r"\W*[A-Z](?:(?:\W|and|or)+[A-Z]\W*)+", text.strip()):
             chosen = ""
     return chosen
+
+
+def option_of(answer: str) -> str | None:
+    """The option that a whole answer is: `C`, `(C)`, `C.` and `(C) Cecile`; None where it lists several, or is none."""
+    plain = answer.strip(" *")
+    if len(plain) == 1 and plain.isalpha() and plain.isascii():
+        return plain.upper()
+    found = _ANSWER.fullmatch(plain)
+    if found is None:
+        return None
+    letter = str(found.group(1) or found.group(2))
+    others = {one for pair in _OTHER.findall(plain) for one in pair if one}
+    return letter if others <= {letter} else None
 
 
 def _bare(text: str) -> str:
@@ -140,7 +167,8 @@ def _statement(text: str, options: str) -> str | None:
     if first and lower and first.group().lstrip()[:1] in ("(", "[") and first.group(1).upper() in options:
         return first.group(1).upper()
     if first and not lower and first.group(1) in options and not _goes_on(text, first.end()):
-        return first.group(1)
+        chosen = first.group(1)
+        return chosen if _listed(text, first.group().strip(), options) <= {chosen} else ""
     end = _SENTENCE_END.search(text)
     text = text[: end.start()] if end else text
     if _NONE.search(text):
@@ -155,6 +183,16 @@ def _statement(text: str, options: str) -> str | None:
         return ""
     # A letter that is no option is a choice too: of nothing.
     return next((letter if letter in options else "" for letter in letters), None)
+
+
+def _listed(text: str, first: str, options: str) -> set[str]:
+    """The options that a text lists with their content behind its `first` one: `A. 3; B. 4` has B."""
+    text = _REJECTED.sub(" ", text[text.index(first) + len(first) :])
+    reason = next((found.start() for found in _REASON.finditer(text) if found.group()[0].isalpha()), len(text))
+    found = _LISTED.findall(text, 0, reason)
+    if first.endswith(")"):
+        found += _BRACKETED["(" if first.startswith("(") else ""].findall(text, 0, reason)
+    return set(found) & set(options)
 
 
 def _goes_on(text: str, place: int) -> bool:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from rethink.tasks.choices import option_of
 from rethink.tasks.latex_text import one_spelling, split_list, without_degrees
 from rethink.tasks.numbers import MAX_SIDES, read_quantity, sides_of
 from rethink.tasks.quantity import Quantity, same_quantity
@@ -43,12 +44,6 @@ _EXPLOSIVE = re.compile(
 )
 _BASED = re.compile(r"([0-9A-Fa-f]+(?:\.[0-9A-Fa-f]+)?)\s*_\s*(?:\{\s*(\w+)\s*\}|(\d+))")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*[A-Za-z]")
-_CHOICE = re.compile(r"\(\s*([A-Z])\s*\)(?:\s*[^\s=+*/^(-].*)?|([A-Z])\s*[).:](?:\s+.*)?", re.DOTALL)
-_AND_OR = r"(?i:\band\b|\bor\b)"
-_OTHER_CHOICE = re.compile(
-    rf"\(\s*([A-Z])\s*\)|(?:^|[,;/&]|{_AND_OR}|[.):]\s)\s*([A-Z])(?=\s*(?:[).:,;/&]|{_AND_OR}|$))"
-)
-"""A letter that is a separate option: several of them choose none."""
 _BASE_NAMES = dict(zip("two three four five six seven eight nine ten".split(), range(2, 11), strict=True))
 _NAME = re.compile(r"[\\|(]?[\\A-Za-z][\\A-Za-z0-9_{}()|:, ]{0,30}")
 _TEXT = re.compile(r"[\w .,'&-]*(?:[A-Za-z]{3}|[^\W\d_A-Za-z])[\w .,'&-]*")
@@ -221,7 +216,7 @@ def _after_equals(text: str) -> str:
 
 def _words(said: str, right: str) -> bool | None:
     """Words (names, yes, even) as words; `C`, `(C)`, `C.` and `(C) Cecile` are the choice C."""
-    gold_choice, our_choice = _choice(right), _choice(said)
+    gold_choice, our_choice = option_of(right), option_of(said)
     if gold_choice is not None and our_choice is not None:
         return gold_choice == our_choice
     if right.replace(" ", "").isalpha() and _WORDS.fullmatch(right) and len(right) > 2:
@@ -235,18 +230,6 @@ def _words(said: str, right: str) -> bool | None:
 
 def _plain_words(text: str) -> str:
     return _ARTICLE.sub("", text.strip(" .!")).casefold()
-
-
-def _choice(text: str) -> str | None:
-    plain = text.strip(" *")
-    if len(plain) == 1 and plain.isalpha() and plain.isascii():
-        return plain.upper()
-    found = _CHOICE.fullmatch(plain)
-    if found is None:
-        return None
-    letter = str(found.group(1) or found.group(2))
-    others = {one for pair in _OTHER_CHOICE.findall(plain) for one in pair if one}
-    return letter if others <= {letter} else None
 
 
 _FIGURE = re.compile(

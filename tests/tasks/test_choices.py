@@ -17,6 +17,9 @@ CHOSEN = {
           "The correct option is B", "The correct choice is **B**.", "The answer is letter B", "Answer: B, not A",
           "Answer: B rather than C", "Answer: A is wrong, so B", "A is incorrect. B is correct.",
           "Thus, option B is correct.",
+          "B. Rayleigh scattering; it is not (A).", "B. Vitamins A and D", "B. Paris. A is wrong.",
+          "B. Paris\nA. is wrong",
+          "B. 4; (A) is too small", "B. Since (A) and (C) fail", "B. f(x) = (A) x", "B. Vitamin B. It is",
           "The answer is B. Note that A is a common distractor.", "ANSWER:\n**B) Paris**", "### Answer\n\n**B**",
           "Answer: A\nWait.\nAnswer: B", "The answer is A. No wait, the answer is B.", "\\boxed{}. The answer is B"],
     "C": ["故选C。", "选C", "答案是（C）", "答案：Ｃ", "正确选项是 C",
@@ -39,6 +42,9 @@ SEVERAL = [
     "(A), (B), (C), (D)", "\\boxed{(A) or (C)}", "\\boxed{A, C}", "A/B", "A B C D", "A, B, C", "Answer: A, B and C",
     "Answer: A/B", "Answer: A and C", "Answer: (A) and (C)", "Answer: A or B", "Answer: both A and B", "答案：A和B",
     "答案是A或C", "ANSWER: A B C D", "Answer: A to D",
+    # A list of the options.
+    "A. 3; B. 4", "A. 3, B. 4, C. 5", "A: 3; B: 4", "(A) 3 (B) 4", "A) 3 B) 4", "A. 3\nB. 4\nC. 5", "- A. 3\n- B. 4",
+    "A. 3 or B. 4", "Answer: A. 3; B. 4", "\\boxed{A. 3; B. 4}",
 ]  # fmt: skip
 
 
