@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,13 +10,11 @@ from rethink.chat.conversation import How, Messages
 from rethink.errors import ModelError, UsageError
 from rethink.eval.backend import EngineBackend
 from rethink.model.thoughts import THINK
+from rethink.serve.text import CompletionText
 from rethink.types import GenerationRequest, SamplingParams
 
 OnText = Callable[[str], None]
 Stopped = Callable[[], bool]
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-_LONGEST_CHARACTER = 8
-"""Tokens after which bytes that are no UTF-8 are shown as such, rather than waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,56 +118,22 @@ class EngineChat:
         )
         if prompt.rstrip().endswith(THINK):  # the template opens the thought
             on_text(prompt[prompt.rindex(THINK) :])
-        growing = GrowingText(self._tokenizer.decode)
+        growing, drawn = CompletionText(self._tokenizer.decode, ()), 0
 
         def on_token(_: int, token: int) -> None:
+            nonlocal drawn
+            drawn += 1
             if token not in ends:
-                on_text(growing.add(token))
+                on_text(growing.push([token]))
             if stopped():
                 raise _StopNow
 
         try:
             completion = self._engine.generate([GenerationRequest(ids, (seed,), params, on_token)])[0][0]
         except _StopNow:
-            on_text(growing.rest())
-            return Ended("stopped", len(growing.tokens))
-        on_text(completion.text[len(growing.text) :] if completion.text.startswith(growing.text) else "")
+            return Ended("stopped", drawn)
+        on_text(growing.finish(completion.text))
         return Ended(completion.finish_reason, len(completion.token_ids))
 
     def _render(self, messages: Messages) -> str:
         return self._tokenizer.render_chat(messages, add_generation_prompt=True)
-
-
-class GrowingText:
-    """The text of tokens that come one by one, each piece as soon as it cannot change any more.
-
-    A character may be spread over several tokens, and some decoders drop the space before the first one; so a piece is
-    the difference between two texts, decoded from the same place a little before.
-    """
-
-    def __init__(self, decode: Callable[[Sequence[int]], str]):
-        self._decode = decode
-        self.tokens: list[int] = []
-        self.text = ""
-        """All pieces so far."""
-        self._from = self._shown = 0
-
-    def add(self, token: int) -> str:
-        """What the token adds to the text; nothing while a character is incomplete."""
-        self.tokens.append(token)
-        waiting = len(self.tokens) - self._shown
-        return self._piece(wait=waiting < _LONGEST_CHARACTER)
-
-    def rest(self) -> str:
-        """What was held back."""
-        return self._piece(wait=False)
-
-    def _piece(self, *, wait: bool) -> str:
-        before = self._decode(self.tokens[self._from : self._shown])
-        now = self._decode(self.tokens[self._from :])
-        if wait and now.endswith(_REPLACEMENT):
-            return ""
-        self._from, self._shown = self._shown, len(self.tokens)
-        piece = now[len(before) :]
-        self.text += piece
-        return piece

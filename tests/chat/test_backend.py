@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from rethink.chat.backend import EngineChat, GrowingText, Settings, TooLong
+from rethink.chat.backend import EngineChat, Settings, TooLong
 from rethink.errors import ModelError
 from rethink.eval.backend import EngineBackend
 from rethink.model.build import build_model
@@ -100,18 +98,3 @@ def test_a_model_without_a_chat_template_says_so(small_tokenizer: Tokenizer) -> 
         scripted(small_tokenizer, "x", None)
     with pytest.raises(ModelError, match="template failed"):
         scripted(small_tokenizer, "x", "{{ messages[7].content.nothing.there }}")
-
-
-@given(st.text(max_size=30))
-def test_growing_text_is_the_whole_text(small_tokenizer: Tokenizer, text: str) -> None:
-    tokens = small_tokenizer.encode(text)
-    growing = GrowingText(small_tokenizer.decode)
-    pieces = [growing.add(token) for token in tokens] + [growing.rest()]
-    assert "".join(pieces) == small_tokenizer.decode(tokens) == growing.text
-    assert not any("\ufffd" in piece for piece in pieces) or "\ufffd" in text
-
-
-def test_bytes_that_are_no_text_are_shown_in_the_end(small_tokenizer: Tokenizer) -> None:
-    broken = small_tokenizer.encode("é")[:1] or small_tokenizer.encode("世")[:1]
-    growing = GrowingText(small_tokenizer.decode)
-    assert "".join(growing.add(token) for token in broken * 20).count("\ufffd") >= 8
