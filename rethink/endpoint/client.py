@@ -1,10 +1,9 @@
-"""Asking an OpenAI-compatible endpoint (`/chat/completions`, `/completions`), with what a long run needs around it.
+"""The client of an OpenAI-compatible endpoint (`/chat/completions`, `/completions`).
 
-Retries with back-off that honours `Retry-After`, a deadline for every request, at most so many at once, limits on
-requests and tokens, and a cache on disk by content, from which a run can be replayed without the endpoint. What the
-endpoint sends is not trusted: it is bounded in size and time, and must be JSON of the expected form. The key is read
-from the environment, sent in one header to that endpoint alone (redirects are not followed), and kept out of every
-message.
+It retries with back-off and honours `Retry-After`. It has a deadline for each request, and limits on concurrency,
+requests and tokens. A cache on disk, keyed by content, replays a run without the endpoint. Replies are not trusted:
+they are bounded in size and time, and must be JSON of the expected form. The key is read from the environment, sent in
+one header to that endpoint only (redirects are not followed), and left out of every message.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ LARGEST_REPLY = 1 << 20
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
 """Seconds before the second try; doubled each time, up to the longest."""
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-"""HTTP statuses that another try may mend."""
+"""HTTP statuses that are retried."""
 PROBE_SECONDS = 5.0
 KEY_VARIABLES = ("RETHINK_API_KEY", "OPENAI_API_KEY")
 """Where the key of a command's `--endpoint` is looked for."""
@@ -49,7 +48,7 @@ SHOWN = 300
 
 @dataclass(slots=True)
 class Spent:
-    """What was used so far."""
+    """What a client has used so far."""
 
     requests: int = 0
     tokens: int = 0
@@ -57,7 +56,7 @@ class Spent:
 
 
 class _Passing(Exception):
-    """A failure that another try may mend, and how long the endpoint asked to wait."""
+    """A failure that is retried, with the wait that the endpoint asked for."""
 
     def __init__(self, cause: Literal["timeout", "invalid", "exception"], said: str, wait: float | None = None):
         super().__init__(said)
@@ -73,19 +72,18 @@ class _InFlight:
 
 
 class EndpointClient:
-    """Asks questions; usable from any thread.
+    """Sends requests; usable from any thread.
 
-    The `options` of a question are what its request holds beside model and question; `temperature` and `max_tokens` are
-    always among them.
+    `options` are the fields of a request beside model and question. They always include `temperature` and `max_tokens`.
 
     Args:
-        endpoint: where to ask, and within which limits.
-        field: where the recipe has it, for messages; `--endpoint` for a command's.
-        cache: folder of the replies; None keeps none.
-        offline: answer from the cache alone.
+        endpoint: address, model and limits.
+        field: of the recipe, for messages; `--endpoint` on the command line.
+        cache: folder of stored replies; None stores none.
+        offline: replay stored replies only.
 
     Raises:
-        RecipeError: a URL that is none, a key that is not set, or offline without a cache.
+        RecipeError: the URL is invalid, the key is not set, or `offline` has no cache.
     """
 
     def __init__(
@@ -119,10 +117,10 @@ class EndpointClient:
         self._asking: dict[str, _InFlight] = {}
 
     def probe(self) -> None:
-        """See whether anything answers at the URL.
+        """Check that the endpoint can be reached.
 
         Raises:
-            RecipeError: nothing does, or it refuses the key.
+            RecipeError: it cannot, or it refuses the key.
         """
         if self._offline:
             return
@@ -143,19 +141,19 @@ class EndpointClient:
             )
 
     def ask(self, messages: Messages, options: Mapping[str, Any]) -> str:
-        """The endpoint's reply to a conversation, whole.
+        """The text of the reply to a conversation.
 
         Raises:
-            NoReply: not in the cache offline, a limit is spent, every attempt failed, or the reply was cut.
+            NoReply: it is not stored (offline), a limit is reached, every attempt failed, or the reply was cut.
         """
         return self._ask(messages, options, as_it_comes=False).text
 
     def complete(self, asked: Messages | str, options: Mapping[str, Any]) -> Reply:
-        """A completion as it comes, thought and cut ones too.
+        """A completion with its thought; it may be cut.
 
         Args:
-            asked: a conversation, or a text to be continued (`/completions`).
-            options: at least a `seed` too: each has its own reply in the cache.
+            asked: a conversation, or a text to continue (`/completions`).
+            options: with a `seed`, so that each sample has its own stored reply.
 
         Raises:
             NoReply: as for `ask`, but for replies that were cut.
@@ -163,15 +161,15 @@ class EndpointClient:
         return self._ask(asked, options, as_it_comes=True)
 
     def stream(self, messages: Messages, options: Mapping[str, Any], on_text: Callable[[str], None]) -> bool:
-        """Have a completion told in pieces, its thought between `<think>` and `</think>`; nothing is cached.
+        """Stream a completion: `on_text` receives each piece, with the thought between `<think>` and `</think>`.
 
-        Until the first piece, what passes is tried again; `seconds` bounds the silence between pieces.
+        Requests are retried until the first piece. `seconds` bounds the time between pieces. Nothing is stored.
 
         Returns:
-            Whether the limit of tokens ended it.
+            Whether the token limit ended it.
 
         Raises:
-            NoReply: every attempt failed, or the stream broke. What `on_text` raises ends the stream too.
+            NoReply: every attempt failed, or the stream broke. An error of `on_text` ends the stream.
         """
         body = {"model": self.endpoint.model, "messages": list(messages), **options, "stream": True}
 
@@ -194,11 +192,11 @@ class EndpointClient:
         return self._retried(once)
 
     def explained(self, failure: NoReply, instead: str) -> RethinkError | None:
-        """The user's error that a refusal means; None where the endpoint broke.
+        """The user's error for a refused request; None for any other failure.
 
         Args:
-            failure: what came of a question.
-            instead: what to do where the question is refused.
+            failure: of a request.
+            instead: what to do if the request itself is refused.
         """
         said = failure.detail.removeprefix("the endpoint answers ")
         if failure.status in (401, 403):
@@ -365,7 +363,7 @@ class EndpointClient:
         return key
 
     def _named(self, key: str) -> str:
-        """How the user gives the URL or the key."""
+        """Where the user sets the URL or the key."""
         if self._field != "--endpoint":
             return f"{self._field}.{key}"
         return self._field if key == "url" else f"the environment variable {KEY_VARIABLES[0]}"
@@ -376,7 +374,7 @@ class EndpointClient:
 
 
 def command_line_client(model: str, url: str, *, seconds: float, attempts: int, concurrency: int) -> EndpointClient:
-    """The client that a command's `--endpoint URL` means; its key is that of the first of `KEY_VARIABLES` that is set.
+    """The client for `--endpoint URL`. The first of `KEY_VARIABLES` that is set holds its key.
 
     Args:
         model: its name there.
@@ -386,7 +384,7 @@ def command_line_client(model: str, url: str, *, seconds: float, attempts: int, 
         concurrency: requests at once.
 
     Raises:
-        RecipeError: the URL is none, or the key has characters that no key has.
+        RecipeError: the URL is invalid, or the key holds characters that no key has.
     """
     key = next((name for name in KEY_VARIABLES if os.environ.get(name, "").strip()), None)
     section = EndpointSection(
@@ -439,7 +437,7 @@ def _event(data: bytes) -> Mapping[str, Any]:
 
 
 def _told(events: Iterator[Mapping[str, Any]], tell: Callable[[str], None]) -> bool:
-    """Tell the pieces of a stream, a thought that comes in a field of its own between tags; whether it was cut."""
+    """Pass on the pieces of a stream, with a thought from a separate field between tags; returns whether it was cut."""
     thinking, reason = False, None
     for event in events:
         try:
@@ -461,7 +459,7 @@ def _told(events: Iterator[Mapping[str, Any]], tell: Callable[[str], None]) -> b
 
 
 def _thought(message: Mapping[str, Any]) -> str | None:
-    """The thought that servers with a reasoning parser send beside the content."""
+    """The thought, which servers with a reasoning parser send in a separate field."""
     found = message.get("reasoning_content") or message.get("reasoning")
     return found if isinstance(found, str) else None
 

@@ -1,4 +1,4 @@
-"""What an endpoint replies, and why there is no reply."""
+"""Replies of an endpoint, and the error for a missing one."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Literal
 from rethink.model.thoughts import with_thought
 
 _EVERYBODYS = (401, 403, 404, 405, 407, 429)
-"""HTTP statuses of the 4xx that would meet any request: a wrong key, address, method or proxy, a limit."""
+"""HTTP statuses (4xx) that do not depend on the request: a wrong key, address, method or proxy, or a rate limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back."""
+    """A completion."""
 
     text: str
     thought: str | None = None
-    """The thought, where the server sends it in a field of its own."""
+    """The thought, if the server sends it in a separate field."""
     cut: bool = False
-    """Whether the limit of tokens ended it."""
+    """Whether the token limit ended it."""
     tokens: int | None = None
-    """Tokens of the reply, as the endpoint counts them; None where it does not, or where the reply was recorded."""
+    """Tokens of the reply, as counted by the endpoint; None if it does not count, or if the reply was stored."""
 
     @property
     def whole(self) -> str:
@@ -34,8 +34,8 @@ class NoReply(Exception):
 
     Args:
         cause: `timeout`, `invalid` (a reply that cannot be used) or `exception`.
-        detail: one line for the reader, without the key.
-        status: HTTP status with which the endpoint refused; None where it did not, or where another try could help.
+        detail: one line for the user, without the key.
+        status: HTTP status of a refusal; None for failures that were retried.
     """
 
     def __init__(self, cause: Literal["timeout", "invalid", "exception"], detail: str, status: int | None = None):
@@ -44,6 +44,6 @@ class NoReply(Exception):
 
     @property
     def only_this(self) -> bool:
-        """Whether it is this request's alone: refused because of its content, or replied to with what is of no use."""
+        """Whether only this request fails: it was refused because of its content, or its reply is unusable."""
         refused = self.status is not None and 400 <= self.status < 500 and self.status not in _EVERYBODYS
         return refused or self.cause == "invalid"

@@ -1,7 +1,7 @@
 """A turn's thought and answer: the tags that mark them, and the functions that tell them apart.
 
-All are linear in the text's length, whatever the text. Where they differ, the rule is in the docstring: rewards and
-graders read a whole turn, streams tell pieces as they come.
+Every function is linear in the length of the text. They differ in what counts as the thought: rewards and graders read
+a whole turn that may be hostile, a stream must decide piece by piece.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def _last_answer(text: str) -> str | None:
 
 
 def after_thought(turn: str, *, unended: bool = False) -> str | None:
-    """What a turn says after its thought: what follows the last `</think>`; the whole turn where it has no thought.
+    """The text after the last `</think>`; the whole turn if it has no thought.
 
     Args:
         turn: the prompt's prefill and the completion.
-        unended: whether a turn whose thought does not end says all of its text; else that is None.
+        unended: for a thought that does not end, return the whole turn instead of None.
     """
     _, ended, after = turn.rpartition(END_THINK)
     return None if not ended and THINK in turn and not unended else after
@@ -74,10 +74,10 @@ def thought_of(turn: str) -> str:
 
 
 def split_turn(turn: str) -> tuple[str | None, str]:
-    """(thought, answer) of a whole turn, stripped; the thought is None where there is none.
+    """(thought, answer) of a whole turn, stripped; the thought is None if there is none.
 
-    A thought is what the turn begins with; see `ThoughtSplitter`. A turn whose `<think>` was part of a prompt that is
-    not known here has a `</think>` alone: what is before it is thought.
+    The thought stands at the beginning of the turn; see `ThoughtSplitter`. If the turn has only a `</think>`, its
+    `<think>` was part of the prompt, and the text before `</think>` is the thought.
     """
     begun = turn.lstrip().startswith(THINK)
     thought, answer = ThoughtSplitter(END_THINK in turn and not begun).push(turn, last=True)
@@ -85,7 +85,7 @@ def split_turn(turn: str) -> tuple[str | None, str]:
 
 
 def with_thought(thought: str | None, content: str, cut: bool) -> str:
-    """The turn of a thought that came apart from its content; it stays open where the turn was cut within it."""
+    """The turn of a thought and its content; the thought stays open if the turn was cut within it."""
     if not thought:
         return content
     return f"{THINK}\n{thought}\n" + (f"{END_THINK}\n\n{content}" if content or not cut else "")
