@@ -61,6 +61,17 @@ _REASON = re.compile(
     re.IGNORECASE,
 )
 _PIECES = re.compile(r"\s*[,;]\s*(?:and\s+)?|\s+(?:and|or)\s+")
+_ENTRIES = re.compile(r"\s*(?:;|,(?!\d)|\n|(?<=\w)\.(?=\s+[^\W\d_]))\s*(?:(?:and|or)\s+)?|\s+(?:and|or)\s+")
+_TELLS = (
+    r"(?!(?:so|then|now|left|total|sum|altogether|remains?|in|on|at|by|of|after|before|since|from|if|when|with|out"
+    r"|he|she|it|they|we|i|there|which)\b)"
+)
+_ENTRY = re.compile(
+    rf"(?:[^\W\d_]+ \d{{1,2}}\s*[:=]\s*)?(?:{_TELLS}[^\W\d_][\w'’]*+[ :=]*+){{0,3}}"
+    rf"(?P<value>[-+$€£]?\d(?:[\d,./]*\d)?)%?(?:\s+{_TELLS}[^\W\d_]+){{0,2}}[\s.]*",
+    re.IGNORECASE,
+)
+"""A value with a short label, before or behind it: no word that tells what happened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +141,7 @@ def _read(text: str, *, whole: bool = False) -> Found:
         _, rule, answer = max(marked)
         return Found(answer, rule)
     text = text.strip().removeprefix("→").strip()
-    if whole or (len(text) <= WHOLE and not _is_sentence(text)):
+    if whole or _is_list(text) or (len(text) <= WHOLE and not _is_sentence(text)):
         return Found(text or None, "text")
     return Found(*_last_value(text))
 
@@ -144,6 +155,13 @@ def _is_sentence(text: str) -> bool:
         return False
     # A number with its unit or label is read whole, and so is a list of them: it is not its last one.
     return not all(map(_is_quantity, _PIECES.split(text)))
+
+
+def _is_list(text: str) -> bool:
+    """Whether a text is nothing but several values with labels, of which none is the answer: `Tom 7 and Ann 8`."""
+    entries = [_ENTRY.fullmatch(entry.strip()) for entry in _ENTRIES.split(text)] if len(text) <= WHOLE else []
+    values = {found["value"] for found in entries if found is not None}
+    return len(values) > 1 and None not in entries
 
 
 def _is_quantity(text: str) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 
 from rethink.tasks.units import is_unit, unit_of
-from rethink.tasks.words import SCALES
+from rethink.tasks.words import COUNTS, PARTS, SCALES
 
 SEARCHED = 20_000
 """Characters at the end of a text in which a value is looked for."""
@@ -51,7 +51,8 @@ _OPERAND_ENDS = re.compile(rf"[\d)\]}}%π{_FRACTIONS}!]$|(?<![A-Za-z'’])[A-Za-
 _OPERATORS = "+-*/×÷·∙⋅^"
 _RELATIONS = "<>≤≥≠~±√∛"
 _PLUS_WORD = re.compile(
-    r"\b(?:times|plus|minus|over|divided by|multiplied by|mod|modulo|choose|less|in|r|remainder)$", re.IGNORECASE
+    r"\b(?:times|plus|minus|over|divided by|multiplied by|by|point|mod|modulo|choose|less|in|r|remainder)$",
+    re.IGNORECASE,
 )
 _RANGE_WORD = re.compile(
     r"(?:\d\S{0,20}(?:\s+[^\W\d_]{1,15})?\s+(?:or|to|through|till|until|versus|vs\.?)|\d(?:个|只)?[或至到])$"
@@ -66,18 +67,26 @@ _MONTHS = (
     r"|Nov(?:ember)?|Dec(?:ember)?)\.?"
 )
 _BEFORE = re.compile(
-    rf"(?:(?<!\w)(?i:minus|negative|not|never|isn['’]t|aren['’]t|wasn['’]t|neither|nor|than|at least|at most|about"
+    rf"(?:(?<!\w)(?i:minus|negative|no|not|non|nope|never|neither|nor|none of|without"
+    rf"|(?:any\w*(?: \w+)?|all|every\w*) but"
+    rf"|(?:[a-z]+n['’]t|cannot|(?:do|does|did|can|could|would|should|may|must|will) not)(?: [a-z]+){{0,3}}"
+    rf"|than|at least|at most|about"
     rf"|approximately|approx\.?|roughly|nearly|almost|around|maybe|perhaps|possibly|probably|under|below|above|exceeds"
     rf"|or [a-z]\s?=|between \S{{1,20}} and|beyond|within|up to|between|except|twice|double|triple|half|thrice"
     rf"|sqrt|log(?:_\S{{1,6}})?|ln|sin|cos|tan|base"
     rf"|modulo|mod|hundred|thousand|million|billion)|(?<!\w){_MONTHS}|[负負约約近]|不是|并非|大于|小于|超过|至少|至多|最多|少于"
     rf"|多于|\\(?:approx|pm|mp|leq?|geq?|neq?|lt|gt|sqrt))$"
 )
+_COUNTED = "|".join([*COUNTS, *(f"{part}s" for part in PARTS)])
 _AFTER = re.compile(
     rf"\s?\\?%|\s?‰|[ \t]*(?:π\S{{0,20}}|\\pi(?![A-Za-z])|√\S{{0,20}}|pi\b)"
     rf"|(?:\s*-?\s*\b(?i:{'|'.join(sorted(SCALES, key=len, reverse=True))})\b){{1,3}}"
     r"|\s*[百千万萬亿億](?![米克瓦卡])|\s*(?:多|分之|以上|以下|以内|左右)"
     r"|\s*-?\b(?i:percent|per cent|pct|permille|squared|cubed|factorial|recurring|repeating)\b"
+    rf"|(?:\s*-\s*|\s+)(?i:half|halves|fold|scores?|gross|grand|myriad|mn|bn|mil|etc|{_COUNTED})\b|\s+[kKBMxyz](?![\w'’.^])"
+    r"|\s*,?\s+(?:no|nope|maybe|perhaps|possibly|probably)\b|\s*[rR]\s?\d{1,9}\b"
+    r"|\s+(?:plus|minus|over|divided by|multiplied by)\b"
+    rf"|\s+(?:and|point)\s+(?i:up|above|over|more|below|under|counting|{_COUNTED})\b"
     r"|\s*[ap]\.?\s?m\b\.?"
     r"|\s+or\s+(?:more|less|fewer|greater|higher|above|below|under|over|so)\b"
     r"|\s+and\s+(?:an?|one|two|three|five|seven)[\s-]+(?:half|halves|thirds?|quarters?|fourths?|fifths?|eighths?)\b"

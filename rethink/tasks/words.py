@@ -30,11 +30,12 @@ COUNTS = {
     word: 10 * value
     for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)
 }
-_ORDINALS = (
+PARTS = (
     "third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth sixteenth "
     "seventeenth eighteenth nineteenth twentieth thirtieth fortieth fiftieth sixtieth seventieth eightieth ninetieth "
     "hundredth thousandth millionth billionth half quarter"
 ).split()
+"""What a number in words is a number of (five ninths), in the singular."""
 # Words beside a number that make it another number, a condition, a guess or no answer at all.
 _CHANGING = (
     frozenset(
@@ -58,7 +59,7 @@ _CHANGING = (
     raised squared cubed cube root sqrt radical factorial choose permute log ln lg logarithm exp sin cos tan sine
     cosine tangent cot csc cosec arcsin arccos arctan sinh cosh tanh floor ceiling ceil inverse inverted reciprocal
     opposite negative negatives negated neg absolute abs conjugate imaginary complex infinity infinite inf nan null
-    percent permille permil promille promil mille bps basis double doubled doubling triple tripled
+    percent too permille permil promille promil mille bps basis double doubled doubling triple tripled
     quadruple quadrupled quintuple twice thrice halved halve halves quartered fold folds repeating repeated
     repeats recurring recurs recur periodic ellipsis etc binary octal hex hexadecimal decimal base radix roman
     notation into by as if iff when whenever where whereas given provided assuming suppose supposing supposedly then
@@ -76,7 +77,7 @@ _CHANGING = (
     demi demie medio media halb halbe tiers
     """.split()
     )
-    | {form for word in _ORDINALS for form in (word, word + "s")}
+    | {form for word in PARTS for form in (word, word + "s")}
     | {f"{word}s" for word in COUNTS}
     | set(COUNTS)
 )

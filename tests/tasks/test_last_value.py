@@ -60,6 +60,32 @@ x > 7 here                              | > 7
 x≥7 here                                | x≥7
 x ≈ 7 here                              | 7
 it is not 7                             | not 7
+it is no 7                              | no 7
+there are no 7 cows                     | no 7
+No: 7                                   | 7
+nothing but 7                           | 7
+anything but 7                          | anything but 7
+It can't be 7.                          | can't be 7
+We do not get 7.                        | do not get 7
+without 7                               | without 7
+7 score                                 | 7 score
+7 gross                                 | 7 gross
+7 fold                                  | 7 fold
+7 ninths                                | 7 ninths
+7 point 5                               | 7 point 5
+7 point five                            | 7 point five
+7 plus tax                              | 7 plus
+7 over nine                             | 7 over nine
+7 and counting                          | 7 and counting
+7, maybe                                | 7, maybe
+7 nope                                  | 7 nope
+7 x here                                | 7 x
+7 K                                     | 7 K
+7 r1                                    | 7 r1
+7 by 8                                  | 7 by 8
+7 and so on                             | 7
+7 others                                | 7
+7 nobles                                | 7
 at least 7                              | at least 7
 7 or more                               | 7 or more
 7 or 8                                  | 7 or 8

@@ -134,7 +134,7 @@ SAME = r"""
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.integers(2, 10**9), st.sampled_from(cells(OTHERS)))
+@given(st.integers(3, 10**9), st.sampled_from(cells(OTHERS)))  # 2! is 2
 def test_a_wrong_neighbour_never_counts(n: int, form: str) -> None:
     answer, gold = form.format(n=n), str(n)
     assert exact_number(answer, gold) == math_equal(answer, gold) == 0
