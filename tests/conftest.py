@@ -94,26 +94,9 @@ def tiny_folder(tmp_path: Path, small_tokenizer: Tokenizer) -> Callable[..., Pat
     """Makes a folder that `transformers` saved: random weights of a family, with the small tokenizer."""
 
     def make(architecture: str, name: str | None = None, shard: str = "5GB", **overrides: Any) -> Path:
-        import torch
-        import transformers
+        from tests.models import save_tiny  # it imports torch
 
-        from tests.models import SHAPE  # it imports torch
-
-        classes = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "mistral": "Mistral"}
-        values = SHAPE | {
-            "vocab_size": small_tokenizer.vocab_size + 7,
-            "max_position_embeddings": 256,
-            "tie_word_embeddings": False,
-        }
-        config = getattr(transformers, f"{classes[architecture]}Config")(**(values | overrides))
-        torch.manual_seed(0)
-        model = transformers.AutoModelForCausalLM.from_config(config)
-        for parameter in model.parameters():  # norms and biases too, so that none can be mixed up
-            torch.nn.init.normal_(parameter, std=0.5)
-        folder = tmp_path / (name or architecture)
-        model.save_pretrained(folder, max_shard_size=shard)
-        small_tokenizer.save(folder)
-        return folder
+        return save_tiny(tmp_path / (name or architecture), small_tokenizer, architecture, shard, **overrides)
 
     return make
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import transformers
 
 from rethink.model.decoder import Decoder
 from rethink.model.hf_config import parse_hf_config
+from rethink.model.tokenizer import Tokenizer
 from rethink.types import Completion
 
 SHAPE: dict[str, Any] = {
@@ -63,6 +65,24 @@ def tiny_model(
         if centre is not None:
             torch.nn.init.normal_(parameter, mean=centre, std=std)
     return model.eval()
+
+
+def save_tiny(folder: Path, tokenizer: Tokenizer, architecture: str, shard: str = "5GB", **overrides: Any) -> Path:
+    """A folder that `transformers` saved: random weights of a family, with a small tokenizer."""
+    classes = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "mistral": "Mistral"}
+    values = SHAPE | {
+        "vocab_size": tokenizer.vocab_size + 7,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": False,
+    }
+    config = getattr(transformers, f"{classes[architecture]}Config")(**(values | overrides))
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    for parameter in model.parameters():  # norms and biases too, so that none can be mixed up
+        torch.nn.init.normal_(parameter, std=0.5)
+    model.save_pretrained(folder, max_shard_size=shard)
+    tokenizer.save(folder)
+    return folder
 
 
 def decoder_of(model: Any, dtype: torch.dtype = torch.float32) -> Decoder:

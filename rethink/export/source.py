@@ -17,7 +17,6 @@ from rethink.model.loading import EMBEDDED, load_checkpoint
 from rethink.model.tokenizer import Tokenizer
 from rethink.reading import read_bounded_text
 from rethink.recipe.yaml_text import MOST_BYTES, load_yaml
-from rethink.store.integrity import check_index
 from rethink.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -73,8 +72,6 @@ def open_source(path: str, *, as_gguf: bool) -> Source:
     """
     local = Path(path).expanduser()
     run, folder = _run_and_folder(local)
-    if folder is not None:
-        check_index(folder)
     if folder is not None and (folder / _REWARD_MODEL).is_file():
         raise ModelError(
             f"{path} is a reward model: its value head has no place in a language model's folder or GGUF file, so the "

@@ -26,6 +26,7 @@ from rethink.model.safetensors_folder import HEAD, FolderTensors
 from rethink.model.tiny import SEED, TINY, write_tiny
 from rethink.model.tokenizer import Tokenizer
 from rethink.store.cache import cache_root, cached_entry, cached_folder
+from rethink.store.contents import check_contents
 from rethink.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -77,12 +78,15 @@ def load_checkpoint(
 
     Raises:
         ModelError: nothing is found, or what is found cannot be read; the message says what to give instead.
+        RunFolderError: a file of a run's model is not what was written.
         StorageFailure: a converted model cannot be cached.
         UsageError: another user owns the cache, or may write there.
     """
     if headers_only and (gguf := _gguf_file(path)) is not None:
         return _header_of(gguf, path)
     folder = _resolve(path, revision, trust_remote_code, cache_root(cache_dir))
+    if not headers_only:
+        check_contents(folder)
     hf_config = read_json_object(folder / "config.json")
     parsed = parse_hf_config(hf_config, path)
     tensors = FolderTensors(folder)

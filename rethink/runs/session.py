@@ -70,6 +70,7 @@ def open_run(
         )
     if recipe_to_yaml(recipe) != folder.recipe_yaml:
         folder.extend(recipe_to_yaml(recipe), recipe_hash(recipe))
+    folder.write_recipe()
     return folder
 
 

@@ -118,6 +118,12 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8", "replace"))  # a lone surrogate, which JSON may carry, has no UTF-8
 
 
+def keep_text(path: Path, text: str) -> None:
+    """Write a text where the file does not hold it already, atomically. Raises `StorageFailure`."""
+    if not path.is_file() or path.read_bytes() != text.encode("utf-8", "replace"):
+        write_text(path, text)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replace the content of `path` by `value` as indented JSON, atomically. Raises `StorageFailure`."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

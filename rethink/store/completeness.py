@@ -44,7 +44,7 @@ def lost_parts(folder: RunFolder, until: int | None = None) -> list[str]:
         there = {int(name.partition("-")[2]) for name in folder.samples() if name.startswith("step-")}
         lost += _said(evaluated - there, f"files of `{folder.path / 'evaluations'}` are lost: those of steps")
     for name in ("drawn", "evaluations") if kind is not None and kind.samples and not trains else ():
-        lost += _said(_holes(folder, name), f"files of `{folder.path / name}` are lost: numbers")
+        lost += _said(_holes(folder, name, summary), f"files of `{folder.path / name}` are lost: numbers")
     return lost + _files(folder, trains, summary)
 
 
@@ -61,11 +61,12 @@ def _files(folder: RunFolder, trains: bool, summary: dict[str, Any]) -> list[str
     return lost
 
 
-def _holes(folder: RunFolder, name: str) -> set[int]:
-    """Numbers below the highest one that have no file."""
+def _holes(folder: RunFolder, name: str, summary: dict[str, Any]) -> set[int]:
+    """Numbers that have no file: below the highest one, or below the number of parts in the summary."""
     place = folder.path / name
     numbers = {int(m[1]) for m in (_PART.fullmatch(p.name) for p in place.iterdir()) if m} if place.is_dir() else set()
-    return set(range(max(numbers, default=0))) - numbers
+    parts = summary.get("parts", 0) if place.is_dir() and summary.get("finished") else 0
+    return set(range(max(parts, *numbers, 0))) - numbers
 
 
 def _said(numbers: Iterable[int], what: str) -> list[str]:

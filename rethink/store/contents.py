@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rethink.errors import RunFolderError, StorageFailure
 from rethink.store.cache import cache_root
-from rethink.store.integrity import INDEX, check_hash, read_sealed, sha256_of, write_sealed
+from rethink.store.integrity import INDEX, check_hash, read_index, read_sealed, sha256_of, write_sealed
 
 LARGE = 16 << 20
 """Bytes from which on a file's hash is kept: smaller ones are read in a moment."""
@@ -44,6 +44,17 @@ def content_hash(path: Path) -> str:
     except OSError as error:
         raise RunFolderError(f"`{path}` cannot be read ({error.strerror}): correct its name or permissions") from error
     return digest.hexdigest()
+
+
+def check_contents(folder: Path) -> None:
+    """Compare every file of a folder with its index; a large one is read once only.
+
+    Raises:
+        RunFolderError: names the first file that is missing or is not what was written.
+    """
+    for name in read_index(folder):
+        path = folder / name
+        check_hash(path, file_hash(path) if path.is_file() else None)
 
 
 def file_hash(path: Path) -> str:

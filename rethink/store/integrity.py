@@ -37,6 +37,20 @@ def json_digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def take_checksum(value: dict[str, Any], digits: int = 64) -> bool:
+    """Take the checksum out of an object; whether the rest has it, in so many digits. One without a checksum passes.
+
+    A checksum whose own name was damaged is found by what it is.
+    """
+    name = CHECKSUM if CHECKSUM in value else next(reversed(value), None)
+    if name is None:
+        return True
+    rest = {key: item for key, item in value.items() if key != name}
+    same = bool(value[name] == json_digest(rest)[:digits])
+    value.pop(CHECKSUM, None)
+    return same if name == CHECKSUM else not same
+
+
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     """Replace `path` by the value as indented JSON with its checksum, atomically. Raises `StorageFailure`."""
     text = json.dumps(dict(value), indent=2, ensure_ascii=False).encode("utf-8", "replace").decode()
@@ -55,8 +69,7 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
         value = json.loads(path.read_bytes())
         if not isinstance(value, dict):
             raise ValueError("it is no object")
-        given = value.pop(CHECKSUM, None)
-        if given is not None and given != json_digest(value):
+        if not take_checksum(value):
             raise ValueError("its content does not have its checksum")
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -146,4 +159,4 @@ def check_hash(path: Path, found: str | None = None) -> None:
         raise RunFolderError(f"`{path}` is damaged: its content does not match the recorded hash. {_ADVICE}")
 
 
-_ADVICE = f"Restore it from a copy, or create it again (its hash is in {INDEX} next to it)."
+_ADVICE = f"Restore it from a copy, or create it again. (If the change was intended, delete {INDEX} next to it.)"

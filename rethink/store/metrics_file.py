@@ -17,8 +17,10 @@ from typing import Any
 
 from rethink.errors import RunFolderError
 from rethink.store.atomic import storage_errors, sync_folder, write_all, write_bytes
-from rethink.store.integrity import CHECKSUM, json_digest
+from rethink.store.integrity import CHECKSUM, json_digest, take_checksum
 
+_DIGITS = 16
+"""Of a row's checksum."""
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -128,8 +130,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(row, dict) or not isinstance(row.get("step"), int):
         return None
-    checksum = row.pop(CHECKSUM, None)
-    if checksum is not None and checksum != _checksum(row):
+    if not take_checksum(row, _DIGITS):
         return None
     return {name: _NOT_FINITE.get(value, value) if isinstance(value, str) else value for name, value in row.items()}
 
@@ -137,11 +138,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
 def _line(row: Mapping[str, Any]) -> bytes:
     """A row with its checksum, as the file has it."""
     plain = json.loads(json.dumps({name: _plain(value) for name, value in row.items()}, allow_nan=False))
-    return (json.dumps(plain | {CHECKSUM: _checksum(plain)}) + "\n").encode()
-
-
-def _checksum(row: Mapping[str, Any]) -> str:
-    return json_digest(row)[:16]
+    return (json.dumps(plain | {CHECKSUM: json_digest(plain)[:_DIGITS]}) + "\n").encode()
 
 
 def _plain(value: Any) -> Any:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from rethink.errors import RunFolderError
-from rethink.store.atomic import clean_leftovers, remove_folder, storage_errors, write_text
+from rethink.store.atomic import clean_leftovers, keep_text, remove_folder, storage_errors
 from rethink.store.integrity import read_sealed, write_sealed
 from rethink.store.lock import LOCK, only_writer
 
@@ -95,8 +95,8 @@ class PipelineFolder:
         if names - _STARTUP_NAMES or (names and LOCK not in names):
             some = ", ".join(f"`{name}`" for name in sorted(names)[:3])
             raise RunFolderError(
-                f"`{path}` is not empty and holds no pipeline (there is {some}). Nothing in it was touched: choose an "
-                "empty or new folder with --out."
+                f"`{path}` is not empty and holds no pipeline (there is {some}, and no `{HEADER}`). Nothing in it was "
+                f"touched: choose an empty or new folder with --out, or restore `{HEADER}` where there was one."
             )
         with storage_errors(path):
             (path / "stages").parent.mkdir(parents=True, exist_ok=True)
@@ -173,8 +173,7 @@ class PipelineFolder:
         if header != self._header:
             write_sealed(self.path / HEADER, header)
             self._header = header
-        if read_text(self.path / "recipe.yaml") != recipe_yaml:
-            write_text(self.path / "recipe.yaml", recipe_yaml)
+        keep_text(self.path / "recipe.yaml", recipe_yaml)
 
     @property
     def root(self) -> str | None:
@@ -259,11 +258,3 @@ def disk_bytes(path: Path) -> int:
             with suppress(OSError):  # a file that is being replaced
                 total += os.lstat(os.path.join(folder, name)).st_size
     return total
-
-
-def read_text(path: Path) -> str | None:
-    """The text of a file; None where there is none."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None

@@ -32,6 +32,7 @@ from rethink.recipe.yaml_text import load_yaml
 from rethink.store import rollout_files
 from rethink.store.atomic import (
     clean_leftovers,
+    keep_text,
     remove_folder,
     storage_errors,
     write_folder,
@@ -148,7 +149,10 @@ class RunFolder:
         }
         write_sealed(self.path / "run.json", header)  # the truth first: `recipe.yaml` is a copy for readers
         self._header = header
-        write_text(self.path / "recipe.yaml", recipe_yaml)
+
+    def write_recipe(self) -> None:
+        """Write `recipe.yaml`, a copy for readers, where it is not what `run.json` holds."""
+        keep_text(self.path / "recipe.yaml", self.recipe_yaml)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -374,8 +378,8 @@ def _check_free(path: Path) -> None:
     if names - _STARTUP_NAMES or (names and LOCK not in names):
         some = ", ".join(f"`{name}`" for name in sorted(names)[:3])
         raise RunFolderError(
-            f"`{path}` is not empty and holds no run of Rethink (there is {some}). Nothing in it was touched: choose "
-            "an empty or new folder with `--out`."
+            f"`{path}` is not empty and holds no run of Rethink (there is {some}, and no `run.json`). Nothing in it "
+            "was touched: choose an empty or new folder with `--out`, or restore `run.json` where there was one."
         )
 
 

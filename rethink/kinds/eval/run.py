@@ -88,6 +88,7 @@ def run_eval(recipe: EvalRecipe, out: Path, *, resume: bool = False, progress: P
         rows = [row for name in folder.samples() for row in folder.read_samples(name) or []]
         finished = len(rows) == len(problems) * recipe.samples
         summary = summary_of(recipe, folder, time.perf_counter() - started, finished) | {
+            "parts": len(chunks),
             "model": recipe.model.path,
             "tokens_total": sum(row["tokens"] for row in rows),
             **summarise(rows, recipe.samples),

@@ -24,6 +24,7 @@ from rethink.kinds.pipeline.graph import StageGraph
 from rethink.kinds.pipeline.identity import stage_hashes
 from rethink.kinds.pipeline.selection import Selection
 from rethink.kinds.pipeline.stages import ResolvedStage, pipeline_of, resolve, substitute
+from rethink.kinds.pipeline.status import check_done
 from rethink.kinds.pipeline.view import Rows, StageProgress
 from rethink.machine.allocator import return_free_memory
 from rethink.observe.progress import Progress
@@ -96,8 +97,11 @@ def run_pipeline(
         folder.update(recipe_to_yaml(recipe), _facts(pipeline), _entries(stages, hashes))
         rows = Rows.of(stages, done, chosen)
         run = PipelineRun(folder, stages, hashes, chosen, progress, rows, records)
-        for name in done:
-            drop_checkpoints(folder, records[hashes[name]])
+        for record in [records[value] for value in dict.fromkeys(hashes.values()) if value in records]:
+            if record.state == "done":
+                for sentence in check_done(folder, record):
+                    progress.note(sentence)
+                drop_checkpoints(folder, record)
         progress.stages(rows.as_list())
         finished = _run_all(run)
         summary = _conclude(run, recipe.name, finished, time.perf_counter() - started)

@@ -7,10 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rethink.errors import RethinkError, TaskError, UsageError
+from rethink.errors import RethinkError, RunFolderError, TaskError, UsageError
 from rethink.kinds.pipeline.disk import cleanings
 from rethink.store.completeness import lost_parts
-from rethink.store.integrity import check_hash, check_index
+from rethink.store.contents import check_contents
+from rethink.store.integrity import check_hash
 from rethink.store.jsonl import read_jsonl
 from rethink.store.pipeline_folder import PipelineFolder, StageRecord, disk_bytes
 from rethink.store.run_folder import RunFolder
@@ -65,11 +66,33 @@ def _looked(path: Path | None) -> dict[str, Any]:
     try:
         run = RunFolder.open(path)
         rows, damage = run.metrics(), lost_parts(run)
-        for folder in (path, run.model_path, run.best_path):
-            check_index(folder)
+        _check_files(run)
     except RethinkError as error:
         return {"steps": None, "damage": [str(error)]}
     return {"steps": max((int(row["step"]) for row in rows), default=0) if rows else None, "damage": damage}
+
+
+def check_done(folder: PipelineFolder, record: StageRecord) -> list[str]:
+    """See whether the output of a stage that is done is what it wrote; returns a sentence for what else is lost.
+
+    Raises:
+        RunFolderError: names the file that is damaged or missing.
+    """
+    path = folder.stage_path(record)
+    try:
+        run = RunFolder.open(path)
+        _check_files(run)
+        return [f"The stage `{record.name}`: {sentence}" for sentence in lost_parts(run)]
+    except RunFolderError as error:
+        raise RunFolderError(
+            f"{error} The stage `{record.name}` is done, and others may use what it wrote. To make it again, remove "
+            f"`{path}` and `{path.name}.json` beside it, and give the same command."
+        ) from error
+
+
+def _check_files(run: RunFolder) -> None:
+    for folder in (run.path, run.model_path, run.best_path):
+        check_contents(folder)
 
 
 # --- lineage ------------------------------------------------------------------------------------------------------

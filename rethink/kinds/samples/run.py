@@ -122,7 +122,7 @@ def curate(
         except Stopped:
             samples = None
         wall_s = earlier + time.perf_counter() - started
-        summary = _finish(recipe, folder, samples, wall_s, progress)
+        summary = _finish(recipe, folder, plan.parts, samples, wall_s, progress)
         progress.close()
     return summary
 
@@ -325,9 +325,14 @@ def _write(folder: RunFolder, samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 def _finish(
-    recipe: CurateRecipe, folder: RunFolder, samples: list[Sample] | None, wall_s: float, progress: Progress
+    recipe: CurateRecipe,
+    folder: RunFolder,
+    parts: int,
+    samples: list[Sample] | None,
+    wall_s: float,
+    progress: Progress,
 ) -> dict[str, Any]:
-    summary = summary_of(recipe, folder, wall_s, samples is not None)
+    summary = summary_of(recipe, folder, wall_s, samples is not None) | {"parts": parts}
     if samples is None:
         progress.note("Stopped; everything drawn is saved. Go on with the same command and --resume.")
     else:
