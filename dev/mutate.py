@@ -38,6 +38,8 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.LShift: ast.RShift,
     ast.RShift: ast.LShift,
 }
+UNORDERED = frozenset("isinstance getattr hasattr max min suppress transpose".split())
+"""Calls that are the same, or never run, with their first two arguments exchanged."""
 WRAPPERS = set("abs round sorted reversed sqrt log exp log1p expm1 int float min max len".split()) - {"len"}
 """Functions that a mutant leaves out: `abs(x)` becomes `x`."""
 METHODS = set(
@@ -230,7 +232,7 @@ def _call(node: ast.AST) -> Iterator[Change]:
         for i, keyword in enumerate(node.keywords):
             if keyword.arg is not None:
                 yield "keyword", node, _text(_with(node, keywords=[*node.keywords[:i], *node.keywords[i + 1 :]]))
-    if len(plain) >= 2 and plain == node.args and name not in ("isinstance", "getattr", "hasattr"):
+    if len(plain) >= 2 and plain == node.args and name not in UNORDERED:
         yield "arguments", node, _text(_with(node, args=[node.args[1], node.args[0], *node.args[2:]]))
 
 

@@ -76,6 +76,10 @@ def test_groups_do_not_mix() -> None:
 def test_refuses_what_is_not_a_reward() -> None:
     with pytest.raises(ValueError, match="not finite"):
         group_advantages(grouped([1.0, float("nan")]), "mean")
+    with pytest.raises(ValueError, match=r"must be \[P, G\]; got shape \(3,\)"):
+        group_advantages(torch.ones(3), "mean")
+    with pytest.raises(ValueError, match=r"valid has shape \(1, 2\)"):
+        group_advantages(torch.ones(1, 3), "mean", torch.ones(1, 2, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"\[P, G\]"):
         group_advantages(torch.zeros(4), "mean")
     with pytest.raises(ValueError, match="shape"):

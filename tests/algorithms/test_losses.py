@@ -84,6 +84,15 @@ def test_dual_clip_bounds_a_negative_advantage_from_above() -> None:
         losses.clip_ratio(ratio, ratio, 0.2, 0.2, dual_clip=1.0)
 
 
+def test_a_ratio_at_its_bound_is_not_clipped() -> None:
+    """It has its gradient, and does not count as clipped."""
+    ratio = f64(1.25, 0.75, 3.0).requires_grad_()
+    terms = losses.clip_ratio(ratio, f64(1.0, -1.0, -1.0), 0.25, 0.25, dual_clip=3.0)
+    assert not (terms.clipped_low_T | terms.clipped_high_T).any()
+    (gradient,) = torch.autograd.grad(terms.loss_T.sum(), ratio)
+    assert gradient.tolist() == [-1.0, 1.0, 1.0]
+
+
 def test_kl_estimators_and_their_gradients() -> None:
     new, _, reference, _ = random_tokens()
     new.requires_grad_()
@@ -154,3 +163,8 @@ def test_importance_weights_carry_no_gradient() -> None:
     torch.testing.assert_close(weights, f64(math.exp(0.5), 2.0))
     assert cut.tolist() == [False, True]
     assert not weights.requires_grad
+    whole, none = losses.importance_weights(new, f64(-1.5, -3.0))
+    torch.testing.assert_close(whole, f64(math.exp(0.5), math.exp(2)))
+    assert not none.any()
+    _, at_most = losses.importance_weights(new, f64(-1.0, -1.0), maximum=1.0)
+    assert not at_most.any()

@@ -45,6 +45,7 @@ def test_each_kind_of_fault() -> None:
     assert made("keyword") == {("sum(values, start=low)", "sum(values)")}
     assert made("arguments") == {("print('é', total)".replace("'", '"'), "print(total, 'é')")}
     assert made("return") == {("return total * 2", "return None")}
+    assert not [m for m in faults("a.py", b"x = max(a, b)\n") if m.kind == "arguments"]
     dropped = {before for before, after in made("statement") if after == "pass"}
     assert dropped == {'raise ValueError(f"{low + 1} is low")', "total += 3", 'print("é", total)'}
 

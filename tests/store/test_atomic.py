@@ -48,6 +48,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
+def test_only_what_the_disk_refuses_is_a_storage_failure(tmp_path: Path) -> None:
+    lost, full = FileNotFoundError(errno.ENOENT, "lost"), OSError(errno.ENOSPC, "full")
+    assert atomic.storage_errno(lost) is None
+    assert atomic.storage_errno(full) == errno.ENOSPC
+    lost.__cause__ = full
+    assert atomic.storage_errno(lost) == errno.ENOSPC
+    assert atomic.storage_errno(RuntimeError("I/O error: File write failed")) == errno.ENOSPC
+    with pytest.raises(FileNotFoundError), atomic.storage_errors(tmp_path):
+        raise FileNotFoundError(errno.ENOENT, "lost")
+
+
 class TestFiles:
     def test_replaces_content_and_leaves_nothing_beside(self, tmp_path: Path) -> None:
         path = tmp_path / "a.json"

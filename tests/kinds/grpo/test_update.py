@@ -3,6 +3,7 @@ log-probabilities that differ from the current ones, so that ratios and clipping
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -198,6 +199,18 @@ def test_without_old_values_the_current_ones_stand_for_them(checkpoint: Checkpoi
         torch._foreach_zero_(list(optimizer.gradients().values()))
     assert max(float(gradient.abs().max()) for gradient in found[0].values()) > 1e-3
     close(found[1], found[0], 1e-9)
+
+
+def test_the_largest_ratio_is_that_of_all_micro_batches(checkpoint: Checkpoint) -> None:
+    """Wherever it stands: here once in the first one and once in the last."""
+    assert checkpoint.config is not None
+    model, made = Decoder(checkpoint.config, checkpoint.tensors, torch.float64, "cpu"), groups()
+    MasterAdamW(model, recipe().optimizer)
+    now = compute_logprobs(model, made, 1.0, 99)
+    for changed in (made[0][0], made[-1][-1]):
+        old = now | {id(changed): now[id(changed)] - 0.5}
+        stats = accumulate_gradients(recipe(), model, None, made, old, 0, 1, [False] * 4)
+        assert stats.ratio_max == pytest.approx(math.exp(0.5), rel=1e-9)
 
 
 def test_the_mismatch_with_the_engine_has_no_sign(checkpoint: Checkpoint) -> None:
