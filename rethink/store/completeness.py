@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from rethink.recipe.kind import DEFAULT_KIND, kinds
@@ -31,6 +32,8 @@ def lost_parts(folder: RunFolder, until: int | None = None) -> list[str]:
     done = max([int(row["step"]) for row in rows] + ([latest[0]] if latest else []), default=None)
     if trains and isinstance(summary.get("steps"), int):
         done = max(done or 0, summary["steps"])
+    elif kind is not None and kind.samples and not kind.measures and summary.get("finished") and "parts" in summary:
+        done = max(done or 0, summary["parts"])  # a row for each part
     lost: list[str] = []
     done = done if until is None else until
     if done is not None:
@@ -64,9 +67,14 @@ def _files(folder: RunFolder, trains: bool, summary: dict[str, Any]) -> list[str
 def _holes(folder: RunFolder, name: str, summary: dict[str, Any]) -> set[int]:
     """Numbers that have no file: below the highest one, or below the number of parts in the summary."""
     place = folder.path / name
-    numbers = {int(m[1]) for m in (_PART.fullmatch(p.name) for p in place.iterdir()) if m} if place.is_dir() else set()
+    numbers = part_numbers(place)
     parts = summary.get("parts", 0) if place.is_dir() and summary.get("finished") else 0
     return set(range(max(parts, *numbers, 0))) - numbers
+
+
+def part_numbers(place: Path) -> set[int]:
+    """Numbers of the parts or chunks in a folder."""
+    return {int(m[1]) for m in (_PART.fullmatch(p.name) for p in place.iterdir()) if m} if place.is_dir() else set()
 
 
 def _said(numbers: Iterable[int], what: str) -> list[str]:

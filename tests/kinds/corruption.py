@@ -120,7 +120,8 @@ def refused(act: Callable[[], object], file: Path, what: str) -> bool:
         said = str(error)
     if said is None:
         return False
-    assert file.name in said, f"{what}: {said}"
+    number = file.stem[-6:].lstrip("0") or "0"
+    assert file.name in said or f"{file.parent}` are lost: numbers {number}." in said, f"{what}: {said}"
     assert any(word in said.lower() for word in ADVICE), f"{what}: {said}"
     return True
 

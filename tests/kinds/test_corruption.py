@@ -90,7 +90,7 @@ QUICK = {
     "grpo": ("metrics.jsonl", "optimizer.safetensors"),
     "sft": ("state.json", "recipe.yaml"),
     "reward-model": ("pairs.jsonl",),
-    "samples": ("train.jsonl", "part-000001.jsonl"),
+    "samples": ("train.jsonl", "part-000000.jsonl"),
     "eval": ("chunk-000001.parquet", "summary.json"),
     "pipeline": ("pipeline.json", "model.safetensors"),
 }

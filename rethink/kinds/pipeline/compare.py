@@ -9,6 +9,7 @@ from rethink.errors import RunFolderError
 from rethink.eval.statistics import paired_comparison
 from rethink.kinds.eval.run import problem_means
 from rethink.recipe.kind import kind_named
+from rethink.store.completeness import lost_parts
 from rethink.store.pipeline_folder import PipelineFolder
 from rethink.store.run_folder import RunFolder
 
@@ -66,8 +67,9 @@ def evaluated_rows(run: RunFolder) -> list[dict[str, Any]]:
     if summary is None or len(rows) != summary["problems"] * summary["samples"]:
         raise RunFolderError(
             f"the evaluation in `{run.path}` has lost a file: it holds {len(rows)} samples, "
-            + ("and no summary.json" if summary is None else f"of {summary['problems']} × {summary['samples']}")
-            + ". Restore it, or remove that folder and its record beside it, and give the same command again."
+            + ("and no summary.json. " if summary is None else f"of {summary['problems']} × {summary['samples']}. ")
+            + " ".join(lost_parts(run))
+            + " Restore it, or remove that folder and its record beside it, and give the same command again."
         )
     return rows
 

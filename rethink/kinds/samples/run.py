@@ -46,6 +46,7 @@ from rethink.runs.placement import computing_choices
 from rethink.runs.session import at_work, earlier_seconds, open_run, summary_of
 from rethink.seeds import draw
 from rethink.store.atomic import storage_errors, write_json, write_text
+from rethink.store.completeness import part_numbers
 from rethink.store.integrity import write_index
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.conversations import read_conversations
@@ -238,16 +239,18 @@ class _Work:
     def _scored(self) -> list[Sample]:
         recipe, plan, folder = self._recipe, self._plan, self._folder
         drawn = folder.path / "drawn"
-        there = len(list(drawn.glob("part-*.jsonl")))
-        folder.drop_metrics_after(there)
-        self._progress.start(plan.parts, there)
+        there = part_numbers(drawn)
+        folder.drop_metrics_after(max(there, default=-1) + 1)
+        recorded = max((int(row["step"]) for row in folder.metrics()), default=0)
+        self._progress.start(plan.parts, len(there))
         began = [time.perf_counter()]
 
         def done(index: int, rows: Sequence[Row], now: bool) -> None:
             if now:  # the row comes before its part: a resumed run drops rows without one
                 ended = time.perf_counter()
                 row = _metrics(index + 1, rows, ended - began[0])
-                folder.append_metrics(row)
+                if index + 1 > recorded:  # a part that was lost is made again, and has its row
+                    folder.append_metrics(row)
                 self._progress.step(row)
             began[0] = time.perf_counter()
 
