@@ -24,6 +24,8 @@ from rethink.store.run_folder import RunFolder
 
 WAYS = ("cut", "missing", "flipped", "zeroed")
 IGNORED = (".rethink.lock",)
+RENDERED = "report.html"
+"""Holds nothing of its own: `rethink report` writes it anew."""
 ADVICE = ("restore", "delete", "remove", "--resume", "again", "--out")
 """Words of what to do; an error has one of them."""
 
@@ -141,7 +143,7 @@ def sweep(subject: Subject, place: Path, chosen: Callable[[Path], bool] = lambda
             refusals += 1
             continue
         assert subject.results(copy) == results, f"{what}: other results"
-        if before is not None and before == content(copy / file):
+        if before is not None and before == content(copy / file) and file.name != RENDERED:
             told = any(file.name in note for note in notes.said) or noticed(subject, copy, file, what)
             assert told, f"{what}: still there, and no reader of it says so"
     return refusals

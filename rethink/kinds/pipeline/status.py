@@ -75,6 +75,8 @@ def _looked(path: Path | None) -> dict[str, Any]:
 def check_done(folder: PipelineFolder, record: StageRecord) -> list[str]:
     """See whether the output of a stage that is done is what it wrote; returns a sentence for what else is lost.
 
+    Its `recipe.yaml`, a copy for readers, is written again where it was changed.
+
     Raises:
         RunFolderError: names the file that is damaged or missing.
     """
@@ -82,6 +84,7 @@ def check_done(folder: PipelineFolder, record: StageRecord) -> list[str]:
     try:
         run = RunFolder.open(path)
         _check_files(run)
+        run.write_recipe()
         return [f"The stage `{record.name}`: {sentence}" for sentence in lost_parts(run)]
     except RunFolderError as error:
         raise RunFolderError(
