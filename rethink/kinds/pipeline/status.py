@@ -13,7 +13,7 @@ from rethink.store.completeness import lost_parts
 from rethink.store.contents import check_contents
 from rethink.store.integrity import check_hash
 from rethink.store.jsonl import read_jsonl
-from rethink.store.pipeline_folder import PipelineFolder, StageRecord, disk_bytes
+from rethink.store.pipeline_folder import HASH_SHOWN, PipelineFolder, StageRecord, disk_bytes
 from rethink.store.run_folder import RunFolder
 
 SAMPLE_FILES = ("samples.jsonl", "train.jsonl")
@@ -21,16 +21,19 @@ SAMPLE_FILES = ("samples.jsonl", "train.jsonl")
 
 def status(folder: PipelineFolder) -> dict[str, Any]:
     """Stages with state, progress, time and disk; results; what `rethink clean` would free."""
-    records = folder.records()
+    records, strays = folder.records(), {path.name: path for path in folder.stray_folders()}
     stages = []
     for name, entry in folder.stages.items():
         record = records.get(entry["hash"])
+        looked = _looked(None if record is None else folder.stage_path(record))
+        if record is None and (stray := strays.get(f"{name}-{entry['hash'][:HASH_SHOWN]}")) is not None:
+            looked["damage"] = [f"`{stray}.json`, the stage's record, is lost: the stage is run again."]
         stages.append(
             {
                 "name": name,
                 "kind": entry["kind"],
                 "state": _state(record),
-                **_looked(None if record is None else folder.stage_path(record)),
+                **looked,
                 "seconds": 0.0 if record is None else record.seconds,
                 "attempts": 0 if record is None else record.attempts,
                 "error": None if record is None else record.error,
