@@ -128,6 +128,8 @@ NOTHING: dict[str, Any] = {"number": "", "date": {"day": "", "month": "", "year"
             [["a", "b"], "3"],
             "a, b | 3",
         ),
+        ({"answer": {"number": None, "date": None, "spans": ["a"]}}, ["a"], "a"),
+        ({"answer": {"number": None, "date": None, "spans": None}, "validated_answers": [{"number": 3}]}, ["3"], "3"),
         (
             {
                 "answer": NOTHING | {"date": {"day": "4", "month": "July", "year": ""}},
