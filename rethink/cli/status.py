@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 def _show(state: Mapping[str, Any]) -> None:
     from rich.table import Table
 
-    from rethink.observe.progress import duration
+    from rethink.observe.numbers import duration
     from rethink.plan.text import size_text
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")

@@ -24,7 +24,7 @@ from rethink.export.source import Origin, Source, open_source, origin_of
 from rethink.model.config import DecoderConfig
 from rethink.model.export import save_hf_folder
 from rethink.model.gguf import GgufModel
-from rethink.model.gguf_vocabulary import check_same
+from rethink.model.gguf_vocabulary import check_same, gguf_fields
 from rethink.model.gguf_writer import GgufType, planned_bytes, write_gguf
 from rethink.store.atomic import replacing, storage_errors, write_folder, write_text
 
@@ -140,7 +140,7 @@ def _export_gguf(source: Source, origin: Origin, out: Path, dtype: str, on_progr
 def _vocabulary(source: Source, config: DecoderConfig) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The tokenizer's fields: those of the file it came from as they are, else made of the tokenizer."""
     if source.gguf_fields is None:
-        return source.tokenizer.to_gguf_fields(config.vocab_size, source.given)
+        return gguf_fields(source.tokenizer, config.vocab_size, source.given)
     return {key: value for key, value in source.gguf_fields.items() if key.startswith("tokenizer.")}, ()
 
 

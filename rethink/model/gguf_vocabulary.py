@@ -12,7 +12,7 @@ import json
 import unicodedata
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from tokenizers import Tokenizer as Backend
 
@@ -28,9 +28,7 @@ from rethink.model.gguf_tokenizer import (
     PreTokenizer,
     cutter,
 )
-
-if TYPE_CHECKING:
-    from rethink.model.tokenizer import Tokenizer
+from rethink.model.tokenizer import END_OF_TURN_TOKENS, Tokenizer
 
 TEKKEN_NOTE = (
     "llama.cpp's pattern for tekken knows no combining marks and no capitals beyond A to Z, so it may cut words with "
@@ -57,18 +55,18 @@ _OTHER_ENDS = ("<|eot_id|>", "<|im_end|>", "<|end_of_turn|>", "<end_of_turn>", "
 """Ends of a turn that are not the end of the sequence, most usual first."""
 
 
-def fields_of(
-    tokenizer: Tokenizer, backend: Backend, config: Mapping[str, Any], vocab_size: int, source: str
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """See `Tokenizer.to_gguf_fields`.
+def gguf_fields(tokenizer: Tokenizer, vocab_size: int, source: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """A tokenizer as the `tokenizer.*` key/value pairs of a GGUF file, and notes on what they cannot hold.
 
     Args:
         tokenizer: what is written.
-        backend: its library object.
-        config: its `tokenizer_config.json`.
-        vocab_size: rows of the model's embedding.
+        vocab_size: rows of the model's embedding; ids without a token are filled up as unused.
         source: the model, for messages.
+
+    Raises:
+        ModelError: a GGUF file cannot express this tokenizer, so that text would be cut otherwise.
     """
+    backend = tokenizer.backend
     state = json.loads(backend.to_str())
     tokens, types = _tokens_and_types(backend, state, vocab_size)
     if state["model"].get("type") != "BPE":
@@ -78,7 +76,7 @@ def fields_of(
     else:
         fields = _byte_level(backend, state, source)
     fields |= {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types}
-    fields |= _special_ids(tokenizer, config)
+    fields |= _special_ids(tokenizer, tokenizer.config)
     fields |= {"tokenizer.ggml.add_bos_token": tokenizer.adds_bos, "tokenizer.ggml.add_eos_token": False}
     if tokenizer.chat_template is not None:
         fields["tokenizer.chat_template"] = tokenizer.chat_template
@@ -102,8 +100,6 @@ def check_same(tokenizer: Tokenizer, fields: Mapping[str, Any], source: str, *, 
     Raises:
         ModelError: it gives other ids for one of the texts, or ends turns otherwise.
     """
-    from rethink.model.tokenizer import Tokenizer
-
     again = Tokenizer.from_gguf_fields(fields, source)
     specials = [text for text in (tokenizer.id_to_token(i) for i in sorted(tokenizer.added_ids)) if text]
     marked = "".join(f"a{text}b {text} 1{text}\n" for text in specials)
@@ -272,15 +268,9 @@ def _special_ids(tokenizer: Tokenizer, config: Mapping[str, Any]) -> dict[str, i
         names["eos"] = rest.pop(next(iter(rest)))
     names["eom"] = rest.pop("<|eom_id|>", None)
     # What is left is found by its name by our reader and by llama.cpp, except names that only this model has.
-    unusual = [token for token in rest if token not in _end_names()]
+    unusual = [token for token in rest if token not in END_OF_TURN_TOKENS]
     names["eot"] = next((rest[token] for token in (*unusual, *_OTHER_ENDS) if token in rest), None)
     return {f"tokenizer.ggml.{name}_token_id": i for name, i in names.items() if i is not None}
-
-
-def _end_names() -> tuple[str, ...]:
-    from rethink.model.tokenizer import END_OF_TURN_TOKENS
-
-    return END_OF_TURN_TOKENS
 
 
 def _check_frame(tokenizer: Tokenizer, backend: Backend, source: str) -> None:

@@ -55,12 +55,14 @@ class Tokenizer:
         source: str = "the model",
     ):
         self.source = source
-        self._backend = backend
-        self._backend.no_truncation()
-        self._backend.no_padding()
-        self._config = dict(config)
+        self.backend = backend
+        """The tokenizer proper."""
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        self.config = dict(config)
+        """`tokenizer_config.json` without its chat template."""
         self._generation = dict(generation or {})
-        self.chat_template: str | None = _default_template(self._config.pop("chat_template", None))
+        self.chat_template: str | None = _default_template(self.config.pop("chat_template", None))
         self._special = {
             i for i, token in backend.get_added_tokens_decoder().items() if token.special or token.content in _EOT_SET
         }
@@ -114,23 +116,9 @@ class Tokenizer:
         backend, config, generation = build_backend(fields, source)
         return cls(backend, config, generation, source)
 
-    def to_gguf_fields(self, vocab_size: int, source: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """The `tokenizer.*` key/value pairs of a GGUF file, and notes on what they cannot hold.
-
-        Args:
-            vocab_size: rows of the model's embedding; ids without a token are filled up as unused.
-            source: the model, for messages.
-
-        Raises:
-            ModelError: a GGUF file cannot express this tokenizer, so that text would be cut otherwise.
-        """
-        from rethink.model.gguf_vocabulary import fields_of
-
-        return fields_of(self, self._backend, self._config, vocab_size, source)
-
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`. Special tokens written in it are recognised; none is added."""
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
         return ids
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
@@ -138,27 +126,27 @@ class Tokenizer:
         kept = [int(i) for i in ids]
         if skip_special:
             kept = [i for i in kept if i not in self._special]
-        text: str = self._backend.decode(kept, skip_special_tokens=False)
+        text: str = self.backend.decode(kept, skip_special_tokens=False)
         return text
 
     @cached_property
     def vocab_size(self) -> int:
         """One more than the highest id that has a token. The model's vocabulary may be padded beyond it."""
-        return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @property
     def added_ids(self) -> frozenset[int]:
         """Ids of the tokens that are recognised in text before any cutting, special or not."""
-        return frozenset(self._backend.get_added_tokens_decoder())
+        return frozenset(self.backend.get_added_tokens_decoder())
 
     def token_to_id(self, token: str) -> int | None:
         """Id of a token by its spelling in the vocabulary; None where there is none."""
-        found: int | None = self._backend.token_to_id(token)
+        found: int | None = self.backend.token_to_id(token)
         return found
 
     def id_to_token(self, token_id: int) -> str | None:
         """Spelling of an id in the vocabulary; None where there is none."""
-        found: str | None = self._backend.id_to_token(token_id)
+        found: str | None = self.backend.id_to_token(token_id)
         return found
 
     def render_chat(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
@@ -176,8 +164,8 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json`, `tokenizer_config.json` (with the template) and `generation_config.json`."""
-        write_text(folder / "tokenizer.json", self._backend.to_str(pretty=True))
-        config = {"tokenizer_class": "PreTrainedTokenizerFast"} | self._config
+        write_text(folder / "tokenizer.json", self.backend.to_str(pretty=True))
+        config = {"tokenizer_class": "PreTrainedTokenizerFast"} | self.config
         if self.chat_template is not None:
             config["chat_template"] = self.chat_template
         write_json(folder / "tokenizer_config.json", config)
@@ -186,11 +174,11 @@ class Tokenizer:
         (folder / "chat_template.jinja").unlink(missing_ok=True)
 
     def _special_spellings(self) -> dict[str, str]:
-        spelled = {name: _spelling(self._config.get(name)) for name in _NAMED_TOKENS}
+        spelled = {name: _spelling(self.config.get(name)) for name in _NAMED_TOKENS}
         return {name: token for name, token in spelled.items() if token is not None}
 
     def _named_id(self, name: str) -> int | None:
-        token = _spelling(self._config.get(name))
+        token = _spelling(self.config.get(name))
         return None if token is None else self.token_to_id(token)
 
     def _find_end_of_turn(self) -> frozenset[int]:
@@ -208,7 +196,7 @@ class Tokenizer:
     def _bos_is_added(self) -> bool:
         if self.bos_id is None:
             return False
-        ids = self._backend.encode("", add_special_tokens=True).ids
+        ids = self.backend.encode("", add_special_tokens=True).ids
         return bool(ids) and ids[0] == self.bos_id
 
     def _generation_from_tokens(self) -> dict[str, Any]:

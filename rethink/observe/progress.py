@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, Protocol, TextIO
 
+from rethink.observe.diagnosis import LEAST, RECENT, diagnosis
+from rethink.observe.numbers import TimeLeft, duration, number, percent
 from rethink.terminal import json_text, say
 
 Mode = Literal["auto", "live", "lines", "json", "none"]
@@ -69,33 +71,6 @@ class Silent:
         """See `Progress`."""
 
 
-class TimeLeft:
-    """Estimates the time that remains from the recent steps' own times, so that a resumed run is not fooled."""
-
-    def __init__(self, window: int = 10) -> None:
-        self._window = window
-        self._times: list[float] = []
-        self.total = 0
-        self.done = 0
-
-    def start(self, total_steps: int, done_steps: int) -> None:
-        """Begin counting."""
-        self.total, self.done = total_steps, done_steps
-
-    def step(self, row: Mapping[str, Any]) -> None:
-        """Take the step's number and time."""
-        self.done = int(row.get("step", self.done + 1))
-        seconds = number(row, "time/step")
-        if seconds is not None:
-            self._times = [*self._times, seconds][-self._window :]
-
-    def seconds(self) -> float | None:
-        """Seconds left; None before the first step."""
-        if not self._times:
-            return None
-        return max(0, self.total - self.done) * sum(self._times) / len(self._times)
-
-
 class StageChanges:
     """Which stages changed since they were last shown."""
 
@@ -150,8 +125,6 @@ class Lines:
 
     def _diagnose(self, row: Mapping[str, Any]) -> None:
         """Say what keeps the run from learning, once for each cause."""
-        from rethink.observe.diagnosis import LEAST, RECENT, diagnosis  # it reads rows by the functions below
-
         self._rows = [*self._rows, dict(row)][-RECENT:]
         found = diagnosis(self._rows, least=LEAST)
         if found is not None and found.kind != self._diagnosed:
@@ -274,7 +247,7 @@ def make_progress(mode: Mode = "auto", *, title: str = "", stream: TextIO | None
     if mode == "auto":
         mode = "live" if out.isatty() else "lines"
     if mode == "live":
-        from rethink.observe.live import LiveView
+        from rethink.observe.live import LiveView  # rich takes a while
 
         return Guarded(LiveView(title=title, stream=out))
     if mode == "json":
@@ -282,37 +255,6 @@ def make_progress(mode: Mode = "auto", *, title: str = "", stream: TextIO | None
     if mode == "lines":
         return Guarded(Lines(out))
     return Silent()
-
-
-# -- numbers as text -------------------------------------------------------------------------------------------------
-
-
-def number(row: Mapping[str, Any], name: str) -> float | None:
-    """The metric as a float, or None when the row lacks it or it is no number."""
-    value = row.get(name)
-    if value is None or isinstance(value, str):
-        return None
-    with suppress(TypeError, ValueError):
-        return float(value)
-    return None
-
-
-def percent(value: float) -> str:
-    """A share as text: 0.453 is `45.3 %`."""
-    return f"{100 * value:.1f} %" if math.isfinite(value) else str(value)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as text of two units at most: `8.9 s`, `7 min 05 s`, `2 h 10 min`."""
-    if not math.isfinite(seconds):
-        return "?"
-    if round(seconds) < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min"
 
 
 def evaluation_text(row: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ SILENT = (
 
 
 def with_template(tokenizer: Tokenizer, template: str | None) -> Tokenizer:
-    return Tokenizer(tokenizer._backend, {**tokenizer._config, "chat_template": template}, tokenizer._generation)
+    return Tokenizer(tokenizer.backend, {**tokenizer.config, "chat_template": template}, tokenizer._generation)
 
 
 def turns(*contents: str, system: str | None = None) -> list[dict[str, str]]:

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as Backend
 
 from rethink.errors import ModelError
 from rethink.model.gguf_tokenizer import CONTROL, PRE_TOKENIZERS, UNUSED, USER_DEFINED, cutter
-from rethink.model.gguf_vocabulary import NFC_NOTE, TEKKEN_NOTE, TEXTS, _every_script, _pieces
+from rethink.model.gguf_vocabulary import NFC_NOTE, TEKKEN_NOTE, TEXTS, _every_script, _pieces, gguf_fields
 from rethink.model.loading import Checkpoint
 from rethink.model.tokenizer import Tokenizer
 from tests.model.test_gguf_tokenizer import GOLDEN
@@ -21,21 +21,21 @@ FieldMaker = Callable[[str, str], dict[str, Any]]
 
 
 def backend_of(tokenizer: Tokenizer) -> Backend:
-    return Backend.from_str(tokenizer._backend.to_str())
+    return Backend.from_str(tokenizer.backend.to_str())
 
 
 def changed(tokenizer: Tokenizer, change: Callable[[Backend], None], **config: Any) -> Tokenizer:
     """The tokenizer after a change of its library object."""
     backend = backend_of(tokenizer)
     change(backend)
-    return Tokenizer(backend, tokenizer._config | {"chat_template": tokenizer.chat_template} | config)
+    return Tokenizer(backend, tokenizer.config | {"chat_template": tokenizer.chat_template} | config)
 
 
 @pytest.mark.parametrize("pre", sorted(PRE_TOKENIZERS))
 def test_byte_level_tokenizers_come_back(vocabulary_fields: FieldMaker, pre: str) -> None:
     first = vocabulary_fields("gpt2", pre)
     tokenizer = Tokenizer.from_gguf_fields(first)
-    fields, notes = tokenizer.to_gguf_fields(len(first["tokenizer.ggml.tokens"]), "it")
+    fields, notes = gguf_fields(tokenizer, len(first["tokenizer.ggml.tokens"]), "it")
     assert notes == ((TEKKEN_NOTE,) if pre == "tekken" else ())
     assert PRE_TOKENIZERS[fields["tokenizer.ggml.pre"]] == PRE_TOKENIZERS[pre]
     same = ("tokens", "merges", "token_type", "bos_token_id", "eos_token_id", "padding_token_id")
@@ -49,7 +49,7 @@ def test_byte_level_tokenizers_come_back(vocabulary_fields: FieldMaker, pre: str
 def test_sentencepiece_tokenizers_come_back(vocabulary_fields: FieldMaker) -> None:
     first = vocabulary_fields("llama", "default")
     tokenizer = Tokenizer.from_gguf_fields(first)
-    fields, _ = tokenizer.to_gguf_fields(len(first["tokenizer.ggml.tokens"]), "it")
+    fields, _ = gguf_fields(tokenizer, len(first["tokenizer.ggml.tokens"]), "it")
     assert fields["tokenizer.ggml.token_type"] == first["tokenizer.ggml.token_type"]
     again = Tokenizer.from_gguf_fields(fields)
     assert all(again.encode(text) == tokenizer.encode(text) for text in (*GOLDEN["texts"], *TEXTS))
@@ -73,13 +73,13 @@ def test_the_names_come_from_what_the_tokenizer_does_and_not_from_how_it_is_spel
         split = pre_tokenizers.Split(Regex(spelled_otherwise), "isolated")
         backend.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
 
-    fields, _ = changed(small_tokenizer, respell).to_gguf_fields(2000, "it")
+    fields, _ = gguf_fields(changed(small_tokenizer, respell), 2000, "it")
     assert fields["tokenizer.ggml.pre"] == "qwen2"
 
 
 def test_ids_without_a_token_are_filled_up(small_tokenizer: Tokenizer) -> None:
     size = small_tokenizer.vocab_size
-    fields, _ = small_tokenizer.to_gguf_fields(size + 3, "it")
+    fields, _ = gguf_fields(small_tokenizer, size + 3, "it")
     assert fields["tokenizer.ggml.tokens"][size:] == [f"[PAD{size + i}]" for i in range(3)]
     assert fields["tokenizer.ggml.token_type"][size:] == [UNUSED] * 3
 
@@ -90,7 +90,7 @@ def test_added_tokens_keep_whether_they_are_special(small_tokenizer: Tokenizer) 
         backend.add_special_tokens([AddedToken("<|eom_id|>", special=True, normalized=False)])
 
     tokenizer = changed(small_tokenizer, add)
-    fields, _ = tokenizer.to_gguf_fields(tokenizer.vocab_size, "it")
+    fields, _ = gguf_fields(tokenizer, tokenizer.vocab_size, "it")
     think, end = tokenizer.token_to_id("<think>"), tokenizer.token_to_id("<|eom_id|>")
     assert think is not None
     assert end is not None
@@ -104,9 +104,9 @@ def test_an_end_that_only_this_model_knows_is_written(small_tokenizer: Tokenizer
     backend = backend_of(small_tokenizer)
     backend.add_special_tokens(["<|finis|>"])
     ends = [small_tokenizer.eos_id, backend.token_to_id("<|finis|>")]
-    config = small_tokenizer._config
+    config = small_tokenizer.config
     tokenizer = Tokenizer(backend, config, {"eos_token_id": ends})
-    fields, _ = tokenizer.to_gguf_fields(tokenizer.vocab_size, "it")
+    fields, _ = gguf_fields(tokenizer, tokenizer.vocab_size, "it")
     assert fields["tokenizer.ggml.eot_token_id"] == ends[1]
     assert Tokenizer.from_gguf_fields(fields).end_of_turn_ids == tokenizer.end_of_turn_ids
 
@@ -115,7 +115,7 @@ def test_composition_of_characters_is_noted(small_tokenizer: Tokenizer) -> None:
     def compose(backend: Backend) -> None:
         backend.normalizer = normalizers.NFC()
 
-    _, notes = changed(small_tokenizer, compose).to_gguf_fields(2000, "it")
+    _, notes = gguf_fields(changed(small_tokenizer, compose), 2000, "it")
     assert notes == (NFC_NOTE,)
 
 
@@ -168,7 +168,7 @@ def test_what_cannot_be_expressed_is_refused(
 ) -> None:
     tokenizer = changed(small_tokenizer, change)
     with pytest.raises(ModelError, match=reason) as caught:
-        tokenizer.to_gguf_fields(2000, "mine")
+        gguf_fields(tokenizer, 2000, "mine")
     assert "tokenizer of mine" in str(caught.value)
     assert "--to hf" in str(caught.value)
 
@@ -177,7 +177,7 @@ def test_another_kind_of_tokenizer_is_refused() -> None:
     backend = Backend(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
     backend.decoder = decoders.WordPiece()
     with pytest.raises(ModelError, match="WordLevel"):
-        Tokenizer(backend, {}).to_gguf_fields(2, "it")
+        gguf_fields(Tokenizer(backend, {}), 2, "it")
 
 
 @pytest.mark.slow
@@ -186,7 +186,7 @@ def test_the_embedded_tokenizer_gets_the_fields_that_its_file_has(embedded: Chec
     from rethink.model.gguf import GgufModel
 
     assert embedded.config is not None
-    fields, _ = embedded.tokenizer.to_gguf_fields(embedded.config.vocab_size, "embedded")
+    fields, _ = gguf_fields(embedded.tokenizer, embedded.config.vocab_size, "embedded")
     its_own = {k: v for k, v in GgufModel(embedded_gguf()).fields.items() if k.startswith("tokenizer.")}
     assert its_own.items() <= fields.items()
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rethink.model.build import build_model
 from rethink.model.decoder import Decoder
-from rethink.model.gguf_vocabulary import TEXTS
+from rethink.model.gguf_vocabulary import TEXTS, gguf_fields
 from rethink.model.gguf_writer import GgufType, write_gguf
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.model.packing import PackedGroup, pack
@@ -55,7 +55,7 @@ ACTIVATIONS_IN_F16 = 0.1
 
 def export(checkpoint: Checkpoint, path: Path, dtype: GgufType) -> Path:
     assert checkpoint.config is not None
-    fields, _ = checkpoint.tokenizer.to_gguf_fields(checkpoint.config.vocab_size, "test")
+    fields, _ = gguf_fields(checkpoint.tokenizer, checkpoint.config.vocab_size, "test")
     write_gguf(path, checkpoint.config, checkpoint.tensors, fields, {"general.name": "test"}, dtype)
     return path
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rethink.observe.progress import number, percent
+from rethink.observe.numbers import number, percent
 
 MISSING = "–"
 

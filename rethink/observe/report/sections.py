@@ -7,7 +7,7 @@ from typing import Any
 
 from rethink.observe.diagnosis import diagnosis
 from rethink.observe.glossary import GLOSSARY, MetricInfo, describe
-from rethink.observe.progress import duration
+from rethink.observe.numbers import duration
 from rethink.observe.report.charts import MAX_POINTS, Chart, draw, has_values, legend, number_text, window
 from rethink.observe.report.compare import comparison, evaluation_entry, verdict
 from rethink.observe.report.data import words_that_occur
