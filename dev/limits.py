@@ -13,11 +13,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 MOST_LINES, MOST_FUNCTION_LINES, MOST_PARAMETERS = 500, 60, 7
 KNOWN = {
-    "rethink/kernels/native/attention.cpp": 547,
-    "rethink/kernels/native/ops.py product": 8,
-    "rethink/kernels/native/ops.py attention_backward": 10,
-    "rethink/kernels/native/ops.py layers": 9,
-    "rethink/kernels/native/ops.py adamw": 12,
     "rethink/kinds/grpo/update.py accumulate_gradients": 8,
     "rethink/rollout/sample.py sample_text": 8,
     "tests/chat/test_terminal.py test_a_conversation_in_a_terminal": 61,

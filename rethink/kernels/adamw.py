@@ -66,10 +66,10 @@ def adamw_(
     if weight.dtype != torch.float64 and ops.usable(weight):
         step = update.rate / (1 - update.beta1**update.number)
         spread = (1 - update.beta2**update.number) ** 0.5
-        ops.adamw(
-            parts[0], halves, parts[1], parts[2], parts[3], update.gradient_scale, 1 - update.rate * decay,
-            1 - update.beta1, update.beta2, step, spread, update.epsilon,
-        )  # fmt: skip
+        numbers = ops.AdamWNumbers(
+            update.gradient_scale, 1 - update.rate * decay, 1 - update.beta1, update.beta2, step, spread, update.epsilon
+        )
+        ops.adamw(parts[0], halves, parts[1], parts[2], parts[3], numbers)
         return
     for first in range(0, weight.numel(), CHUNK):
         chunk = slice(first, first + CHUNK)

@@ -261,11 +261,14 @@ def _native_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, layout: TreeLayout
 ) -> tuple[Tensor, Tensor, Tensor]:
     plan = layout.plan
-    grads = tuple(torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v))
-    ops.attention_backward(
-        q, k, v, out, lse, grad, _native_runs(plan), plan.ranges_S3, plan.source_N16, (grads[0], grads[1], grads[2])
+    grads = (
+        torch.empty(q.shape, dtype=q.dtype),
+        torch.empty(k.shape, dtype=k.dtype),
+        torch.empty(v.shape, dtype=v.dtype),
     )
-    return grads[0], grads[1], grads[2]
+    runs = _native_runs(plan)
+    ops.attention_backward((q, k, v), (out, lse), grad, runs, plan.ranges_S3, plan.source_N16, grads)
+    return grads
 
 
 def _tree_forward(q: Tensor, k: Tensor, v: Tensor, layout: TreeLayout) -> tuple[Tensor, Tensor]:

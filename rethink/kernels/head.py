@@ -94,9 +94,9 @@ class _HeadLoss(torch.autograd.Function):
             if back is not None:
                 slopes = ops.head_gradient(logits, targets[chunk], lse, coefficient, temperature, torch.bfloat16)
                 wide = torch.empty(rows.shape)  # V products a sum: long enough to be cut, and so in fp32
-                ops.product(slopes, back, weight.shape[1], wide, ops.OUT_FP32)
+                ops.product(slopes, back, wide, ops.OUT_FP32)
                 grad_hidden[chunk] = wide
-                ops.product(slopes, ops.pack_now(rows, False), rows.shape[1], grad_weight, ops.OUT_ADD, transposed=True)
+                ops.product(slopes, ops.pack_now(rows, False), grad_weight, ops.OUT_ADD, transposed=True)
                 continue
             _logits_to_gradients(logits, lse, targets[chunk], coefficient, temperature)
             grad_hidden[chunk] = logits @ weight
@@ -128,7 +128,7 @@ def _logits_of(hidden: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor]:
     memory = memory[:, : weight.shape[0]]
 
     def product(rows: Tensor) -> Tensor:
-        return ops.product(rows.contiguous(), packed, weight.shape[0], memory[: rows.shape[0]], ops.OUT_FP32)
+        return ops.product(rows.contiguous(), packed, memory[: rows.shape[0]], ops.OUT_FP32)
 
     return product
 

@@ -54,14 +54,16 @@ class LayerStack:
 
     def __init__(self, shape: StackShape, layers: Sequence[LayerWeights]):
         self._layers = tuple(layers)
-        self._shape = ops.Shape(shape.heads, shape.kv_heads, shape.size, shape.size**-0.5)
-        self._widths = ops.Widths(len(layers), shape.hidden, shape.intermediate, shape.epsilon)
-        self._pointers = (ops.LayerPointers * len(layers))(*(_pointers(w) for w in layers))
+        self._stack = ops.Stack(
+            ops.Shape(shape.heads, shape.kv_heads, shape.size, shape.size**-0.5),
+            ops.Widths(len(layers), shape.hidden, shape.intermediate, shape.epsilon),
+            (ops.LayerPointers * len(layers))(*(_pointers(w) for w in layers)),
+        )
 
     def __call__(self, x_TE: Tensor, cos_TD: Tensor, sin_TD: Tensor, rows: CacheRows) -> None:
         """The residual stream (fp32) through all layers, in place; keys and values go to the caches."""
         runs = ops.runs_of(rows.row_R, rows.length_R, rows.position_R, rows.table_R, rows.tables_SW)
-        ops.layers(x_TE, self._shape, self._widths, self._pointers, runs, cos_TD, sin_TD, rows.page_T, rows.place_T)
+        ops.layers(x_TE, self._stack, runs, cos_TD, sin_TD, rows.page_T, rows.place_T)
 
 
 def layer_stack(shape: StackShape, layers: Sequence[LayerWeights]) -> LayerStack | None:

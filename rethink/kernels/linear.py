@@ -50,7 +50,7 @@ class _Linear(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         grad, weight, bias = grads[0].contiguous(), ctx.weight, ctx.bias
         grad_x = torch.empty_like(x)
-        ops.product(grad, ops.pack_now(weight, transposed=False), weight.shape[1], grad_x, ops.OUT_BF16)
+        ops.product(grad, ops.pack_now(weight, transposed=False), grad_x, ops.OUT_BF16)
         grad_weight = add_weight_gradient(weight, grad, x) if ctx.needs_input_grad[1] else None
         grad_bias = None
         if bias is not None and ctx.needs_input_grad[2]:
@@ -65,14 +65,14 @@ def add_weight_gradient(weight: Tensor, grad_TO: Tensor, x_TI: Tensor) -> Tensor
     """grad^T x: added to the weight's `main_grad`, or returned (fp32) where it has none. Native products only."""
     kept = main_grad(weight)
     out = torch.zeros(weight.shape) if kept is None else kept
-    ops.product(grad_TO, ops.pack_now(x_TI, transposed=False), weight.shape[1], out, ops.OUT_ADD, transposed=True)
+    ops.product(grad_TO, ops.pack_now(x_TI, transposed=False), out, ops.OUT_ADD, transposed=True)
     return out if kept is None else None
 
 
 def _forward(x: Tensor, packed: Tensor, outputs: int, bias: Tensor | None, residual: Tensor | None) -> Tensor:
     kind, dtype = (ops.OUT_BF16, torch.bfloat16) if residual is None else (ops.OUT_FP32, torch.float32)
     out = torch.empty(x.shape[0], outputs, dtype=dtype)
-    return ops.product(x, packed, outputs, out, kind, bias=bias, residual=residual)
+    return ops.product(x, packed, out, kind, bias=bias, residual=residual)
 
 
 @functools.cache
@@ -124,4 +124,4 @@ class PackedLinear:
             return self(x_TI)
         outputs = self._weight.shape[0]
         out = torch.empty(x_TI.shape[0], outputs)
-        return ops.product(x_TI.contiguous(), self._packed, outputs, out, ops.OUT_FP32, bias=self._bias)
+        return ops.product(x_TI.contiguous(), self._packed, out, ops.OUT_FP32, bias=self._bias)

@@ -102,7 +102,7 @@ def test_native_results_halfway_round_as_split_does() -> None:
     expected = split(weight.float() + 2.0**-8)
     low, gradient = torch.zeros(size, dtype=torch.int16), torch.full((size,), -1.0)
     mean, square = torch.zeros(size), torch.ones(size)
-    ops.adamw(weight, low, gradient, mean, square, 1.0, 1.0, 1.0, 1.0, 2.0**-8, 1.0, 0.0)
+    ops.adamw(weight, low, gradient, mean, square, ops.AdamWNumbers(1.0, 1.0, 1.0, 1.0, 2.0**-8, 1.0, 0.0))
     assert torch.equal(weight, expected[0])
     assert torch.equal(low, expected[1])
     assert low.tolist()[:2] == [0x7FFF, -0x8000]

@@ -67,14 +67,11 @@ def test_products_of_any_shape(rows: int, inputs: int, outputs: int, seed: int) 
     forward, backward = ops.pack_weight(unaligned(w), True), ops.pack_weight(w.t().contiguous(), False)
     assert torch.equal(forward, backward)
     out = torch.empty(rows, outputs)
-    assert (
-        worst(ops.product(unaligned(x), forward, outputs, out, ops.OUT_FP32, residual=residual), exact + residual)
-        < 1e-5
-    )
-    assert worst(ops.product(x.t().contiguous(), forward, outputs, out, ops.OUT_FP32, transposed=True), exact) < 1e-5
-    assert worst(ops.product(x.float(), forward, outputs, out.fill_(1), ops.OUT_ADD), exact + 1) < 1e-5
+    assert worst(ops.product(unaligned(x), forward, out, ops.OUT_FP32, residual=residual), exact + residual) < 1e-5
+    assert worst(ops.product(x.t().contiguous(), forward, out, ops.OUT_FP32, transposed=True), exact) < 1e-5
+    assert worst(ops.product(x.float(), forward, out.fill_(1), ops.OUT_ADD), exact + 1) < 1e-5
     low = torch.empty(rows, outputs, dtype=torch.bfloat16)
-    assert worst(ops.product(x, forward, outputs, low, ops.OUT_BF16, bias=bias), exact + bias.double()) < BF16
+    assert worst(ops.product(x, forward, low, ops.OUT_BF16, bias=bias), exact + bias.double()) < BF16
 
 
 @needs_bf16
@@ -82,10 +79,10 @@ def test_long_sums_are_cut_alike_for_any_number_of_rows() -> None:
     torch.manual_seed(0)
     x, w = torch.randn(40, 9001).bfloat16(), torch.randn(33, 9001).bfloat16()
     packed = ops.pack_weight(w, True)
-    whole = ops.product(x, packed, 33, torch.empty(40, 33), ops.OUT_FP32)
+    whole = ops.product(x, packed, torch.empty(40, 33), ops.OUT_FP32)
     assert worst(whole, x.double() @ w.double().t()) < 1e-5
     for rows in (1, 7, 13):
-        assert torch.equal(ops.product(x[:rows], packed, 33, torch.empty(rows, 33), ops.OUT_FP32), whole[:rows])
+        assert torch.equal(ops.product(x[:rows], packed, torch.empty(rows, 33), ops.OUT_FP32), whole[:rows])
 
 
 @needs_bf16

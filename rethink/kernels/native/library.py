@@ -27,8 +27,16 @@ from rethink.terminal import say
 
 VARIABLE = "RETHINK_KERNELS"
 CHOICES = ("auto", "reference", "avx2")
-SOURCES = ("gemm.cpp", "attention.cpp", "elementwise.cpp", "head.cpp", "layers.cpp", "adamw.cpp")
-HEADERS = ("common.h", "attention.h")
+SOURCES = (
+    "gemm.cpp",
+    "attention.cpp",
+    "attention_backward.cpp",
+    "elementwise.cpp",
+    "head.cpp",
+    "layers.cpp",
+    "adamw.cpp",
+)
+HEADERS = ("common.h", "attention.h", "attention_blocks.h")
 LEVELS = {
     "avx512-bf16": ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16"),
     "avx2": ("avx2", "fma", "f16c"),

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -75,11 +76,14 @@ def pack_weight(weight: Tensor, transposed: bool, out: Tensor | None = None) -> 
 
 
 def product(
-    a: Tensor, packed: Tensor, outputs: int, out: Tensor, kind: int, *, transposed: bool = False,
-    bias: Tensor | None = None, residual: Tensor | None = None,
+    a: Tensor, packed: Tensor, out: Tensor, kind: int, *, transposed: bool = False, bias: Tensor | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """A B (+ bias) (+ residual) into `out`: bf16, fp32, or added to fp32. `a` is [T, I], or [I, T] if `transposed`."""
-    inputs, rows = a.shape if transposed else a.shape[::-1]
+    """A B (+ bias) (+ residual) into `out` [T, O]: bf16, fp32, or added to fp32.
+
+    `a` is [T, I], or [I, T] if `transposed`.
+    """
+    (inputs, rows), outputs = a.shape if transposed else a.shape[::-1], out.shape[1]
     layout = (2 if transposed else 0) + (a.dtype == torch.float32)
     _call(
         "rt_gemm", _int(layout), _pointer(a), _long(a.stride(0)), _long(rows), _long(inputs), _pointer(packed),
@@ -214,10 +218,14 @@ def gather_blocks(x_TKD: Tensor, source: Tensor, dots: Tensor | None, sums: Tens
 
 
 def attention_backward(
-    q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, grad: Tensor, runs: Runs, segments: Tensor,
+    qkv: tuple[Tensor, Tensor, Tensor], attended: tuple[Tensor, Tensor], grad: Tensor, runs: Runs, segments: Tensor,
     source: Tensor, grads: tuple[Tensor, Tensor, Tensor],
 ) -> None:  # fmt: skip
-    """Gradients of q, k, v into `grads`, whose rows need not be adjacent."""
+    """Gradients of queries, keys and values into `grads`, whose rows need not be adjacent.
+
+    `attended` is what `attention_forward` gave: outputs and log-sum-exps.
+    """
+    (q, k, v), (out, lse) = qkv, attended
     shape = shape_of(q, k.shape[1])
     spread = [value for x in grads for value in (_pointer(x), _long(x.stride(0)))]
     _call("rt_attention_backward", _is_bf16(q), ctypes.byref(shape), ctypes.byref(runs), _pointer(segments),
@@ -267,13 +275,21 @@ def layer_pointers(**tensors: Tensor | None) -> LayerPointers:
     return LayerPointers(**{name: None if x is None else x.data_ptr() for name, x in tensors.items()})
 
 
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """All layers."""
+
+    shape: Shape
+    widths: Widths
+    pointers: ctypes.Array[LayerPointers]
+
+
 def layers(
-    x_TE: Tensor, shape: Shape, widths: Widths, pointers: ctypes.Array[LayerPointers], runs: Runs, cos_TD: Tensor,
-    sin_TD: Tensor, page_T: Tensor, place_T: Tensor,
-) -> None:  # fmt: skip
+    x_TE: Tensor, stack: Stack, runs: Runs, cos_TD: Tensor, sin_TD: Tensor, page_T: Tensor, place_T: Tensor
+) -> None:
     """All layers over a paged cache; the residual stream (fp32) is overwritten."""
     rows = _Rows(len(x_TE), *(x.data_ptr() for x in (x_TE, cos_TD, sin_TD, page_T, place_T)))
-    _call("rt_layers", *(ctypes.byref(x) for x in (shape, widths, runs, rows)), pointers)
+    _call("rt_layers", *(ctypes.byref(x) for x in (stack.shape, stack.widths, runs, rows)), stack.pointers)
 
 
 # --- head ----------------------------------------------------------------------------------------------------------
@@ -315,11 +331,27 @@ def sample(logits_BV: Tensor, temperature: float, uniforms_B: Tensor) -> tuple[T
 # --- optimizer -----------------------------------------------------------------------------------------------------
 
 
+class AdamWNumbers(NamedTuple):
+    """As adamw.cpp takes them."""
+
+    scale: float
+    """Of the gradient."""
+    keep: float
+    """Share of the weight that decay leaves."""
+    mean_share: float
+    """1 - beta1."""
+    square_keep: float
+    """beta2."""
+    step: float
+    """Rate / (1 - beta1^t)."""
+    spread: float
+    """sqrt(1 - beta2^t)."""
+    epsilon: float
+
+
 def adamw(
-    weight_N: Tensor, low_N: Tensor | None, gradient_N: Tensor, mean_N: Tensor, square_N: Tensor, scale: float,
-    keep: float, mean_share: float, square_keep: float, step: float, spread: float, epsilon: float,
-) -> None:  # fmt: skip
+    weight_N: Tensor, low_N: Tensor | None, gradient_N: Tensor, mean_N: Tensor, square_N: Tensor, numbers: AdamWNumbers
+) -> None:
     """One update in place (see `kernels.adamw`); the gradient is cleared."""
-    numbers = (scale, keep, mean_share, square_keep, step, spread, epsilon)
     _call("rt_adamw", _pointer(weight_N), _pointer(low_N), _pointer(gradient_N), _pointer(mean_N), _pointer(square_N),
           _long(weight_N.numel()), *map(_float, numbers), sizes=(weight_N.numel(),))  # fmt: skip
