@@ -50,6 +50,12 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self._fd, keys.encode())
 
+    def ask(self, line: str, *shown: str) -> None:
+        """Enter a line, and wait for what answers it."""
+        self.type(f"{line}\r")
+        for text in shown:
+            self.expect(text)
+
     def ends(self) -> int:
         """The exit code, once the program has ended."""
         while self._read():
@@ -99,15 +105,12 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
 def test_a_conversation_in_a_terminal(terminal: Terminal, tmp_path: Path) -> None:
     terminal.expect("ready to talk")
     terminal.expect("›")
-    terminal.type("first\r")
-    terminal.expect("secret pondering")
-    terminal.expect("answer to first")
+    terminal.ask("first", "secret pondering", "answer to first")
     assert "\x1b[2;3msecret" in terminal.raw or "\x1b[2m" in terminal.raw  # dimmed
     terminal.expect("›")
 
     # Ctrl-C stops the answer, keeps what came and goes on; at the prompt it does not leave.
-    terminal.type("forever\r")
-    terminal.expect("tick3")
+    terminal.ask("forever", "tick3")
     terminal.type(CTRL_C)
     terminal.expect("[stopped]")
     terminal.expect("›")
@@ -116,37 +119,25 @@ def test_a_conversation_in_a_terminal(terminal: Terminal, tmp_path: Path) -> Non
 
     # Folded: the thought is a line, and unfolding shows it.
     terminal.expect("›")
-    terminal.type("/think\r")
-    terminal.expect("thoughts are folded")
-    terminal.expect("›")
-    terminal.type("second\r")
-    terminal.expect("▸ thought, about 2 words (/think shows it)")
-    terminal.expect("answer to second")
-    terminal.expect("›")
+    terminal.ask("/think", "thoughts are folded", "›")
+    terminal.ask("second", "▸ thought, about 2 words (/think shows it)", "answer to second", "›")
     terminal.type(CTRL_T)
     terminal.expect("thoughts are shown")
     terminal.expect("secret pondering")
 
     # What the model writes is shown and not obeyed.
-    terminal.type("attack\r")
-    terminal.expect("␛]0;OWNED␇")
-    terminal.expect("safe")
+    terminal.ask("attack", "␛]0;OWNED␇", "safe")
     assert "\x1b]0;OWNED" not in terminal.raw
 
     # An error is said and the conversation goes on; the arrow brings the line back.
     terminal.expect("›")
-    terminal.type("/nonsense\r")
-    terminal.expect("there is no command /nonsense")
-    terminal.expect("›")
-    terminal.type("third\r")
-    terminal.expect("answer to third")
+    terminal.ask("/nonsense", "there is no command /nonsense", "›")
+    terminal.ask("third", "answer to third")
     terminal.expect("›")
     terminal.type(UP + "\r")
     terminal.expect("answer to third")
     terminal.expect("›")
-    terminal.type(f"/save {tmp_path / 'talk.json'}\r")
-    terminal.expect("saved to")
-    terminal.expect("›")
+    terminal.ask(f"/save {tmp_path / 'talk.json'}", "saved to", "›")
     terminal.type(CTRL_D)
     assert terminal.ends() == 0
     assert terminal.shown.rstrip().endswith("left")

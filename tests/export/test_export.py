@@ -328,7 +328,7 @@ def test_requests_are_refused_before_a_model_is_read(
 
 def test_a_tokenizer_that_gguf_cannot_express_is_refused(tiny_folder: FolderMaker, tmp_path: Path) -> None:
     folder = tiny_folder("llama")
-    backend = load_checkpoint(str(folder)).tokenizer._backend
+    backend = load_checkpoint(str(folder)).tokenizer.backend
     backend.normalizer = normalizers.Lowercase()
     Tokenizer(backend, {}).save(folder)
     with pytest.raises(ModelError, match="cannot be written into a GGUF file"):
