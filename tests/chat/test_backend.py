@@ -69,7 +69,7 @@ def test_a_conversation_longer_than_the_context_is_too_long(tiny: Callable[..., 
 
 
 def scripted(tokenizer: Tokenizer, text: str, template: str | None) -> EngineChat:
-    tokenizer = Tokenizer(tokenizer._backend, tokenizer._config | {"chat_template": template})
+    tokenizer = Tokenizer(tokenizer.backend, tokenizer.config | {"chat_template": template})
     engine = ScriptedEngine([Scripted(text)], tokenizer.encode, end_token=tokenizer.eos_id)
     return EngineChat(EngineBackend("fake", engine, tokenizer, "float32"))
 

@@ -155,7 +155,7 @@ def test_the_shipped_rows_are_sound(small_tokenizer: Tokenizer) -> None:
 
 
 def test_a_student_without_a_chat_template(tmp_path: Path, small_tokenizer: Tokenizer) -> None:
-    bare = Tokenizer(small_tokenizer._backend, {**small_tokenizer._config, "chat_template": None})
+    bare = Tokenizer(small_tokenizer.backend, {**small_tokenizer.config, "chat_template": None})
     path = write(tmp_path / "a", ["q1", "q2"])
     with pytest.raises(ModelError, match=r"no chat template.*prompt\.template to r1-zero or raw"):
         load_data(recipe(path), bare, None)
