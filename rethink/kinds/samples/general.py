@@ -22,7 +22,7 @@ from rethink.kinds.samples.records import GENERAL, KEPT, Sample, from_row, new_s
 from rethink.model.chat import PromptRenderer
 from rethink.rollout.sampler import Asked, complete
 from rethink.seeds import draw
-from rethink.tasks.conversations import read_conversations
+from rethink.tasks.conversations import ConversationFile
 from rethink.types import UNTRAINED, Problem
 
 SHIPPED = "general_prompts.jsonl"
@@ -69,19 +69,22 @@ def general_samples(
     models: Models,
     folder: Path,
     *,
+    given: ConversationFile | None,
     stop: Callable[[], bool],
     phase: Callable[[int, int], None],
 ) -> list[Sample]:
     """Up to `wanted` kept samples, and what was dropped on the way; fewer where there are no more.
 
+    `given` is what was read of `general.path`; None: the model answers general prompts.
+
     Raises:
-        TaskError: the user's file cannot be read.
+        TaskError: a conversation of the user's has a turn that is not to be trained on.
         ModelError: the model has no chat template and `general.prompt.template` is `chat`.
     """
     if wanted < 1:
         return []
-    if recipe.general.path is not None:
-        return _from_file(wanted, recipe, models)
+    if given is not None:
+        return _from_file(wanted, given, recipe, models)
     return _answered(wanted, recipe, models, folder, stop, phase)
 
 
@@ -115,10 +118,10 @@ def _renderer(recipe: CurateRecipe, models: Models) -> PromptRenderer:
     return PromptRenderer(models.checkpoint(path).tokenizer, general.prompt, room)
 
 
-def _from_file(wanted: int, recipe: CurateRecipe, models: Models) -> list[Sample]:
+def _from_file(wanted: int, given: ConversationFile, recipe: CurateRecipe, models: Models) -> list[Sample]:
     path = str(recipe.general.path)
     encode = models.checkpoint(recipe.model.path).tokenizer.encode
-    rows = list(read_conversations(path).rows)
+    rows = list(given.rows)
     rows.sort(key=lambda row: draw("general", recipe.seed, row.line))
     found = []
     for row in rows[:wanted]:

@@ -49,7 +49,7 @@ from rethink.store.atomic import storage_errors, write_json, write_text
 from rethink.store.completeness import part_numbers
 from rethink.store.integrity import write_index
 from rethink.store.run_folder import RunFolder
-from rethink.tasks.conversations import read_conversations
+from rethink.tasks.conversations import ConversationFile, read_conversations
 from rethink.tasks.judge import JudgeSpec
 from rethink.tasks.mix import TaskMix, build_task_mix
 from rethink.types import Completion, Problem, Prompt
@@ -72,6 +72,8 @@ class _Plan:
     rows: dict[str, str]
     """Hashes of what data sets of the hub and functions gave."""
     parts: int
+    general: ConversationFile | None = None
+    """The user's conversations without reasoning."""
 
 
 def curate(
@@ -131,20 +133,22 @@ def curate(
 def _plan(recipe: CurateRecipe) -> _Plan:
     mix = build_task_mix(recipe.tasks, recipe.reward, recipe.seed) if recipe.tasks else None
     rows = mix.row_hashes() if mix is not None else {}
+    general = None
     if recipe.general.share > 0:  # a bad line is said now
         if recipe.general.path is not None:
-            read_conversations(recipe.general.path)
+            general = read_conversations(recipe.general.path)
         else:
             general_prompts(recipe.general.prompts)
     if recipe.source is not None:
         given = read_samples(recipe)
         size = SCORED_AT_ONCE
-        return _Plan((), given, judges_of(given, mix), rows, -(-len(given) // size))
+        return _Plan((), given, judges_of(given, mix), rows, -(-len(given) // size), general)
     assert mix is not None
     problems = different_problems(mix, recipe.problems)
     if recipe.filters.correct == "accuracy":
         _gold_check(mix, problems, recipe)
-    return _Plan(tuple(problems), (), mix.judges(), rows, -(-len(problems) // recipe.sampling.prompts_per_batch))
+    parts = -(-len(problems) // recipe.sampling.prompts_per_batch)
+    return _Plan(tuple(problems), (), mix.judges(), rows, parts, general)
 
 
 def _gold_check(mix: TaskMix, problems: Sequence[Problem], recipe: CurateRecipe) -> None:
@@ -226,8 +230,9 @@ class _Work:
             raise RunFailure(too_few(samples, kept, recipe.least, str(path)))
         wanted = wanted_general(kept, recipe.general.share)
         general = general_samples(
-            wanted, recipe, self._models, path / "general", stop=self._stop, phase=self._phase("general")
-        )
+            wanted, recipe, self._models, path / "general", given=self._plan.general, stop=self._stop,
+            phase=self._phase("general"),
+        )  # fmt: skip
         found = sum(sample.kept for sample in general)
         if found < wanted:
             self._progress.note(

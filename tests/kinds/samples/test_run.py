@@ -77,7 +77,7 @@ def test_choice_balance_and_general_data(run: Run, tmp_path: Path) -> None:
     assert all(re.fullmatch(r"I think of \d+\.", row["completion"]) for row in general)
 
 
-def test_the_users_own_data(run: Run, tmp_path: Path) -> None:
+def test_the_users_own_data(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file takes the model's place, and another that of the general prompts; nothing is sampled."""
     chats = [{"prompt": f"say {i}", "completion": f"{i}"} for i in range(9)]
     (tmp_path / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
@@ -92,11 +92,15 @@ def test_the_users_own_data(run: Run, tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in mine))
     engines: list[Any] = []
     out = tmp_path / "out"
+    read: list[str] = []
+    loaded = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (read.append(path.name), loaded(path))[1])
     run(out, f"source={tmp_path}/mine.jsonl", "tasks=[]", f"general={{share: 0.5, path: {tmp_path}/chats.jsonl}}",
         engines=engines)  # fmt: skip
     assert engines == []
     found = rows(out / "samples.jsonl")
     assert [row["reason"] for row in found] == ["kept", "duplicate", "incorrect", "incorrect", "unjudged", "kept"]
+    assert read.count("chats.jsonl") == 1
     assert found[5]["task"] == "general"
 
 
