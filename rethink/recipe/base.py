@@ -10,7 +10,7 @@ A kind's own recipe, in its folder, derives from one of these.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,7 @@ from rethink.errors import RecipeError
 from rethink.recipe.checks import optimizer_contradictions, section_contradictions
 from rethink.recipe.schema import (
     CheckpointSection,
+    Counts,
     EvaluationTimes,
     ModelSection,
     OptimizerSection,
@@ -31,14 +32,11 @@ from rethink.recipe.schema import (
 class AnyRecipe(Section):
     """Fields of every recipe, whatever its kind."""
 
-    FREE: ClassVar[tuple[str, ...]] = ("name", "description")
-    """What may change on resume: see `identity.py`."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Counts.NEVER, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Short name; the run folder is `runs/<name>` unless `--out` names another."""
     kind: str
     """Kind of run."""
-    description: str = ""
+    description: Annotated[str, Counts.NEVER] = ""
     """One or two sentences for the reader."""
     seed: int = Field(default=0, ge=0)
     """Determines everything random: problems, samples, the order of rows. A stage without its own `seed`, `threads` or
@@ -101,9 +99,9 @@ class TrainingRecipe(ModelRecipe):
     """AdamW."""
     evaluation: EvaluationTimes = EvaluationTimes()
     """Held-out evaluation."""
-    checkpoint: CheckpointSection = CheckpointSection()
+    checkpoint: Annotated[CheckpointSection, Counts.NEVER] = CheckpointSection()
     """Checkpoints."""
-    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    trackers: Annotated[tuple[Literal["tensorboard", "wandb", "trackio"], ...], Counts.NEVER] = ()
     """Trackers that also receive the metrics (extra `trackers`)."""
 
     def contradictions(self) -> Iterator[str]:
@@ -115,9 +113,9 @@ class TrainingRecipe(ModelRecipe):
 class RowsRecipe(TrainingRecipe):
     """A recipe that trains a model on rows of data."""
 
-    epochs: float | None = Field(default=None, gt=0)
+    epochs: Annotated[float | None, Counts.WHEN_NEW] = Field(default=None, gt=0)
     """Passes over the data; the last step may have fewer rows. Give this or `steps`."""
-    steps: int | None = Field(default=None, gt=0)
+    steps: Annotated[int | None, Counts.WHEN_NEW] = Field(default=None, gt=0)
     """Number of optimizer updates. Give this or `epochs`."""
     max_tokens: int | None = Field(default=None, gt=1)
     """Longest row; None: the model's context."""

@@ -108,14 +108,20 @@ def default_of(info: FieldInfo) -> Any:
     return plain(default) if not info.is_required() else None
 
 
-def plain(value: Any) -> Any:
-    """Sections and tuples as dictionaries and lists, all the way down; keys and values as they are."""
+def plain(value: Any, without: Sequence[Any] = ()) -> Any:
+    """Sections and tuples as dictionaries and lists, all the way down; keys and values as they are.
+
+    Args:
+        value: of a recipe.
+        without: marks (`Counts`); fields that have one of them are left out.
+    """
     if isinstance(value, BaseModel):
-        return {name: plain(getattr(value, name)) for name in type(value).model_fields}
+        fields = type(value).model_fields.items()
+        return {n: plain(getattr(value, n), without) for n, i in fields if not any(m in i.metadata for m in without)}
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: plain(item, without) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [plain(item, without) for item in value]
     return value
 
 

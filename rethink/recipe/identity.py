@@ -1,37 +1,84 @@
-"""When two recipes are the same run: the hash of a stage, and which values may change when it is resumed.
+"""When two recipes are the same run: one hash for runs and stages, and what may change when a run is resumed.
 
-What may change is what has no part in the numbers up to the step reached: how far to go, how often to evaluate and to
-save, where metrics are sent, and words. All else (the seed and the thread count too: it decides the order of sums) is
-the run's identity.
+    hash = SHA-256 of (kind, its version, fields that differ from their defaults) - fields that change no result
+
+Fields that change no result are marked at the field (`Counts.NEVER`), and so are those that a resumed run may change
+although they count (`Counts.WHEN_NEW`). All else is the run's identity: the seed, and the thread count too, since it
+decides the order of sums.
+
+A field at its default is left out, so a new field changes no hash of recipes that do not use it. A default that changes
+would change what an equal hash means: then the kind's version is raised. `dev/defaults.json` holds every default beside
+the version, and a test compares them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
+
+from pydantic import BaseModel
 
 from rethink.recipe.base import AnyRecipe
 from rethink.recipe.explain import show
-from rethink.recipe.kind import DEFAULT_KIND
+from rethink.recipe.fields import plain
+from rethink.recipe.kind import kind_named
+from rethink.recipe.schema import Counts
 
 
 def recipe_hash(recipe: AnyRecipe) -> str:
-    """SHA-256 (hex) of the canonical JSON of all fields that decide a run's numbers; those in `FREE` are left out.
+    """SHA-256 (hex) of what decides a run's results.
 
     The same run described in another order of keys, with defaults written out or not, has the same hash.
     """
-    canonical = json.dumps(identity(recipe), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hash_of(recipe.kind, differing(recipe))
+
+
+def hash_of(kind: str, values: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of canonical JSON: a kind with its version, and values of a recipe as `differing` gives them."""
+    found = {"kind": kind, "version": kind_named(kind).version, "recipe": values}
+    canonical = json.dumps(found, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def differing(section: BaseModel, default: BaseModel | None = None) -> dict[str, Any]:
+    """Fields that differ from their defaults, as JSON takes them, without those that change no result.
+
+    Args:
+        section: a recipe or a section.
+        default: what the recipe holds in its place by default; None: its class's own defaults count.
+    """
+    found: dict[str, Any] = {}
+    for name, info in type(section).model_fields.items():
+        if Counts.NEVER in info.metadata:
+            continue
+        value = getattr(section, name)
+        usual = info.get_default(call_default_factory=True) if default is None else getattr(default, name)
+        if isinstance(value, BaseModel) and type(usual) is type(value):
+            if inner := differing(value, usual):
+                found[name] = inner
+        elif (default is None and info.is_required()) or _short(value) != _short(usual):
+            found[name] = _short(value)
+    return found
+
+
+def _short(value: Any) -> Any:
+    """As `differing`, of any value."""
+    if isinstance(value, BaseModel):
+        return differing(value)
+    if isinstance(value, dict):
+        return {key: _short(item) for key, item in value.items()}
+    return [_short(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def resume_differences(old: AnyRecipe, new: AnyRecipe) -> list[str]:
     """What forbids resuming the run of `old` with `new`: a sentence for each value, empty where nothing does."""
     if old.kind != new.kind:
         return [f"`kind` was {show(old.kind)}, the recipe now says {show(new.kind)}"]
-    before, after = leaves(identity(old)), leaves(identity(new))
+    before, after = fixed_values(old), fixed_values(new)
     return [
-        f"`{key}` was {_shown(before, key)}, "
+        f"`{key}` was {show(before[key]) if key in before else 'not set'}, "
         + (f"the recipe now says {show(after[key])}" if key in after else "which the recipe no longer has")
         for key in dict.fromkeys([*before, *after])
         if before.get(key, _ABSENT) != after.get(key, _ABSENT)
@@ -41,31 +88,9 @@ def resume_differences(old: AnyRecipe, new: AnyRecipe) -> list[str]:
 _ABSENT = object()
 
 
-LATER: dict[str, dict[str, Any]] = {
-    "reward.parts": {"model": None, "on": None, "from_step": 0, "until_step": None},
-    "tasks": {"reward": None},
-}
-"""Fields of list entries that came after runs had been hashed, with their defaults: there they are left out, so that a
-recipe that does not use them keeps its hash, and a run begun before them can be resumed."""
-
-
-def identity(recipe: AnyRecipe) -> dict[str, Any]:
-    """A recipe's values without those in `FREE`, as JSON takes them."""
-    data: dict[str, Any] = recipe.model_dump(mode="json")
-    if recipe.kind == DEFAULT_KIND:
-        for entry, later in [(e, LATER["reward.parts"]) for e in data["reward"]["parts"]] + [
-            (e, LATER["tasks"]) for e in data["tasks"]
-        ]:
-            for key, default in later.items():
-                if entry[key] == default:
-                    del entry[key]
-    for path in type(recipe).FREE:
-        *sections, last = path.split(".")
-        node = data
-        for section in sections:
-            node = node[section]
-        del node[last]
-    return data
+def fixed_values(recipe: AnyRecipe) -> dict[str, Any]:
+    """All values that a resumed run must not change, defaults too, by dotted path."""
+    return leaves(plain(recipe, without=(Counts.NEVER, Counts.WHEN_NEW)))
 
 
 def leaves(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -80,7 +105,3 @@ def leaves(value: Any, prefix: str = "") -> dict[str, Any]:
     for key, item in items:
         found |= leaves(item, f"{prefix}.{key}" if prefix else str(key))
     return found
-
-
-def _shown(flat: dict[str, Any], key: str) -> str:
-    return show(flat[key]) if key in flat else "not set"

@@ -64,8 +64,9 @@ class Kind:
     name: str
     """The value of `kind` in a recipe."""
     version: int
-    """Part of a stage's hash. Raised by hand when the same recipe would mean other results, so that stages of before
-    are not taken for those of now; not for each change of the code."""
+    """Part of the hash of its runs and stages (`identity.py`). Raise it by hand when the same recipe would mean other
+    results, so that what was done before is not taken for what would be done now: not for each change of the code, but
+    always when a default changes, since a field at its default is not in the hash (`dev/defaults.py` says so)."""
     summary: str
     """What it does, in one line."""
     recipe: str
@@ -107,8 +108,6 @@ class Kind:
     """`(summary) -> str`: a few words for a pipeline's view."""
     checked: str | None = None
     """`(recipe: AskingRecipe) -> Examined | None`: how what `rethink check` examines is sampled."""
-    without_part: tuple[str, ...] = ()
-    """Dotted fields that change no output, beside the common ones: left out of a stage's hash."""
     charts: str | None = None
     """Plans of the charts that only runs of this kind have."""
     sections: str | None = None

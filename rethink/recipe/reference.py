@@ -13,8 +13,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from rethink.recipe.explain import show
-from rethink.recipe.fields import default_of, describe, is_list, section_of
-from rethink.recipe.kind import DEFAULT_KIND, kinds
+from rethink.recipe.fields import default_of, describe, is_list, section_of, walk_fields
+from rethink.recipe.kind import DEFAULT_KIND, Kind, kinds
+from rethink.recipe.schema import Counts
 
 INTRODUCTION = """\
 # Recipe reference
@@ -50,7 +51,9 @@ values are refused before anything slow starts, and the error says what to write
 
 ## What may change on resume
 
-These fields may differ when a run is resumed or extended. All others are part of the run's identity and its hash:
+A run that is resumed or extended must be the same run: the fields that decide its results have the same values. Others
+may differ, and are named for each kind. Those that change no result are not in the hash of a recipe either; those after
+"and" are, since a run that begins with another value is another run.
 """
 
 
@@ -65,7 +68,7 @@ same for another kind are not repeated.
 def reference() -> str:
     """The whole page, Markdown."""
     first = kinds()[DEFAULT_KIND].model
-    parts = [INTRODUCTION, ", ".join(f"`{path}`" for path in first.FREE), ".\n"]
+    parts = [INTRODUCTION, *_may_change(kinds()[DEFAULT_KIND])]
     for path, model in _sections(first, ""):
         parts += _table(f"`{path}`" if path else "Top level", model)
     parts.append(KINDS_INTRODUCTION)
@@ -77,8 +80,20 @@ def reference() -> str:
                 described.add(model)
                 parts += _table(f"`kind: {kind.name}`" + (f", `{path}`" if path else ""), model)
                 if not path:
-                    parts.append(f"\nMay change on resume: {', '.join(f'`{free}`' for free in recipe.FREE)}.\n")
+                    parts += _may_change(kind)
     return "".join(parts)
+
+
+def _may_change(kind: Kind) -> Iterator[str]:
+    if kind.stages is not None:
+        yield "\nAll of it may change: each stage has a hash of its own, and runs again where that is new.\n"
+        return
+    marked = {field.path: field.info.metadata for field in walk_fields(kind.model)}
+    listed = []
+    for mark in Counts:
+        paths = [path for path, metadata in marked.items() if mark in metadata]
+        listed.append(", ".join(f"`{path}`" for path in paths))
+    yield f"\nMay change on resume: {'; and '.join(found for found in listed if found)}.\n"
 
 
 def _table(title: str, model: type[BaseModel]) -> Iterator[str]:

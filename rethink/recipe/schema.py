@@ -10,9 +10,20 @@ when it is loaded, still before anything slow.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from enum import Enum
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+
+class Counts(Enum):
+    """When a field is part of what a run is (`identity.py`), where that is not always; written at the field."""
+
+    NEVER = "never"
+    """It changes no result: it is in no hash, and may differ on resume."""
+    WHEN_NEW = "when new"
+    """It is in the hash, and may differ on resume, since what was done up to there is the same: how far to go, how
+    often to evaluate, how long a reward may take."""
 
 
 class Section(BaseModel):
@@ -79,9 +90,9 @@ class ModelSection(Section):
     """Branch, tag or commit on the hub."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Compute type. `auto` measures both at start and records the choice; master weights are always fp32."""
-    trust_remote_code: bool = False
+    trust_remote_code: Annotated[bool, Counts.NEVER] = False
     """Whether code in the model's repository may run. Only for repositories that you trust."""
-    shape: ModelShape | None = None
+    shape: Annotated[ModelShape | None, Counts.NEVER] = None
     """Declared shape: lets `--dry-run` estimate without the weights."""
 
     @property
@@ -245,11 +256,11 @@ class RewardSection(Section):
     """The reward functions. The default is the paper's: accuracy and format with equal weight."""
     answer: Literal["auto", "answer-tag", "boxed", "hash", "last-number", "text"] = "answer-tag"
     """Rule that finds the answer in a completion; `docs/rewards.md` defines each rule."""
-    seconds: float = Field(default=5.0, gt=0)
+    seconds: Annotated[float, Counts.WHEN_NEW] = Field(default=5.0, gt=0)
     """Time limit for scoring one completion; a checker that exceeds it is killed."""
-    memory_gb: float = Field(default=1.0, gt=0)
+    memory_gb: Annotated[float, Counts.WHEN_NEW] = Field(default=1.0, gt=0)
     """Memory (GiB) that a reward worker may use."""
-    workers: int | None = Field(default=None, gt=0)
+    workers: Annotated[int | None, Counts.NEVER] = Field(default=None, gt=0)
     """Reward workers that compute at once; None: the number of cores. Stuck workers do not count."""
     max_failure_share: float = Field(default=0.5, ge=0, le=1)
     """Stop the run if more than this share of a batch's rewards fail (abstentions do not count)."""
@@ -262,26 +273,21 @@ class RewardSection(Section):
 class EndpointSection(Section):
     """A model behind an OpenAI-compatible endpoint."""
 
-    FREE: ClassVar[tuple[str, ...]] = (
-        "url", "key_env", "seconds", "attempts", "concurrency", "max_requests", "max_total_tokens",
-    )  # fmt: skip
-    """Fields that do not affect the replies."""
-
     model: str | None = None
     """Name of the model at the endpoint; None: no endpoint is used."""
-    url: str | None = None
+    url: Annotated[str | None, Counts.NEVER] = None
     """Base URL of the endpoint, such as `http://127.0.0.1:8000/v1`."""
-    key_env: str | None = None
+    key_env: Annotated[str | None, Counts.NEVER] = None
     """Environment variable that holds the endpoint's key; None: no key is sent."""
-    seconds: float = Field(default=600.0, gt=0)
+    seconds: Annotated[float, Counts.NEVER] = Field(default=600.0, gt=0)
     """Time limit of a request; a reply that arrives slowly is cut off after at most twice as long."""
-    attempts: int = Field(default=5, gt=0, le=20)
+    attempts: Annotated[int, Counts.NEVER] = Field(default=5, gt=0, le=20)
     """Tries before a request counts as failed."""
-    concurrency: int = Field(default=8, gt=0, le=64)
+    concurrency: Annotated[int, Counts.NEVER] = Field(default=8, gt=0, le=64)
     """Requests at once."""
-    max_requests: int | None = Field(default=None, gt=0)
+    max_requests: Annotated[int | None, Counts.NEVER] = Field(default=None, gt=0)
     """Requests of one process, with retries; further ones fail."""
-    max_total_tokens: int | None = Field(default=None, gt=0)
+    max_total_tokens: Annotated[int | None, Counts.NEVER] = Field(default=None, gt=0)
     """Prompt and reply tokens of one process, as counted by the endpoint; after that, requests fail."""
 
 
@@ -335,14 +341,14 @@ class OptimizerSection(Section):
     micro_batch_tokens: int | None = Field(default=None, gt=0)
     """Most tokens in one forward and backward pass; changes memory, never the result. None: chosen from the free
     memory, recorded."""
-    over_memory: bool = False
+    over_memory: Annotated[bool, Counts.NEVER] = False
     """Train even if the plan needs more memory than is free (`--over-memory`). The run may be killed."""
 
 
 class EvaluationTimes(Section):
     """When a run that trains is evaluated."""
 
-    every: int | None = Field(default=None, gt=0)
+    every: Annotated[int | None, Counts.WHEN_NEW] = Field(default=None, gt=0)
     """Steps between evaluations, in addition to before and after; the best model of a policy is kept."""
 
 

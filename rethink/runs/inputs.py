@@ -15,7 +15,7 @@ from typing import Any
 
 from rethink.errors import RunFolderError
 from rethink.recipe.base import AnyRecipe
-from rethink.recipe.identity import identity, leaves
+from rethink.recipe.identity import fixed_values
 from rethink.store.contents import content_hash
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.plugins import source_files
@@ -34,7 +34,7 @@ def inputs_of(recipe: AnyRecipe) -> dict[str, str]:
     Raises:
         RunFolderError: a file is there and cannot be read, or is not what was written.
     """
-    values = leaves(identity(recipe))
+    values = fixed_values(recipe)
     found: dict[str, str] = {}
     for field, value in values.items():
         if not isinstance(value, str):
@@ -67,7 +67,7 @@ def check_inputs(folder: RunFolder, recipe: AnyRecipe, found: Mapping[str, str])
     old = folder.inputs
     if not old:  # begun by an earlier version
         return
-    values = leaves(identity(recipe))
+    values = fixed_values(recipe)
     changed = [
         _said(key, values) + ("" if key in found else " (which is not found any more)")
         for key in sorted({*old, *found})

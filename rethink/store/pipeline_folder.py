@@ -27,7 +27,8 @@ from rethink.store.atomic import clean_leftovers, keep_text, remove_folder, stor
 from rethink.store.integrity import read_sealed, write_sealed
 from rethink.store.lock import LOCK, only_writer
 
-FORMAT = 1
+FORMAT = 2
+"""Raised when stages are found by other hashes than before."""
 HASH_SHOWN = 12
 HEADER = "pipeline.json"
 _STARTUP_NAMES = {LOCK, "recipe.yaml", "environment.json"}
@@ -126,6 +127,24 @@ class PipelineFolder:
         if header.get("format", 0) > FORMAT:
             raise RunFolderError(f"`{path}` was written by a later version of Rethink. Update it.")
         return cls(path, header)
+
+    @classmethod
+    def open_to_run(cls, path: Path) -> PipelineFolder | None:
+        """The pipeline in `path`, to run what is missing; None where there is none.
+
+        Raises:
+            RunFolderError: it cannot be read, or an earlier version found its stages by other hashes.
+        """
+        if not cls.exists(path):
+            return None
+        folder = cls.open(path)
+        if folder._header.get("format", 0) < FORMAT:
+            raise RunFolderError(
+                f"`{path}` holds a pipeline that an earlier version of Rethink began. That version found stages by "
+                "hashes which this one does not compute, so every stage would run again. Finish it with that version, "
+                "or start anew with another --out."
+            )
+        return folder
 
     @contextmanager
     def lock(self) -> Iterator[None]:

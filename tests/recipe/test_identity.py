@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from rethink.kinds.grpo.recipe import Recipe
-from rethink.recipe.identity import recipe_hash, resume_differences
+from rethink.kinds.samples.recipe import CurateRecipe
+from rethink.recipe.identity import differing, recipe_hash, resume_differences
+from rethink.recipe.kind import kind_named
 from rethink.recipe.loading import parse_recipe, recipe_to_yaml
 
 TEXT = """\
@@ -16,6 +20,9 @@ tasks:
 """
 
 
+PARTS = [{"name": name} for name in ("accuracy", "format", "language")]
+
+
 def load(*overrides: str, text: str = TEXT) -> Recipe:
     return parse_recipe(text, "small", overrides)
 
@@ -23,19 +30,25 @@ def load(*overrides: str, text: str = TEXT) -> Recipe:
 @pytest.mark.parametrize(
     "override",
     [
-        "steps=20",
         "name=other",
         "description=words",
         "checkpoint.every=3",
         "checkpoint.keep=5",
-        "evaluation.every=3",
         "trackers=[wandb]",
         "model.trust_remote_code=true",
+        "reward.workers=1",
+        "optimizer.over_memory=true",
     ],
 )
-def test_what_may_change(override: str) -> None:
+def test_what_changes_no_result(override: str) -> None:
     assert resume_differences(load(), load(override)) == []
     assert recipe_hash(load()) == recipe_hash(load(override))
+
+
+@pytest.mark.parametrize("override", ["steps=20", "evaluation.every=3", "reward.seconds=9", "reward.memory_gb=2"])
+def test_what_a_resumed_run_may_change_and_a_new_one_not(override: str) -> None:
+    assert resume_differences(load(), load(override)) == []
+    assert recipe_hash(load()) != recipe_hash(load(override))
 
 
 @pytest.mark.parametrize(
@@ -65,6 +78,29 @@ def test_the_hash_is_of_the_meaning_not_the_text() -> None:
     assert recipe_hash(load("optimizer.max_grad_norm=1")) == recipe_hash(load())
     assert recipe_hash(load("tasks.0.params={a: 1, b: 2}")) == recipe_hash(load("tasks.0.params={b: 2, a: 1}"))
     assert len(recipe_hash(load())) == 64
+
+
+def test_the_hash_is_of_what_differs_from_the_defaults() -> None:
+    assert differing(load("reward.workers=1", "steps=20", "algorithm.beta=0.1", "threads=null")) == {
+        "tasks": [{"kind": "reasoning-gym", "name": "chain_sum", "params": {"max_terms": 2}}],
+        "steps": 20,
+        "algorithm": {"beta": 0.1},
+    }
+    # A section whose default is not its class's: what differs is told from that default.
+    samples = {"name": "s", "tasks": [{"kind": "reasoning-gym", "name": "chain_sum"}]}
+    for reward, found in (
+        ({"workers": 1}, {}),
+        ({"answer": "boxed"}, {"answer": "boxed"}),
+        ({"parts": PARTS[::-1]}, {"parts": PARTS[::-1]}),
+    ):
+        recipe = CurateRecipe.model_validate(samples | {"reward": {"parts": PARTS} | reward})
+        assert differing(recipe).get("reward", {}) == found
+
+
+def test_the_version_of_the_kind_is_in_the_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, kind = recipe_hash(load()), kind_named("grpo")
+    monkeypatch.setattr("rethink.recipe.identity.kind_named", lambda name: replace(kind, version=kind.version + 1))
+    assert recipe_hash(load()) != before
 
 
 def test_the_order_of_reward_parts_and_tasks_counts() -> None:

@@ -6,7 +6,7 @@ It is a short form of a pipeline. As a stage of a pipeline it expands to several
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -19,12 +19,6 @@ from rethink.recipe.explain import validated
 
 class DistillRecipe(AnyRecipe):
     """Distillation: a teacher's curated samples, supervised fine-tuning of a student on their text, RL on top."""
-
-    FREE: ClassVar[tuple[str, ...]] = (
-        "name", "description", "vars", "teacher", "student", "samples", "data", "sft", "rl", "rl_only", "evaluation",
-        "seed",
-    )  # fmt: skip
-    """All fields: each stage has its own identity."""
 
     kind: Literal["distill"] = "distill"
     """Kind of run."""

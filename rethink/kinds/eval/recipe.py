@@ -7,7 +7,7 @@ sources, with the same prompt as training.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -17,17 +17,6 @@ from rethink.recipe.schema import TaskSource
 
 class EvalRecipe(AskingRecipe):
     """Completions of held-out problems with their scores."""
-
-    FREE: ClassVar[tuple[str, ...]] = (
-        "name",
-        "description",
-        "reward.seconds",
-        "reward.memory_gb",
-        "reward.workers",
-        "model.shape",
-        "model.trust_remote_code",
-    )
-    """What may change on resume: see `identity.py`."""
 
     kind: Literal["eval"] = "eval"
     """Kind of run."""

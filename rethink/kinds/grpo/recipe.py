@@ -8,36 +8,20 @@ update. Every `*_steps` and `every` counts steps.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from rethink.recipe.base import AskingRecipe, TrainingRecipe
-from rethink.recipe.schema import AlgorithmSection, EvaluationSection, RolloutSection, TaskSource
+from rethink.recipe.schema import AlgorithmSection, Counts, EvaluationSection, RolloutSection, TaskSource
 
 
 class Recipe(AskingRecipe, TrainingRecipe):
     """A whole GRPO run."""
 
-    FREE: ClassVar[tuple[str, ...]] = (
-        "name",
-        "description",
-        "steps",
-        "evaluation.every",
-        "checkpoint",
-        "trackers",
-        "reward.seconds",
-        "reward.memory_gb",
-        "reward.workers",
-        "model.shape",
-        "model.trust_remote_code",
-        "optimizer.over_memory",
-    )
-    """What may change on resume: see `identity.py`."""
-
     kind: Literal["grpo"] = "grpo"
     """Kind of run."""
-    steps: int = Field(gt=0)
+    steps: Annotated[int, Counts.WHEN_NEW] = Field(gt=0)
     """Number of optimizer updates. Raise it to extend a finished run. If it is not a multiple of the steps that share a
     rollout batch (`mini_batches` x `epochs`), only the first part of the last batch is trained on."""
     tasks: tuple[TaskSource, ...] = Field(min_length=1)

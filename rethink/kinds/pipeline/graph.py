@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 
@@ -47,9 +47,6 @@ class Parts:
 
 class StageGraph(AnyRecipe):
     """The fields of a pipeline, before its stages are looked at."""
-
-    FREE: ClassVar[tuple[str, ...]] = ("name", "description", "stages", "vars", "evaluation", "evaluated", "seed")
-    """All of it: each stage has its own identity, see `rethink/kinds/pipeline/identity.py`."""
 
     vars: dict[str, Any] = Field(default_factory=dict)
     """Values that stages share, used as `${vars.NAME}`."""

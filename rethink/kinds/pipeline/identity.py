@@ -1,25 +1,18 @@
 """What makes two stages the same: the hash that their outputs are found by.
 
-Hashed are the kind and its version, the resolved recipe without what has no part in the result, the hash of each stage
-that is used in the place of its name, and the content of each file that is read in the place of its path. So a renamed
-stage or a moved file is found again, and any change upstream changes everything below it, and nothing else. The commit
-is recorded and not hashed.
+It is the hash of a run (`rethink/recipe/identity.py`), with the hash of each stage that is used in the place of its
+name, and the content of each file that is read in the place of its path. So a renamed stage or a moved file is found
+again, and any change upstream changes everything below it, and nothing else. The commit is recorded and not hashed.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rethink.kinds.pipeline.stages import ResolvedStage, substitute
-from rethink.recipe.identity import leaves
-from rethink.recipe.kind import kind_named
+from rethink.recipe.identity import differing, hash_of, leaves
 from rethink.runs.inputs import function_hashes, names_function, names_path, path_hash, path_of
-
-WITHOUT_PART = ("name", "description", "checkpoint", "trackers")
-"""Top-level fields that change no output; kinds name further ones."""
 
 
 def stage_hashes(stages: Sequence[ResolvedStage]) -> dict[str, str]:
@@ -36,21 +29,8 @@ def stage_hashes(stages: Sequence[ResolvedStage]) -> dict[str, str]:
 
 def stage_hash(stage: ResolvedStage, inputs: Mapping[str, str]) -> str:
     """The hash of a stage; `inputs`: those of the stages before it, by name."""
-    recipe, kind = stage.recipe.model_dump(mode="json"), kind_named(stage.kind)
-    for path in (*WITHOUT_PART, *kind.without_part):
-        *sections, last = path.split(".")
-        node = recipe
-        for section in sections:
-            node = node[section]
-        node.pop(last, None)
-    recipe = substitute(recipe, lambda used, output: f"${{{inputs[used]}.{output}}}")
-    identity = {
-        "kind": stage.kind,
-        "version": kind.version,
-        "recipe": _with_content(recipe, leaves(recipe)),
-    }
-    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    values = substitute(differing(stage.recipe), lambda used, output: f"${{{inputs[used]}.{output}}}")
+    return hash_of(stage.kind, _with_content(values, leaves(values)))
 
 
 def local_paths(value: Any) -> list[str]:

@@ -95,7 +95,8 @@ def plan_pipeline(
     stages = resolve(pipeline_of(recipe))
     chosen = (selection or Selection()).names(stages)
     hashes = stage_hashes(stages)
-    records = PipelineFolder.open(out).records() if out is not None and PipelineFolder.exists(out) else {}
+    folder = None if out is None else PipelineFolder.open_to_run(out)
+    records = {} if folder is None else folder.records()
     by_name = {stage.name: stage for stage in stages}
     planned = []
     for stage in stages:

@@ -88,7 +88,7 @@ def run_pipeline(
     stages, wanted = resolve(pipeline), selection or Selection()
     chosen = wanted.names(stages)
     hashes = stage_hashes(stages)
-    folder = PipelineFolder.open(out) if PipelineFolder.exists(out) else PipelineFolder.create(out, environment())
+    folder = PipelineFolder.open_to_run(out) or PipelineFolder.create(out, environment())
     with folder.lock():
         records = folder.records()
         done = {name for name, value in hashes.items() if value in records and records[value].state == "done"}

@@ -7,12 +7,12 @@ examples. An *epoch* is every training example once.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from rethink.recipe.base import RowsRecipe
-from rethink.recipe.schema import EvaluationTimes, OptimizerSection, Section
+from rethink.recipe.schema import Counts, EvaluationTimes, OptimizerSection, Section
 
 PreferenceFormat = Literal["preferences", "samples", "run"]
 
@@ -76,21 +76,6 @@ class RewardModelEvaluation(EvaluationTimes):
 class RewardModelRecipe(RowsRecipe):
     """A scalar reward model, trained from preference pairs or from labels."""
 
-    FREE: ClassVar[tuple[str, ...]] = (
-        "name",
-        "description",
-        "steps",
-        "epochs",
-        "evaluation.every",
-        "checkpoint",
-        "trackers",
-        "data_size",
-        "model.shape",
-        "model.trust_remote_code",
-        "optimizer.over_memory",
-    )
-    """What may change on resume: see `identity.py`."""
-
     kind: Literal["reward-model"] = "reward-model"
     """Kind of run."""
     objective: Literal["pairwise", "pointwise"] = "pairwise"
@@ -104,7 +89,7 @@ class RewardModelRecipe(RowsRecipe):
     template if there is one."""
     data: tuple[PreferenceData, ...] = Field(min_length=1)
     """Sources of examples; all are used."""
-    data_size: RewardDataSize | None = None
+    data_size: Annotated[RewardDataSize | None, Counts.NEVER] = None
     """Declared size: lets `--dry-run` estimate without the files, together with `model.shape`."""
     replay: ReplaySection | None = None
     """Earlier examples, for the continued training of a reward model."""

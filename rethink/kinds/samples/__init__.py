@@ -17,10 +17,5 @@ KIND = Kind(
     samples_elsewhere="rethink.kinds.samples.plan:samples_elsewhere",
     said="rethink.kinds.samples.show:said",
     checked="rethink.kinds.samples.plan:checked",
-    without_part=tuple(
-        f"{section}.{key}"
-        for section in ("endpoint", "teacher")
-        for key in ("url", "key_env", "seconds", "attempts", "concurrency", "max_requests", "max_total_tokens")
-    ),
     counts_data=True,
 )

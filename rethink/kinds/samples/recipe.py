@@ -7,12 +7,12 @@ is sampled and written at once: `sampling.prompts_per_batch` problems.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from rethink.recipe.base import AskingRecipe
-from rethink.recipe.schema import EndpointSection, PromptSection, RewardPart, RewardSection, Section
+from rethink.recipe.schema import Counts, EndpointSection, PromptSection, RewardPart, RewardSection, Section
 
 REWRITE = """\
 Rewrite the solution below so that a person reads it with ease: whole sentences, short paragraphs, one language, nothing
@@ -100,9 +100,9 @@ class TeacherSection(EndpointSection):
     model: str | None = None
     """Name of the model at the endpoint, or, without `url`, `embedded`, a hub id, a folder or a GGUF file; None:
     nothing is rewritten."""
-    url: str | None = None
+    url: Annotated[str | None, Counts.NEVER] = None
     """Base URL of an OpenAI-compatible endpoint, such as `http://127.0.0.1:8000/v1`; None: a local model."""
-    seconds: float = Field(default=120.0, gt=0)
+    seconds: Annotated[float, Counts.NEVER] = Field(default=120.0, gt=0)
     """Time limit of a request to the endpoint."""
     instruction: str = REWRITE
     """The request; `{question}`, `{completion}` and `{gold}` are replaced."""
@@ -135,19 +135,6 @@ class GeneralSection(Section):
 
 class CurateRecipe(AskingRecipe):
     """Fine-tuning data: samples of a model (or a file), filtered, selected, balanced, rewritten and mixed."""
-
-    FREE: ClassVar[tuple[str, ...]] = (
-        "name",
-        "description",
-        "model.shape",
-        "model.trust_remote_code",
-        "reward.seconds",
-        "reward.memory_gb",
-        "reward.workers",
-        *(f"endpoint.{key}" for key in EndpointSection.FREE),
-        *(f"teacher.{key}" for key in EndpointSection.FREE),
-    )
-    """What may change on resume: see `identity.py`."""
 
     kind: Literal["samples"] = "samples"
     """Kind of run."""

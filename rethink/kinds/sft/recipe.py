@@ -7,14 +7,14 @@ documents. An *epoch* is as many documents as all data sets together have rows f
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from rethink.errors import RecipeError
 from rethink.recipe.base import RowsRecipe
 from rethink.recipe.checks import warmup_too_long
-from rethink.recipe.schema import EvaluationTimes, OptimizerSection, Section
+from rethink.recipe.schema import Counts, EvaluationTimes, OptimizerSection, Section
 
 
 class SFTPrompt(Section):
@@ -76,28 +76,13 @@ class SFTEvaluation(EvaluationTimes):
 class SFTRecipe(RowsRecipe):
     """Supervised fine-tuning: the loss covers only the assistant's turns."""
 
-    FREE: ClassVar[tuple[str, ...]] = (
-        "name",
-        "description",
-        "steps",
-        "epochs",
-        "evaluation.every",
-        "checkpoint",
-        "trackers",
-        "data_size",
-        "model.shape",
-        "model.trust_remote_code",
-        "optimizer.over_memory",
-    )
-    """What may change on resume: see `identity.py`."""
-
     kind: Literal["sft"] = "sft"
     """Kind of run."""
     prompt: SFTPrompt = SFTPrompt()
     """How a row is rendered."""
     data: tuple[SFTData, ...] = Field(min_length=1)
     """Data sets, mixed by weight."""
-    data_size: SFTDataSize | None = None
+    data_size: Annotated[SFTDataSize | None, Counts.NEVER] = None
     """Declared size: lets `--dry-run` estimate without the files, together with `model.shape`."""
     turns: Literal["all", "last"] = "all"
     """Assistant turns of a conversation that are in the loss: all, or the last one."""

@@ -18,6 +18,7 @@ from rethink.kinds.pipeline.disk import clean, cleanings
 from rethink.kinds.pipeline.status import lineage, status
 from rethink.observe.progress import make_progress
 from rethink.recipe.kind import kinds
+from rethink.store.integrity import read_sealed, write_sealed
 from rethink.store.pipeline_folder import PipelineFolder
 
 from .conftest import EVALUATION, RECIPE, Fake, broken, states
@@ -163,6 +164,19 @@ def test_other_folders_are_left_alone(go: Go, tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"`thesis.tex`"):
         go()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+def test_a_pipeline_of_an_earlier_version_is_left_alone(go: Go, fake: Fake, tmp_path: Path) -> None:
+    go()
+    fake.ran.clear()
+    header = tmp_path / "out" / "pipeline.json"
+    write_sealed(header, (read_sealed(header) or {}) | {"format": 1})
+    before = header.read_bytes()
+    with pytest.raises(RunFolderError, match=r"an earlier version of Rethink began.*another --out"):
+        go()
+    assert fake.ran == []
+    assert header.read_bytes() == before
+    assert PipelineFolder.open(tmp_path / "out").records()  # it can still be looked at
 
 
 def test_a_moved_pipeline_goes_on(go: Go, fake: Fake, tmp_path: Path) -> None:

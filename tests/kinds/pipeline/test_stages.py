@@ -8,7 +8,7 @@ from rethink.errors import RecipeError
 from rethink.kinds.distill.recipe import DistillRecipe, as_pipeline
 from rethink.kinds.eval.recipe import EvalRecipe
 from rethink.kinds.grpo.recipe import Recipe
-from rethink.kinds.pipeline.identity import stage_hash
+from rethink.kinds.pipeline.identity import stage_hash, stage_hashes
 from rethink.kinds.pipeline.recipe import PipelineRecipe
 from rethink.kinds.pipeline.stages import ResolvedStage, downstream, resolve, upstream
 from rethink.kinds.samples.recipe import CurateRecipe
@@ -163,6 +163,26 @@ def test_a_distillation_from_an_endpoint() -> None:
         stages(DISTILL, asked, "teacher=some/teacher")
     with pytest.raises(RecipeError, match="Nobody answers"):
         stages(DISTILL, "samples={tasks: '${vars.tasks}'}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "number"),
+    [
+        (["reward.workers=1", "checkpoint={every: 3}", "description=words"], 0),
+        (["algorithm.epochs=1", "reward.answer=answer-tag"], 0),  # the defaults, written out
+        (["reward.seconds=9"], 18),
+        (["seed=7"], 18),
+    ],
+)
+def test_a_field_that_changes_no_result_changes_no_stage(overrides: list[str], number: int) -> None:
+    before, after = (
+        stage_hashes(resolve(load_recipe("r1-smoke", [f"stages.zero.recipe.{value}" for value in values])))  # type: ignore[arg-type]
+        for values in ([], overrides)
+    )
+    assert len(before) == 21
+    changed = {name for name, value in before.items() if after[name] != value}
+    assert len(changed) == number
+    assert ("zero" in changed) == (number > 0)
 
 
 def test_the_smoke_recipe_has_the_graph_of_r1() -> None:

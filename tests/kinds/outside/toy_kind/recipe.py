@@ -1,23 +1,21 @@
 """What a toy run is."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from rethink.recipe.base import AskingRecipe
-from rethink.recipe.schema import CheckpointSection
+from rethink.recipe.schema import CheckpointSection, Counts
 
 
 class ToyRecipe(AskingRecipe):
     """A copy in steps."""
 
-    FREE: ClassVar[tuple[str, ...]] = ("name", "description", "steps", "checkpoint")
-
     kind: Literal["toy"] = "toy"
     """What is run."""
-    steps: int = Field(gt=0)
+    steps: Annotated[int, Counts.WHEN_NEW] = Field(gt=0)
     """Steps in all."""
-    checkpoint: CheckpointSection = CheckpointSection()
+    checkpoint: Annotated[CheckpointSection, Counts.NEVER] = CheckpointSection()
     """Checkpoints."""
 
     def token_limits(self) -> dict[str, int]:
