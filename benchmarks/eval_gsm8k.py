@@ -22,7 +22,7 @@ def measure(a) -> None:
     import dataclasses
     import json
 
-    from rethink.eval.backend import Wanted, load_engine_backend
+    from rethink.eval.backend import Wanted, open_backend
     from rethink.eval.data import load_problems
     from rethink.eval.registry import find_benchmark
     from rethink.eval.run import Overrides, make_plan, run_plan
@@ -31,7 +31,7 @@ def measure(a) -> None:
 
     benchmark = find_benchmark("gsm8k")
     assert benchmark.prompt.endswith(INSTRUCTION), "the benchmark's prompt is no longer the job's"
-    backend = load_engine_backend(a.model, "bfloat16")
+    backend = open_backend(a.model, "bfloat16")
     problems = load_problems(benchmark, a.data, a.limit)
     plan = make_plan(benchmark, "default", problems, str(a.data), backend, Overrides(1, 0.0, None, a.new_tokens))
     short = dataclasses.replace(plan.params, max_new_tokens=8)

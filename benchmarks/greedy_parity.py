@@ -33,11 +33,11 @@ def options() -> argparse.Namespace:
 
 def ours(checkpoint, prompts: list[tuple[int, ...]], stops: tuple[int, ...], new_tokens: int) -> list[list[int]]:
     """Greedy completions of the embedded engine."""
-    from rethink.model.build import build_model
-    from rethink.rollout.build import build_engine
+    from rethink.machine.placement import Placement
+    from rethink.rollout.engines import open_engine
     from rethink.types import GenerationRequest, SamplingParams
 
-    engine = build_engine(build_model(checkpoint, "float32", "cpu"), checkpoint.tokenizer, kv_budget_bytes=2 << 30)
+    engine = open_engine(checkpoint, Placement(device="cpu", dtype="float32", kv_budget_bytes=2 << 30)).engine
     params = SamplingParams(temperature=0.0, max_new_tokens=new_tokens, stop_token_ids=stops)
     done = engine.generate([GenerationRequest(prompt, (0,), params) for prompt in prompts])
     return [[int(token) for token in completions[0].token_ids] for completions in done]

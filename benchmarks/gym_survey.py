@@ -201,17 +201,12 @@ class Sampler:
     """The embedded model, one engine for all tasks."""
 
     def __init__(self) -> None:
-        import torch
+        from rethink.machine.placement import Placement
+        from rethink.rollout.engines import open_engine
 
-        from rethink.machine.speed import choose_dtype, measure_gemm
-        from rethink.model.build import build_model
-        from rethink.model.loading import load_checkpoint
-        from rethink.rollout.build import build_engine
-
-        torch.set_num_threads(1)  # tasks are small, and others may use the machine
-        self.checkpoint = load_checkpoint("embedded")
-        model = build_model(self.checkpoint, choose_dtype(measure_gemm()), "cpu")
-        self.engine = build_engine(model, self.checkpoint.tokenizer, kv_budget_bytes=2**29)
+        # One thread: tasks are small, and others may use the machine.
+        opened = open_engine("embedded", Placement(threads=1, device="cpu", kv_budget_bytes=2**29))
+        self.checkpoint, self.engine = opened.checkpoint, opened.engine
 
     def rate(self, task: str) -> dict[str, Any]:
         """Pass rates of one task at its easiest setting."""

@@ -19,27 +19,19 @@ from rollout_job import options, prompts
 
 def measure(a) -> None:
     """Our side, in a process of its own: the second of two runs counts."""
-    import torch
-
-    from rethink.machine.allocator import tune_allocator
-    from rethink.machine.limits import peak_rss_mb, usable_threads
-    from rethink.machine.speed import choose_dtype, measure_gemm
-    from rethink.model.build import build_model
-    from rethink.model.loading import load_checkpoint
-    from rethink.rollout.build import build_engine
+    from rethink.machine.limits import peak_rss_mb
+    from rethink.machine.placement import Placement
+    from rethink.rollout.engines import open_engine
     from rethink.types import GenerationRequest, SamplingParams
 
-    tune_allocator()
-    torch.set_num_threads(usable_threads())
-    checkpoint = load_checkpoint("embedded")
-    model = build_model(checkpoint, choose_dtype(measure_gemm()), "cpu")
-    engine = build_engine(model, checkpoint.tokenizer, kv_budget_bytes=2 << 30)
+    opened = open_engine("embedded", Placement(device="cpu", kv_budget_bytes=2 << 30))
+    engine, tokenizer = opened.engine, opened.checkpoint.tokenizer
     params = SamplingParams(temperature=1.0, max_new_tokens=a.new_tokens)  # no stop tokens: every sequence runs on
     each = 1 if a.distinct else a.samples
     for run in range(2):
         requests = [
             GenerationRequest(tuple(ids), tuple(range(run * 1000 + i * each, run * 1000 + (i + 1) * each)), params)
-            for i, ids in enumerate(prompts(checkpoint.tokenizer.encode, a))
+            for i, ids in enumerate(prompts(tokenizer.encode, a))
         ]
         started = time.perf_counter()
         groups = engine.generate(requests)

@@ -33,22 +33,13 @@ def job(a):
 
 def offline(a) -> None:
     """The engine alone, in a process of its own: the second of two runs counts."""
-    import torch
-
-    from rethink.machine.allocator import tune_allocator
-    from rethink.machine.limits import usable_threads
-    from rethink.machine.speed import choose_dtype, measure_gemm
-    from rethink.model.build import build_model
-    from rethink.model.loading import load_checkpoint
-    from rethink.rollout.build import build_engine
+    from rethink.machine.placement import Placement
+    from rethink.rollout.engines import open_engine
     from rethink.types import GenerationRequest, SamplingParams
 
-    tune_allocator()
-    torch.set_num_threads(usable_threads())
-    checkpoint = load_checkpoint("embedded")
     tokenizer, asked = job(a)
-    model = build_model(checkpoint, choose_dtype(measure_gemm()), "cpu")
-    engine = build_engine(model, tokenizer, kv_budget_bytes=2 << 30, max_concurrent=a.clients)
+    placement = Placement(device="cpu", kv_budget_bytes=2 << 30)
+    engine = open_engine("embedded", placement, max_concurrent=a.clients).engine
     stops = tuple(sorted(tokenizer.end_of_turn_ids))
     params = SamplingParams(temperature=1.0, max_new_tokens=a.new_tokens, stop_token_ids=stops)
     requests = [GenerationRequest(ids, (seed,), params) for ids, seed in asked]

@@ -14,7 +14,6 @@ ROOT = Path(__file__).resolve().parents[1]
 MOST_LINES, MOST_FUNCTION_LINES, MOST_PARAMETERS = 500, 60, 7
 KNOWN = {
     "rethink/kinds/grpo/update.py accumulate_gradients": 8,
-    "rethink/rollout/sample.py sample_text": 8,
 }
 
 

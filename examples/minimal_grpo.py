@@ -20,18 +20,14 @@ import torch
 from torch import Tensor
 
 from rethink.kinds.grpo.recipe import Recipe
-from rethink.machine.allocator import tune_allocator
-from rethink.machine.limits import usable_threads
-from rethink.machine.speed import choose_dtype, measure_gemm
-from rethink.model.build import build_model
+from rethink.machine.placement import Placement
 from rethink.model.chat import PromptRenderer
 from rethink.model.language_model import LanguageModel
-from rethink.model.loading import load_checkpoint
 from rethink.model.packing import PackedGroup, pack
 from rethink.recipe.loading import parse_recipe
 from rethink.rewards.rubric import Rubric, build_rubric
-from rethink.rollout.build import build_engine
 from rethink.rollout.engine import RolloutEngine
+from rethink.rollout.engines import EngineFactory, open_engine
 from rethink.runs.optimizer import MasterAdamW
 from rethink.tasks.mix import TaskMix, build_task_mix
 from rethink.types import Completion, GenerationRequest, Problem, Prompt, SamplingParams
@@ -85,7 +81,7 @@ def grpo_step(parts: Parts, step: int) -> dict[str, float]:
     batch = sample_batch(parts, step)
     loss = backward(parts, batch)
     norm = parts.optimizer.step(parts.recipe.optimizer.learning_rate)
-    parts.engine.weights_changed()
+    parts.engine.publish(parts.model, step + 1)
     lengths = [len(c.token_ids) for group in batch.completions for c in group]
     return {
         "reward": float(batch.rewards_PG.mean()),
@@ -184,12 +180,11 @@ def token_objective(
 # --- setting up ---------------------------------------------------------------------------------------------------
 
 
-def assemble(recipe: Recipe, engine: Callable[[LanguageModel], RolloutEngine] | None = None) -> Parts:
-    """Load the model and build what the recipe names; `engine` replaces the embedded one."""
-    checkpoint = load_checkpoint(recipe.model.path)
-    dtype = recipe.model.dtype if recipe.model.dtype != "auto" else choose_dtype(measure_gemm())
-    model = build_model(checkpoint, dtype, "cpu")
-    chosen = engine(model) if engine else build_engine(model, checkpoint.tokenizer, kv_budget_bytes=2 << 30)
+def assemble(recipe: Recipe, engine: EngineFactory | None = None) -> Parts:
+    """Load the model and build what the recipe names; `engine` replaces the one that takes the model."""
+    placement = Placement(recipe.threads, "cpu", recipe.model.dtype, kv_budget_bytes=2 << 30)
+    opened = open_engine(recipe.model.path, placement, engine=engine or recipe.rollout.engine)
+    checkpoint, model, chosen = opened.checkpoint, opened.model, opened.engine
     mix = build_task_mix(recipe.tasks, recipe.reward, recipe.seed, steps=recipe.steps)
     return Parts(
         recipe=recipe,
@@ -213,8 +208,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--beta", type=float, default=0.0, help="weight of the KL to the untrained model")
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args(arguments)
-    tune_allocator()
-    torch.set_num_threads(usable_threads())
     overrides = [f"model.path={a.model}", f"steps={a.steps}", f"algorithm.beta={a.beta}", f"seed={a.seed}"]
     parts = assemble(parse_recipe(RECIPE, "the recipe of minimal_grpo.py", overrides))
     for step in range(a.steps):

@@ -29,6 +29,8 @@ class FakeVllm:
     asked: list[tuple[list[int], Any]] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     shut_down: int = 0
+    resets: int = 0
+    """Of the prefix cache."""
     fails_to_load: Exception | None = None
 
 
@@ -82,6 +84,10 @@ def install(monkeypatch: pytest.MonkeyPatch, script: Script, **values: Any) -> F
             fake.options = options
             self.llm_engine = _Engine(fake)
 
+        def reset_prefix_cache(self) -> bool:
+            fake.resets += 1
+            return True
+
     modules = {
         "vllm": {"LLM": LLM, "SamplingParams": lambda **given: SimpleNamespace(**given)},
         "vllm.sampling_params": {"RequestOutputKind": SimpleNamespace(FINAL_ONLY="final")},
@@ -103,5 +109,5 @@ def hide(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if vLLM were not installed."""
     found = importlib.util.find_spec
     monkeypatch.setattr(
-        "rethink.rollout.vllm_engine.importlib.util.find_spec", lambda name: None if name == "vllm" else found(name)
+        "rethink.rollout.engines.vllm.importlib.util.find_spec", lambda name: None if name == "vllm" else found(name)
     )

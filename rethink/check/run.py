@@ -18,7 +18,6 @@ from rethink.check.report import Report
 from rethink.errors import UsageError
 from rethink.kinds.grpo.collect import Sources
 from rethink.machine.limits import free_memory
-from rethink.model.build import build_model
 from rethink.model.chat import PromptRenderer
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.plan.estimate import GIB, shape_of
@@ -26,8 +25,7 @@ from rethink.recipe.base import AskingRecipe
 from rethink.recipe.checks import check_against_context
 from rethink.recipe.identity import recipe_hash
 from rethink.rewards.rubric import build_rubric, closing
-from rethink.rollout.build import build_engine
-from rethink.rollout.engine import RolloutEngine
+from rethink.rollout.engines import EngineFactory, open_engine
 from rethink.runs.examined import Examined
 from rethink.runs.placement import apply_choices, computing_choices, kv_choice
 from rethink.runs.planning import measure_rates
@@ -41,7 +39,6 @@ SECONDS = 45.0
 
 T = TypeVar("T")
 Note = Callable[[str], None]
-EngineFactory = Callable[[Any, Checkpoint], RolloutEngine]
 
 
 def check(
@@ -80,8 +77,7 @@ def check(
             note("prompts and cheating completions")
             rendered = _prompts(report, recipe, checkpoint, problems)
             if rendered is not None:
-                choices = _choices(recipe, how, checkpoint)
-                apply_choices(choices)
+                placement = apply_choices(choices := _choices(recipe, how, checkpoint))
                 trained = [pair for pair in rendered[1] if "/train/" in pair[0].id][:prompts]
                 if rubric is not None:
                     encode = checkpoint.tokenizer.encode
@@ -90,9 +86,15 @@ def check(
                 if rubric is not None and trained:
                     size = min(how.rollout.group_size, measure.MOST_GROUP)
                     note(f"up to {len(trained)} groups of {size} completions")
-                    engine = _engine(recipe, how, checkpoint, choices, engine_factory)
-                    stops = tuple(sorted(checkpoint.tokenizer.end_of_turn_ids))
-                    sources = Sources(mix, rendered[0], engine, rubric, stops)
+                    opened = open_engine(
+                        checkpoint,
+                        placement,
+                        engine=engine_factory or how.rollout.engine,
+                        max_concurrent=how.rollout.max_concurrent,
+                        trust_remote_code=recipe.model.trust_remote_code,
+                    )
+                    stops = sorted(checkpoint.tokenizer.end_of_turn_ids)
+                    sources = Sources(mix, rendered[0], opened.engine, rubric, tuple(stops))
                     groups, seconds = measure.sample_groups(how.rollout, recipe.seed, sources, trained, SECONDS)
                     measure.check_samples(report, reward, limit, rubric, groups, seconds, mix)
                 _cost(report, how, checkpoint, choices)
@@ -155,30 +157,6 @@ def _context(report: Report, recipe: AskingRecipe, checkpoint: Checkpoint) -> in
 def _choices(recipe: AskingRecipe, how: Examined, checkpoint: Checkpoint) -> dict[str, Any]:
     choices = computing_choices(recipe)
     return choices | kv_choice(choices["device"], checkpoint.config, how.rollout.kv_budget_gb)
-
-
-def _engine(
-    recipe: AskingRecipe,
-    how: Examined,
-    checkpoint: Checkpoint,
-    choices: dict[str, Any],
-    engine_factory: EngineFactory | None,
-) -> RolloutEngine:
-    model = build_model(
-        checkpoint,
-        choices["dtype"],
-        choices["device"],
-        trust_remote_code=recipe.model.trust_remote_code,
-        force_transformers=how.rollout.engine == "transformers",
-    )
-    if engine_factory is not None:
-        return engine_factory(model, checkpoint)
-    return build_engine(
-        model,
-        checkpoint.tokenizer,
-        kv_budget_bytes=choices["kv_budget_bytes"],
-        max_concurrent=how.rollout.max_concurrent,
-    )
 
 
 def _cost(report: Report, how: Examined, checkpoint: Checkpoint, choices: dict[str, Any]) -> None:

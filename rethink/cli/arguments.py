@@ -71,6 +71,29 @@ def real(low: float, high: float = math.inf, *, open_low: bool = False) -> Calla
     return parse
 
 
+class _Renamed(argparse.Action):
+    """An option of before: refused, with its new name."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        new = self.const
+        parser.error(f"{self.option_strings[0]} is called {new} now: write {new} auto, or {new} vllm")
+
+
+def add_engine(parser: argparse.ArgumentParser, beside: Any = None) -> None:
+    """Add `--engine`.
+
+    Args:
+        beside: a group of options of which only one may be given.
+    """
+    (beside or parser).add_argument(
+        "--engine",
+        default="auto",
+        metavar="E",
+        help="the engine: auto, torch, transformers, vllm, or one of an installed package (default: auto)",
+    )
+    parser.add_argument("--backend", action=_Renamed, const="--engine", help=argparse.SUPPRESS)
+
+
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one object as one line, for programs."""
     say(json_text(value))

@@ -6,8 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from rethink.cli.arguments import Verbs, real, verb, whole
-from rethink.errors import UsageError
+from rethink.cli.arguments import Verbs, add_engine, real, verb, whole
 
 if TYPE_CHECKING:
     from rethink.chat.backend import ChatBackend
@@ -32,14 +31,13 @@ def add_parser(verbs: Verbs) -> None:
         metavar="M",
         help="embedded, a hub id, a run folder, a model folder or a GGUF file; with --endpoint, a name there",
     )
-    parser.add_argument(
+    answers = parser.add_mutually_exclusive_group()
+    answers.add_argument(
         "--endpoint",
         metavar="URL",
         help="use the model at an OpenAI-compatible endpoint; key in RETHINK_API_KEY or OPENAI_API_KEY",
     )
-    parser.add_argument(
-        "--backend", choices=("embedded", "vllm"), help="the engine (default: embedded; vllm needs the extra `vllm`)"
-    )
+    add_engine(parser, answers)
     parser.add_argument("--system", help="system message")
     parser.add_argument("--temperature", type=real(0), default=0.6, metavar="T", help="0 is greedy (default: 0.6)")
     parser.add_argument(
@@ -62,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
     settings = Settings(args.temperature, args.top_p, args.top_k, args.max_new_tokens, args.seed)
     with waiting(f"loading {args.model} …"):
-        backend = open_backend(args.model, args.endpoint, args.backend)
+        backend = open_chat(args.model, args.endpoint, args.engine)
     by_hand = sys.stdin.isatty() and sys.stdout.isatty() and not args.json
     screen: Screen = JsonScreen() if args.json else TerminalScreen() if by_hand else PlainScreen()
     session = Session(backend, screen, settings, args.system)
@@ -74,15 +72,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def open_backend(model: str, endpoint: str | None, backend: str | None = None) -> ChatBackend:
+def open_chat(model: str, endpoint: str | None, engine: str) -> ChatBackend:
     """The backend: a model loaded here, or one behind an endpoint."""
     if endpoint is not None:
-        if backend is not None:
-            raise UsageError(f"--backend {backend} computes in this process and --endpoint elsewhere: give one of them")
         from rethink.chat.endpoint import EndpointChat
 
         return EndpointChat(model, endpoint)
     from rethink.chat.backend import EngineChat
-    from rethink.eval.backend import load_engine_backend, load_vllm_backend
+    from rethink.eval.backend import open_backend
 
-    return EngineChat((load_vllm_backend if backend == "vllm" else load_engine_backend)(model))
+    return EngineChat(open_backend(model, engine=engine))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rethink.cli.arguments import Verbs, print_json, real, verb, whole
+from rethink.cli.arguments import Verbs, add_engine, print_json, real, verb, whole
 from rethink.errors import UsageError
 from rethink.kinds.closing import program
 from rethink.terminal import make_console, say
@@ -23,7 +23,7 @@ EXAMPLES = """\
   rethink eval --model Qwen/Qwen2.5-0.5B-Instruct --bench math500,aime24 --k 4 --max-new-tokens 4096
   rethink eval --model runs/a/model,runs/b/model --bench gsm8k --out evals/a-and-b --published
   rethink eval --model embedded --bench chain_sum --prompting all        a reasoning-gym task, five kinds of prompt
-  rethink eval --model Qwen/Qwen2.5-7B-Instruct --bench math500 --backend vllm
+  rethink eval --model Qwen/Qwen2.5-7B-Instruct --bench math500 --engine vllm
   rethink eval --model teacher --endpoint http://127.0.0.1:8000/v1 --bench ifeval
 """
 WIDTH = 140
@@ -76,11 +76,9 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder (default: evals/<model>); samples already there are reused"
     )
-    engine = parser.add_mutually_exclusive_group()
-    engine.add_argument(
-        "--backend", choices=("embedded", "vllm"), default="embedded", help="the engine (default: embedded)"
-    )
-    engine.add_argument("--endpoint", metavar="URL", help="use the models of an OpenAI-compatible endpoint")
+    answers = parser.add_mutually_exclusive_group()
+    add_engine(parser, answers)
+    answers.add_argument("--endpoint", metavar="URL", help="use the models of an OpenAI-compatible endpoint")
     parser.add_argument("--published", action="store_true", help="add the paper's published numbers to the tables")
     parser.add_argument("--json", action="store_true", help="print one JSON object: the results by model and mode")
 
@@ -89,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate and print."""
     from rethink.eval.evaluate import evaluate_all
 
-    load = loader(args.backend, args.endpoint)
+    load = loader(args.engine, args.endpoint)
     request = make_request(args)
     args.out = request.out
 
@@ -111,20 +109,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def loader(backend: str, endpoint: str | None) -> Load:
-    """The function that loads a model for the backend. Raises `UsageError` if its package is missing."""
+def loader(engine: str, endpoint: str | None) -> Load:
+    """The function that loads a model into the engine. Raises `UsageError` if that engine is not available."""
     if endpoint is not None:
         from rethink.eval.endpoint import EndpointBackend
 
         return lambda model, _: EndpointBackend(model, endpoint)
-    from rethink.eval.backend import load_engine_backend, load_vllm_backend
+    from rethink.eval.backend import open_backend
+    from rethink.rollout.engines import check_engine
 
-    if backend == "vllm":
-        from rethink.rollout.vllm_engine import check_vllm
-
-        check_vllm()  # before data is read
-        return load_vllm_backend
-    return load_engine_backend
+    check_engine(engine)  # before data is read
+    return lambda model, dtype: open_backend(model, dtype, engine)
 
 
 def make_request(args: argparse.Namespace) -> Request:

@@ -6,7 +6,7 @@ import argparse
 import math
 import sys
 
-from rethink.cli.arguments import Verbs, print_json, real, verb, whole
+from rethink.cli.arguments import Verbs, add_engine, print_json, real, verb, whole
 from rethink.errors import UsageError
 from rethink.terminal import say
 from rethink.types import Completion, SamplingParams
@@ -40,9 +40,7 @@ def add_parser(verbs: Verbs) -> None:
     message = parser.add_mutually_exclusive_group()
     message.add_argument("--system", help="system message")
     message.add_argument("--raw", action="store_true", help="continue the prompt unchanged, without a chat template")
-    parser.add_argument(
-        "--backend", choices=("embedded", "vllm"), default="embedded", help="the engine (default: embedded)"
-    )
+    add_engine(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object per completion")
 
 
@@ -52,23 +50,19 @@ def run(args: argparse.Namespace) -> int:
     if not prompt:
         raise UsageError("The prompt is empty. Give a text, or - to read one from standard input.")
 
-    from rethink.machine.allocator import tune_allocator
-
-    tune_allocator()
     from rethink.rollout.sample import sample_text
+
+    system = [] if args.system is None else [{"role": "system", "content": args.system}]
 
     params = SamplingParams(
         temperature=args.temperature, top_p=args.top_p, top_k=args.top_k, max_new_tokens=args.max_new_tokens
     )
     completions = sample_text(
         args.model,
-        prompt,
-        system=args.system,
-        raw=args.raw,
-        n=args.n,
+        prompt if args.raw else [*system, {"role": "user", "content": prompt}],
+        seeds=range(args.seed, args.seed + args.n),
         params=params,
-        seed=args.seed,
-        backend=args.backend,
+        engine=args.engine,
     )
     for number, completion in enumerate(completions, start=1):
         if args.json:

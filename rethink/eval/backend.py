@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rethink.errors import ModelError, TaskError
+from rethink.machine.placement import Placement
 from rethink.model.chat import PromptRenderer
 from rethink.model.tokenizer import Tokenizer
 from rethink.recipe.schema import PromptSection
 from rethink.rollout.engine import RolloutEngine
+from rethink.rollout.engines import AUTO, open_engine
 from rethink.rollout.sampler import run_engine
 from rethink.store.contents import content_hash
 from rethink.types import Completion, FinishReason, GenerationRequest, Problem, SamplingParams
@@ -63,7 +65,7 @@ class Backend(Protocol):
     """Longest sequence; None where it is not known."""
 
     def describe(self) -> dict[str, Any]:
-        """What decides the samples, for the record: backend, dtype, address."""
+        """What decides the samples, for the record: engine, dtype, address."""
         ...
 
     def question(self, section: PromptSection, problem: Problem) -> Question:
@@ -95,31 +97,17 @@ class EngineBackend:
         model: as the user named it.
         engine: samples completions.
         tokenizer: of the model.
-        dtype: compute type, for the record.
         weights: what tells these weights from others under the same name, for the record.
-        name: of the backend, for the record.
-        close: lets go of the engine's memory; None: that goes with the object.
+        name: of the engine, for the record.
     """
 
-    def __init__(
-        self,
-        model: str,
-        engine: RolloutEngine,
-        tokenizer: Tokenizer,
-        dtype: str,
-        weights: str = "",
-        *,
-        name: str = "embedded",
-        close: Callable[[], None] | None = None,
-    ):
+    def __init__(self, model: str, engine: RolloutEngine, tokenizer: Tokenizer, weights: str = "", name: str = "torch"):
         self.model = model
         self.context: int | None = engine.context
         self._engine = engine
         self._tokenizer = tokenizer
-        self._dtype = dtype
         self._weights = weights
         self._name = name
-        self._close = close
         self._renderers: dict[int, tuple[PromptSection, PromptRenderer]] = {}
 
     @property
@@ -134,7 +122,7 @@ class EngineBackend:
 
     def describe(self) -> dict[str, Any]:
         """See `Backend`."""
-        return {"backend": self._name, "model": self.model, "dtype": self._dtype, "weights": self._weights}
+        return {"backend": self._name, "model": self.model, "dtype": self._engine.dtype, "weights": self._weights}
 
     def question(self, section: PromptSection, problem: Problem) -> Question:
         """See `Backend`."""
@@ -162,8 +150,7 @@ class EngineBackend:
 
     def close(self) -> None:
         """See `Backend`."""
-        if self._close is not None:
-            self._close()
+        self._engine.close()
 
     def _renderer(self, section: PromptSection) -> PromptRenderer:
         if id(section) not in self._renderers:
@@ -178,60 +165,20 @@ class EngineBackend:
         return self._renderers[id(section)][1]
 
 
-def load_engine_backend(model: str, dtype: str | None = None) -> EngineBackend:
-    """Load a model into the embedded engine (or the slower one on `transformers`, for other architectures).
+def open_backend(model: str, dtype: str | None = None, engine: str = AUTO) -> EngineBackend:
+    """Load a model into an engine in this process. Prompts are rendered by our code, whatever the engine.
 
     Args:
         model: `embedded`, a hub id, a folder or a GGUF file.
-        dtype: `bfloat16` or `float32`; None: the faster one here, measured.
+        dtype: `bfloat16` or `float32`; None: the faster one here, measured (vLLM chooses by itself).
+        engine: its name.
 
     Raises:
-        ModelError: it cannot be found or read.
+        UsageError: the model cannot be found or read, or the engine cannot be had or run it.
     """
-    from rethink.machine.allocator import tune_allocator
-    from rethink.machine.limits import usable_threads
-    from rethink.machine.speed import choose_dtype, measure_gemm
-    from rethink.model.loading import load_checkpoint
-
-    tune_allocator()
-    checkpoint = load_checkpoint(model)
-    import torch
-
-    from rethink.model.build import build_model
-    from rethink.rollout.build import build_engine
-    from rethink.rollout.pages import default_budget
-
-    torch.set_num_threads(usable_threads())
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = dtype or choose_dtype(measure_gemm(device=device))
-    built = build_model(checkpoint, dtype, device)
-    engine = build_engine(built, checkpoint.tokenizer, kv_budget_bytes=default_budget(device))
-    return EngineBackend(model, engine, checkpoint.tokenizer, dtype, fingerprint(checkpoint.folder))
-
-
-def load_vllm_backend(model: str, dtype: str | None = None) -> EngineBackend:
-    """Load a model into vLLM, in this process (extra `vllm`).
-
-    Prompts are rendered by our code, as for the embedded engine, and go to vLLM as token ids. vLLM reads Hugging Face
-    folders: a GGUF file is converted into the cache, as it is for the embedded engine.
-
-    Args:
-        model: `embedded`, a hub id, a folder or a GGUF file.
-        dtype: `bfloat16` or `float32`; None: what vLLM chooses.
-
-    Raises:
-        UsageError: vLLM is not installed.
-        ModelError: the model cannot be found, or vLLM cannot load it.
-    """
-    from rethink.rollout.vllm_engine import check_vllm, load_vllm_engine
-
-    check_vllm()
-    from rethink.model.loading import load_checkpoint
-
-    checkpoint = load_checkpoint(model)
-    engine = load_vllm_engine(checkpoint, dtype=dtype)
-    weights = fingerprint(checkpoint.folder)
-    return EngineBackend(model, engine, checkpoint.tokenizer, engine.dtype, weights, name="vllm", close=engine.close)
+    opened = open_engine(model, Placement(dtype=dtype or "auto"), engine=engine, logprobs=False)
+    checkpoint = opened.checkpoint
+    return EngineBackend(model, opened.engine, checkpoint.tokenizer, fingerprint(checkpoint.folder), opened.name)
 
 
 def fingerprint(folder: Path) -> str:

@@ -30,6 +30,7 @@ from rethink.eval.prompting import Mode, prompt_section
 from rethink.eval.results import BenchmarkResult, summarise
 from rethink.eval.run import Overrides, Plan, judge_anew, make_plan, run_plan
 from rethink.eval.samples import SampleStore
+from rethink.rollout.engines import AUTOMATIC
 from rethink.store.atomic import clean_leftovers, storage_errors, write_json, write_text
 from rethink.store.integrity import json_digest, read_sealed, write_sealed
 from rethink.store.lock import only_writer
@@ -38,6 +39,8 @@ from rethink.types import Problem
 
 FORMAT = 1
 RECORD = "evaluation.json"
+EARLIER = "embedded"
+"""What earlier versions called the engines of `AUTOMATIC` in a record."""
 _CHANGES = ("temperature", "top_p", "max_new_tokens", "seed", "prompt", "prompting", "benchmark")
 OnProgress = Callable[[str, str, str, int, int], None]
 """(model, mode, benchmark, completions there are, completions wanted)."""
@@ -253,9 +256,12 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def _check_backend(folder: Path, record: Mapping[str, Any], backend: Backend) -> None:
-    if record["backend"] != backend.describe():
+    asked, held = backend.describe(), record["backend"]
+    if held.get("backend") == EARLIER and asked["backend"] in AUTOMATIC:
+        held = held | {"backend": asked["backend"]}
+    if held != asked:
         raise RunFolderError(
-            f"`{folder}` holds the evaluation of {_said(record['backend'])}, not of {_said(backend.describe())}; give "
+            f"`{folder}` holds the evaluation of {_said(record['backend'])}, not of {_said(asked)}; give "
             "another --out, or the same model"
         )
 

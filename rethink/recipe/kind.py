@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import pkgutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from rethink.errors import RecipeError
 from rethink.recipe.base import AnyRecipe
+from rethink.recipe.registry import registered
 
 ENTRY_POINTS = "rethink.kinds"
 """Group under which an installed package names its own kinds: `toy = "my_package.toy:KIND"`."""
@@ -138,23 +137,7 @@ class Kind:
 @cache
 def kinds() -> Mapping[str, Kind]:
     """Every kind by name: those of the package, then those of other installed packages."""
-    package = importlib.import_module("rethink.kinds")
-    folders = [f"{package.__name__}.{info.name}" for info in pkgutil.iter_modules(package.__path__) if info.ispkg]
-    found = {kind.name: kind for kind in (importlib.import_module(name).KIND for name in folders)}
-    for point in entry_points(group=ENTRY_POINTS):
-        brought_by = f"The package {point.dist.name}" if point.dist else f"The entry point {point.value}"
-        try:
-            kind = point.load()
-        except Exception as error:
-            raise RecipeError(
-                f"{brought_by} brings a kind of run that cannot be imported ({type(error).__name__}: {error}). Repair "
-                "or remove the package."
-            ) from error
-        if not isinstance(kind, Kind) or kind.name in found:
-            what = f"a kind `{kind.name}`, which there is already" if isinstance(kind, Kind) else "what is no `Kind`"
-            raise RecipeError(f"{brought_by} brings {what}. Remove the package, or give its kind another name.")
-        found[kind.name] = kind
-    return found
+    return registered("rethink.kinds", ENTRY_POINTS, Kind, "a kind of run")
 
 
 def kind_named(name: Any) -> Kind:

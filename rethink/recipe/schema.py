@@ -199,13 +199,14 @@ class RolloutSection(Section):
     """Train on samples from a distribution that top-p or top-k truncated, although the loss uses the full one."""
     stop_strings: tuple[str, ...] = ()
     """Strings that end a completion, in addition to the model's end-of-turn tokens."""
-    engine: Literal["auto", "torch", "transformers"] = "auto"
-    """`torch`: the embedded engine; `transformers`: the slow path for other architectures; `auto` chooses."""
+    engine: str = "auto"
+    """What samples. `torch`: the engine of Rethink's own decoder; `transformers`: slower, for other architectures;
+    `auto`: the first of these that takes the model. An installed package may bring others. `vllm` cannot train yet."""
     max_concurrent: int | None = Field(default=None, gt=0)
-    """Sequences decoded at once; None: what the KV budget allows (the engine on `transformers` takes 16)."""
+    """Sequences decoded at once; None: what the KV budget allows (the engine `transformers` takes 16)."""
     kv_budget_gb: float | None = Field(default=None, gt=0)
-    """Memory for keys and values (GiB) of the embedded engine; None: a share of the free memory at start, recorded. The
-    engine on `transformers` is limited only by `max_concurrent`."""
+    """Memory for keys and values (GiB) of the engine `torch`; None: a share of the free memory at start, recorded. The
+    engine `transformers` is limited only by `max_concurrent`."""
 
     def max_new_tokens_at(self, step: int) -> int:
         """Token limit of the rollouts sampled for `step` (0-based)."""

@@ -23,10 +23,9 @@ from torch import Tensor
 from rethink.kernels.paged import PAGE, PagedCache, cache_rows, copy_page, new_cache
 from rethink.kernels.trace import traced
 from rethink.model.decoder import Decoder
-from rethink.rollout.engine import OnFinish
 from rethink.rollout.forward import Chunk, PackedWeights, hidden_rows, prefill_chunks
 from rethink.rollout.pages import PagePool, PoolPlan, own_pages, pages_of
-from rethink.rollout.samples import RunningSample, completion_of, draw_tokens
+from rethink.rollout.samples import RunningSample, draw_tokens
 from rethink.rollout.stopping import end_of
 from rethink.types import FinishReason, GenerationRequest
 
@@ -56,6 +55,8 @@ class RunningSequence(RunningSample):
     pages: list[int]
 
 
+OnEnd = Callable[[RunningSequence, FinishReason], None]
+"""(the sample, why it ended)"""
 OnDraw = Callable[[Tensor, Sequence[RunningSequence]], None]
 """(logits [B, V], the sequences whose newest tokens were drawn from them), called at once: the logits do not last."""
 
@@ -74,7 +75,7 @@ class Decoding:
         decode: token ids to text.
         plan: memory and places; a request that could never fit must not be submitted.
         prefill_tokens: prompt tokens computed in one pass.
-        on_finish: told of each completion, by the key of its request.
+        on_end: told of each sample that has ended.
         on_draw: shown the logits of every draw.
     """
 
@@ -86,11 +87,11 @@ class Decoding:
         plan: PoolPlan,
         *,
         prefill_tokens: int = PREFILL_TOKENS,
-        on_finish: OnFinish,
+        on_end: OnEnd,
         on_draw: OnDraw | None = None,
     ):
         self.model, self.packed, self.decode, self.plan = model, packed, decode, plan
-        self.prefill_tokens, self.on_finish, self.on_draw = prefill_tokens, on_finish, on_draw
+        self.prefill_tokens, self.on_end, self.on_draw = prefill_tokens, on_end, on_draw
         self.caches = _new_caches(model, plan.pages)
         self.pool = PagePool.of(plan.pages)
         self.queue: deque[tuple[int, GenerationRequest]] = deque()
@@ -276,4 +277,4 @@ class Decoding:
 
     def _finish(self, sequence: RunningSequence, reason: FinishReason) -> None:
         self.pool.drop(sequence.pages)
-        self.on_finish(sequence.key, sequence.index, completion_of(sequence, reason, self.decode))
+        self.on_end(sequence, reason)

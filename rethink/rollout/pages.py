@@ -12,21 +12,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from rethink.errors import UsageError
 from rethink.kernels.paged import PAGE
-from rethink.machine.limits import free_memory
 from rethink.model.config import DecoderConfig
 from rethink.types import GenerationRequest
 
 DEFAULT_CONCURRENT = 128
 """Sequences decoded at once unless told otherwise: more gain little on a CPU."""
-KV_SHARE = 0.25
-"""Share of the free memory that keys and values may take unless told otherwise."""
-
-
-def default_budget(device: str) -> int:
-    """Bytes for keys and values: a share of what the device has free now."""
-    return int(free_memory(device) * KV_SHARE)
 
 
 def bytes_per_page(config: DecoderConfig, dtype: torch.dtype) -> int:
@@ -43,6 +34,16 @@ def own_pages(request: GenerationRequest) -> int:
     """Pages that one sample needs beside its prompt's whole ones; its last token is never looked at."""
     prompt = len(request.prompt_ids)
     return pages_of(prompt + request.params.max_new_tokens - 1) - prompt // PAGE
+
+
+def pages_needed(request: GenerationRequest) -> int:
+    """Pages that must be there for one sample of a request to be generated at all."""
+    return pages_of(len(request.prompt_ids)) + own_pages(request)
+
+
+def table_of(request: GenerationRequest) -> int:
+    """Pages of a sample's whole sequence."""
+    return pages_of(len(request.prompt_ids) + request.params.max_new_tokens - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,25 +64,12 @@ def plan_pool(
     budget_bytes: int,
     max_concurrent: int | None,
 ) -> PoolPlan:
-    """As many pages as could be needed at once, or as the budget allows.
-
-    Raises:
-        UsageError: not even one sequence of some request fits.
-    """
-    real = [r for r in requests if r.n]
-    page = bytes_per_page(config, dtype)
-    allowed = budget_bytes // page
-    least = max(pages_of(len(r.prompt_ids)) + own_pages(r) for r in real)
-    if least > allowed:
-        raise UsageError(
-            f"the longest sequence needs {least * page / 2**20:.1f} MiB for its keys and values, but the KV budget is "
-            f"{budget_bytes / 2**20:.1f} MiB; raise rollout.kv_budget_gb or lower rollout.max_new_tokens"
-        )
-    sequences = min(max_concurrent or DEFAULT_CONCURRENT, sum(r.n for r in real))
+    """As many pages as could be needed at once, or as the budget allows; one sequence of each request must fit."""
+    sequences = min(max_concurrent or DEFAULT_CONCURRENT, sum(r.n for r in requests))
     # Every running sequence may be of the request that needs most, and every group's prompt be held.
-    most = sum(pages_of(len(r.prompt_ids)) for r in real) + sequences * max(own_pages(r) for r in real)
-    table = max(pages_of(len(r.prompt_ids) + r.params.max_new_tokens - 1) for r in real)
-    return PoolPlan(min(most, allowed), sequences, table)
+    most = sum(pages_of(len(r.prompt_ids)) for r in requests) + sequences * max(own_pages(r) for r in requests)
+    allowed = budget_bytes // bytes_per_page(config, dtype)
+    return PoolPlan(min(most, allowed), sequences, max(table_of(r) for r in requests))
 
 
 @dataclass(slots=True)

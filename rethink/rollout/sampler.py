@@ -92,8 +92,9 @@ def sample(
 def complete(
     engine: RolloutEngine, asked: Sequence[Asked], params: SamplingParams, on_finish: OnFinish | None = None
 ) -> list[list[Completion]]:
-    """The answers alone. Raises as `sample`."""
-    return run_engine(engine, [GenerationRequest(one.prompt.token_ids, one.seeds, params) for one in asked], on_finish)
+    """The answers alone, all from the weights that the engine has now. Raises as `sample`."""
+    requests = [GenerationRequest(one.prompt.token_ids, one.seeds, params, version=engine.version) for one in asked]
+    return run_engine(engine, requests, on_finish)
 
 
 @traced("rollout")

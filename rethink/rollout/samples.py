@@ -1,4 +1,4 @@
-"""What engines do alike with running samples: check what is asked, draw tokens and record them, make completions.
+"""What engines do alike with running samples: draw tokens and record them, make completions.
 
 Axes: B running samples, V vocabulary.
 """
@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rethink.errors import EngineFailure, UsageError
+from rethink.errors import EngineFailure
 from rethink.kernels.sampling import sample, uniforms
 from rethink.kernels.trace import traced
 from rethink.rollout.stopping import text_of
-from rethink.types import Completion, FinishReason, GenerationRequest, OnToken, SamplingParams
+from rethink.types import Completion, FinishReason, OnToken, SamplingParams
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,25 +33,6 @@ class RunningSample:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     sampled_logprobs: list[float] = field(default_factory=list)
-
-
-def check_requests(requests: Sequence[GenerationRequest], context: int) -> None:
-    """Refuse what cannot be generated, before anything is.
-
-    Raises:
-        UsageError: an empty prompt, no new tokens asked for, or more tokens than the context holds.
-    """
-    for i, request in enumerate(requests):
-        size = len(request.prompt_ids)
-        if not size:
-            raise UsageError(f"request {i} has an empty prompt; give at least one token")
-        if request.params.max_new_tokens < 1:
-            raise UsageError(f"request {i} asks for {request.params.max_new_tokens} new tokens; ask for at least 1")
-        if size + request.params.max_new_tokens > context:
-            raise UsageError(
-                f"request {i} needs {size} prompt tokens and up to {request.params.max_new_tokens} new ones, but the "
-                f"model's context is {context}; shorten the prompt or lower max_new_tokens to {context - size} or less"
-            )
 
 
 @traced("sampling")
@@ -84,8 +65,10 @@ def draw_tokens(logits_BV: Tensor, samples: Sequence[RunningSample]) -> None:
             running.on_token(running.index, running.tokens[-1])
 
 
-def completion_of(running: RunningSample, reason: FinishReason, decode: Callable[[Sequence[int]], str]) -> Completion:
-    """The completion of a sample that has ended."""
+def completion_of(
+    running: RunningSample, reason: FinishReason, decode: Callable[[Sequence[int]], str], version: int | None
+) -> Completion:
+    """The completion of a sample that has ended; `version`: of the weights that drew it."""
     return Completion(
         token_ids=np.array(running.tokens, dtype=np.int32),
         text=text_of(running.tokens, reason, running.params, decode),
@@ -93,11 +76,5 @@ def completion_of(running: RunningSample, reason: FinishReason, decode: Callable
         sampled_logprobs=np.array(running.sampled_logprobs, dtype=np.float32),
         finish_reason=reason,
         seconds=time.perf_counter() - running.started,
+        version=version,
     )
-
-
-def all_ended(results: Sequence[Sequence[Completion | None]]) -> list[list[Completion]]:
-    """The results, once every sample has one: a missing one is a bug of the engine, never left out."""
-    whole = [[completion for completion in samples if completion is not None] for samples in results]
-    assert [len(samples) for samples in whole] == [len(samples) for samples in results], "a sample was never drawn"
-    return whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,8 @@ import torch
 
 from rethink.errors import RecipeError, RunFolderError
 from rethink.kernels.native import library as kernels
-from rethink.machine.allocator import tune_allocator
-from rethink.machine.limits import free_memory, usable_threads
-from rethink.machine.speed import choose_dtype, measure_gemm
+from rethink.machine.limits import free_memory
+from rethink.machine.placement import KV_SHARE, Placement
 from rethink.model.config import DecoderConfig
 from rethink.model.value_head import HEAD_FILE
 from rethink.plan.estimate import (
@@ -21,9 +21,8 @@ from rethink.plan.estimate import (
     count_parameters,
     shape_of,
 )
-from rethink.recipe.base import AnyRecipe, ModelRecipe, TrainingRecipe
+from rethink.recipe.base import ModelRecipe, TrainingRecipe
 from rethink.recipe.schema import RewardSection
-from rethink.rollout.pages import default_budget
 
 ACTIVATION_SHARE = 0.35
 """Share of the memory beside weights and optimizer that one micro-batch's activations may take."""
@@ -48,9 +47,10 @@ def kv_choice(device: str, config: DecoderConfig | None, kv_budget_gb: float | N
     """The KV budget alone: what the recipe says, or a share of what weights and optimizer leave."""
     if kv_budget_gb:
         return {"kv_budget_bytes": int(kv_budget_gb * 2**30)}
-    budget = default_budget(device)
+    free = free_memory(device)
+    budget = int(free * KV_SHARE)
     if config is not None:
-        budget = min(budget, max(free_memory(device) - _trained_bytes(config), 0))
+        budget = min(budget, max(free - _trained_bytes(config), 0))
     return {"kv_budget_bytes": budget}
 
 
@@ -71,14 +71,13 @@ def computing_choices(recipe: ModelRecipe) -> dict[str, Any]:
     Raises:
         RecipeError: CUDA is asked for where there is none.
     """
-    check_device(recipe)
-    threads = recipe.threads or usable_threads()
-    torch.set_num_threads(threads)
-    device = recipe.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = recipe.model.dtype if recipe.model.dtype != "auto" else choose_dtype(measure_gemm(device=device))
-    return {"threads": threads, "device": device, "dtype": dtype, "kernels": kernels.status().level}
+    placed = Placement(recipe.threads, recipe.device, recipe.model.dtype).decided()
+    return {
+        "threads": placed.threads,
+        "device": placed.device,
+        "dtype": placed.dtype,
+        "kernels": kernels.status().level,
+    }
 
 
 def check_reward_models(reward: RewardSection) -> None:
@@ -98,21 +97,8 @@ def check_reward_models(reward: RewardSection) -> None:
             ) from error
 
 
-def check_device(recipe: AnyRecipe) -> None:
-    """Refuse a device that is not there.
-
-    Raises:
-        RecipeError: CUDA is asked for and torch has none.
-    """
-    if recipe.device == "cuda" and not torch.cuda.is_available():
-        raise RecipeError(
-            "`device` is `cuda`, but torch finds no CUDA device here. Write `device=auto` (or `cpu`) to compute on the "
-            "processor, or install a torch with CUDA and its driver; `rethink doctor` shows what is found."
-        )
-
-
-def apply_choices(choices: dict[str, Any]) -> None:
-    """Set what is global to the process: threads, allocator, exact products.
+def apply_choices(choices: Mapping[str, Any]) -> Placement:
+    """What a run chose at start, set for this process.
 
     Raises:
         RunFolderError: the run was started on a device that is not there.
@@ -122,10 +108,9 @@ def apply_choices(choices: dict[str, Any]) -> None:
             "this run was started on CUDA, and what was chosen at start holds for the whole run, but torch finds no "
             "CUDA device here. Go on where there is one, or start anew here with another --out."
         )
-    torch.set_num_threads(int(choices["threads"]))
-    tune_allocator()
-    if choices["device"] == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = False
+    placed = Placement(int(choices["threads"]), choices["device"], choices["dtype"], choices.get("kv_budget_bytes"))
+    placed.apply()
+    return placed
 
 
 def _micro_batch(config: DecoderConfig | None, dtype: str, device: str) -> int:

@@ -99,8 +99,7 @@ def build_app(options: ServeOptions) -> FastAPI:
         UsageError: the model cannot be found or read, is not of our decoder's family, or does not fit.
     """
     from rethink.machine.allocator import tune_allocator
-    from rethink.machine.limits import usable_threads
-    from rethink.machine.speed import choose_dtype, measure_gemm
+    from rethink.machine.placement import Placement
     from rethink.model.loading import load_checkpoint
 
     tune_allocator()
@@ -110,12 +109,9 @@ def build_app(options: ServeOptions) -> FastAPI:
             f"{options.model} cannot be served: {checkpoint.reason}; `rethink serve` needs a model of our decoder's "
             "family (Llama, Qwen2/2.5, Qwen3, Mistral). `rethink sample` and `rethink eval` take this model, slower"
         )
-    import torch
-
-    from rethink.model.build import DTYPES, build_model
-    from rethink.model.decoder import Decoder
-    from rethink.rollout.pages import default_budget
-    from rethink.rollout.torch_engine import context_of
+    from rethink.model.build import DTYPES
+    from rethink.rollout.engines import open_engine
+    from rethink.rollout.engines.torch import TorchEngine, context_of
 
     context = context_of(checkpoint.config)
     longest = options.max_model_len or context
@@ -124,16 +120,12 @@ def build_app(options: ServeOptions) -> FastAPI:
             f"--max-model-len {longest} is more than the context of {options.model}, which is {context}; give "
             f"{context} or less"
         )
-    threads = usable_threads()
-    torch.set_num_threads(threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = choose_dtype(measure_gemm(device=device))
-    budget = options.kv_budget_bytes or default_budget(device)
-    plan = plan_server(checkpoint.config, DTYPES[dtype], budget, options.max_concurrent, longest)
-    model = build_model(checkpoint, dtype, device)
-    assert isinstance(model, Decoder)
-    decode = checkpoint.tokenizer.decode
-    engine = EngineThread(model, decode, plan, max_queue=options.max_queue, threads=threads)
+    placement = Placement(kv_budget_bytes=options.kv_budget_bytes).decided()
+    budget = placement.kv_budget_bytes or 0
+    plan = plan_server(checkpoint.config, DTYPES[placement.dtype], budget, options.max_concurrent, longest)
+    torch_engine = open_engine(checkpoint, placement, engine="torch").engine
+    assert isinstance(torch_engine, TorchEngine)
+    engine = EngineThread(torch_engine, plan, max_queue=options.max_queue, threads=placement.threads)
     name = options.served_model_name or options.model
     vocab = checkpoint.config.vocab_size
     service = make_service(engine, checkpoint.tokenizer, model=name, max_model_len=longest, vocab=vocab)

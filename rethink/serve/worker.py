@@ -1,6 +1,6 @@
 """The engine's thread: it alone touches the model. Tickets come in under a lock, events leave through the event loop.
 
-    submit ─► waiting ─► (at most a pass of prompt tokens between two steps) ─► Decoding.step ─► events ─► mailboxes
+    submit ─► waiting ─► (at most a pass of prompt tokens between two steps) ─► engine.step ─► events ─► mailboxes
                 └──────► texts to be scored, as many as make a pass, between two steps
 
 Tokens of streams are handed over together, the less often the more streams there are: a wake-up of the event loop costs
@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -24,9 +24,8 @@ from torch import Tensor
 from rethink.errors import EngineFailure, UsageError
 from rethink.kernels.paged import PAGE
 from rethink.model.config import DecoderConfig
-from rethink.model.decoder import Decoder
-from rethink.rollout.decoding import PREFILL_TOKENS, Decoding, RunningSequence
-from rethink.rollout.forward import PackedWeights
+from rethink.rollout.decoding import PREFILL_TOKENS, RunningSequence
+from rethink.rollout.engines.torch import TorchEngine
 from rethink.rollout.pages import PoolPlan, bytes_per_page, pages_of
 from rethink.serve.errors import ApiError
 from rethink.serve.scoring import score_texts, token_logprobs_with_top
@@ -61,29 +60,20 @@ class EngineThread:
     """Generates and scores for all requests of the server.
 
     Args:
-        model: its weights must not change while the thread runs.
-        decode: token ids to text.
+        engine: used by the thread alone while that runs.
         plan: memory and places; see `plan_server`.
         max_queue: samples that may wait beside those that run.
         threads: of torch; None leaves them.
     """
 
-    def __init__(
-        self,
-        model: Decoder,
-        decode: Callable[[Sequence[int]], str],
-        plan: PoolPlan,
-        *,
-        max_queue: int,
-        threads: int | None = None,
-    ):
+    def __init__(self, engine: TorchEngine, plan: PoolPlan, *, max_queue: int, threads: int | None = None):
         self.plan = plan
         self.capacity = plan.sequences + max_queue
         """Most samples that run or wait."""
         self.failed = False
-        self._model, self._decode, self._threads = model, decode, threads
-        self._packed: PackedWeights | None = None
-        self._decoding: Decoding | None = None
+        self._engine, self._threads = engine, threads
+        engine.reserve(plan)
+        engine.on_draw = self._drawn
         self._lock = threading.Condition()
         self._waiting: deque[Ticket] = deque()
         self._texts: deque[Ticket] = deque()
@@ -172,12 +162,11 @@ class EngineThread:
 
     def counts(self) -> dict[str, int]:
         """What `/health` tells."""
-        decoding = self._decoding
         return {
-            "running": 0 if decoding is None else len(decoding.batch),
+            "running": len(self._engine.running),
             "waiting": len(self._waiting) + len(self._texts),
             "pages": self.plan.pages,
-            "pages_free": self.plan.pages if decoding is None else len(decoding.pool.free),
+            "pages_free": self.plan.pages - self._engine.pages_used,
         }
 
     # The thread
@@ -187,8 +176,7 @@ class EngineThread:
             if self._threads is not None:
                 torch.set_num_threads(self._threads)  # OpenMP counts by the thread that calls
             with torch.inference_mode():
-                self._packed = PackedWeights(self._model)
-                self._decoding = self._new_decoding()
+                self._engine.prepare()
                 while self._turn():
                     pass
             self._fail_all(ApiError(503, "the server is stopping", code="engine_stopped"))
@@ -197,53 +185,41 @@ class EngineThread:
             self.failed = True
             self._fail_all(EngineFailure(f"the engine's thread ended ({type(error).__name__}: {error})"))
 
-    def _new_decoding(self) -> Decoding:
-        assert self._packed is not None
-        return Decoding(
-            self._model, self._packed, self._decode, self.plan, on_finish=self._finished, on_draw=self._drawn
-        )
-
     def _turn(self) -> bool:
         """Take what came, score a pass of texts, decode a step, tell. False once the thread is to end."""
-        decoding = self._decoding
-        assert decoding is not None
+        engine = self._engine
         with self._lock:
-            while not (self._stopping or self._cancelled or self._waiting or self._texts or self._busy(decoding)):
+            while not (self._stopping or self._cancelled or self._waiting or self._texts or engine.busy):
                 self._lock.wait()
             if self._stopping:
                 return False
             cancelled, self._cancelled = self._cancelled, []
-            started, texts = self._arrivals(decoding), self._pass_of_texts()
+            started, texts = self._arrivals(), self._pass_of_texts()
         try:
             for key in cancelled:
-                decoding.cancel(key)
+                engine.cancel(key)
             for ticket in started:
                 assert ticket.request is not None
-                decoding.submit(ticket.key, ticket.request)
+                engine.submit(ticket.key, ticket.request, self._finished)
             if texts:
                 self._score(texts)
-            decoding.step()
+            engine.step()
         except Exception as error:
             if not isinstance(error, EngineFailure):
                 say("".join(traceback.format_exception(error)), file=sys.stderr, end="", flush=True)
             say(f"rethink serve: all requests under way failed: {error}", file=sys.stderr, flush=True)
-            self._decoding = None
-            del decoding  # its pages, before new ones are made
-            self._fail_all(error.with_traceback(None))
-            self._decoding = self._new_decoding()
+            engine.abandon()
+            self._fail_all(error.with_traceback(None))  # frames hold the pages
         self._collect()
         self._deliver()
         return True
 
-    def _busy(self, decoding: Decoding) -> bool:
-        return bool(decoding.batch) or decoding.waiting
-
-    def _arrivals(self, decoding: Decoding) -> list[Ticket]:
+    def _arrivals(self) -> list[Ticket]:
         """Tickets that can start now: a pass of prompt tokens at most, so that streams do not stall."""
         started: list[Ticket] = []
-        if decoding.waiting:
+        if self._engine.waiting:
             return started  # those before them wait for room
-        places, tokens = self.plan.sequences - len(decoding.batch), 0
+        places, tokens = self.plan.sequences - len(self._engine.running), 0
         while self._waiting and places > 0 and (not started or tokens < PREFILL_TOKENS):
             ticket = self._waiting.popleft()
             started.append(ticket)
@@ -262,8 +238,8 @@ class EngineThread:
         return chosen
 
     def _score(self, texts: Sequence[Ticket]) -> None:
-        assert self._packed is not None
-        scored = score_texts(self._model, self._packed, [t.text_ids for t in texts], texts[0].top or 0)
+        engine = self._engine
+        scored = score_texts(engine.model, engine.packed, [t.text_ids for t in texts], texts[0].top or 0)
         for ticket, logprobs in zip(texts, scored, strict=True):
             self._ready.append((ticket, Event(ticket.number, SCORED, logprobs=logprobs)))
 
@@ -289,13 +265,11 @@ class EngineThread:
 
     def _collect(self) -> None:
         """Add what streams have to be told: first tokens at once, others when the pause is over."""
-        decoding = self._decoding
-        assert decoding is not None
-        now = time.perf_counter()
-        due = now - self._delivered >= SECONDS_PER_STREAM * len(decoding.batch)
+        now, running = time.perf_counter(), self._engine.running
+        due = now - self._delivered >= SECONDS_PER_STREAM * len(running)
         if due:
             self._delivered = now
-        for sequence in decoding.batch:
+        for sequence in running:
             ticket = self._tickets.get(sequence.key)
             if ticket is not None and ticket.streams and (due or not ticket.seen[sequence.index]):
                 self._ready.append((ticket, ticket.event(sequence.index, list(sequence.tokens))))

@@ -11,11 +11,10 @@ import pytest
 from rethink.chat.backend import EngineChat, Settings, TooLong
 from rethink.errors import ModelError
 from rethink.eval.backend import EngineBackend
-from rethink.model.build import build_model
-from rethink.model.loading import load_checkpoint
+from rethink.machine.placement import Placement
 from rethink.model.tokenizer import Tokenizer
-from rethink.rollout.build import build_engine
-from rethink.rollout.scripted import Scripted, ScriptedEngine
+from rethink.rollout.engines import open_engine
+from rethink.rollout.engines.scripted import Scripted, ScriptedEngine
 from rethink.types import GenerationRequest, SamplingParams
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -24,10 +23,10 @@ HELLO = [{"role": "user", "content": "hello"}]
 @pytest.fixture
 def tiny(tiny_folder: Callable[..., Path]) -> Callable[..., EngineBackend]:
     def make(transformers: bool = False) -> EngineBackend:
-        checkpoint = load_checkpoint(str(tiny_folder("llama")))
-        model = build_model(checkpoint, "float32", "cpu", force_transformers=transformers)
-        engine = build_engine(model, checkpoint.tokenizer, kv_budget_bytes=1 << 24)
-        return EngineBackend("tiny", engine, checkpoint.tokenizer, "float32")
+        placement = Placement(1, "cpu", "float32", 1 << 24)
+        name = "transformers" if transformers else "torch"
+        opened = open_engine(str(tiny_folder("llama")), placement, engine=name)
+        return EngineBackend("tiny", opened.engine, opened.checkpoint.tokenizer)
 
     return make
 
@@ -71,7 +70,7 @@ def test_a_conversation_longer_than_the_context_is_too_long(tiny: Callable[..., 
 def scripted(tokenizer: Tokenizer, text: str, template: str | None) -> EngineChat:
     tokenizer = Tokenizer(tokenizer.backend, tokenizer.config | {"chat_template": template})
     engine = ScriptedEngine([Scripted(text)], tokenizer.encode, end_token=tokenizer.eos_id)
-    return EngineChat(EngineBackend("fake", engine, tokenizer, "float32"))
+    return EngineChat(EngineBackend("fake", engine, tokenizer))
 
 
 def test_a_thought_that_the_template_opens_is_told(small_tokenizer: Tokenizer) -> None:

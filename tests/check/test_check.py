@@ -15,7 +15,7 @@ from rethink.check.run import check
 from rethink.check.stages import checkables
 from rethink.cli.check import show
 from rethink.recipe.loading import load_recipe
-from rethink.rollout.scripted import Scripted, ScriptedEngine
+from rethink.rollout.engines.scripted import Scripted, ScriptedEngine
 
 MODULE = '''\
 import time

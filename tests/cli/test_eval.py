@@ -73,7 +73,7 @@ def test_gold_answers_that_are_not_the_whole_criterion(
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rethink.eval.backend.load_engine_backend", stop)
+    monkeypatch.setattr("rethink.eval.backend.open_backend", stop)
     path = tmp_path / "game24.jsonl"
     path.write_text("".join(json.dumps({"question": f"Use {i}, 2, 3, 4.", "answer": "24"}) + "\n" for i in range(9)))
     assert run("eval", "--model", "m", "--bench", path, "--out", tmp_path / "out") == 130

@@ -96,12 +96,11 @@ def test_recipes(verb: str, yaml: str, tmp_path: Path, capsys: Capture) -> None:
 def test_completions(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     nothing = np.zeros(0, np.float32)
 
-    def sample_text(*_: Any, n: int, **__: Any) -> Iterator[Completion]:
-        for _i in range(n):
+    def sample_text(*_: Any, seeds: range, **__: Any) -> Iterator[Completion]:
+        for _i in seeds:
             yield Completion(np.zeros(0, np.int32), HOSTILE, nothing, nothing, "stop")
 
     monkeypatch.setitem(sys.modules, "rethink.rollout.sample", types.SimpleNamespace(sample_text=sample_text))
-    monkeypatch.setattr("rethink.machine.allocator.tune_allocator", lambda: True)
     assert run("sample", "hello", *words) == 0
     if words == ["--json"]:
         said = capsys.readouterr().out

@@ -21,29 +21,25 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def sample_text(model: str, prompt: str, **options: Any) -> Iterator[Completion]:
         asked.append({"model": model, "prompt": prompt, **options})
-        for number in range(1, options["n"] + 1):
+        for number in range(1, len(options["seeds"]) + 1):
             logprobs = np.array([-0.5, -0.25], dtype=np.float32)
             yield Completion(np.array([7, 8], dtype=np.int32), f"text {number}", logprobs, logprobs, "length")
 
     monkeypatch.setitem(sys.modules, "rethink.rollout.sample", types.SimpleNamespace(sample_text=sample_text))
-    monkeypatch.setattr("rethink.machine.allocator.tune_allocator", lambda: True)
     return asked
 
 
 def test_options_reach_the_generator(calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
     words = "sample --model m --temperature 0.5 --top-p 0.9 --top-k 5 --max-new-tokens 9 --seed 3 --system s hello"
-    assert main.main([*words.split(), "--backend", "vllm"]) == 0
+    assert main.main([*words.split(), "--engine", "vllm"]) == 0
     params = SamplingParams(temperature=0.5, top_p=0.9, top_k=5, max_new_tokens=9)
     assert calls == [
         {
             "model": "m",
-            "prompt": "hello",
-            "system": "s",
-            "raw": False,
-            "n": 1,
+            "prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "hello"}],
+            "seeds": range(3, 4),
             "params": params,
-            "seed": 3,
-            "backend": "vllm",
+            "engine": "vllm",
         }
     ]
     assert capsys.readouterr().out == "text 1\n"
@@ -71,7 +67,7 @@ def test_json_is_an_object_a_line(calls: list[dict[str, Any]], capsys: pytest.Ca
 def test_a_dash_reads_standard_input(calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("from a pipe"))
     main.main(["sample", "--raw", "-"])
-    assert (calls[0]["prompt"], calls[0]["raw"]) == ("from a pipe", True)
+    assert calls[0]["prompt"] == "from a pipe"
 
 
 def test_an_empty_prompt_is_refused(calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from rethink.eval.prompting import modes_of
 from rethink.eval.registry import find_benchmark
 from rethink.eval.run import Overrides
 from rethink.model.tokenizer import Tokenizer
-from rethink.rollout.scripted import Scripted, ScriptedEngine
+from rethink.rollout.engines.scripted import Scripted, ScriptedEngine
 from rethink.types import GenerationRequest
 
 Script = Callable[[GenerationRequest, int], Scripted | str]
@@ -39,7 +39,7 @@ def loader(small_tokenizer: Tokenizer) -> Callable[[Script], tuple[Load, list[Sc
 
         def load(model: str, dtype: str | None) -> Backend:
             engines.append(ScriptedEngine(script, small_tokenizer.encode, context=4096))
-            return EngineBackend(model, engines[-1], small_tokenizer, "float32")
+            return EngineBackend(model, engines[-1], small_tokenizer)
 
         return load, engines
 

@@ -15,7 +15,7 @@ from rethink.eval.evaluate import slug_of
 from rethink.eval.samples import SampleStore
 from rethink.eval.statistics import bootstrap_interval, wilson_interval
 from rethink.model.tokenizer import Tokenizer
-from rethink.rollout.scripted import Scripted
+from rethink.rollout.engines.scripted import Scripted
 from rethink.store.rollout_files import read_rows
 from rethink.types import GenerationRequest
 

@@ -13,7 +13,7 @@ from rethink.kinds.grpo.data import rubric_of, task_mix
 from rethink.model.chat import PromptRenderer
 from rethink.model.tokenizer import Tokenizer
 from rethink.recipe.loading import parse_recipe
-from rethink.rollout.scripted import Scripted, ScriptedEngine
+from rethink.rollout.engines.scripted import Scripted, ScriptedEngine
 from rethink.types import Problem, SamplingParams
 
 Evaluate = Callable[[list[Scripted | str]], Evaluation]

@@ -11,10 +11,14 @@ import pytest
 
 from rethink.cli import main
 from rethink.errors import EngineFailure, RunFolderError
-from rethink.eval.backend import load_vllm_backend
+from rethink.eval.backend import Backend, open_backend
 from rethink.eval.samples import SampleStore
 from rethink.model.tokenizer import Tokenizer
 from tests import fake_vllm
+
+
+def load(model: str, dtype: str | None) -> Backend:
+    return open_backend(model, dtype, "vllm")
 
 
 @pytest.fixture
@@ -37,7 +41,7 @@ def test_an_evaluation_on_vllm(
     monkeypatch: pytest.MonkeyPatch, evaluate: Any, model: str, right: Any, small_tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     fake = fake_vllm.install(monkeypatch, right)
-    (measured,) = evaluate(load_vllm_backend, models=(model,), k=2, temperature=0.5, max_new_tokens=50)
+    (measured,) = evaluate(load, models=(model,), k=2, temperature=0.5, max_new_tokens=50)
     assert measured.results[0].pass_1 == 1.0
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text("utf-8"))["backend"]
     assert (record["backend"], record["dtype"], len(record["weights"])) == ("vllm", "bfloat16", 32)
@@ -65,11 +69,11 @@ def test_it_goes_on_where_vllm_broke(
 
     fake = fake_vllm.install(monkeypatch, breaks)
     with pytest.raises(EngineFailure, match="the card fell off"):
-        evaluate(load_vllm_backend, models=(model,))
+        evaluate(load, models=(model,))
     assert fake.shut_down == 1
     assert len(SampleStore(tmp_path / "out" / "samples" / "gsm8k").read()) == 2
     again = fake_vllm.install(monkeypatch, right)
-    (measured,) = evaluate(load_vllm_backend, models=(model,))
+    (measured,) = evaluate(load, models=(model,))
     assert (measured.results[0].n, len(again.asked)) == (4, 2)
     assert again.options["dtype"] == "bfloat16"  # what was recorded, not what vLLM would choose now
 
@@ -77,23 +81,23 @@ def test_it_goes_on_where_vllm_broke(
 def test_a_folder_of_another_backend_is_refused(
     monkeypatch: pytest.MonkeyPatch, evaluate: Any, loader: Any, model: str, right: Any
 ) -> None:
-    load, _ = loader(lambda *_: "\\boxed{0}")
-    evaluate(load)
+    scripted, _ = loader(lambda *_: "\\boxed{0}")
+    evaluate(scripted)
     fake_vllm.install(monkeypatch, right)
-    with pytest.raises(RunFolderError, match=r"holds the evaluation of backend embedded.*not of backend vllm"):
-        evaluate(load_vllm_backend, models=(model,))
+    with pytest.raises(RunFolderError, match=r"holds the evaluation of backend torch.*not of backend vllm"):
+        evaluate(load, models=(model,))
 
 
 def test_stop_strings_reach_vllm(monkeypatch: pytest.MonkeyPatch, evaluate: Any, model: str, right: Any) -> None:
     fake = fake_vllm.install(monkeypatch, right)
-    evaluate(load_vllm_backend, models=(model,), prompting="r1", limit=1, max_new_tokens=20)
+    evaluate(load, models=(model,), prompting="r1", limit=1, max_new_tokens=20)
     assert fake.asked[0][1].stop == ["\nUser:"]
 
 
 def test_the_command(
     monkeypatch: pytest.MonkeyPatch, model: str, right: Any, questions: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    words = ["eval", "--model", model, "--bench", "gsm8k", "--data", f"gsm8k={questions}", "--backend", "vllm"]
+    words = ["eval", "--model", model, "--bench", "gsm8k", "--data", f"gsm8k={questions}", "--engine", "vllm"]
     words += ["--out", str(tmp_path / "o"), "--max-new-tokens", "30"]
     fake_vllm.hide(monkeypatch)
     assert main.main([*words, "--data", "gsm8k=/nowhere"]) == 2  # before data is looked for
@@ -106,10 +110,10 @@ def test_the_command(
     with pytest.raises(SystemExit):
         main.main([*words, "--endpoint", "http://127.0.0.1:9/v1"])
     assert "not allowed with argument" in capsys.readouterr().err
-    assert main.main(["sample", "--model", model, "--backend", "vllm", "--json", "What is 7 plus 0?"]) == 0
+    assert main.main(["sample", "--model", model, "--engine", "vllm", "--json", "What is 7 plus 0?"]) == 0
     sampled = json.loads(capsys.readouterr().out)
     assert (sampled["text"], sampled["finish_reason"]) == ("\\boxed{7}", "stop")
     assert sampled["logprob"] == -0.5 * sampled["tokens"]
-    assert main.main(["sample", "--model", model, "--backend", "vllm", "--top-p", "0.5", "--json", "What is 7 ?"]) == 0
+    assert main.main(["sample", "--model", model, "--engine", "vllm", "--top-p", "0.5", "--json", "What is 7 ?"]) == 0
     assert json.loads(capsys.readouterr().out)["logprob"] is None  # vLLM does not say
     assert fake.options["kv_cache_memory_bytes"] > 0

@@ -15,7 +15,7 @@ from rethink.kinds.grpo.run import train
 from rethink.model.loading import load_checkpoint
 from rethink.observe.progress import make_progress
 from rethink.recipe.loading import parse_recipe
-from rethink.rollout.scripted import ScriptedEngine
+from rethink.rollout.engines.scripted import ScriptedEngine
 from rethink.store.run_folder import RunFolder
 from tests.paths import ROOT
 
@@ -61,7 +61,7 @@ def test_losses_equal_the_trainers(
     rows: list[dict[str, Any]] = RunFolder.open(tmp_path / "run").metrics()[1:]
     assert any(row["optimizer/grad_norm"] > 0 for row in rows)
 
-    parts = example.assemble(recipe, lambda model: scripted(folder))
+    parts = example.assemble(recipe, lambda *_: scripted(folder))
     for step, row in enumerate(rows):
         ours = example.grpo_step(parts, step)
         assert ours["reward"] == pytest.approx(row["reward/mean"], abs=1e-12)

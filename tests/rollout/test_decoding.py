@@ -8,10 +8,11 @@ import transformers
 
 from rethink.model.decoder import Decoder
 from rethink.rollout.decoding import Decoding, RunningSequence
+from rethink.rollout.engines.torch import TorchEngine
 from rethink.rollout.forward import PackedWeights
-from rethink.rollout.pages import PoolPlan
-from rethink.rollout.torch_engine import TorchEngine
-from rethink.types import Completion, GenerationRequest, SamplingParams
+from rethink.rollout.pages import PoolPlan, bytes_per_page
+from rethink.rollout.samples import completion_of
+from rethink.types import Completion, FinishReason, GenerationRequest, SamplingParams
 from tests.models import SHAPE, decoder_of, some_prompt, spell, tiny_model
 
 VOCABULARY = 61
@@ -36,11 +37,11 @@ def some_requests(number: int) -> list[GenerationRequest]:
 
 
 def decoding_of(decoder: Decoder, told: dict[tuple[int, int], Completion], pages: int = 40) -> Decoding:
-    def finish(key: int, sample: int, completion: Completion) -> None:
-        assert (key, sample) not in told
-        told[key, sample] = completion
+    def end(sample: RunningSequence, reason: FinishReason) -> None:
+        assert (sample.key, sample.index) not in told
+        told[sample.key, sample.index] = completion_of(sample, reason, spell, None)
 
-    return Decoding(decoder, PackedWeights(decoder), spell, PoolPlan(pages, 6, 16), on_finish=finish)
+    return Decoding(decoder, PackedWeights(decoder), spell, PoolPlan(pages, 6, 16), on_end=end)
 
 
 @torch.inference_mode()
@@ -109,3 +110,49 @@ def test_draws_are_shown_with_the_logits_they_come_from(decoder: Decoder) -> Non
     assert set(seen) == set(told)
     for place, completion in told.items():
         assert completion.logprobs.tolist() == pytest.approx(seen[place], abs=1e-6)
+
+
+@pytest.mark.parametrize("reserved", [None, PoolPlan(40, 6, 16)])
+@pytest.mark.parametrize("budget", [40, 12])
+def test_an_engine_takes_requests_into_a_running_batch(
+    decoder: Decoder, reserved: PoolPlan | None, budget: int
+) -> None:
+    """With memory for those that came first, or with memory that is kept; some are cancelled on the way."""
+    requests, told, dice = some_requests(12), dict[tuple[int, int], Completion](), random.Random(2)
+    page = bytes_per_page(decoder.config, decoder.dtype)
+    engine = TorchEngine(decoder, spell, kv_budget_bytes=budget * page, max_concurrent=6)
+    engine.publish(decoder, 7)
+    if reserved is not None:
+        engine.reserve(reserved)
+    together = 0
+    for key, request in enumerate(requests):
+        engine.submit(key, request, lambda k, j, completion: told.update({(k, j): completion}))
+        for _ in range(dice.randrange(4)):
+            engine.step()
+            together = max(together, len({sample.key for sample in engine.running}))
+        if key % 4 == 3:
+            engine.cancel(key)
+    while engine.step():
+        pass
+    assert together > 1
+    assert not engine.busy
+    assert (engine.pages_used, engine._decoding is None) == (0, reserved is None)
+    for i, request in enumerate(requests):
+        if i % 4 != 3:
+            expected = TorchEngine(decoder, spell).generate([request])[0]
+            assert [told[i, j].token_ids.tolist() for j in range(request.n)] == [c.token_ids.tolist() for c in expected]
+            assert {told[i, j].version for j in range(request.n)} == {7}
+
+
+def test_what_breaks_a_step_drops_all_and_the_engine_works_on(decoder: Decoder) -> None:
+    def broken(*_: object) -> None:
+        raise OSError("the reward is gone")
+
+    request = some_requests(1)[0]
+    engine = TorchEngine(decoder, spell)
+    for key in range(2):
+        engine.submit(key, request, broken)
+    with pytest.raises(OSError, match="the reward is gone"):
+        all(engine.step() for _ in range(100))
+    assert not engine.busy
+    assert engine.generate([request])[0][0].token_ids.size

@@ -16,7 +16,7 @@ from rethink.kernels.trace import watching
 from rethink.model.decoder import Decoder
 from rethink.model.hf_config import parse_hf_config
 from rethink.model.packing import PackedGroup, pack
-from rethink.rollout.torch_engine import TorchEngine
+from rethink.rollout.engines.torch import TorchEngine
 from rethink.types import Completion, GenerationRequest, SamplingParams
 
 pytestmark = pytest.mark.skipif(

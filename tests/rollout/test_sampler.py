@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,9 +10,9 @@ import pytest
 from rethink.errors import EngineFailure
 from rethink.rewards.parts import build_part
 from rethink.rewards.rubric import Rubric
-from rethink.rollout.engine import OnFinish
+from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.sampler import Asked, complete, sample
-from rethink.types import Completion, GenerationRequest, Problem, Prompt, RewardOutcome, Rollout, SamplingParams, Turn
+from rethink.types import Completion, Problem, Prompt, RewardOutcome, Rollout, SamplingParams, Turn
 
 SPEC = {
     "answer": "text",
@@ -22,29 +21,23 @@ SPEC = {
 }
 
 
-class Backwards:
+class Backwards(RolloutEngine):
     """Ends the last sample of the last request first; its text names the prompt and the seed."""
 
-    context = 100
-    exact_logprobs = False
+    context = 1000
 
     def __init__(self, failure: Exception | None = None):
+        super().__init__()
         self.failure = failure
 
-    def generate(
-        self, requests: Sequence[GenerationRequest], on_finish: OnFinish | None = None
-    ) -> list[list[Completion]]:
+    def _step(self) -> bool:
         if self.failure is not None:
             raise self.failure
-        made = [[answer(f"{r.prompt_ids[0]} {seed}") for seed in r.seeds] for r in requests]
-        for request in reversed(range(len(made))):
-            for number in reversed(range(len(made[request]))):
-                if on_finish is not None:
-                    on_finish(request, number, made[request][number])
-        return made
-
-    def weights_changed(self) -> None:
-        raise AssertionError
+        while self._queue:
+            key, request = self._queue.pop()
+            for number in reversed(range(request.n)):
+                self._finish(key, number, answer(f"{request.prompt_ids[0]} {request.seeds[number]}"))
+        return False
 
 
 def answer(text: str) -> Completion:

@@ -6,7 +6,7 @@ import pytest
 
 from rethink.errors import EngineFailure
 from rethink.rollout.engine import RolloutEngine
-from rethink.rollout.scripted import Scripted, ScriptedEngine
+from rethink.rollout.engines.scripted import Scripted, ScriptedEngine
 from rethink.types import GenerationRequest, SamplingParams
 
 

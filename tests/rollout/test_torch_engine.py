@@ -16,9 +16,9 @@ from rethink.kernels.attention import Segment
 from rethink.model.decoder import Decoder
 from rethink.model.packing import PackedGroup, pack
 from rethink.rollout.engine import RolloutEngine
+from rethink.rollout.engines.torch import TorchEngine
 from rethink.rollout.pages import bytes_per_page, own_pages, pages_of, plan_pool
 from rethink.rollout.stopping import end_of, text_of
-from rethink.rollout.torch_engine import TorchEngine
 from rethink.types import Completion, GenerationRequest, SamplingParams
 from tests.models import SHAPE, decoder_of, llama3_rope, some_prompt, spell, tiny_model, tokens_of
 
@@ -450,7 +450,7 @@ def test_new_weights_are_used_once_they_are_told_of(dtype: torch.dtype) -> None:
         for name, parameter in decoder.named_parameters():
             if "norm" not in name:
                 parameter.copy_(parameter.roll(1, 0))
-    engine.weights_changed()
+    engine.publish(decoder, 1)
     after = tokens_of(engine.generate(requests))
     assert after == tokens_of(engine_of(decoder).generate(requests))
     assert after != before
@@ -477,13 +477,13 @@ def test_broken_weights_leave_nothing_behind(exact: Decoder) -> None:
     try:
         with torch.no_grad():
             weight.fill_(math.nan)
-        engine.weights_changed()
+        engine.publish(exact, 1)
         with contextlib.suppress(RunFailure):
             engine.generate(requests)
     finally:
         with torch.no_grad():
             weight.copy_(kept)
-    engine.weights_changed()
+    engine.publish(exact, 2)
     assert tokens_of(engine.generate(short)) == expected
 
 

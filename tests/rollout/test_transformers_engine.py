@@ -10,12 +10,9 @@ from rethink.errors import UsageError
 from rethink.model.decoder import Decoder
 from rethink.model.hf_config import parse_hf_config
 from rethink.model.packing import PackedGroup, pack
-from rethink.model.tokenizer import Tokenizer
 from rethink.model.transformers_model import TransformersModel
-from rethink.rollout.build import build_engine
-from rethink.rollout.engine import RolloutEngine
-from rethink.rollout.torch_engine import TorchEngine
-from rethink.rollout.transformers_engine import TransformersEngine
+from rethink.rollout.engines.torch import TorchEngine
+from rethink.rollout.engines.transformers import TransformersEngine
 from rethink.types import Completion, GenerationRequest, SamplingParams
 from tests.models import GPT2_SHAPE, NEOX_SHAPE, SHAPE, matrices_and_biases, some_prompt, spell, tiny_model, tokens_of
 
@@ -182,13 +179,9 @@ def test_prompts_are_computed_once_and_ended_sequences_no_more(
     assert shapes == [(2, 9), (4, 1), (1, 1), (1, 1), (1, 9), (1, 1), (1, 1), (1, 1), (1, 4)]
 
 
-def test_at_most_sixteen_run_at_once_unless_told_otherwise(
-    model: TransformersModel, small_tokenizer: Tokenizer
-) -> None:
+def test_at_most_sixteen_run_at_once_unless_told_otherwise(model: TransformersModel) -> None:
     for limit in (None, 3):
-        engine = build_engine(model, small_tokenizer, kv_budget_bytes=1, max_concurrent=limit)
-        assert isinstance(engine, TransformersEngine)
-        assert isinstance(engine, RolloutEngine)
+        engine = engine_of(model, max_concurrent=limit)
         assert engine._max_concurrent == (limit or 16)
 
 
@@ -312,7 +305,7 @@ def test_training_and_generation_take_turns(family: str) -> None:
         for _, parameter in model.named_parameters():
             assert parameter.grad is not None
             parameter += 0.5 * parameter.grad.sign()
-    engine.weights_changed()
+    engine.publish(model, 1)
     after = tokens_of(engine.generate([request]))
     assert after == tokens_of(engine_of(model).generate([request]))
     assert after != before

@@ -11,10 +11,11 @@ import pytest
 
 from rethink.errors import EngineFailure, ModelError, UsageError
 from rethink.model.build import build_model
+from rethink.model.decoder import Decoder
 from rethink.model.loading import Checkpoint
-from rethink.rollout.build import build_engine
 from rethink.rollout.engine import RolloutEngine
-from rethink.rollout.vllm_engine import VllmEngine
+from rethink.rollout.engines.torch import TorchEngine
+from rethink.rollout.engines.vllm import VllmEngine
 from rethink.types import Completion, GenerationRequest, SamplingParams
 from tests import fake_vllm
 from tests.models import spell
@@ -119,7 +120,7 @@ def test_requests_are_checked_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_model_that_vllm_cannot_load(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_vllm.install(monkeypatch, lambda *_: ([], ""), fails_to_load=ValueError("no such architecture"))
-    with pytest.raises(ModelError, match=r"vLLM cannot load /models/tiny .*no such architecture.*--backend embedded"):
+    with pytest.raises(ModelError, match=r"vLLM cannot load /models/tiny .*no such architecture.*--engine torch"):
         VllmEngine(FOLDER, spell)
 
 
@@ -132,8 +133,10 @@ def test_without_vllm_the_error_says_what_to_install(monkeypatch: pytest.MonkeyP
 def test_it_does_not_train_and_lets_go(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = fake_vllm.install(monkeypatch, lambda prompt, params: ([1], "length"))
     engine = VllmEngine(FOLDER, spell)
-    with pytest.raises(EngineFailure, match="train with the embedded engine"):
-        engine.weights_changed()
+    with pytest.raises(EngineFailure, match="cannot take others"):
+        engine.publish(object(), 1)
+    engine.publish(None, 3)
+    assert (engine.version, fake.resets > 0) == (3, True)  # what it has, by a name; prefixes of before are forgotten
     engine.close()
     assert fake.shut_down == 1
 
@@ -151,7 +154,8 @@ def test_the_real_vllm_continues_as_our_engine_does(embedded: Checkpoint) -> Non
     greedy = SamplingParams(temperature=0.0, max_new_tokens=24, stop_token_ids=stops)
     requests = [GenerationRequest(ids, (0,), greedy) for ids in prompts]
     model = build_model(embedded, "float32", "cpu")
-    ours: list[list[Completion]] = build_engine(model, tokenizer, kv_budget_bytes=1 << 28).generate(requests)
+    assert isinstance(model, Decoder)
+    ours: list[list[Completion]] = TorchEngine(model, tokenizer.decode).generate(requests)
     engine = VllmEngine(embedded.folder, tokenizer.decode, dtype="float32", kv_budget_bytes=1 << 28, keep_logprobs=True)
     try:
         theirs = engine.generate(requests)

@@ -21,6 +21,7 @@ from rethink.model.build import build_model
 from rethink.model.decoder import Decoder
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.model.tokenizer import Tokenizer
+from rethink.rollout.engines.torch import TorchEngine
 from rethink.serve.app import Service, make_app, make_service
 from rethink.serve.run import bind, make_server
 from rethink.serve.worker import EngineThread, plan_server
@@ -56,7 +57,7 @@ def make(tiny: tuple[Checkpoint, Decoder]) -> Callable[..., Service]:
 
     def service(max_concurrent: int = 16, max_queue: int = 64, kv_budget: int = 64 << 20) -> Service:
         plan = plan_server(model.config, model.dtype, kv_budget, max_concurrent, CONTEXT)
-        engine = EngineThread(model, checkpoint.tokenizer.decode, plan, max_queue=max_queue, threads=1)
+        engine = EngineThread(TorchEngine(model, checkpoint.tokenizer.decode), plan, max_queue=max_queue, threads=1)
         return make_service(
             engine, checkpoint.tokenizer, model=MODEL, max_model_len=CONTEXT, vocab=model.config.vocab_size
         )

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from rethink.model.decoder import Decoder
 from rethink.model.loading import Checkpoint
 from rethink.model.packing import PackedGroup, pack
-from rethink.rollout.torch_engine import TorchEngine
+from rethink.rollout.engines.torch import TorchEngine
 from rethink.serve.app import Service, make_app
 from rethink.types import Completion, GenerationRequest, SamplingParams
 from tests.serve.conftest import CONTEXT, MODEL

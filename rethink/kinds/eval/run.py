@@ -17,15 +17,14 @@ from rethink.analysis.reflection import count_reflection, reflection_rate
 from rethink.eval.heldout import rollout_row
 from rethink.eval.statistics import bootstrap_interval, mean_interval
 from rethink.kinds.eval.recipe import EvalRecipe
-from rethink.model.build import build_model
 from rethink.model.chat import PromptRenderer
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.model.thoughts import thought_of
 from rethink.observe.progress import Progress
 from rethink.recipe.checks import check_against_context
 from rethink.rewards.rubric import Rubric, build_rubric, closing
-from rethink.rollout.build import build_engine
 from rethink.rollout.engine import RolloutEngine
+from rethink.rollout.engines import open_engine
 from rethink.rollout.sampler import Asked, sample
 from rethink.runs.inputs import model_hash
 from rethink.runs.placement import apply_choices, computing_choices, kv_choice
@@ -106,12 +105,8 @@ def _choices(recipe: EvalRecipe, checkpoint: Checkpoint) -> dict[str, Any]:
 def _engine(
     recipe: EvalRecipe, checkpoint: Checkpoint, folder: RunFolder
 ) -> tuple[RolloutEngine, PromptRenderer, tuple[int, ...]]:
-    choices = folder.choices
-    apply_choices(choices)
-    model = build_model(
-        checkpoint, choices["dtype"], choices["device"], trust_remote_code=recipe.model.trust_remote_code
-    )
-    engine = build_engine(model, checkpoint.tokenizer, kv_budget_bytes=choices["kv_budget_bytes"])
+    placement, trusted = apply_choices(folder.choices), recipe.model.trust_remote_code
+    engine = open_engine(checkpoint, placement, trust_remote_code=trusted).engine
     renderer = PromptRenderer(checkpoint.tokenizer, recipe.prompt, engine.context - recipe.max_new_tokens)
     return engine, renderer, tuple(sorted(checkpoint.tokenizer.end_of_turn_ids))
 

@@ -108,11 +108,11 @@ def one_step(run: GRPO) -> dict[str, float]:
     row |= stats.metrics(with_kl=run.reference is not None)
     row["time/train"] = time.perf_counter() - started
 
-    # Update; the engine reads the same weights and only has to know.
+    # Update; the engine reads the same weights and only has to know their version: how many updates made them.
     row |= apply_update(recipe, run.optimizer, state.step)
-    run.sources.engine.weights_changed()
-    release_memory()
     state.step += 1
+    run.sources.engine.publish(run.model, state.step)
+    release_memory()
     state.tokens_trained += stats.input_tokens
     return row | {"tokens/total": state.tokens_total, "tokens/trained": state.tokens_trained}
 

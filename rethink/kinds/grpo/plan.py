@@ -7,6 +7,7 @@ from typing import Any
 from rethink.kinds.grpo.data import task_mix
 from rethink.kinds.grpo.estimate import estimate
 from rethink.kinds.grpo.recipe import Recipe
+from rethink.machine.placement import check_device
 from rethink.model.chat import PromptRenderer
 from rethink.model.loading import load_checkpoint
 from rethink.plan.costs import Costs
@@ -16,7 +17,7 @@ from rethink.recipe.checks import check_against_context
 from rethink.recipe.kind import Planned
 from rethink.recipe.schema import ModelShape
 from rethink.runs.examined import Examined
-from rethink.runs.placement import check_device, check_reward_models
+from rethink.runs.placement import check_reward_models
 from rethink.runs.planning import known_shape, measure, planned
 
 RENDERED_PROMPTS = 32
@@ -37,7 +38,7 @@ def plan(recipe: Recipe) -> Planned:
     Raises:
         UsageError: the recipe, model or task does not allow the run.
     """
-    check_device(recipe)
+    check_device(recipe.device)
     shape, prompt_tokens = recipe.model.shape, None
     if shape is None:
         check_reward_models(recipe.reward)

@@ -12,8 +12,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rethink.errors import RecipeError
 from rethink.recipe.base import AskingRecipe, TrainingRecipe
 from rethink.recipe.schema import AlgorithmSection, Counts, EvaluationSection, RolloutSection, TaskSource
+from rethink.rollout.engines import check_engine
 
 
 class Recipe(AskingRecipe, TrainingRecipe):
@@ -61,11 +63,19 @@ class Recipe(AskingRecipe, TrainingRecipe):
 
     def contradictions(self) -> Iterator[str]:
         """What cannot be meant in a run of this kind."""
+        yield from _engine(self.rollout.engine)
         yield from _batch(self)
         yield from _sampling(self.rollout)
         yield from _algorithm(self.algorithm)
         yield from _evaluation(self.evaluation)
         yield from super().contradictions()
+
+
+def _engine(name: str) -> Iterator[str]:
+    try:
+        check_engine(name, training=True)
+    except RecipeError as error:
+        yield f"`rollout.engine`: {error}"
 
 
 def _batch(recipe: Recipe) -> Iterator[str]:

@@ -6,18 +6,17 @@ recipe ─► checks ─► folder (new, resumed or extended) ─► model · en
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rethink.errors import ModelError, RunFolderError
+from rethink.errors import RunFolderError
 from rethink.kinds.grpo import loop
 from rethink.kinds.grpo.collect import Sources
 from rethink.kinds.grpo.data import rubric_of, task_mix
 from rethink.kinds.grpo.loop import GRPO
 from rethink.kinds.grpo.recipe import Recipe
 from rethink.kinds.grpo.room import check_grpo_room
-from rethink.model.build import build_model, exact_weights
+from rethink.model.build import exact_weights
 from rethink.model.chat import PromptRenderer
 from rethink.model.export import save_hf_folder
 from rethink.model.loading import Checkpoint, load_checkpoint
@@ -26,8 +25,8 @@ from rethink.observe.progress import Progress
 from rethink.observe.trackers import check_trackers
 from rethink.recipe.checks import check_against_context
 from rethink.rewards.rubric import Rubric
-from rethink.rollout.build import build_engine
 from rethink.rollout.engine import RolloutEngine
+from rethink.rollout.engines import EngineFactory, choose_engine, open_engine
 from rethink.runs.checkpoint import restore
 from rethink.runs.inputs import model_hash
 from rethink.runs.loop import Loop, run_training, trackers_of
@@ -41,9 +40,6 @@ from rethink.types import Problem
 GOLD_CHECKS = 8
 """Problems whose gold answers must score 1 before anything slow begins."""
 SHOWN_SAMPLES = 3
-
-EngineFactory = Callable[[Any, Checkpoint], RolloutEngine]
-"""(model, checkpoint) -> engine; replaces the built-in choice, e.g. by a `ScriptedEngine` in tests."""
 
 
 def train(
@@ -121,30 +117,22 @@ def assemble(
 ) -> GRPO:
     """Build every part, and put a resumed run's state into them."""
     choices = folder.choices
-    apply_choices(choices)
+    placement = apply_choices(choices)
     check_grpo_room(recipe, checkpoint.config, choices)
     held_out = mix.held_out(recipe.evaluation.problems) if recipe.evaluation.problems else []
     mix.gold_check((held_out or mix.train_batch(0, GOLD_CHECKS, 0))[:GOLD_CHECKS])
-    check_engine(recipe, checkpoint, progress)
+    note_engine(recipe.rollout.engine, checkpoint, progress)
     rubric = rubric_of(recipe, mix, choices["dtype"], choices["device"])
     note_synthetic(rubric, progress)
     progress.phase("model")
-    model = build_model(
+    opened = open_engine(
         checkpoint,
-        choices["dtype"],
-        choices["device"],
+        placement,
+        engine=engine_factory or recipe.rollout.engine,
+        max_concurrent=recipe.rollout.max_concurrent,
         trust_remote_code=recipe.model.trust_remote_code,
-        force_transformers=recipe.rollout.engine == "transformers",
     )
-    if engine_factory is not None:
-        engine = engine_factory(model, checkpoint)
-    else:
-        engine = build_engine(
-            model,
-            checkpoint.tokenizer,
-            kv_budget_bytes=choices["kv_budget_bytes"],
-            max_concurrent=recipe.rollout.max_concurrent,
-        )
+    engine, model = opened.engine, opened.model
     check_against_context(recipe.prompt, recipe.token_limits(), engine.context)
     note_old_logprobs(recipe, engine, progress)
     stops = tuple(sorted(checkpoint.tokenizer.end_of_turn_ids))
@@ -164,28 +152,22 @@ def assemble(
         export=lambda path: save_hf_folder(path, model.hf_tensors(), checkpoint.hf_config, checkpoint.tokenizer),
     )
     restore_grpo(run)
+    engine.publish(model, run.state.step)
     run.trackers = trackers_of(run)
     rubric.start()  # its workers load while the first completions are sampled
     return run
 
 
-def check_engine(recipe: Recipe, checkpoint: Checkpoint, progress: Progress) -> None:
-    """Say where a model runs through transformers.
+def note_engine(name: str, checkpoint: Checkpoint, progress: Progress) -> None:
+    """Say where a model runs on a slower engine.
 
     Raises:
         ModelError: it cannot run on the engine that the recipe names.
     """
-    if recipe.rollout.engine == "torch" and checkpoint.config is None:
-        raise ModelError(
-            f"rollout.engine is `torch`, but {checkpoint.source} cannot run on it: {checkpoint.reason}. Leave it at "
-            "`auto`, which takes transformers (correct, but slower), or choose a model of the Llama, Qwen or Mistral "
-            "family"
-        )
-    if checkpoint.config is None or recipe.rollout.engine == "transformers":
-        progress.note(
-            f"{checkpoint.source} runs through transformers ({checkpoint.reason or 'as the recipe asks'}): "
-            "correct, but slower than the decoder of Rethink."
-        )
+    engine = choose_engine(name, checkpoint)
+    if engine.caution is not None:
+        reason = checkpoint.reason or "as the recipe asks"
+        progress.note(f"{checkpoint.source} runs through {engine.name} ({reason}): {engine.caution}.")
 
 
 def note_synthetic(rubric: Rubric, progress: Progress) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 from rethink.kinds.reward_model.recipe import RewardDataSize, RewardModelRecipe
 from rethink.kinds.reward_model.run import load_start, read_data
 from rethink.kinds.reward_model.show import data_lines
+from rethink.machine.placement import check_device
 from rethink.plan.costs import Costs
 from rethink.plan.estimate import ASSUMED_PROMPT_TOKENS, MachineRates
 from rethink.plan.training import Reading, TrainingEstimate, estimate_training, training_text
 from rethink.recipe.kind import Drawn, Planned
 from rethink.recipe.schema import ModelShape
-from rethink.runs.placement import check_device
 from rethink.runs.planning import known_shape, measure, planned
 
 
@@ -26,7 +26,7 @@ def plan(recipe: RewardModelRecipe) -> Planned:
     Raises:
         UsageError: the recipe, model or data does not allow the run.
     """
-    check_device(recipe)
+    check_device(recipe.device)
     facts: dict[str, Any] | None = None
     sizes: dict[str, int] = {}
     shape, size = recipe.model.shape, recipe.data_size

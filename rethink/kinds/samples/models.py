@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-import torch
-
 from rethink.kinds.samples.recipe import CurateRecipe
-from rethink.machine.allocator import tune_allocator
-from rethink.model.build import build_model
-from rethink.model.language_model import LanguageModel
 from rethink.model.loading import Checkpoint, load_checkpoint
-from rethink.rollout.build import build_engine
 from rethink.rollout.engine import RolloutEngine
-from rethink.rollout.pages import default_budget
+from rethink.rollout.engines import AUTO, EngineFactory, open_engine
+from rethink.runs.placement import apply_choices
 from rethink.types import SamplingParams
-
-EngineFactory = Callable[[LanguageModel, Checkpoint], RolloutEngine]
 
 
 class Models:
@@ -74,18 +68,16 @@ class Models:
         return SamplingParams(temperature, top_p, top_k, max_new_tokens, stop_strings, ends)
 
     def _load(self, path: str) -> RolloutEngine:
-        tune_allocator()
-        checkpoint, choices, sampling = self.checkpoint(path), self._choices, self._recipe.sampling
-        torch.set_num_threads(int(choices["threads"]))
-        model = build_model(
-            checkpoint,
-            choices["dtype"],
-            choices["device"],
-            trust_remote_code=self._recipe.model.trust_remote_code and path == self._recipe.model.path,
-        )
+        checkpoint, sampling = self.checkpoint(path), self._recipe.sampling
+        placement = apply_choices(self._choices)
+        if sampling.kv_budget_gb:
+            placement = replace(placement, kv_budget_bytes=int(sampling.kv_budget_gb * 2**30))
         # The tensors of a folder are closed once they are read: another load of it begins anew.
         self._checkpoints.pop(path, None)
-        if self._factory is not None:
-            return self._factory(model, checkpoint)
-        budget = int(sampling.kv_budget_gb * 2**30) if sampling.kv_budget_gb else default_budget(choices["device"])
-        return build_engine(model, checkpoint.tokenizer, kv_budget_bytes=budget, max_concurrent=sampling.max_concurrent)
+        return open_engine(
+            checkpoint,
+            placement,
+            engine=self._factory or AUTO,
+            max_concurrent=sampling.max_concurrent,
+            trust_remote_code=self._recipe.model.trust_remote_code and path == self._recipe.model.path,
+        ).engine

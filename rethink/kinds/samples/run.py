@@ -28,7 +28,7 @@ from rethink.kinds.samples.drawing import (
 )
 from rethink.kinds.samples.filters import UNJUDGED, first_reason, too_few
 from rethink.kinds.samples.general import check_general, general_prompts, general_samples, wanted_general
-from rethink.kinds.samples.models import EngineFactory, Models
+from rethink.kinds.samples.models import Models
 from rethink.kinds.samples.parts import Row, Stopped, in_parts, write_lines
 from rethink.kinds.samples.recipe import CurateRecipe
 from rethink.kinds.samples.records import GENERAL, Sample, from_row
@@ -41,6 +41,7 @@ from rethink.observe.progress import Progress
 from rethink.recipe.checks import check_against_context
 from rethink.recipe.schema import RewardPart, RewardSection
 from rethink.rewards.rubric import Rubric, build_rubric, closing
+from rethink.rollout.engines import EngineFactory
 from rethink.runs.inputs import model_hash
 from rethink.runs.placement import computing_choices
 from rethink.runs.session import at_work, earlier_seconds, open_run, summary_of

@@ -8,6 +8,7 @@ from typing import Any
 
 from rethink.kinds.sft.recipe import SFTDataSize, SFTRecipe, check_warmup
 from rethink.kinds.sft.run import read_data
+from rethink.machine.placement import check_device
 from rethink.model.loading import load_checkpoint
 from rethink.observe.progress import make_progress
 from rethink.plan.costs import Costs
@@ -15,7 +16,6 @@ from rethink.plan.estimate import ASSUMED_PROMPT_TOKENS, MachineRates
 from rethink.plan.training import Reading, TrainingEstimate, estimate_training, training_text
 from rethink.recipe.kind import Drawn, Planned
 from rethink.recipe.schema import ModelShape
-from rethink.runs.placement import check_device
 from rethink.runs.planning import known_shape, measure, planned
 
 
@@ -28,7 +28,7 @@ def plan(recipe: SFTRecipe) -> Planned:
     Raises:
         UsageError: the recipe, model or data does not allow the run.
     """
-    check_device(recipe)
+    check_device(recipe.device)
     found: dict[str, Any] = {}
     shape, size, longest = recipe.model.shape, recipe.data_size, None
     if shape is None or size is None:

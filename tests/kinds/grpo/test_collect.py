@@ -10,7 +10,7 @@ from rethink.model.chat import PromptRenderer
 from rethink.model.tokenizer import Tokenizer
 from rethink.recipe.loading import parse_recipe
 from rethink.rewards.rubric import closing
-from rethink.rollout.scripted import ScriptedEngine
+from rethink.rollout.engines.scripted import ScriptedEngine
 from rethink.seeds import draw
 from rethink.store.run_folder import RunFolder
 

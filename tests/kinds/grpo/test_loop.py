@@ -15,7 +15,7 @@ from rethink.errors import EngineFailure, NumericsError, RewardFailure, TaskErro
 from rethink.kinds.grpo.loop import mini_batch
 from rethink.model.loading import load_checkpoint
 from rethink.recipe.loading import load_recipe
-from rethink.rollout.scripted import Scripted, ScriptedEngine
+from rethink.rollout.engines.scripted import Scripted, ScriptedEngine
 from rethink.store.run_folder import RunFolder
 from rethink.types import GenerationRequest
 
@@ -110,18 +110,12 @@ def test_an_engine_that_breaks_leaves_a_run_that_goes_on(run: Run, recipe_file: 
 
 
 def test_an_unexpected_error_of_an_engine_says_what_to_do(run: Run, tmp_path: Path) -> None:
-    class Broken:
-        context = 256
-        exact_logprobs = False
-
-        def generate(self, *_: object) -> list[Any]:
+    class Broken(ScriptedEngine):
+        def _step(self) -> bool:
             raise MemoryError("no more")
 
-        def weights_changed(self) -> None:
-            pass
-
     with pytest.raises(EngineFailure, match=r"MemoryError.*--resume"):
-        run(tmp_path / "out", "evaluation={problems: 0}", engine=lambda *_: Broken())
+        run(tmp_path / "out", "evaluation={problems: 0}", engine=lambda *_: Broken(["x"], lambda _: [1]))
 
 
 def test_rewards_that_fail_stop_the_run(run: Run, recipe_file: Path, tmp_path: Path) -> None:

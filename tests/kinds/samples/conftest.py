@@ -16,7 +16,7 @@ from rethink.kinds.samples.run import curate
 from rethink.model.tokenizer import Tokenizer
 from rethink.observe.progress import make_progress
 from rethink.recipe.loading import load_recipe
-from rethink.rollout.scripted import Scripted, ScriptedEngine
+from rethink.rollout.engines.scripted import Scripted, ScriptedEngine
 from rethink.types import GenerationRequest
 from tests.rewards.misbehaving import Misbehaving, misbehaving_server
 

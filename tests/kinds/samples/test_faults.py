@@ -18,7 +18,7 @@ from rethink.kinds.samples.recipe import CurateRecipe
 from rethink.kinds.samples.run import curate
 from rethink.observe.progress import make_progress
 from rethink.recipe.loading import load_recipe
-from rethink.rollout.scripted import Scripted, ScriptedEngine
+from rethink.rollout.engines.scripted import Scripted, ScriptedEngine
 from rethink.store import atomic
 from rethink.types import GenerationRequest
 from tests.kinds.grpo.test_resume import die, kill_and_resume

@@ -25,7 +25,7 @@ from rethink.recipe.loading import load_recipe
 from rethink.recipe.schema import TaskSource
 from rethink.rewards.parts import build_part
 from rethink.rewards.rubric import Limits, Rubric, closing
-from rethink.rollout.scripted import ScriptedEngine
+from rethink.rollout.engines.scripted import ScriptedEngine
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.gym.library import REFUSED
 from rethink.tasks.gym.scorers import who_judges

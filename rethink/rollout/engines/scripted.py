@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from rethink.errors import EngineFailure
-from rethink.rollout.engine import OnFinish
+from rethink.rollout.engine import RolloutEngine
 from rethink.types import Completion, FinishReason, GenerationRequest
 
 Encode = Callable[[str], Sequence[int]]
@@ -33,7 +34,7 @@ Script = Callable[[GenerationRequest, int], Scripted | str]
 """(request, sample index) -> what comes; a text alone is `Scripted(text)`."""
 
 
-class ScriptedEngine:
+class ScriptedEngine(RolloutEngine):
     """Plays a script through the engine's interface.
 
     Args:
@@ -54,36 +55,31 @@ class ScriptedEngine:
     ):
         if not callable(script) and not script:
             raise ValueError("a script needs at least one completion")
+        super().__init__()
         self._script = script
         self._encode = encode
         self._end_token = end_token
         self.context = context
-        self.exact_logprobs = False
         self.requests: list[GenerationRequest] = []
         """Everything that was asked, in order."""
-        self.updates = 0
-        """How often the weights were said to have changed."""
+        self.published: list[int] = []
+        """Every version that it was given, in order."""
         self._next = 0
 
-    def generate(
-        self, requests: Sequence[GenerationRequest], on_finish: OnFinish | None = None
-    ) -> list[list[Completion]]:
-        """See `RolloutEngine`; completions end in the order of the requests."""
-        results = []
-        for number, request in enumerate(requests):
-            self.requests.append(request)
-            group = []
-            for sample in range(request.n):
-                completion = self._complete(request, sample)
-                group.append(completion)
-                if on_finish is not None:
-                    on_finish(number, sample, completion)
-            results.append(group)
-        return results
+    def _step(self) -> bool:
+        """All of one request; they end in the order in which they came."""
+        if not self._queue:
+            return False
+        key, request = self._queue.popleft()
+        self.requests.append(request)
+        for sample in range(request.n):
+            self._finish(key, sample, self._complete(request, sample))
+        return True
 
-    def weights_changed(self) -> None:
-        """Counted in `updates`."""
-        self.updates += 1
+    def publish(self, weights: Any, version: int) -> None:
+        """See `RolloutEngine.publish`; kept in `published`. A script does not depend on weights."""
+        super().publish(None, version)
+        self.published.append(version)
 
     def _complete(self, request: GenerationRequest, sample: int) -> Completion:
         line = self._line(request, sample)
@@ -101,7 +97,7 @@ class ScriptedEngine:
             for token in ids:
                 request.on_token(sample, token)
         logprobs = np.full(len(ids), line.logprob, np.float32)
-        return Completion(np.asarray(ids, np.int32), line.text, logprobs, logprobs, reason, line.seconds)
+        return Completion(np.asarray(ids, np.int32), line.text, logprobs, logprobs, reason, line.seconds, self.version)
 
     def _line(self, request: GenerationRequest, sample: int) -> Scripted:
         if callable(self._script):
