@@ -54,6 +54,7 @@ bench: $(INSTALLED) $(MODEL)  ## all benchmarks; ARGS="--peer-python PATH" runs 
 docs: $(INSTALLED)  ## rewrite the pages that are generated from code
 	$(BIN)/python -m rethink.recipe.reference docs/recipe.md
 	$(BIN)/python -m rethink.observe.glossary > docs/metrics.md
+	$(BIN)/python -m rethink.algorithms.reference > docs/algorithms.md
 	$(BIN)/python benchmarks/gym_survey.py table > docs/reasoning-gym.md
 	$(BIN)/python -m rethink.eval.reference > docs/benchmarks.md
 	$(BIN)/python dev/layers.py

@@ -20,7 +20,7 @@ def measure(a) -> None:
     import numpy as np
     import torch
 
-    from rethink.kinds.grpo.update import accumulate_gradients, apply_update
+    from rethink.kinds.grpo.update import MiniBatch, accumulate_gradients, apply_update
     from rethink.machine.allocator import tune_allocator
     from rethink.machine.limits import peak_rss_mb, usable_threads
     from rethink.machine.speed import choose_dtype, measure_gemm
@@ -58,9 +58,7 @@ def measure(a) -> None:
     for step in range(5):
         rate = measure_gemm()[dtype]
         started = time.perf_counter()
-        stats = accumulate_gradients(
-            recipe, model, None, groups, None, step, a.micro_batch_tokens, [False] * len(groups)
-        )
+        stats = accumulate_gradients(recipe, model, None, MiniBatch(groups), step, a.micro_batch_tokens)
         apply_update(recipe, optimizer, step)
         seconds = time.perf_counter() - started
         flops = 6 * blocks * stats.input_tokens + 6 * head * stats.tokens

@@ -5,6 +5,8 @@ KL Divergence"). With d = log p_reference - log p_policy of a token that the pol
     k2 = d**2 / 2         biased, low variance
     k3 = exp(d) - d - 1   unbiased, never negative; the GRPO penalty
 
+A good estimate of a value need not have a good gradient: `recipe/objective.py` (KL_ESTIMATORS) says what each one's is.
+
 Axes: T completion tokens. All functions are differentiable in the policy's log-probabilities.
 """
 
@@ -34,3 +36,28 @@ def kl_k3(logprobs_T: Tensor, reference_logprobs_T: Tensor, max_log_ratio: float
     """
     log_ratio = (-kl_k1(logprobs_T, reference_logprobs_T)).clamp(max=max_log_ratio)
     return log_ratio.expm1() - log_ratio
+
+
+def kl_penalty(kind: str, logprobs_T: Tensor, reference_logprobs_T: Tensor) -> Tensor:
+    """[T] the penalty of a loss: the value of an estimator, and a gradient that lowers a KL.
+
+    With grad = d log p_policy: k1 and k2 have (log p_policy - log p_reference) * grad, whose mean over the policy's own
+    tokens is the gradient of KL(policy || reference); k3 has (1 - p_reference / p_policy) * grad, whose mean is that of
+    KL(reference || policy). k1's own derivative, grad, has the mean 0, so its value gets k2's gradient.
+
+    Args:
+        kind: `k1`, `k2` or `k3`.
+        logprobs_T: [T] log-probabilities under the policy, differentiable.
+        reference_logprobs_T: [T] log-probabilities under the reference model.
+
+    Raises:
+        ValueError: there is no such estimator.
+    """
+    if kind == "k3":
+        return kl_k3(logprobs_T, reference_logprobs_T)
+    k2_T = kl_k2(logprobs_T, reference_logprobs_T)
+    if kind == "k2":
+        return k2_T
+    if kind == "k1":
+        return kl_k1(logprobs_T, reference_logprobs_T).detach() + (k2_T - k2_T.detach())
+    raise ValueError(f"KL estimator {kind!r}; allowed: 'k1', 'k2', 'k3'")

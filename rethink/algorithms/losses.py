@@ -6,62 +6,118 @@ Axes: T completion tokens of a batch, packed; N rollouts they belong to, in orde
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from rethink.algorithms.kl import kl_k3
+from rethink.algorithms.kl import kl_penalty
 from rethink.algorithms.precision import at_least_fp32, probability_ratio
+from rethink.recipe.objective import CORRECTIONS, objective_named
+
+if TYPE_CHECKING:
+    from rethink.recipe.schema import AlgorithmSection
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What is known of the tokens at hand: a part of a micro-batch, or whole completions where those are needed."""
+
+    logprobs_T: Tensor
+    """[T] log-probabilities under the policy, differentiable."""
+    old_logprobs_T: Tensor
+    """[T] under the policy that sampled, as the trainer computes them; the current ones, detached, before the first
+    update of a batch."""
+    advantages_T: Tensor
+    """[T] advantage of the rollout that each token belongs to."""
+    engine_logprobs_T: Tensor | None = None
+    """[T] those that the engine sampled with, where they are needed."""
+    reference_logprobs_T: Tensor | None = None
+    """[T] under the reference model, where there is one."""
+    lengths_N: Tensor | None = None
+    """[N] tokens of each completion, which sum to T; None where the tokens may be cut anywhere."""
+
+    @property
+    def lengths(self) -> Tensor:
+        """`lengths_N`.
+
+        Raises:
+            ValueError: completions may be cut.
+        """
+        if self.lengths_N is None:
+            raise ValueError("sums over completions were not asked for: the objective's `needs` must name `sequence`")
+        return self.lengths_N
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyLossTerms:
-    """A clipped policy loss and what metrics need of it."""
+    """A policy loss and what metrics need of it."""
 
     loss_T: Tensor
     """[T] loss, differentiable in the policy's log-probabilities."""
     ratio_T: Tensor
     """[T] probability ratio of new to old policy; detached."""
     clipped_low_T: Tensor
-    """[T] bool: the lower bound holds the ratio, so this token has no gradient."""
+    """[T] bool: the lower bound holds the ratio."""
     clipped_high_T: Tensor
-    """[T] bool: an upper bound holds the ratio, so this token has no gradient."""
+    """[T] bool: an upper bound holds the ratio."""
 
 
 @dataclass(frozen=True, slots=True)
-class GRPOTerms:
-    """GRPO's loss of each token with its two parts."""
+class LossTerms:
+    """The whole loss of each token with its parts."""
 
     loss_T: Tensor
-    """[T] policy loss + beta * KL."""
+    """[T] corrected policy loss + beta * KL."""
     policy: PolicyLossTerms
-    """The clipped policy loss."""
+    """The policy loss before its correction."""
     kl_T: Tensor | None
-    """[T] k3 estimate, detached; None where there is no reference."""
+    """[T] estimate of the KL, detached; None where there is no reference."""
+    weights_T: Tensor | None
+    """[T] correction's weights; None without a correction."""
+    cut_T: Tensor | None
+    """[T] bool: the weight was held at its cap, or dropped; None without a correction."""
 
 
-def clipped_policy_loss(
-    logprobs_T: Tensor, old_logprobs_T: Tensor, advantages_T: Tensor, clip_low: float, clip_high: float
-) -> PolicyLossTerms:
-    """-min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A) per token, ratio = p_policy / p_old.
+def token_loss(tokens: Tokens, settings: AlgorithmSection) -> LossTerms:
+    """correction * policy loss + beta * KL of each token, as a recipe's section `algorithm` says.
 
-    DeepSeekMath (arXiv 2402.03300) equation 3, DeepSeek-R1 (2501.12948) equation 1 with the ratio taken per token, PPO
-    (1707.06347) equation 7. The log of the ratio is limited above as `precision.MAX_LOG_RATIO` says.
+    The correction weighs the policy loss outside its clip, and not the KL.
 
     Args:
-        logprobs_T: [T] log-probabilities under the policy, differentiable.
-        old_logprobs_T: [T] log-probabilities under the policy that sampled.
-        advantages_T: [T] advantage of the rollout that each token belongs to.
-        clip_low: the ratio is bounded at 1 - clip_low from below; 1 or more never clips below (a ratio is positive).
-        clip_high: the ratio is bounded at 1 + clip_high from above.
+        tokens: what the settings' `needs` name is there.
+        settings: objective, bounds, correction and KL.
+
+    Raises:
+        ValueError: beta is not 0 and there is no reference, or the correction has no log-probabilities of the engine.
     """
-    return clip_ratio(probability_ratio(logprobs_T, old_logprobs_T), advantages_T, clip_low, clip_high)
+    policy = objective_named(settings.type).loss(tokens, settings)
+    loss_T, weights_T, cut_T = policy.loss_T, None, None
+    if settings.correction != "none":
+        weights_T, cut_T = correction_weights(tokens, settings)
+        loss_T = weights_T * loss_T
+    reference_T = tokens.reference_logprobs_T
+    if reference_T is None:
+        if settings.beta != 0:
+            raise ValueError(f"beta is {settings.beta} but there are no reference log-probabilities")
+        return LossTerms(loss_T, policy, None, weights_T, cut_T)
+    kl_T = kl_penalty(settings.kl, tokens.logprobs_T, reference_T)
+    if settings.beta != 0:
+        loss_T = loss_T + settings.beta * kl_T
+    return LossTerms(loss_T, policy, kl_T.detach(), weights_T, cut_T)
 
 
 def clip_ratio(
-    ratio_T: Tensor, advantages_T: Tensor, clip_low: float, clip_high: float, dual_clip: float | None = None
+    ratio_T: Tensor,
+    advantages_T: Tensor,
+    clip_low: float | None,
+    clip_high: float | None,
+    dual_clip: float | None = None,
 ) -> PolicyLossTerms:
-    """The clipped loss of given ratios: -min(ratio * A, clip(ratio) * A).
+    """-min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A) of given ratios; a bound of None is not there.
+
+    DeepSeekMath (arXiv 2402.03300) equation 3, DeepSeek-R1 (2501.12948) equation 1 with the ratio taken per token, PPO
+    (1707.06347) equation 7. A clip_low of 1 or more never clips below, since a ratio is positive.
 
     Written out by the sign of A, which is the same and leaves no ties to autograd: where A is positive only the upper
     bound can be the smaller one, where A is negative only the lower. With `dual_clip` c > 1 the ratio of a token with
@@ -69,7 +125,7 @@ def clip_ratio(
     """
     if dual_clip is not None and dual_clip <= 1:
         raise ValueError(f"dual_clip is {dual_clip}; it must be above 1, or None")
-    low, high = max(0.0, 1.0 - clip_low), 1.0 + clip_high
+    low, high = _bounds(clip_low, clip_high)
     advantages_T = advantages_T.to(ratio_T.dtype)
     positive, negative = advantages_T > 0, advantages_T < 0
     bounded = torch.where(positive, ratio_T.clamp(max=high), ratio_T.clamp(min=low, max=dual_clip))
@@ -78,40 +134,6 @@ def clip_ratio(
     if dual_clip is not None:
         clipped_high = clipped_high | (negative & (ratio > dual_clip))
     return PolicyLossTerms(-advantages_T * bounded, ratio, negative & (ratio < low), clipped_high)
-
-
-def grpo_token_loss(
-    logprobs_T: Tensor,
-    old_logprobs_T: Tensor,
-    advantages_T: Tensor,
-    clip_low: float,
-    clip_high: float,
-    beta: float = 0.0,
-    reference_logprobs_T: Tensor | None = None,
-) -> GRPOTerms:
-    """Clipped policy loss + beta * k3 per token: DeepSeekMath (arXiv 2402.03300) equation 3.
-
-    Args:
-        logprobs_T: [T] log-probabilities under the policy, differentiable.
-        old_logprobs_T: [T] log-probabilities under the policy that sampled.
-        advantages_T: [T] advantage of the rollout that each token belongs to.
-        clip_low: as `clipped_policy_loss`.
-        clip_high: as `clipped_policy_loss`.
-        beta: weight of the KL; 0 leaves it out of the loss (it is still measured where a reference is given).
-        reference_logprobs_T: [T] log-probabilities under the reference model; needed unless beta is 0.
-
-    Raises:
-        ValueError: beta is not 0 and there is no reference.
-    """
-    policy = clipped_policy_loss(logprobs_T, old_logprobs_T, advantages_T, clip_low, clip_high)
-    if reference_logprobs_T is None:
-        if beta != 0:
-            raise ValueError(f"beta is {beta} but there are no reference log-probabilities")
-        return GRPOTerms(policy.loss_T, policy, None)
-    if beta == 0:
-        return GRPOTerms(policy.loss_T, policy, kl_k3(logprobs_T.detach(), reference_logprobs_T))
-    kl_T = kl_k3(logprobs_T, reference_logprobs_T)
-    return GRPOTerms(policy.loss_T + beta * kl_T, policy, kl_T.detach())
 
 
 def sequence_ratio(logprobs_T: Tensor, old_logprobs_T: Tensor, completion_lengths_N: Tensor) -> Tensor:
@@ -124,20 +146,53 @@ def sequence_ratio(logprobs_T: Tensor, old_logprobs_T: Tensor, completion_length
         old_logprobs_T: [T] log-probabilities under the policy that sampled.
         completion_lengths_N: [N] tokens of each completion, at least 1; they sum to T.
     """
-    mean_N = _completion_sums(logprobs_T, old_logprobs_T, completion_lengths_N) / completion_lengths_N
+    lengths_N = completion_lengths_N.clamp(min=1)  # a completion without tokens has no ratio, and no 0 / 0
+    mean_N = _completion_sums(logprobs_T, old_logprobs_T, completion_lengths_N) / lengths_N
     return probability_ratio(mean_N, torch.zeros_like(mean_N)).repeat_interleave(completion_lengths_N)
 
 
 def cispo_loss(
-    logprobs_T: Tensor, old_logprobs_T: Tensor, advantages_T: Tensor, clip_low: float, clip_high: float
-) -> Tensor:
-    """[T] -sg(clip(ratio)) * A * log p: the clipped ratio weighs the policy gradient and no token loses it.
+    logprobs_T: Tensor,
+    old_logprobs_T: Tensor,
+    advantages_T: Tensor,
+    clip_low: float | None,
+    clip_high: float | None,
+) -> PolicyLossTerms:
+    """-sg(clip(ratio)) * A * log p: the clipped ratio weighs the policy gradient and no token loses it.
 
     CISPO (MiniMax-M1, arXiv 2506.13585) equations 4 and 5. With old = new log-probabilities it is REINFORCE.
     """
     ratio_T = probability_ratio(logprobs_T.detach(), old_logprobs_T)
-    weights = ratio_T.clamp(max(0.0, 1.0 - clip_low), 1.0 + clip_high)
-    return -weights * advantages_T * at_least_fp32(logprobs_T)
+    low, high = _bounds(clip_low, clip_high)
+    loss_T = -ratio_T.clamp(low, high) * advantages_T * at_least_fp32(logprobs_T)
+    return PolicyLossTerms(loss_T, ratio_T, ratio_T < low, ratio_T > high)
+
+
+def reinforce_loss(logprobs_T: Tensor, advantages_T: Tensor) -> PolicyLossTerms:
+    """-A * log p (Williams 1992): exact for tokens that the policy itself sampled, whose ratio is 1."""
+    logprobs = at_least_fp32(logprobs_T)
+    none = torch.zeros_like(logprobs, dtype=torch.bool)
+    return PolicyLossTerms(-advantages_T * logprobs, torch.ones_like(logprobs), none, none)
+
+
+def correction_weights(tokens: Tokens, settings: AlgorithmSection) -> tuple[Tensor, Tensor]:
+    """([T] weights of the settings' correction, [T] bool: held at the cap or dropped); `recipe.objective.CORRECTIONS`.
+
+    The ratio is that of the policy that sampled, by the trainer to by the engine: what the current policy has learnt
+    since is the objective's own ratio.
+    """
+    correction, engine_T = CORRECTIONS[settings.correction], tokens.engine_logprobs_T
+    if engine_T is None:
+        raise ValueError(f"correction {settings.correction!r} needs the engine's log-probabilities")
+    most = None if correction.drops else settings.correction_cap
+    if correction.sequence:
+        weights_T, cut_T = sequence_importance_weights(tokens.old_logprobs_T, engine_T, tokens.lengths, most)
+    else:
+        weights_T, cut_T = importance_weights(tokens.old_logprobs_T, engine_T, most)
+    if correction.drops and settings.correction_cap is not None and settings.correction_floor is not None:
+        cut_T = (weights_T < settings.correction_floor) | (weights_T > settings.correction_cap)
+        weights_T = torch.where(cut_T, 0.0, weights_T)
+    return weights_T, cut_T
 
 
 def importance_weights(
@@ -171,6 +226,12 @@ def _completion_sums(logprobs_T: Tensor, other_T: Tensor, completion_lengths_N: 
         raise ValueError(f"lengths sum to {int(completion_lengths_N.sum())}, but there are {len(log_ratio_T)} tokens")
     owner_T = torch.arange(len(completion_lengths_N), device=log_ratio_T.device).repeat_interleave(completion_lengths_N)
     return log_ratio_T.new_zeros(len(completion_lengths_N)).index_add(0, owner_T, log_ratio_T)
+
+
+def _bounds(clip_low: float | None, clip_high: float | None) -> tuple[float, float]:
+    """Least and largest ratio."""
+    low = 0.0 if clip_low is None else max(0.0, 1.0 - clip_low)
+    return low, torch.inf if clip_high is None else 1.0 + clip_high
 
 
 def _truncate(ratio: Tensor, maximum: float | None) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import rethink
 from rethink.cli import (
+    algorithms,
     chat,
     check,
     clean,
@@ -39,6 +40,7 @@ examples:
   rethink train quickstart                              train the embedded model on a small task
   rethink train my.yaml rollout.group_size=16 --dry-run check a recipe before running it
   rethink tasks chain_sum --show 3                      show problems as the model will see them
+  rethink algorithms                                    list the objectives to train with
   rethink check my.yaml                                 test in a minute or two whether it can work
   rethink train my.yaml --resume                        resume a run that stopped
   rethink train r1                                      run the whole pipeline of DeepSeek-R1
@@ -77,7 +79,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"rethink {rethink.__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for verb in (
-        train, status, clean, tasks, check, sample, chat, serve, score, eval, compare, export, report, profile, doctor,
+        train, status, clean, tasks, algorithms, check, sample, chat, serve, score, eval, compare, export, report,
+        profile, doctor,
     ):  # fmt: skip
         verb.add_parser(verbs)
     return parser

@@ -45,18 +45,44 @@ def token_logprobs(
 
 
 def head_loss(
-    hidden_CE: Tensor, weight_VE: Tensor, targets_C: Tensor, objective: TokenObjective, temperature: float = 1.0
+    hidden_CE: Tensor,
+    weight_VE: Tensor,
+    targets_C: Tensor,
+    objective: TokenObjective,
+    temperature: float = 1.0,
+    whole: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sum of `objective` over chunks of target log-probabilities, differentiable in hidden and weight.
 
     The gradients are made chunk by chunk in the forward pass, while the chunk's logits are there, so nothing is
     computed twice. Where the weight has a `main_grad` and gradients are wanted, its gradient is added there at once,
     for a backward pass that starts from this loss itself: any factor belongs into `objective`.
+
+    With `whole`, `objective` is called once with all targets, so that it may sum over more tokens than a chunk has.
+    That takes a pass of the head more, without a graph: all log-probabilities must be known before any gradient is.
+
     Returns the loss (scalar), the log-probabilities [C] and the entropies [C], both detached.
     """
+    if whole:
+        objective = _at_once(objective, token_logprobs(hidden_CE, weight_VE, targets_C, temperature)[0])
     kept = main_grad(weight_VE) if torch.is_grad_enabled() and weight_VE.requires_grad else None
     loss, logprobs, entropies = _HeadLoss.apply(hidden_CE, weight_VE, targets_C, objective, temperature, kept)  # type: ignore[no-untyped-call]
     return loss, logprobs, entropies
+
+
+def _at_once(objective: TokenObjective, logprobs_C: Tensor) -> TokenObjective:
+    """The objective of all tokens as one that takes them chunk by chunk, with the same sum and gradient."""
+    leaf = logprobs_C.requires_grad_()
+    with torch.enable_grad():
+        value = objective(leaf, slice(0, len(leaf)))
+        (slopes_C,) = torch.autograd.grad(value, leaf)
+    value = value.detach()
+
+    def part_of_it(logprobs: Tensor, part: slice) -> Tensor:
+        change = (slopes_C[part] * (logprobs - logprobs.detach())).sum()  # 0, with the slopes as its gradient
+        return change + value if part.start == 0 else change
+
+    return part_of_it
 
 
 def release_memory() -> None:

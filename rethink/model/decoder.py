@@ -146,11 +146,11 @@ class Decoder:
             return token_logprobs(hidden, self.head, batch.targets_C, temperature)
 
     def completion_loss(
-        self, batch: PackedBatch, objective: TokenObjective, temperature: float = 1.0
+        self, batch: PackedBatch, objective: TokenObjective, temperature: float = 1.0, *, whole: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss of the completions' tokens (see `head_loss`) with a graph; log-probabilities and entropies [C]."""
         hidden = self.hidden(batch)[batch.head_rows_C]
-        return head_loss(hidden, self.head, batch.targets_C, objective, temperature)
+        return head_loss(hidden, self.head, batch.targets_C, objective, temperature, whole)
 
     def logits(self, batch: PackedBatch) -> Tensor:
         """All logits [T, V]: for tests and small inputs, since this is V wide."""

@@ -30,9 +30,13 @@ class LanguageModel(Protocol):
         ...
 
     def completion_loss(
-        self, batch: PackedBatch, objective: TokenObjective, temperature: float = 1.0
+        self, batch: PackedBatch, objective: TokenObjective, temperature: float = 1.0, *, whole: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Sum of the objective, with a graph; log-probabilities and entropies [C], detached."""
+        """Sum of the objective, with a graph; log-probabilities and entropies [C], detached.
+
+        The objective is called with parts of the targets, cut anywhere; with `whole`, only with whole completions,
+        which may cost a second pass of the head.
+        """
         ...
 
     def clone(self) -> Self:

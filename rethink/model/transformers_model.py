@@ -127,9 +127,11 @@ class TransformersModel:
         return logprobs_C, entropies_C
 
     def completion_loss(
-        self, batch: PackedBatch, objective: TokenObjective, temperature: float = 1.0
+        self, batch: PackedBatch, objective: TokenObjective, temperature: float = 1.0, *, whole: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Sum of the objective over sequences, with a graph; log-probabilities and entropies [C], detached.
+
+        Each call of the objective has one completion, so that it is `whole` in any case.
 
         Raises:
             ModelError: a sequence is longer than the model's context.

@@ -139,7 +139,8 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
             MetricInfo("policy/loss", "loss", "The loss that was minimised (policy term and KL term).",
                        "Near 0 and noisy. With one update per batch its value has little meaning; its gradient counts.",
                        "Not finite: the run stops.", _LOSS),
-            MetricInfo("policy/kl", "nats/token", "Mean k3 estimate of the KL divergence from the reference model.",
+            MetricInfo("policy/kl", "nats/token", "Mean estimate of the KL divergence from the reference model, by "
+                       "`algorithm.kl` (k3 unless set).",
                        "Grows slowly from 0.", "Grows fast (above 0.1 within tens of steps): lower the learning rate "
                        "or "
                        "raise `algorithm.beta`. Absent if beta is 0: there is no reference model.", _LOSS),
@@ -147,10 +148,12 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
                        "sampling temperature.", "Falls slowly.",
                        "Falls to nearly 0: the policy no longer explores; lower the learning rate, raise the "
                        "temperature or `clip_high`. Keeps rising: lower the learning rate.", _LOSS),
-            MetricInfo("policy/clip_low", "share", "Share of tokens whose ratio is clipped at the lower bound.",
+            MetricInfo("policy/clip_low", "share", "Share of tokens whose ratio is clipped at the lower bound. With "
+                       "`gspo` it is the ratio of their completion; `cispo` keeps the gradient of such tokens.",
                        "0 with one update per batch; below 0.1 otherwise.", "Lower the learning rate, or make fewer "
                        "updates per batch (`mini_batches`, `epochs`).", _LOSS),
-            MetricInfo("policy/clip_high", "share", "Share of tokens whose ratio is clipped at the upper bound.",
+            MetricInfo("policy/clip_high", "share", "Share of tokens whose ratio is clipped at the upper bound, or at "
+                       "`algorithm.dual_clip`.",
                        "0 with one update per batch; below 0.1 otherwise.", "As for `policy/clip_low`. A larger "
                        "`clip_high` lets the probability of rare tokens grow.", _LOSS),
             MetricInfo("policy/ratio_mean", "", "Mean ratio of a token's probability under the policy to that at "
@@ -159,6 +162,14 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
                        "`policy/mismatch`.", _LOSS),
             MetricInfo("policy/ratio_max", "", "Largest ratio of any token.", "Below 2 with one update per batch.",
                        "Large: one token dominates the update; see `policy/mismatch_max`.", _LOSS),
+            MetricInfo("policy/correction", "", "Mean weight of `algorithm.correction` over the tokens, after its cap "
+                       "or mask. Only with a correction.", "Within 0.05 of 1; exactly 1 where the engine's numbers are "
+                       "the trainer's.", "Far from 1: engine and trainer disagree, see `policy/mismatch`. Far below 1 "
+                       "with a mask: much of the batch is dropped.", _LOSS),
+            MetricInfo("policy/correction_cut", "share", "Share of tokens whose weight was held at "
+                       "`algorithm.correction_cap`, or that the mask dropped. Only with a correction.", "Below 0.01.",
+                       "Grows: engine and trainer drift apart, see `policy/mismatch`; or the bounds are too narrow for "
+                       "long completions (`sequence-tis`, `sequence-mask`).", _LOSS),
             MetricInfo("policy/mismatch", "nats/token", "Mean absolute difference between the engine's and the "
                        "trainer's "
                        "log-probability of the sampled tokens, before the first update of a batch.",

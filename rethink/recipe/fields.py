@@ -108,6 +108,12 @@ def default_of(info: FieldInfo) -> Any:
     return plain(default) if not info.is_required() else None
 
 
+def set_by_default(info: FieldInfo) -> Any:
+    """As `default_of`, of a section only what differs from its own defaults: these may depend on what is set later."""
+    default = info.get_default(call_default_factory=True)
+    return default.model_dump(exclude_unset=True) if isinstance(default, BaseModel) else default_of(info)
+
+
 def plain(value: Any, without: Sequence[Any] = ()) -> Any:
     """Sections and tuples as dictionaries and lists, all the way down; keys and values as they are.
 

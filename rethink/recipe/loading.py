@@ -18,7 +18,7 @@ from rethink.errors import RecipeError
 from rethink.reading import read_bounded_text
 from rethink.recipe.base import AnyRecipe
 from rethink.recipe.explain import explain
-from rethink.recipe.fields import Segment, annotation_at, default_of, field_at, is_text, plain
+from rethink.recipe.fields import Segment, annotation_at, field_at, is_text, plain, set_by_default
 from rethink.recipe.kind import kind_of
 from rethink.recipe.schema import Section
 from rethink.recipe.yaml_text import MOST_BYTES, RecipeDumper, load_yaml
@@ -134,7 +134,7 @@ def _apply(data: dict[Any, Any], override: str, model: type[Section]) -> None:
         missing = isinstance(node, dict) and node.get(key) is None
         if missing:
             info = field_at(model, segments[: position + 1])
-            node[key] = (default_of(info) if info is not None else None) or {}
+            node[key] = (set_by_default(info) if info is not None else None) or {}
         node = node[key]
     node[_key(node, segments[-1], segments, override)] = _value(segments, text, override, model)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Counts(Enum):
@@ -293,8 +293,15 @@ class EndpointSection(Section):
 
 
 class AlgorithmSection(Section):
-    """GRPO (DeepSeekMath equations 3-4, DeepSeek-R1 equations 1-3)."""
+    """The objective and its parts (docs/algorithms.md). Defaults are those of GRPO (DeepSeekMath equations 3-4,
+    DeepSeek-R1 equations 1-3); another `type` has its paper's, and whatever is set here wins.
+    """
 
+    type: str = "grpo"
+    """The objective: `grpo`, `dr-grpo`, `dapo`, `rloo`, `cispo`, `gspo`, or one of an installed package; `rethink
+    algorithms` lists them with their defaults."""
+    options: dict[str, float] = Field(default_factory=dict)
+    """Numbers that only this objective has; `rethink algorithms NAME` says which."""
     advantage: Literal["std", "mean", "leave-one-out"] = "std"
     """`std`: (r - mean) / (std + 1e-6), std unbiased over the group; `mean`: r - mean;
     `leave-one-out`: r - mean of the others."""
@@ -303,18 +310,53 @@ class AlgorithmSection(Section):
     by a fixed denominator (`fixed_denominator`)."""
     fixed_denominator: float | None = Field(default=None, gt=0)
     """Denominator of the summed loss of one completion with `fixed`, in tokens; None: `max_new_tokens`."""
-    clip_low: float = Field(default=0.2, ge=0)
-    """Lower clip: the ratio is clipped at 1 - clip_low; 1 or more never clips."""
-    clip_high: float = Field(default=0.2, ge=0)
-    """Upper clip: the ratio is clipped at 1 + clip_high (the paper's 10 is allowed)."""
+    clip_low: float | None = Field(default=0.2, ge=0)
+    """Lower clip: the ratio is clipped at 1 - clip_low; None, 1 or more never clips."""
+    clip_high: float | None = Field(default=0.2, ge=0)
+    """Upper clip: the ratio is clipped at 1 + clip_high (the paper's 10 is allowed); None never clips above."""
+    dual_clip: float | None = Field(default=None, gt=1)
+    """Upper bound of the ratio where the advantage is negative (arXiv 1912.09729, equation 5; 3 is usual); None: no
+    such bound."""
+    correction: Literal["none", "tis", "sequence-tis", "mask", "sequence-mask"] = "none"
+    """Weight of the policy loss that makes up for an engine whose log-probabilities differ from the trainer's:
+    truncated importance sampling by token or by completion, or masking of tokens or completions outside bounds."""
+    correction_cap: float | None = Field(default=None, gt=0)
+    """Largest weight of the correction; None: its default (2; `mask`: 5)."""
+    correction_floor: float | None = Field(default=None, ge=0)
+    """Smallest weight that a mask keeps; None: its default (`mask`: 0.5; `sequence-mask`: 0)."""
     beta: float = Field(default=0.0, ge=0)
-    """Weight of the k3 KL to the reference model; 0: no reference model."""
+    """Weight of the KL to the reference model; 0: no reference model."""
+    kl: Literal["k1", "k2", "k3"] = "k3"
+    """Estimator of the KL (Schulman 2020): k3 is the paper's; k1 and k2 have the gradient of
+    KL(policy || reference)."""
     reference_every: int | None = Field(default=None, gt=0)
     """Steps between replacements of the reference model by the policy; None: never."""
     mini_batches: int = Field(default=1, gt=0)
     """Mini-batches per rollout batch, cut at group boundaries; each is one step."""
     epochs: int = Field(default=1, gt=0)
     """Passes over a rollout batch (mu of Algorithm 1)."""
+
+    @model_validator(mode="after")
+    def _take_defaults(self) -> AlgorithmSection:
+        from rethink.recipe.objective import resolve  # finds the objectives, whose modules read recipes
+
+        plain = {name: info.get_default(call_default_factory=True) for name, info in type(self).model_fields.items()}
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        for name, value in resolve(self.type, given, plain).items():
+            object.__setattr__(self, name, value)  # frozen; `model_fields_set` stays what the recipe sets
+        return self
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What an update must compute beside the policy's log-probabilities; keys of `objective.NEEDS`."""
+        from rethink.recipe.objective import CORRECTIONS, objective_named
+
+        needs: set[str] = set(objective_named(self.type).needs)
+        if self.beta > 0:
+            needs.add("reference")
+        if self.correction != "none":
+            needs |= {"old", "engine"} | ({"sequence"} if CORRECTIONS[self.correction].sequence else set())
+        return frozenset(needs)
 
 
 class OptimizerSection(Section):

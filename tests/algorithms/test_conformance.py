@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rethink.algorithms import advantages, aggregation, kl, losses
+from rethink.algorithms.precision import probability_ratio
 from tests.paths import SHARED_DATA, vector_params, vectors
 
 VECTORS = SHARED_DATA / "conformance/grpo_numerics.jsonl"
@@ -52,13 +53,13 @@ def clips(row: dict[str, Any]) -> tuple[float, float]:
 
 def reinforce(row: dict[str, Any]) -> Outputs:
     x = tensors(row)
-    loss = losses.cispo_loss(x["logp"], x["logp"], x["adv"], 0.2, 0.2)
+    loss = losses.reinforce_loss(x["logp"], x["adv"]).loss_T
     return {"per_token_loss": loss, "loss": token_mean(loss)}
 
 
 def ppo(row: dict[str, Any]) -> Outputs:
     x = tensors(row)
-    terms = losses.clipped_policy_loss(x["logp"], x["old_logp"], x["adv"], *clips(row))
+    terms = losses.clip_ratio(probability_ratio(x["logp"], x["old_logp"]), x["adv"], *clips(row))
     out = {"ratio": terms.ratio_T, "per_token_loss": terms.loss_T, "loss": token_mean(terms.loss_T)}
     if "gen_logp" in x:
         weights, _ = losses.importance_weights(x["old_logp"], x["gen_logp"])
@@ -136,7 +137,7 @@ def dual_clip(row: dict[str, Any]) -> Outputs:
 def cispo(row: dict[str, Any]) -> Outputs:
     x = tensors(row)
     logp = x["logp"].requires_grad_()
-    loss = losses.cispo_loss(logp, logp.detach() - x["ratio"].log(), x["adv"], *clips(row))
+    loss = losses.cispo_loss(logp, logp.detach() - x["ratio"].log(), x["adv"], *clips(row)).loss_T
     (gradient,) = torch.autograd.grad(loss.sum(), logp)
     return {"clamped": -gradient / x["adv"], "dloss_dlogp": gradient}
 

@@ -9,11 +9,19 @@ import torch
 from torch import Tensor
 
 from rethink.algorithms import kl, losses
-from rethink.algorithms.precision import MAX_LOG_RATIO
+from rethink.algorithms.losses import Tokens
+from rethink.algorithms.precision import MAX_LOG_RATIO, probability_ratio
+from rethink.recipe.schema import AlgorithmSection
 
 
 def f64(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
+
+
+def clipped_loss(
+    new: Tensor, old: Tensor, advantages: Tensor, clip_low: float | None, clip_high: float | None
+) -> losses.PolicyLossTerms:
+    return losses.clip_ratio(probability_ratio(new, old), advantages, clip_low, clip_high)
 
 
 def random_tokens(number: int = 400) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -30,7 +38,7 @@ def random_tokens(number: int = 400) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def test_value_and_gradient_are_those_of_the_min_form(clip_low: float, clip_high: float) -> None:
     new, old, _, advantages = random_tokens()
     new.requires_grad_()
-    terms = losses.clipped_policy_loss(new, old, advantages, clip_low, clip_high)
+    terms = clipped_loss(new, old, advantages, clip_low, clip_high)
     ratio = (new.detach() - old).exp()
     low, high = max(0.0, 1 - clip_low), 1 + clip_high
     for t in range(len(ratio)):
@@ -48,7 +56,7 @@ def test_value_and_gradient_are_those_of_the_min_form(clip_low: float, clip_high
 
 def test_on_policy_the_gradient_is_the_advantage() -> None:
     new = f64(-1.0, -2.0, -0.1).requires_grad_()
-    terms = losses.clipped_policy_loss(new, new.detach(), f64(1.0, -2.0, 0.0), 0.2, 0.2)
+    terms = clipped_loss(new, new.detach(), f64(1.0, -2.0, 0.0), 0.2, 0.2)
     (gradient,) = torch.autograd.grad(terms.loss_T.sum(), new)
     assert terms.loss_T.tolist() == [-1.0, 2.0, 0.0]
     assert gradient.tolist() == [-1.0, 2.0, 0.0]
@@ -57,20 +65,20 @@ def test_on_policy_the_gradient_is_the_advantage() -> None:
 
 def test_a_ratio_that_would_overflow_stays_finite_in_fp32() -> None:
     new = torch.tensor([-0.1, -0.1]).requires_grad_()
-    terms = losses.clipped_policy_loss(new, torch.tensor([-500.0, -500.0]), torch.tensor([1.0, -1.0]), 0.2, 0.2)
+    terms = clipped_loss(new, torch.tensor([-500.0, -500.0]), torch.tensor([1.0, -1.0]), 0.2, 0.2)
     (gradient,) = torch.autograd.grad(terms.loss_T.sum(), new)
     torch.testing.assert_close(terms.loss_T, torch.tensor([-1.2, math.exp(MAX_LOG_RATIO)]))
     assert gradient.tolist() == [0.0, 0.0]
 
 
 def test_a_ratio_that_vanishes_is_zero() -> None:
-    terms = losses.clipped_policy_loss(f64(-900.0, -900.0), f64(0.0, 0.0), f64(1.0, -1.0), 0.2, 0.2)
+    terms = clipped_loss(f64(-900.0, -900.0), f64(0.0, 0.0), f64(1.0, -1.0), 0.2, 0.2)
     torch.testing.assert_close(terms.loss_T, f64(0.0, 0.8))
 
 
 def test_bf16_log_probabilities_are_not_subtracted_in_bf16() -> None:
     new, old = torch.tensor([-1.0078125], dtype=torch.bfloat16), torch.tensor([-1.0], dtype=torch.bfloat16)
-    terms = losses.clipped_policy_loss(new, old, torch.ones(1), 0.2, 0.2)
+    terms = clipped_loss(new, old, torch.ones(1), 0.2, 0.2)
     assert terms.ratio_T.dtype == torch.float32
     torch.testing.assert_close(terms.ratio_T, torch.tensor([math.exp(-0.0078125)]))
 
@@ -126,8 +134,9 @@ def test_k3_estimates_the_divergence() -> None:
 def test_grpo_loss_is_policy_loss_plus_beta_k3() -> None:
     new, old, reference, advantages = random_tokens()
     new.requires_grad_()
-    terms = losses.grpo_token_loss(new, old, advantages, 0.2, 0.2, 0.04, reference)
-    policy = losses.clipped_policy_loss(new, old, advantages, 0.2, 0.2)
+    tokens = Tokens(new, old, advantages, reference_logprobs_T=reference)
+    terms = losses.token_loss(tokens, AlgorithmSection(beta=0.04))
+    policy = clipped_loss(new, old, advantages, 0.2, 0.2)
     k3 = kl.kl_k3(new, reference)
     torch.testing.assert_close(terms.loss_T, policy.loss_T + 0.04 * k3, rtol=0, atol=0)
     assert terms.kl_T is not None
@@ -138,13 +147,13 @@ def test_grpo_loss_is_policy_loss_plus_beta_k3() -> None:
 def test_without_beta_the_reference_is_only_measured() -> None:
     new, old, reference, advantages = random_tokens()
     new.requires_grad_()
-    bare = losses.grpo_token_loss(new, old, advantages, 0.2, 0.2)
-    measured = losses.grpo_token_loss(new, old, advantages, 0.2, 0.2, 0.0, reference)
+    bare = losses.token_loss(Tokens(new, old, advantages), AlgorithmSection())
+    measured = losses.token_loss(Tokens(new, old, advantages, reference_logprobs_T=reference), AlgorithmSection())
     assert bare.kl_T is None
     assert measured.kl_T is not None
     assert torch.equal(bare.loss_T, measured.loss_T)
     with pytest.raises(ValueError, match="reference"):
-        losses.grpo_token_loss(new, old, advantages, 0.2, 0.2, 0.01)
+        losses.token_loss(Tokens(new, old, advantages), AlgorithmSection(beta=0.01))
 
 
 def test_sequence_ratio_is_the_geometric_mean_of_each_completion() -> None:

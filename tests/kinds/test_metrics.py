@@ -21,7 +21,7 @@ prompt: {{template: raw, instruction: "{{question}}"}}
 rollout: {{prompts_per_batch: 2, group_size: 2, max_new_tokens: 4, kv_budget_gb: 0.1}}
 reward: {{max_failure_share: 1.0, parts: [{{name: accuracy}}, {{name: format}},
   {{name: broken, function: "broken_reward:broken"}}]}}
-algorithm: {{beta: 0.1}}
+algorithm: {{beta: 0.1, correction: tis}}
 steps: 2
 evaluation: {{problems: 2}}
 """,

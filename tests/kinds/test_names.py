@@ -14,6 +14,8 @@ from tests.paths import ROOT
 ALLOWED = {
     ("recipe/kind.py", "grpo"): "DEFAULT_KIND: what a recipe without `kind` is",
     ("recipe/schema.py", "reward-model"): "the reward of that name",
+    ("algorithms/objectives/grpo.py", "grpo"): "the objective of that name",
+    ("recipe/schema.py", "grpo"): "the objective of that name",
     ("recipe/checks.py", "reward-model"): "the reward of that name",
     ("rewards/builtin.py", "reward-model"): "the reward of that name",
 }

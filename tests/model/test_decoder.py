@@ -11,7 +11,7 @@ import transformers
 from torch import Tensor
 
 from rethink.algorithms.aggregation import token_weights
-from rethink.algorithms.losses import grpo_token_loss
+from rethink.algorithms.losses import Tokens, token_loss
 from rethink.errors import ModelError
 from rethink.kernels import attention, elementwise, head
 from rethink.kernels.head import TokenObjective
@@ -19,6 +19,7 @@ from rethink.model.decoder import Decoder
 from rethink.model.hf_config import expected_shapes, parse_hf_config
 from rethink.model.loading import Checkpoint
 from rethink.model.packing import PackedBatch, PackedGroup, pack
+from rethink.recipe.schema import AlgorithmSection
 from tests.models import SHAPE, decoder_of, llama3_rope, tiny_model
 
 VOCABULARY = 61
@@ -35,6 +36,7 @@ FAMILY: list[tuple[str, dict[str, Any]]] = [
 IDS = ["llama", "llama3-rope", "qwen2", "qwen2-tied", "qwen3-tied", "qwen3", "mistral", "mistral-tied"]
 NORMS = {"LlamaRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm", "MistralRMSNorm"}
 CLIP_LOW, CLIP_HIGH, BETA, TEMPERATURE = 0.2, 0.3, 0.1, 0.8
+SETTINGS = AlgorithmSection(clip_low=CLIP_LOW, clip_high=CLIP_HIGH, beta=BETA)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -200,7 +202,8 @@ def objective_of(case: Case, members: Sequence[int], dtype: torch.dtype) -> Toke
     reference = torch.cat([case.reference[i] for i in members]).to(dtype)
 
     def objective(logprobs: Tensor, part: slice) -> Tensor:
-        terms = grpo_token_loss(logprobs, old[part], advantages[part], CLIP_LOW, CLIP_HIGH, BETA, reference[part])
+        tokens = Tokens(logprobs, old[part], advantages[part], reference_logprobs_T=reference[part])
+        terms = token_loss(tokens, SETTINGS)
         return (weights[part] * terms.loss_T).sum()
 
     return objective
@@ -274,7 +277,7 @@ def test_the_case_clips_some_tokens_on_either_side() -> None:
     with torch.no_grad():
         new = torch.cat(plain_logprobs(model, case.groups))
     advantages = torch.tensor(case.advantages).repeat_interleave(torch.tensor(case.lengths))
-    terms = grpo_token_loss(new, torch.cat(case.old), advantages, CLIP_LOW, CLIP_HIGH)
+    terms = token_loss(Tokens(new, torch.cat(case.old), advantages), SETTINGS.model_copy(update={"beta": 0.0}))
     for clipped in (terms.policy.clipped_low_T, terms.policy.clipped_high_T):
         assert 3 <= int(clipped.sum()) < len(new) / 2
 

@@ -97,6 +97,16 @@ def test_the_hash_is_of_what_differs_from_the_defaults() -> None:
         assert differing(recipe).get("reward", {}) == found
 
 
+def test_the_defaults_of_an_objective_count_whether_written_or_not() -> None:
+    assert differing(load("algorithm.type=dapo"))["algorithm"] == {
+        "type": "dapo",
+        "aggregation": "token",
+        "clip_high": 0.28,
+    }
+    written = load("algorithm.type=dapo", "algorithm.clip_high=0.28", "algorithm.aggregation=token")
+    assert recipe_hash(load("algorithm.type=dapo")) == recipe_hash(written)
+
+
 def test_the_version_of_the_kind_is_in_the_hash(monkeypatch: pytest.MonkeyPatch) -> None:
     before, kind = recipe_hash(load()), kind_named("grpo")
     monkeypatch.setattr("rethink.recipe.identity.kind_named", lambda name: replace(kind, version=kind.version + 1))

@@ -137,7 +137,7 @@ def _phase(
         rates: the machine's.
     """
     matrices, attention = flops
-    passes = 3 * recipe.algorithm.epochs + (1 if recipe.algorithm.beta > 0 else 0)
+    passes = 3 * recipe.algorithm.epochs + (1 if "reference" in recipe.algorithm.needs else 0)
     seconds = None
     if rates is not None:
         seconds = sum(flops) * (1 / rates.decoding + passes / rates.training) / recipe.steps_per_batch
@@ -178,7 +178,7 @@ def _memory(recipe: Recipe, shape: ModelShape, batch: Groups) -> Memory:
     most = largest_update(recipe, mini_batch, longest)
     return replace(
         training_memory(shape, value_bytes, longest, most, logits=True),
-        reference_weights=value_bytes * count_parameters(shape).total if recipe.algorithm.beta > 0 else 0,
+        reference_weights=value_bytes * count_parameters(shape).total if "reference" in recipe.algorithm.needs else 0,
         keys_and_values_least=longest * cache_bytes,
         keys_and_values_most=max(cache, longest * cache_bytes),
     )

@@ -23,7 +23,7 @@ from rethink.kernels.head import release_memory
 from rethink.kinds.grpo.collect import RolloutBatch, Sources, collect
 from rethink.kinds.grpo.metrics import batch_metrics
 from rethink.kinds.grpo.recipe import Recipe
-from rethink.kinds.grpo.update import accumulate_gradients, apply_update, compute_logprobs
+from rethink.kinds.grpo.update import MiniBatch, accumulate_gradients, apply_update, compute_logprobs
 from rethink.model.language_model import LanguageModel
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import Trackers
@@ -87,25 +87,13 @@ def one_step(run: GRPO) -> dict[str, float]:
     # current ones are the old ones; and an engine whose numbers are the trainer's to the bit has them already.
     run.progress.phase("train")
     started = time.perf_counter()
-    if recipe.steps_per_batch > 1 and position == 0:
+    if "old" in recipe.algorithm.needs and recipe.steps_per_batch > 1 and position == 0:
         run.old_logprobs = old_logprobs(run, run.batch)
-    old = None
-    if run.old_logprobs is not None:
-        old = {id(r): logprobs for r, logprobs in zip(run.batch.rollouts, run.old_logprobs, strict=True)}
 
-    # Gradients of this step's groups. A group without signal has no gradient unless the KL term gives it one.
-    chosen = mini_batch(recipe, index, position)
-    stats = accumulate_gradients(
-        recipe,
-        run.model,
-        run.reference,
-        [run.batch.groups[g] for g in chosen],
-        old,
-        state.step,
-        run.micro_batch_tokens,
-        skip=[run.batch.no_signal[g] and recipe.algorithm.beta == 0 for g in chosen],
-    )
-    row |= stats.metrics(with_kl=run.reference is not None)
+    # Gradients of this step's groups.
+    chosen = mini_batch(run, run.batch, position)
+    stats = accumulate_gradients(recipe, run.model, run.reference, chosen, state.step, run.micro_batch_tokens)
+    row |= stats.metrics(recipe.algorithm)
     row["time/train"] = time.perf_counter() - started
 
     # Update; the engine reads the same weights and only has to know their version: how many updates made them.
@@ -121,11 +109,24 @@ def old_logprobs(run: GRPO, batch: RolloutBatch) -> list[Tensor]:
     """Log-probabilities of the batch's rollouts under the policy that sampled them, which is still the current one."""
     if run.sources.engine.exact_logprobs:
         return [torch.from_numpy(r.completion.logprobs).to(run.model.device) for r in batch.rollouts]
-    by_id = compute_logprobs(run.model, batch.groups, run.recipe.rollout.temperature, run.micro_batch_tokens)
-    return [by_id[id(r)] for r in batch.rollouts]
+    return compute_logprobs(run.model, batch.groups, run.recipe.rollout.temperature, run.micro_batch_tokens)
 
 
-def mini_batch(recipe: Recipe, batch_index: int, position: int) -> list[int]:
+def mini_batch(run: GRPO, batch: RolloutBatch, position: int) -> MiniBatch:
+    """What the update at `position` of the batch learns from.
+
+    A group without signal has no gradient unless the KL term gives it one.
+    """
+    chosen = chosen_groups(run.recipe, batch.index, position)
+    size, old = run.recipe.rollout.group_size, run.old_logprobs
+    return MiniBatch(
+        [batch.groups[g] for g in chosen],
+        None if old is None else [old[i] for g in chosen for i in range(g * size, (g + 1) * size)],
+        [batch.no_signal[g] and run.recipe.algorithm.beta == 0 for g in chosen],
+    )
+
+
+def chosen_groups(recipe: Recipe, batch_index: int, position: int) -> list[int]:
     """Which groups of the batch the update at `position` uses: each once an epoch, in an order drawn per epoch."""
     epoch, part = divmod(position, recipe.algorithm.mini_batches)
     groups = list(range(recipe.rollout.prompts_per_batch))

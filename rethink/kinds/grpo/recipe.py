@@ -30,8 +30,8 @@ class Recipe(AskingRecipe, TrainingRecipe):
     """Sources of problems, mixed by weight."""
     rollout: RolloutSection = RolloutSection()
     """Sampling."""
-    algorithm: AlgorithmSection = AlgorithmSection()
-    """GRPO."""
+    algorithm: AlgorithmSection = Field(default_factory=AlgorithmSection)
+    """The objective."""
     evaluation: EvaluationSection = EvaluationSection()
     """Held-out evaluation."""
 

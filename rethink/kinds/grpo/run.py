@@ -143,7 +143,7 @@ def assemble(
         recipe=recipe,
         folder=folder,
         model=model,
-        reference=model.clone() if recipe.algorithm.beta > 0 else None,
+        reference=model.clone() if "reference" in recipe.algorithm.needs else None,
         optimizer=optimizer,
         sources=Sources(mix, renderer, engine, rubric, stops),
         held_out=held_out,
@@ -194,7 +194,7 @@ def check_prompts(recipe: Recipe, mix: TaskMix, renderer: PromptRenderer, held_o
 
 def note_old_logprobs(recipe: Recipe, engine: RolloutEngine, progress: Progress) -> None:
     """Say where the old log-probabilities cost a pass of their own."""
-    if recipe.steps_per_batch > 1 and not engine.exact_logprobs:
+    if "old" in recipe.algorithm.needs and recipe.steps_per_batch > 1 and not engine.exact_logprobs:
         progress.note(
             "The engine's log-probabilities may differ from the trainer's in the last bits, so the old ones are "
             "computed by another pass over each batch."

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rethink.algorithms.aggregation import token_weights
-from rethink.algorithms.losses import GRPOTerms, grpo_token_loss
+from rethink.algorithms.losses import LossTerms, Tokens, token_loss
 from rethink.errors import NumericsError
 from rethink.kernels.trace import span, traced
 from rethink.kinds.grpo.recipe import Recipe
@@ -28,12 +28,51 @@ from rethink.types import Rollout
 Group = Sequence[Rollout]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class MiniBatch:
+    """What one update learns from."""
+
+    groups: Sequence[Group]
+    """With advantages."""
+    old_logprobs: Sequence[Tensor] | None = None
+    """[length] of each rollout, group after group, under the policy that sampled; None: the policy has not changed
+    since, so they are the current ones (ratio exactly 1, gradient intact)."""
+    skip: Sequence[bool] = ()
+    """Groups to leave out of the computation, which the loss's denominators count; empty: none."""
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each completion."""
+        return [len(r.completion.token_ids) for group in self.groups for r in group]
+
+    def kept(self) -> MiniBatch:
+        """Without the groups to leave out."""
+        if not any(self.skip):
+            return self
+        use = [not left_out for group, left_out in zip(self.groups, self.skip, strict=True) for _ in group]
+        old = self.old_logprobs
+        return MiniBatch(
+            [group for group, left_out in zip(self.groups, self.skip, strict=True) if not left_out],
+            None if old is None else [one for one, used in zip(old, use, strict=True) if used],
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class MicroBatch:
     """Rollouts computed in one pass."""
 
     batch: PackedBatch
     rollouts: tuple[Rollout, ...]
+    first: int
+    """Place of the first one among all rollouts of the groups; the others follow it in order."""
+
+    def joined(self, values: Sequence[Tensor]) -> Tensor:
+        """[C] values of these rollouts' tokens, from those [length] of every rollout of the groups."""
+        return torch.cat(list(values[self.first : self.first + len(self.rollouts)]))
+
+    def engine_logprobs(self, device: torch.device) -> Tensor:
+        """[C] log-probabilities that the engine sampled with."""
+        return torch.from_numpy(np.concatenate([r.completion.logprobs for r in self.rollouts])).to(device)
 
 
 @dataclass(slots=True)
@@ -51,7 +90,7 @@ class UpdateStats:
         """Add a sum over tokens."""
         self.sums[name] = self.sums.get(name, 0.0) + float(value.double().sum())
 
-    def metrics(self, with_kl: bool) -> dict[str, float]:
+    def metrics(self, settings: AlgorithmSection) -> dict[str, float]:
         """Means over the tokens computed (groups left out for want of signal have none)."""
         names = {
             "entropy": "policy/entropy",
@@ -60,8 +99,10 @@ class UpdateStats:
             "ratio": "policy/ratio_mean",
             "mismatch": "policy/mismatch",
         }
-        if with_kl:
+        if "reference" in settings.needs:
             names["kl"] = "policy/kl"
+        if settings.correction != "none":
+            names |= {"weight": "policy/correction", "cut": "policy/correction_cut"}
         out = {"policy/loss": self.loss}
         if self.tokens:
             out |= {metric: self.sums.get(name, 0.0) / self.tokens for name, metric in names.items()}
@@ -72,17 +113,17 @@ class UpdateStats:
 def micro_batches(groups: Sequence[Group], limit: int, device: torch.device) -> Iterator[MicroBatch]:
     """Pack groups, in order, into rows of at most `limit` input tokens; a larger group is cut between completions."""
     pending: list[tuple[PackedGroup, list[Rollout]]] = []
-    room = limit
+    room, first = limit, 0
     for group in groups:
         for rollouts in _cut(group, limit):
             packed = PackedGroup(rollouts[0].prompt.token_ids, [r.completion.token_ids.tolist() for r in rollouts])
             if pending and packed.input_tokens > room:
-                yield _micro_batch(pending, device)
-                pending, room = [], limit
+                yield (micro := _micro_batch(pending, first, device))
+                pending, room, first = [], limit, first + len(micro.rollouts)
             pending.append((packed, rollouts))
             room -= packed.input_tokens
     if pending:
-        yield _micro_batch(pending, device)
+        yield _micro_batch(pending, first, device)
 
 
 def _cut(group: Group, limit: int) -> Iterator[list[Rollout]]:
@@ -100,20 +141,18 @@ def _cut(group: Group, limit: int) -> Iterator[list[Rollout]]:
         yield part
 
 
-def _micro_batch(pending: list[tuple[PackedGroup, list[Rollout]]], device: torch.device) -> MicroBatch:
-    return MicroBatch(pack([p for p, _ in pending], device), tuple(r for _, rollouts in pending for r in rollouts))
+def _micro_batch(pending: list[tuple[PackedGroup, list[Rollout]]], first: int, device: torch.device) -> MicroBatch:
+    packed = pack([p for p, _ in pending], device)
+    return MicroBatch(packed, tuple(r for _, rollouts in pending for r in rollouts), first)
 
 
-def compute_logprobs(
-    model: LanguageModel, groups: Sequence[Group], temperature: float, limit: int
-) -> dict[int, Tensor]:
-    """Log-probabilities [length] of each rollout's tokens under a model, by `id` of the rollout; no graph."""
-    out: dict[int, Tensor] = {}
+def compute_logprobs(model: LanguageModel, groups: Sequence[Group], temperature: float, limit: int) -> list[Tensor]:
+    """Log-probabilities [length] of each rollout's tokens under a model, group after group; no graph."""
+    out: list[Tensor] = []
     for micro in micro_batches(groups, limit, model.device):
         with span("old log-probabilities", micro.batch.input_tokens, micro.batch.target_tokens):
             logprobs, _ = model.completion_logprobs(micro.batch, temperature)
-        parts = logprobs.split(list(micro.batch.lengths))
-        out.update({id(rollout): part for rollout, part in zip(micro.rollouts, parts, strict=True)})
+        out += logprobs.split(list(micro.batch.lengths))
     return out
 
 
@@ -122,55 +161,62 @@ def accumulate_gradients(
     recipe: Recipe,
     model: LanguageModel,
     reference: LanguageModel | None,
-    groups: Sequence[Group],
-    old_logprobs: dict[int, Tensor] | None,
+    mini_batch: MiniBatch,
     step: int,
     limit: int,
-    skip: Sequence[bool],
 ) -> UpdateStats:
-    """Forward and backward of GRPO's loss on a mini-batch; gradients go where the parameters' hooks put them.
+    """Forward and backward of the objective on a mini-batch; gradients go where the parameters' hooks put them.
+
+    What the recipe's `algorithm.needs` names is computed, and nothing else.
 
     Args:
-        groups: the mini-batch, with advantages.
-        old_logprobs: by `id` of the rollout; None: the policy has not changed since it sampled, so they are the
-            current ones (ratio exactly 1, gradient intact).
         step: 0-based update number.
         limit: most input tokens in one pass.
-        skip: groups to leave out of the computation; denominators count them.
 
     Raises:
         NumericsError: the loss is not finite; no update was made.
     """
-    algorithm, temperature = recipe.algorithm, recipe.rollout.temperature
-    everyone = [r for group in groups for r in group]
-    total_tokens = sum(len(r.completion.token_ids) for r in everyone)
+    settings, temperature = recipe.algorithm, recipe.rollout.temperature
+    needs, lengths = settings.needs, mini_batch.lengths
     stats = UpdateStats()
-    kept = [group for group, left_out in zip(groups, skip, strict=True) if not left_out]
-    for micro in micro_batches(kept, limit, model.device):
-        lengths = torch.tensor(micro.batch.lengths)
+    kept = mini_batch.kept()
+    for micro in micro_batches(kept.groups, limit, model.device):
         weights_C = token_weights(
-            lengths,
-            algorithm.aggregation,
-            total_completions=len(everyone),
-            total_tokens=total_tokens,
+            torch.tensor(micro.batch.lengths),
+            settings.aggregation,
+            total_completions=len(lengths),
+            total_tokens=sum(lengths),
             denominator=_denominator(recipe, step),
             dtype=torch.promote_types(model.dtype, torch.float32),
         ).to(model.device)
-        advantages = torch.tensor([r.advantage for r in micro.rollouts], dtype=weights_C.dtype)
-        advantages_C = advantages.repeat_interleave(lengths).to(model.device)
-        old_C = None if old_logprobs is None else torch.cat([old_logprobs[id(r)] for r in micro.rollouts])
         reference_C = None
         if reference is not None:
             with span("reference", micro.batch.input_tokens, micro.batch.target_tokens):
                 reference_C = reference.completion_logprobs(micro.batch, temperature)[0]
-        objective = _objective(algorithm, stats, weights_C, advantages_C, old_C, reference_C)
+        known = Known(
+            weights_C,
+            _advantages(micro, weights_C),
+            None if kept.old_logprobs is None else micro.joined(kept.old_logprobs),
+            micro.engine_logprobs(model.device) if "engine" in needs else None,
+            reference_C,
+            micro.batch.lengths if "sequence" in needs else None,
+        )
+        objective = _objective(settings, stats, known)
         with span("forward", micro.batch.input_tokens, micro.batch.target_tokens):
-            loss, logprobs_C, entropies_C = model.completion_loss(micro.batch, objective, temperature)
+            loss, logprobs_C, entropies_C = model.completion_loss(
+                micro.batch, objective, temperature, whole="sequence" in needs
+            )
         value = _finite(loss, step)
         with span("backward"):
             loss.backward()
         _record_batch(stats, micro, value, logprobs_C, entropies_C)
     return stats
+
+
+def _advantages(micro: MicroBatch, like_C: Tensor) -> Tensor:
+    """[C] the advantage of each token's rollout."""
+    advantages = torch.tensor([r.advantage for r in micro.rollouts], dtype=like_C.dtype)
+    return advantages.repeat_interleave(torch.tensor(micro.batch.lengths)).to(like_C.device)
 
 
 def _denominator(recipe: Recipe, step: int) -> float | None:
@@ -181,28 +227,40 @@ def _denominator(recipe: Recipe, step: int) -> float | None:
     return recipe.algorithm.fixed_denominator or float(recipe.rollout.max_new_tokens_at(sampled_at))
 
 
-def _objective(
-    algorithm: AlgorithmSection,
-    stats: UpdateStats,
-    weights_C: Tensor,
-    advantages_C: Tensor,
-    old_C: Tensor | None,
-    reference_C: Tensor | None,
-) -> Callable[[Tensor, slice], Tensor]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """What is known of a micro-batch's tokens before the policy's log-probabilities are; [C] each, None: not needed."""
+
+    weights_C: Tensor
+    advantages_C: Tensor
+    old_C: Tensor | None
+    engine_C: Tensor | None
+    reference_C: Tensor | None
+    lengths: tuple[int, ...] | None
+    """Tokens of each completion, where completions must be whole."""
+
+    def tokens(self, logprobs: Tensor, part: slice) -> Tokens:
+        """Those of a part."""
+        cut = [None if v is None else v[part] for v in (self.engine_C, self.reference_C)]
+        old = logprobs.detach() if self.old_C is None else self.old_C[part]
+        return Tokens(logprobs, old, self.advantages_C[part], cut[0], cut[1], self._lengths(part, logprobs.device))
+
+    def _lengths(self, part: slice, device: torch.device) -> Tensor | None:
+        """[N] lengths of the completions that a part holds."""
+        if self.lengths is None:
+            return None
+        lengths = torch.tensor(self.lengths)
+        ends = lengths.cumsum(0)
+        return lengths[(ends > part.start) & (ends <= part.stop)].to(device)
+
+
+def _objective(settings: AlgorithmSection, stats: UpdateStats, known: Known) -> Callable[[Tensor, slice], Tensor]:
     """The loss of a part of a micro-batch's tokens from their log-probabilities; it adds to the statistics."""
 
     def objective(logprobs: Tensor, part: slice) -> Tensor:
-        terms = grpo_token_loss(
-            logprobs,
-            logprobs.detach() if old_C is None else old_C[part],
-            advantages_C[part],
-            algorithm.clip_low,
-            algorithm.clip_high,
-            algorithm.beta,
-            None if reference_C is None else reference_C[part],
-        )
+        terms = token_loss(known.tokens(logprobs, part), settings)
         _record_terms(stats, terms)
-        return (weights_C[part] * terms.loss_T).sum()
+        return (known.weights_C[part] * terms.loss_T).sum()
 
     return objective
 
@@ -219,7 +277,7 @@ def _finite(loss: Tensor, step: int) -> float:
     return value
 
 
-def _record_terms(stats: UpdateStats, terms: GRPOTerms) -> None:
+def _record_terms(stats: UpdateStats, terms: LossTerms) -> None:
     policy = terms.policy
     stats.add("ratio", policy.ratio_T)
     stats.add("clipped_low", policy.clipped_low_T)
@@ -228,6 +286,9 @@ def _record_terms(stats: UpdateStats, terms: GRPOTerms) -> None:
         stats.ratio_max = max(stats.ratio_max, float(policy.ratio_T.max()))
     if terms.kl_T is not None:
         stats.add("kl", terms.kl_T)
+    if terms.weights_T is not None and terms.cut_T is not None:
+        stats.add("weight", terms.weights_T)
+        stats.add("cut", terms.cut_T)
 
 
 def _record_batch(stats: UpdateStats, micro: MicroBatch, loss: float, logprobs_C: Tensor, entropies_C: Tensor) -> None:
@@ -235,8 +296,7 @@ def _record_batch(stats: UpdateStats, micro: MicroBatch, loss: float, logprobs_C
     stats.tokens += micro.batch.target_tokens
     stats.input_tokens += micro.batch.input_tokens
     stats.add("entropy", entropies_C)
-    engine = torch.from_numpy(np.concatenate([r.completion.logprobs for r in micro.rollouts]))
-    gap = (engine.to(logprobs_C.device) - logprobs_C).abs()
+    gap = (micro.engine_logprobs(logprobs_C.device) - logprobs_C).abs()
     stats.add("mismatch", gap)
     if len(gap):
         stats.mismatch_max = max(stats.mismatch_max, float(gap.max()))

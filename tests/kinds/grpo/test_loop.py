@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from rethink.errors import EngineFailure, NumericsError, RewardFailure, TaskError
-from rethink.kinds.grpo.loop import mini_batch
+from rethink.kinds.grpo.loop import chosen_groups
 from rethink.model.loading import load_checkpoint
 from rethink.recipe.loading import load_recipe
 from rethink.rollout.engines.scripted import Scripted, ScriptedEngine
@@ -25,10 +25,12 @@ Run = Callable[..., dict[str, Any]]
 def test_an_epoch_uses_each_group_once(recipe_file: Path) -> None:
     recipe = load_recipe(recipe_file, ["rollout.prompts_per_batch=6", "algorithm.mini_batches=3"])
     for batch in range(3):
-        parts = [mini_batch(recipe, batch, position) for position in range(6)]
+        parts = [chosen_groups(recipe, batch, position) for position in range(6)]
         assert all(len(part) == 2 for part in parts)
         assert sorted(parts[0] + parts[1] + parts[2]) == sorted(parts[3] + parts[4] + parts[5]) == list(range(6))
-    assert mini_batch(recipe, 0, 0) != mini_batch(recipe, 1, 0) or mini_batch(recipe, 0, 1) != mini_batch(recipe, 1, 1)
+    assert chosen_groups(recipe, 0, 0) != chosen_groups(recipe, 1, 0) or chosen_groups(recipe, 0, 1) != chosen_groups(
+        recipe, 1, 1
+    )
 
 
 def test_a_run_leaves_everything_that_the_docs_promise(run: Run, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rethink.errors import NumericsError
 from rethink.kinds.grpo.recipe import Recipe
-from rethink.kinds.grpo.update import accumulate_gradients, compute_logprobs, micro_batches
+from rethink.kinds.grpo.update import MiniBatch, accumulate_gradients, compute_logprobs, micro_batches
 from rethink.model.build import build_model, exact_weights
 from rethink.model.decoder import Decoder
 from rethink.model.loading import Checkpoint, load_checkpoint
@@ -72,15 +72,14 @@ def gradients(
         with torch.no_grad():
             for _, parameter in reference.named_parameters():
                 parameter += 0.02
-    old = compute_logprobs(model, made, 1.0, 10_000)
     noise = torch.Generator().manual_seed(3)
-    flat = [r for group in made for r in group]
-    shaken = {
-        id(r): torch.randn(len(old[id(r)]), generator=noise, dtype=torch.float64) * 0.3 + old[id(r)] for r in flat
-    }
+    shaken = [
+        torch.randn(len(old), generator=noise, dtype=torch.float64) * 0.3 + old
+        for old in compute_logprobs(model, made, 1.0, 10_000)
+    ]
     optimizer = MasterAdamW(model, chosen.optimizer)
-    stats = accumulate_gradients(chosen, model, reference, made, shaken, 0, limit, skip)
-    return stats.loss, {k: g.clone() for k, g in optimizer.gradients().items()}, stats.metrics(reference is not None)
+    stats = accumulate_gradients(chosen, model, reference, MiniBatch(made, shaken, skip), 0, limit)
+    return stats.loss, {k: g.clone() for k, g in optimizer.gradients().items()}, stats.metrics(chosen.algorithm)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.3])
@@ -95,17 +94,17 @@ def test_the_loss_is_that_of_the_formula(checkpoint: Checkpoint, beta: float) ->
         for _, parameter in reference.named_parameters():
             parameter += 0.02
     noise = torch.Generator().manual_seed(3)
-    old, expected = {}, 0.0
+    old, expected = [], 0.0
     for rollout in (r for group in made for r in group):
         new, other = (tempered(m, rollout, 0.6) for m in (model, reference))
-        old[id(rollout)] = new + 0.3 * torch.randn(len(new), generator=noise, dtype=torch.float64)
-        ratio = (new - old[id(rollout)]).exp()
+        old.append(new + 0.3 * torch.randn(len(new), generator=noise, dtype=torch.float64))
+        ratio = (new - old[-1]).exp()
         low, high = 1 - chosen.algorithm.clip_low, 1 + chosen.algorithm.clip_high
         gain = torch.minimum(ratio * rollout.advantage, ratio.clamp(low, high) * rollout.advantage)
         kl = (other - new).exp() - (other - new) - 1
         expected -= float((gain - beta * kl).mean()) / 16
     MasterAdamW(model, chosen.optimizer)
-    stats = accumulate_gradients(chosen, model, reference if beta else None, made, old, 0, 40, [False] * 4)
+    stats = accumulate_gradients(chosen, model, reference if beta else None, MiniBatch(made, old), 0, 40)
     assert stats.loss == pytest.approx(expected, abs=1e-9)
     assert abs(expected) > 1e-3
 
@@ -125,8 +124,8 @@ def test_old_log_probabilities_of_none_are_the_current_ones(checkpoint: Checkpoi
     optimizer = MasterAdamW(model, chosen.optimizer)
     found = []
     for old in (None, compute_logprobs(model, made, 0.6, 40)):
-        stats = accumulate_gradients(chosen, model, None, made, old, 0, 40, [False] * 4)
-        found.append((stats.metrics(False), {k: g.clone() for k, g in optimizer.gradients().items()}))
+        stats = accumulate_gradients(chosen, model, None, MiniBatch(made, old), 0, 40)
+        found.append((stats.metrics(chosen.algorithm), {k: g.clone() for k, g in optimizer.gradients().items()}))
         torch._foreach_zero_(list(optimizer.gradients().values()))
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-9)
     assert max(float(g.abs().max()) for g in found[0][1].values()) > 1e-4
@@ -155,11 +154,12 @@ def test_the_order_of_groups_changes_nothing(checkpoint: Checkpoint) -> None:
     chosen, made = recipe(), groups()
     assert checkpoint.config is not None
     model = Decoder(checkpoint.config, checkpoint.tensors, torch.float64, "cpu")
-    old = {id(r): v + 0.1 for r, v in ((r, compute_logprobs(model, made, 1.0, 99)[id(r)]) for g in made for r in g)}
+    old = [v + 0.1 * i for i, v in enumerate(compute_logprobs(model, made, 1.0, 99))]
     optimizer = MasterAdamW(model, chosen.optimizer)
     found = []
     for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
-        stats = accumulate_gradients(chosen, model, None, [made[i] for i in order], old, 0, 40, [False] * 4)
+        olds = [old[4 * i + n] for i in order for n in range(4)]
+        stats = accumulate_gradients(chosen, model, None, MiniBatch([made[i] for i in order], olds), 0, 40)
         found.append((stats.loss, {k: g.clone() for k, g in optimizer.gradients().items()}))
         torch._foreach_zero_(list(optimizer.gradients().values()))
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-12)
@@ -181,7 +181,7 @@ def test_a_batch_keeps_the_token_limit_it_was_sampled_with(checkpoint: Checkpoin
     chosen, made = recipe("algorithm.aggregation=fixed", "algorithm.mini_batches=2", limits), groups()
     model = Decoder(checkpoint.config, checkpoint.tensors, torch.float64, "cpu")
     MasterAdamW(model, chosen.optimizer)
-    losses = [accumulate_gradients(chosen, model, None, made, None, s, 99, [False] * 4).loss for s in (0, 1, 2)]
+    losses = [accumulate_gradients(chosen, model, None, MiniBatch(made), s, 99).loss for s in (0, 1, 2)]
     assert losses[0] == pytest.approx(losses[1])
     assert losses[2] == pytest.approx(losses[0] / 2)
 
@@ -193,7 +193,7 @@ def test_without_old_values_the_current_ones_stand_for_them(checkpoint: Checkpoi
     optimizer = MasterAdamW(model, recipe().optimizer)
     found = []
     for old in (None, compute_logprobs(model, made, 1.0, 99)):
-        stats = accumulate_gradients(recipe(), model, None, made, old, 0, 40, [False] * 4)
+        stats = accumulate_gradients(recipe(), model, None, MiniBatch(made, old), 0, 40)
         assert stats.ratio_max == pytest.approx(1, abs=1e-9)
         found.append({k: g.clone() for k, g in optimizer.gradients().items()})
         torch._foreach_zero_(list(optimizer.gradients().values()))
@@ -207,9 +207,9 @@ def test_the_largest_ratio_is_that_of_all_micro_batches(checkpoint: Checkpoint) 
     model, made = Decoder(checkpoint.config, checkpoint.tensors, torch.float64, "cpu"), groups()
     MasterAdamW(model, recipe().optimizer)
     now = compute_logprobs(model, made, 1.0, 99)
-    for changed in (made[0][0], made[-1][-1]):
-        old = now | {id(changed): now[id(changed)] - 0.5}
-        stats = accumulate_gradients(recipe(), model, None, made, old, 0, 1, [False] * 4)
+    for changed in (0, len(now) - 1):
+        old = [logprobs - 0.5 * (i == changed) for i, logprobs in enumerate(now)]
+        stats = accumulate_gradients(recipe(), model, None, MiniBatch(made, old), 0, 1)
         assert stats.ratio_max == pytest.approx(math.exp(0.5), rel=1e-9)
 
 
@@ -219,13 +219,13 @@ def test_the_mismatch_with_the_engine_has_no_sign(checkpoint: Checkpoint) -> Non
     model, made = Decoder(checkpoint.config, checkpoint.tensors, torch.float64, "cpu"), groups()
     MasterAdamW(model, recipe().optimizer)
     ours = compute_logprobs(model, made, 1.0, 99)
-    for group in made:
+    for g, group in enumerate(made):
         for i, rollout in enumerate(group):
-            engine = (ours[id(rollout)] + (0.25 if i % 2 else -0.25)).float().numpy()
+            engine = (ours[4 * g + i] + (0.25 if i % 2 else -0.25)).float().numpy()
             group[i] = replace(rollout, completion=replace(rollout.completion, logprobs=engine))
     below = [group[::2] for group in made]
     for chosen in (made, below):
-        stats = accumulate_gradients(recipe(), model, None, chosen, None, 0, 40, [False] * 4).metrics(False)
+        stats = accumulate_gradients(recipe(), model, None, MiniBatch(chosen), 0, 40).metrics(recipe().algorithm)
         assert stats["policy/mismatch"] == pytest.approx(0.25, abs=1e-5)
         assert stats["policy/mismatch_max"] == pytest.approx(0.25, abs=1e-5)
 

@@ -1,0 +1,19 @@
+"""DAPO, its loss: a higher upper clip, and a mean over all tokens of the mini-batch."""
+
+from __future__ import annotations
+
+from rethink.algorithms.objectives import grpo
+from rethink.recipe.objective import Objective
+
+OBJECTIVE = Objective(
+    name="dapo",
+    summary="GRPO with a higher upper clip, a mean over all tokens and no KL: the loss of DAPO, not its sampling",
+    source="DAPO (arXiv 2503.14476), equation 8",
+    equation=grpo.OBJECTIVE.equation,
+    loss=grpo.loss,
+    needs=grpo.OBJECTIVE.needs,
+    defaults={"clip_low": 0.2, "clip_high": 0.28, "aggregation": "token"},
+    notes="This is the loss alone. Of the paper's other parts, the penalty on overlong completions is the reward "
+    "`overlong`; dynamic sampling and the filtering of truncated completions are not there yet: groups without signal "
+    "are left out of the computation, but no others are sampled in their place.",
+)

@@ -1,0 +1,251 @@
+"""What an objective is: one record, in a module under `rethink/algorithms/objectives/` or in an installed package.
+
+    rethink/algorithms/objectives/NAME.py   OBJECTIVE = Objective(name=…, equation=…, loss=…), and the function `loss`
+
+Nothing else knows the name of an objective: `objectives()` finds the modules, and the entry points `rethink.objectives`
+of installed packages. A recipe is read without torch, so these modules import it inside their functions.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal, NamedTuple
+
+from rethink.errors import RecipeError
+from rethink.recipe.registry import registered
+
+ENTRY_POINTS = "rethink.objectives"
+"""Group under which an installed package names its own objectives: `mine = "my_package.mine:OBJECTIVE"`."""
+
+Need = Literal["old", "engine", "reference", "values", "sequence"]
+
+NEEDS: Mapping[Need, tuple[str, str]] = {
+    "old": (
+        "log-probabilities under the policy that sampled",
+        "with several updates a batch, one forward pass over the batch, unless the engine's are exact",
+    ),
+    "engine": ("log-probabilities that the engine sampled with", "none: they are stored with the rollouts"),
+    "reference": ("log-probabilities under the reference model", "a second model in memory, a forward pass an update"),
+    "values": ("a critic's values of the tokens", "not available: Rethink has no critic yet"),
+    "sequence": ("sums over whole completions", "a second pass of the head an update, not of the body"),
+}
+"""What an objective may need beside the policy's own log-probabilities: what it is, and what it costs."""
+
+
+class Fixed(NamedTuple):
+    """The only value that a field can have with an objective."""
+
+    value: Any
+    why: str
+    """Reason, as a sentence without a full stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A number of an objective's own, set by `algorithm.options`."""
+
+    default: float
+    meaning: str
+    low: float = 0.0
+    """Least value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """A policy loss and what goes with it."""
+
+    name: str
+    """The value of `algorithm.type` in a recipe."""
+    summary: str
+    """What is its own, in one line."""
+    source: str
+    """Paper and equation."""
+    equation: str
+    """Loss of one token, to be minimised, in plain text; `A` is the advantage, `sg` stops the gradient."""
+    loss: Callable[..., Any]
+    """`(tokens: Tokens, settings: AlgorithmSection) -> PolicyLossTerms`: a pure function of tensors. What it needs of
+    other tokens than those it is given must be named in `needs`."""
+    needs: Set[Need] = frozenset()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `algorithm` whose default is another than GRPO's: the paper's values."""
+    fixed: Mapping[str, Fixed] = field(default_factory=dict)
+    """Fields of `algorithm` that cannot be set otherwise."""
+    options: Mapping[str, Option] = field(default_factory=dict)
+    """Numbers that only this objective has."""
+    notes: str = ""
+    """What of the paper is set elsewhere, and what is not there."""
+
+
+class Correction(NamedTuple):
+    """A weight w = p_trainer / p_engine that makes up for an engine whose numbers differ from the trainer's."""
+
+    weight: str
+    """What a token's policy loss is multiplied by."""
+    source: str
+    sequence: bool
+    """Whether the ratio is that of the whole completion, the product over its tokens."""
+    drops: bool
+    """Whether a weight outside the bounds becomes 0; else it is held at the cap."""
+    cap: float
+    """Default of `correction_cap`."""
+    floor: float | None = None
+    """Default of `correction_floor`; None: the correction has no lower bound."""
+
+
+CORRECTIONS: Mapping[str, Correction] = {
+    "tis": Correction(
+        "min(w, cap), w of the token",
+        "truncated importance sampling: Yao et al. 2025, Your Efficient RL Framework Secretly Brings You Off-Policy RL "
+        "Training",
+        sequence=False,
+        drops=False,
+        cap=2.0,
+    ),
+    "sequence-tis": Correction(
+        "min(w, cap), w of the completion",
+        "as `tis`, with the ratio of whole sequences: Liu et al. 2025, When Speed Kills Stability",
+        sequence=True,
+        drops=False,
+        cap=2.0,
+    ),
+    "mask": Correction(
+        "w where floor <= w <= cap, else 0; w of the token",
+        "IcePop: Ring-1T (arXiv 2510.18855)",
+        sequence=False,
+        drops=True,
+        cap=5.0,
+        floor=0.5,
+    ),
+    "sequence-mask": Correction(
+        "w where floor <= w <= cap, else 0; w of the completion",
+        "masked importance sampling: Liu et al. 2025, When Speed Kills Stability",
+        sequence=True,
+        drops=True,
+        cap=2.0,
+        floor=0.0,
+    ),
+}
+"""Corrections by the value of `algorithm.correction`. Caps and floors are defaults; a recipe may set others."""
+
+KL_ESTIMATORS: Mapping[str, tuple[str, str, str]] = {
+    "k1": (
+        "log p - log p_ref",
+        "(log p - log p_ref) * grad log p",
+        "unbiased for the gradient of KL(policy || reference), the same as k2's. The derivative of the value itself is "
+        "grad log p, whose mean is 0: it would teach nothing",
+    ),
+    "k2": (
+        "(log p - log p_ref)^2 / 2",
+        "(log p - log p_ref) * grad log p",
+        "unbiased for the gradient of KL(policy || reference)",
+    ),
+    "k3": (
+        "p_ref / p - 1 - log(p_ref / p)",
+        "(1 - p_ref / p) * grad log p",
+        "unbiased for the gradient of KL(reference || policy), not of KL(policy || reference); GRPO's",
+    ),
+}
+"""Estimators of the KL by the value of `algorithm.kl`: value, gradient of the penalty, and what that gradient is the
+estimate of where the policy itself sampled the tokens."""
+
+
+@cache
+def objectives() -> Mapping[str, Objective]:
+    """Every objective by name: those of the package, then those of other installed packages."""
+    return registered("rethink.algorithms.objectives", ENTRY_POINTS, Objective, "an objective")
+
+
+def objective_named(name: str) -> Objective:
+    """The objective of that name.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    found = objectives().get(name)
+    if found is None:
+        near = difflib.get_close_matches(name, objectives(), n=1)
+        listed = ", ".join(f"`{known}`" for known in objectives())
+        hint = f" Write `algorithm.type={near[0]}`." if near else ""
+        raise RecipeError(
+            f"`algorithm.type` is `{name}`; allowed are {listed} (`rethink algorithms` says what each is).{hint}"
+        )
+    return found
+
+
+def resolve(name: str, given: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:
+    """All fields of `algorithm`: what is given, and the objective's defaults for the rest.
+
+    Args:
+        name: of the objective.
+        given: fields that the recipe sets.
+        plain: defaults of all fields, which hold where the objective has none.
+
+    Raises:
+        RecipeError: the objective is unknown or needs what is not available, a field cannot be set with it or with the
+            correction, or an option is unknown or out of bounds.
+    """
+    objective = objective_named(name)
+    if "values" in objective.needs:
+        raise RecipeError(
+            f"`algorithm.type` is `{name}`, which needs a critic's values; Rethink has no critic yet. Use another type "
+            "(`rethink algorithms` lists them)."
+        )
+    only = {key: fixed.value for key, fixed in objective.fixed.items()}
+    for key, fixed in objective.fixed.items():
+        if key in given and given[key] != fixed.value:
+            raise RecipeError(
+                f"`algorithm.{key}` is `{_typed(given[key])}`, which cannot be set with `algorithm.type={name}`: "
+                f"{fixed.why}. Remove it (it is `{_typed(fixed.value)}`), or choose another type."
+            )
+    values = {**plain, **objective.defaults, **only, **given}
+    if values["aggregation"] != "fixed" and "fixed_denominator" not in given:
+        values["fixed_denominator"] = None
+    values |= _bounds_of_correction(values)
+    return values | {"options": _options(objective, values["options"])}
+
+
+def _bounds_of_correction(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`correction_cap` and `correction_floor`, with the correction's defaults where they are not set."""
+    name, cap, floor = (values[key] for key in ("correction", "correction_cap", "correction_floor"))
+    correction = CORRECTIONS.get(name)
+    if correction is None or correction.floor is None:
+        unread = {"correction_floor": floor} if correction else {"correction_cap": cap, "correction_floor": floor}
+        for key, value in unread.items():
+            if value is not None:
+                readers = [k for k, c in CORRECTIONS.items() if key == "correction_cap" or c.floor is not None]
+                raise RecipeError(
+                    f"`algorithm.{key}` is {value:g}, but `algorithm.correction` is `{name}` and does not use it. "
+                    f"Remove it, or set `algorithm.correction` to {' or '.join(f'`{k}`' for k in readers)}."
+                )
+    if correction is None:
+        return {}
+    cap, floor = correction.cap if cap is None else cap, correction.floor if floor is None else floor
+    if floor is not None and floor >= cap:
+        raise RecipeError(
+            f"`algorithm.correction_floor` {floor:g} is not below `algorithm.correction_cap` {cap:g}, so no weight "
+            f"would be kept. The defaults of `{name}` are {correction.floor:g} and {correction.cap:g}."
+        )
+    return {"correction_cap": cap, "correction_floor": floor}
+
+
+def _options(objective: Objective, given: Mapping[str, float]) -> dict[str, float]:
+    for key, value in given.items():
+        option = objective.options.get(key)
+        if option is None:
+            has = ", ".join(f"`{known}`" for known in objective.options) or "none"
+            raise RecipeError(
+                f"`algorithm.options.{key}` is no option of `algorithm.type={objective.name}`. It has: {has}."
+            )
+        if value < option.low:
+            raise RecipeError(
+                f"`algorithm.options.{key}` is {value:g}; allowed is a number of at least {option.low:g} "
+                f"({option.meaning}). The default is {option.default:g}."
+            )
+    return {key: given.get(key, option.default) for key, option in objective.options.items()}
+
+
+def _typed(value: Any) -> str:
+    return "null" if value is None else str(value)
