@@ -24,11 +24,12 @@ def checkpoint(bos: int | None, adds_bos: bool) -> Any:
     ("bos", "adds_bos", "begin"), [(1, True, (1,)), (0, True, (0,)), (1, False, ()), (None, True, ())]
 )
 def test_a_raw_prompt_begins_as_the_tokenizer_says(bos: int | None, adds_bos: bool, begin: tuple[int, ...]) -> None:
-    assert _prompt_ids(checkpoint(bos, adds_bos), "hi", None, raw=True) == (*begin, *b"hi")
+    assert _prompt_ids(checkpoint(bos, adds_bos), "hi") == (*begin, *b"hi")
 
 
 def test_a_conversation_is_the_template_s_own() -> None:
     model = checkpoint(1, True)
-    assert bytes(_prompt_ids(model, "hi", None, raw=False)) == b"<u>hi<a>"
-    assert bytes(_prompt_ids(model, "hi", "", raw=False)) == b"<s><u>hi<a>"
-    assert bytes(_prompt_ids(model, "hi", "be", raw=False)) == b"<s>be<u>hi<a>"
+    user = {"role": "user", "content": "hi"}
+    assert bytes(_prompt_ids(model, [user])) == b"<u>hi<a>"
+    assert bytes(_prompt_ids(model, [{"role": "system", "content": ""}, user])) == b"<s><u>hi<a>"
+    assert bytes(_prompt_ids(model, [{"role": "system", "content": "be"}, user])) == b"<s>be<u>hi<a>"

@@ -112,8 +112,7 @@ def test_training_on_given_text(monkeypatch: pytest.MonkeyPatch, config: Decoder
 def test_the_automatic_budget_leaves_room_for_the_weights(
     monkeypatch: pytest.MonkeyPatch, config: DecoderConfig
 ) -> None:
-    for module in ("rethink.runs.placement", "rethink.rollout.pages"):
-        monkeypatch.setattr(f"{module}.free_memory", lambda device: int(2.3 * GIB))
+    monkeypatch.setattr("rethink.runs.placement.free_memory", lambda device: int(2.3 * GIB))
     chosen = recipe("rollout.kv_budget_gb=null", "model.dtype=bfloat16")
     assert 0 < make_choices(chosen, config, None)["kv_budget_bytes"] < 0.35 * GIB
 
@@ -125,7 +124,7 @@ def test_a_run_is_refused_before_its_model_is_loaded_and_leaves_no_folder(
         pytest.fail("the model was loaded")
 
     free(monkeypatch, 0.001)
-    monkeypatch.setattr("rethink.kinds.grpo.run.build_model", unwanted)
+    monkeypatch.setattr("rethink.kinds.grpo.run.open_engine", unwanted)
     chosen = recipe(f"model.path={tiny_folder('llama')}", "rollout.max_new_tokens=8", "model.dtype=float32")
     with pytest.raises(UsageError, match="--over-memory"):
         train(chosen, tmp_path / "out", progress=make_progress("none"))

@@ -135,7 +135,7 @@ def test_an_engine_that_cannot_run_the_model_is_refused(run: Run, tmp_path: Path
     model.save_pretrained(tmp_path / "gpt2")
     small_tokenizer.save(tmp_path / "gpt2")
     source = f"model.path={tmp_path / 'gpt2'}"
-    with pytest.raises(ModelError, match=r"rollout.engine is `torch`.*Leave it at `auto`"):
+    with pytest.raises(ModelError, match=r"engine `torch` cannot run .*Leave the engine at `auto`"):
         run(tmp_path / "out", *SHORT, source, "rollout.engine=torch")
     with pytest.raises(RecipeError, match=r"`rollout.max_new_tokens` is 64, but the model's context of 64"):
         run(tmp_path / "out", *SHORT, source, "rollout.max_new_tokens=64")
