@@ -22,7 +22,7 @@ EXAMPLES = """\
 
 EXTRAS = {
     "hub": ("datasets", "transformers"),
-    "eval": ("langdetect", "nltk", "openai"),
+    "eval": ("langdetect", "nltk"),
     "chat": ("prompt_toolkit",),
     "llama": ("llama-cpp-python",),
     "trackers": ("tensorboard", "wandb", "trackio"),

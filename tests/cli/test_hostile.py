@@ -58,6 +58,7 @@ REFUSED = {
     "report": [["report", HOSTILE]],
     "profile": [["profile", HOSTILE]],
     "doctor": [["doctor", HOSTILE]],
+    "algorithms": [["algorithms", HOSTILE]],
     "tasks": [["tasks", HOSTILE], ["tasks", "chain_sum", "--option", HOSTILE], ["tasks", "--recipe", HOSTILE],
               ["tasks", "chain_sum", "--option", f"{HOSTILE}=1"], ["tasks", "chain_sum", "--model", HOSTILE]],
 }  # fmt: skip
