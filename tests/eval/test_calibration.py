@@ -25,7 +25,7 @@ def test_of_the_likelier_of_two() -> None:
 
 def test_nothing_and_nonsense() -> None:
     assert expected_calibration_error(reliability([], [])) == 0
-    with pytest.raises(ValueError, match="lie in"):
+    with pytest.raises(ValueError, match="must be in"):
         reliability([0.4], [True], low=0.5)
     with pytest.raises(ValueError, match="outcomes"):
         reliability([0.4], [])
