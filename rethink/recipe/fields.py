@@ -111,7 +111,7 @@ def default_of(info: FieldInfo) -> Any:
 def set_by_default(info: FieldInfo) -> Any:
     """As `default_of`, of a section only what differs from its own defaults: these may depend on what is set later."""
     default = info.get_default(call_default_factory=True)
-    return default.model_dump(exclude_unset=True) if isinstance(default, BaseModel) else default_of(info)
+    return plain(default.model_dump(exclude_unset=True)) if isinstance(default, BaseModel) else default_of(info)
 
 
 def plain(value: Any, without: Sequence[Any] = ()) -> Any:
