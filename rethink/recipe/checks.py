@@ -80,7 +80,7 @@ def optimizer_contradictions(optimizer: OptimizerSection, steps: int | None) -> 
             f"{optimizer.learning_rate:g}; the schedule falls. Use a final rate of at most the learning rate, such as "
             f"`optimizer.final_rate={optimizer.learning_rate / 10:g}`."
         )
-    if constant and optimizer.final_rate != type(optimizer).model_fields["final_rate"].default:
+    if constant and optimizer.final_rate not in (0.0, type(optimizer).model_fields["final_rate"].default):
         yield (
             "`optimizer.final_rate` is set, but the schedule is `constant` and does not use it. Set "
             "`optimizer.schedule=cosine` (or `linear`), or remove the final rate."

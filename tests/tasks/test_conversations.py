@@ -123,7 +123,7 @@ def test_what_the_assistant_says_in_a_prompt_is_context(tmp_path: Path) -> None:
         ({"messages": [USER, {**ASSISTANT, "weight": 0.5}]}, ["message 2", "`weight` is '0.5'"]),
         ({"messages": [USER, {**ASSISTANT, "loss_mask": [0, 1]}]}, ["message 2", "`loss_mask`"]),
         ({"messages": [USER, {**ASSISTANT, "train": "false"}]}, ["message 2", "`train` is 'false'"]),
-        ({"messages": [USER, {**ASSISTANT, "train_detail": []}]}, ["message 2", "`train_detail`", "not known"]),
+        ({"messages": [USER, {**ASSISTANT, "train_detail": []}]}, ["message 2", "`train_detail`", "unknown"]),
         ({"messages": [USER, ASSISTANT], "weight": 0}, ["has `weight: 0`", "remove the row"]),
         ({"prompt": "a", "completion": "b", "train": False}, ["has `train: false`"]),
         ({"prompt": "a", "completion": "b", "masked": True}, ["has `masked: true`"]),

@@ -321,6 +321,9 @@ def test_a_damaged_reward_model_is_named(train: Train, tmp_path: Path) -> None:
     assert set(load_file(model / "value_head.safetensors")) == {"score.weight", "score.bias"}
     assert load_checkpoint(str(model)).config is not None  # a language model's folder still
     (model / "value_head.safetensors").write_bytes(b"x" * 40)
+    with pytest.raises(RunFolderError, match=r"value_head.safetensors` is damaged"):
+        load_reward_checkpoint(str(model))
+    (model / "checksums.json").unlink()
     with pytest.raises(ModelError, match="value head"):
         load_reward_checkpoint(str(model))
     (model / "reward_model.json").unlink()

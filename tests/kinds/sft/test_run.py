@@ -128,7 +128,7 @@ def test_killed_at_many_random_points(recipe_file: Path, tmp_path: Path) -> None
 
 def test_killed_in_the_middle_of_a_step_and_extended(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run cut after any step and resumed, and one extended by more epochs, are the whole one."""
-    constant = ["optimizer.schedule=constant", "optimizer.warmup_steps=0"]
+    constant = ["optimizer.schedule=constant", "optimizer.warmup_steps=0", "optimizer.final_rate=0"]
     run(tmp_path / "whole", "epochs=2", *constant)
     run(tmp_path / "out", "epochs=1", *constant)
     run(tmp_path / "out", "epochs=2", *constant, resume=True)
@@ -191,7 +191,7 @@ def test_folders_and_changed_data(run: Run, recipe_file: Path, tmp_path: Path) -
         (["data.0.path=none.jsonl"], TaskError, "`none.jsonl` cannot be read"),
         (["max_tokens=9999"], RecipeError, "`max_tokens` is 9999, and the model's context is 256"),
         (["max_tokens=12"], TaskError, "overlong=drop"),
-        (["optimizer.warmup_steps=40"], RecipeError, "is not below the 11 steps"),
+        (["optimizer.warmup_steps=40"], RecipeError, "is not below `steps` 11"),
         (["model.path=nowhere/at-all"], ModelError, "nowhere/at-all"),
         (["prompt.template=raw"], TaskError, "prompt.template=chat"),
     ],
