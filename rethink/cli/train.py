@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rethink.cli.arguments import Verbs, print_json, verb
+from rethink.cli.cluster import add_cluster, placed_on
 from rethink.errors import UsageError
 from rethink.kinds.closing import program
 from rethink.terminal import say
@@ -26,6 +27,7 @@ EXAMPLES = """\
   rethink train my.yaml steps=200 --resume                  extend a finished run
   rethink train sft data.0.path=my.jsonl                    fine-tune: a recipe of another kind
   rethink train r1                                          run a pipeline; finished, unchanged stages are skipped
+  rethink train quickstart --cluster local:2                sample on two workers; the result stays the same
   rethink train r1 --until sft                              stop after one of its stages
 """
 
@@ -39,6 +41,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--resume", action="store_true", help="resume the run in DIR, or start it if there is none")
     parser.add_argument("--over-memory", action="store_true", help="train even if it needs more memory than is free")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and an estimate; run nothing")
+    add_cluster(parser)
     parser.add_argument("--from", dest="from_stage", metavar="STAGE", help="pipelines: this stage and all that use it")
     parser.add_argument("--until", metavar="STAGE", help="pipelines: this stage and all that it uses")
     parser.add_argument("--only", metavar="STAGE", help="pipelines: only this stage")
@@ -60,6 +63,11 @@ def run(args: argparse.Namespace) -> int:
                 f"`{recipe.kind}`. In a pipeline, set optimizer.over_memory=true in the stage that may exceed memory"
             )
         recipe = load_recipe(args.recipe, [*args.overrides, "optimizer.over_memory=true"])
+    if args.cluster is not None and not (kind.samples or kind.stages):
+        raise UsageError(
+            f"--cluster spreads sampling over workers, and a recipe of the kind `{kind.name}` samples nothing; leave "
+            "the option out"
+        )
     selected = selection_of(args, kind)
     if args.dry_run:
         return dry_run(recipe, kind, args.json, {"out": args.out, **selected} if kind.stages else {})
@@ -72,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
 
     progress = make_progress("json" if args.json else "lines" if args.plain else "auto", title=recipe.name)
     try:
-        summary = kind.load("run")(recipe, args.out, resume=args.resume, progress=progress, **selected)
+        with placed_on(args.cluster, progress.note):
+            summary = kind.load("run")(recipe, args.out, resume=args.resume, progress=progress, **selected)
     except BaseException:
         progress.close()  # before the error is printed: the live view would draw over it
         raise
@@ -140,4 +149,5 @@ def when_interrupted(args: argparse.Namespace) -> str:
         return "Nothing was started."
     words = ["train", args.recipe, *args.overrides, "--out", str(args.out), "--resume"]
     words += ["--over-memory"] if args.over_memory else []
+    words += ["--cluster", args.cluster] if args.cluster is not None else []
     return f"The run is saved. To resume: {program()} {shlex.join(words)}"

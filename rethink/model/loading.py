@@ -55,6 +55,8 @@ class Checkpoint:
     """The Hugging Face folder that is read."""
     reason: str | None = None
     """Why `config` is None."""
+    revision: str | None = None
+    """What the recipe said with it."""
 
 
 def load_checkpoint(
@@ -102,7 +104,7 @@ def load_checkpoint(
         tensors.check(expected_shapes(parsed.config))
     tokenizer = Tokenizer.from_folder(folder)
     _check_vocabulary(parsed.config, tokenizer, path)
-    return Checkpoint(parsed.config, hf_config, tensors, tokenizer, path, folder, parsed.reason)
+    return Checkpoint(parsed.config, hf_config, tensors, tokenizer, path, folder, parsed.reason, revision)
 
 
 def _gguf_file(path: str) -> Path | None:

@@ -32,6 +32,7 @@ class MetricInfo:
 _TRAIN = "rethink.kinds"
 _EVAL = "rethink.eval"
 _LOSS = "rethink.algorithms"
+_CLUSTER = "rethink.distributed"
 _NOTHING = "Nothing; for information only."
 
 SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
@@ -266,6 +267,22 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
             MetricInfo("eval/judged", "problems", "Held-out problems that could be scored; accuracy and its interval "
                        "cover these.", "All.", "The checker cannot read some gold answers: see `tasks.answer_format`.",
                        _EVAL),
+        ),
+    ),
+    (
+        "Cluster",
+        "Of runs with `--cluster`. Counts are of the time since the row before.",
+        (
+            MetricInfo("cluster/workers", "workers", "Rollout workers that are there.", "As the cluster file says.",
+                       "The run's notes say why a worker was lost.", _CLUSTER),
+            MetricInfo("cluster/lost", "workers", "Workers that ended or did not answer.", "0.",
+                       "Memory of a worker's machine, or a network that fails; see the run's notes.", _CLUSTER),
+            MetricInfo("cluster/asked_again", "completions", "Completions that a lost worker held, asked of others.",
+                       "0.", "As for `cluster/lost`. The result is the same.", _CLUSTER),
+            MetricInfo("cluster/moved", "completions", "Completions that an idle worker took over.",
+                       "Few of the batch.", "Workers of very different speed.", _CLUSTER),
+            MetricInfo("cluster/sync", "s", "Handing new weights to the workers' store.", "Below `time/rollout`.",
+                       "A large model or slow memory.", _CLUSTER),
         ),
     ),
     (

@@ -9,7 +9,7 @@ import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -24,6 +24,8 @@ from rethink.recipe.schema import Section
 from rethink.recipe.yaml_text import MOST_BYTES, RecipeDumper, load_yaml
 
 PACKAGE = Path(__file__).resolve().parents[1]
+
+S = TypeVar("S", bound=Section)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
@@ -56,6 +58,25 @@ def parse_recipe(text: str, origin: str, overrides: Sequence[str] = ()) -> AnyRe
         raise RecipeError(f"{origin} cannot be used. {error}") from None
     for override in overrides:
         _apply(data, override, model)
+    return _validated(data, origin, model)
+
+
+def load_section(path: Path, model: type[S]) -> S:
+    """Read a file that holds one section: a cluster file, say.
+
+    Raises:
+        RecipeError: it cannot be read, is not YAML, or a value is unknown, of the wrong type or degenerate.
+    """
+    try:
+        data = _read_yaml(read_bounded_text(path, MOST_BYTES), f"`{path}`") or {}
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"`{path}` cannot be read: {error}.") from error
+    if not isinstance(data, dict):
+        raise RecipeError(f"`{path}` holds no `key: value` lines.")
+    return _validated(data, f"`{path}`", model)
+
+
+def _validated(data: dict[Any, Any], origin: str, model: type[S]) -> S:
     try:
         return model.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:

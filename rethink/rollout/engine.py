@@ -143,6 +143,10 @@ class RolloutEngine(ABC):
             self._under_way[key] = on_finish, left - 1
         on_finish(key, sample, completion)
 
+    def metrics(self) -> dict[str, float]:
+        """What it wants in the step's row, by names of the glossary; counts are of the time since the last call."""
+        return {}
+
     def close(self) -> None:  # noqa: B027
         """Let go of the model and its memory; the engine is not usable afterwards."""
 

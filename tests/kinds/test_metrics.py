@@ -77,7 +77,8 @@ def test_what_is_emitted_is_what_is_documented(folder: Path, tiny_folder: Callab
         emitted |= {name for row in RunFolder.open(out).metrics() for name in row}
     for name in emitted:
         describe(name)
-    assert {PATTERNS.get(name, name) for name in GLOSSARY} - emitted == set()
+    one_process = {name for name in GLOSSARY if not name.startswith("cluster/")}  # these: tests/distributed/test_ray.py
+    assert {PATTERNS.get(name, name) for name in one_process} - emitted == set()
 
 
 def test_charts_show_documented_metrics_alone() -> None:

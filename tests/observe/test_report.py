@@ -175,6 +175,7 @@ def test_charts_hold_the_metrics_of_every_step(finished: RunFolder) -> None:
                 "policy/ratio_mean", "policy/ratio_max", "eval/accuracy_low", "eval/accuracy_high", "eval/truncated",
                 "eval/n", "eval/judged", "reward/<part>", "failure/<cause>",
                 "policy/correction", "policy/correction_cut",
+                "cluster/workers", "cluster/lost", "cluster/asked_again", "cluster/moved", "cluster/sync",
                 # Fine-tuning and reward models have charts of their own, in their own reports.
                 "train/loss", "train/entropy", "train/tokens", "train/input_tokens", "train/epoch", "eval/loss",
                 "eval/tokens", "reward_model/loss", "reward_model/accuracy", "reward_model/margin",

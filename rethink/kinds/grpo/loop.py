@@ -81,7 +81,7 @@ def one_step(run: GRPO) -> dict[str, float]:
         run.old_logprobs = run.old_logprobs if position else None
         if not position:
             state.tokens_total += sum(len(r.completion.token_ids) for r in run.batch.rollouts)
-    row |= batch_metrics(run.batch, recipe, sampled_now=position == 0)
+    row |= batch_metrics(run.batch, recipe, sampled_now=position == 0) | run.sources.engine.metrics()
 
     # Old log-probabilities: the policy's own before its first update on this batch. With one update a batch the
     # current ones are the old ones; and an engine whose numbers are the trainer's to the bit has them already.

@@ -78,13 +78,19 @@ def train(
         write=loop.write,
         summarise=summarise,
         export=lambda run, _, path: run.export(path),
-        close=lambda run: run.sources.rubric.close(),
+        close=close,
     )
 
     def make() -> GRPO:
         return assemble(recipe, checkpoint, mix, folder, progress, engine_factory)
 
     return run_training(folder, progress, make, parts, started)
+
+
+def close(run: GRPO) -> None:
+    """Let go of the engine and the reward workers."""
+    run.sources.engine.close()
+    run.sources.rubric.close()
 
 
 def open_folder(recipe: Recipe, checkpoint: Checkpoint, mix: TaskMix, out: Path, resume: bool) -> RunFolder:

@@ -8,8 +8,10 @@ Nothing else knows an engine's name; an installed package brings one by the entr
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +80,29 @@ class Opened:
     checkpoint: Checkpoint
     model: Any
     """The model in this process, a `LanguageModel`; None where the engine keeps it to itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spreading:
+    """An engine that was opened in this process, for whoever has its work done elsewhere."""
+
+    opened: Opened
+    placement: Placement
+    max_concurrent: int | None
+    trust_remote_code: bool
+
+
+_spread: ContextVar[Callable[[Spreading], RolloutEngine] | None] = ContextVar("spread", default=None)
+
+
+@contextmanager
+def spread_over(spread: Callable[[Spreading], RolloutEngine]) -> Iterator[None]:
+    """Within, every engine that is opened is replaced by what `spread` makes of it: a pool of workers, say."""
+    token = _spread.set(spread)
+    try:
+        yield
+    finally:
+        _spread.reset(token)
 
 
 @cache
@@ -182,5 +207,10 @@ def open_engine(
         model = chosen.build(source, placement, trust_remote_code)
     if not isinstance(engine, str):
         return Opened(engine(model, source), chosen.name, source, model)
-    opened = chosen.open(Opening(source, placement, model, max_concurrent, logprobs))
-    return Opened(opened, chosen.name, source, model)
+    opened = Opened(
+        chosen.open(Opening(source, placement, model, max_concurrent, logprobs)), chosen.name, source, model
+    )
+    spread = _spread.get()
+    if spread is None:
+        return opened
+    return replace(opened, engine=spread(Spreading(opened, placement, max_concurrent, trust_remote_code)))

@@ -1,0 +1,61 @@
+"""Where a run is placed: the cluster file, or `local:N` in its place. It says nothing of what is computed.
+
+    workers: 4                 # rollout workers
+    threads: 8                 # of each
+    address: auto              # a Ray cluster that runs; local: start Ray on this machine
+
+A recipe says what a run is, a cluster file where it runs. So the file is no part of a run's identity: a run may be
+resumed with another one, or with none.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from rethink.errors import UsageError
+from rethink.recipe.loading import load_section
+from rethink.recipe.schema import Section
+
+
+class Cluster(Section):
+    """A cluster file."""
+
+    address: str = "local"
+    """`local`: start Ray on this machine, for this run alone. `auto`: the cluster of this machine's Ray. Otherwise the
+    address of a cluster's head, `HOST:PORT`."""
+    workers: int = Field(default=2, gt=0)
+    """Rollout workers."""
+    threads: int = Field(default=1, gt=0)
+    """CPU threads of each worker; Ray places workers by them."""
+    bits: Literal["same", "any"] = "same"
+    """`same`: refuse a worker whose completions would differ in the last bits (another processor or version), so that
+    the run ends as one process would. `any`: take it, and compute log-probabilities anew before training."""
+    kv_budget_gb: float | None = Field(default=None, gt=0)
+    """Memory for keys and values of each worker (GiB); None: its share of what is free on its machine."""
+    start_seconds: float = Field(default=180.0, gt=0)
+    """How long a worker may take to start and load the model."""
+    hang_seconds: float = Field(default=10.0, gt=0)
+    """A worker that does not answer for so long is given up, and its samples are asked again elsewhere."""
+
+
+def read_cluster(said: str) -> Cluster:
+    """The cluster that `--cluster` names: a YAML file, `local` or `local:N`.
+
+    Raises:
+        UsageError: it is neither, or the file is wrong.
+    """
+    if match := re.fullmatch(r"local(?::(\d+))?", said):
+        number = int(match[1]) if match[1] else 2
+        if number < 1:
+            raise UsageError("`--cluster local:0` has no workers; write `local:2`, say")
+        return Cluster(workers=number)
+    if not Path(said).is_file():
+        raise UsageError(
+            f"`--cluster {said}`: there is no such file. Write `local:N` for N workers on this machine, or the path of "
+            "a cluster file (docs/cluster.md)"
+        )
+    return load_section(Path(said), Cluster)

@@ -1,0 +1,180 @@
+"""The pool as a rollout engine: whoever samples need not know that workers do.
+
+    submit, publish ─► Pool ◄─► (a thread) ◄─► transport ◄─► workers
+    step ◄───────────── completions
+
+A thread carries messages all the time, so that workers are watched, and draw, while the trainer computes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+
+from rethink.distributed import weights as weights_of
+from rethink.distributed.pool import Pool, Timing
+from rethink.distributed.protocol import Weights
+from rethink.distributed.transport import Joined, Lost, Reported, Transport
+from rethink.errors import EngineFailure
+from rethink.rollout.engine import RolloutEngine
+from rethink.rollout.engines import Opened
+
+Note = Callable[[str], None]
+POLL_SECONDS = 0.02
+WAIT_SECONDS = 0.5
+STORE_SECONDS = 90.0
+"""How long the store may be away: Ray may be starting again."""
+
+
+class PoolEngine(RolloutEngine):
+    """`RolloutEngine` whose samples are drawn by workers.
+
+    Args:
+        transport: started; it is this engine's from now on.
+        timing: deadlines.
+        opened: the model that is published, and an engine of the workers' kind on it.
+        note: told who is waited for.
+        exact_logprobs: whether their log-probabilities equal the trainer's to the bit.
+    """
+
+    def __init__(self, transport: Transport, timing: Timing, opened: Opened, note: Note, *, exact_logprobs: bool):
+        super().__init__()
+        self.model, self.exact_logprobs = opened.model, exact_logprobs
+        self.context, self.dtype = opened.engine.context, opened.engine.dtype
+        self.pool = Pool(uuid.uuid4().hex, timing)
+        self.causes: list[str] = []
+        """Why workers were lost, the latest last."""
+        self._transport, self._note = transport, note
+        self._told: set[tuple[str, float]] = set()
+        """Who was named as waited for, and since when."""
+        self._counted: Counter[str] = Counter()
+        self._sync_seconds = 0.0
+        self._keys: dict[int, int] = {}
+        """By task: the request's key."""
+        self._stored: tuple[int, int] | None = None
+        """The version that workers can load, and the count of stores that it is in."""
+        self._changed = threading.Condition()
+        self._failure: BaseException | None = None
+        self._closing = False
+        self._thread = threading.Thread(target=self._carry, name="rollout pool", daemon=True)
+        self._thread.start()
+
+    def metrics(self) -> dict[str, float]:
+        """See `RolloutEngine.metrics`."""
+        with self._changed:
+            now, workers = Counter(self.pool.counts), len(self.pool.workers)
+        since, self._counted = now - self._counted, now
+        seconds, self._sync_seconds = self._sync_seconds, 0.0
+        return {
+            "cluster/workers": workers,
+            "cluster/lost": since["lost_workers"],
+            "cluster/asked_again": since["asked_again"],
+            "cluster/moved": since["moved"],
+            "cluster/sync": seconds,
+        }
+
+    def close(self) -> None:
+        """End the workers."""
+        with self._changed:
+            self._closing = True
+        self._thread.join(timeout=30)
+        self._transport.close()
+
+    def _step(self) -> bool:
+        if not self._under_way:
+            return False
+        if self._stored != (self.version, self._transport.stores):
+            self._store()  # a new version; or the store was lost, and the model still has what is wanted
+        with self._changed:
+            while self._queue:
+                key, request = self._queue.popleft()
+                sent = dataclasses.replace(request, version=self.version, on_token=None)
+                self._keys[self.pool.submit(sent)] = key
+            self._changed.wait_for(lambda: self.pool.arrived or self._failure is not None, WAIT_SECONDS)
+            if self._failure is not None:
+                raise self._failure
+            taken = self.pool.take()
+        for task, sample, completion in taken:
+            wanted = self._keys.get(task)
+            if wanted is not None and wanted in self._under_way:
+                self._finish(wanted, sample, completion)
+                if wanted not in self._under_way:
+                    self._keys.pop(task, None)
+        return bool(self._under_way)
+
+    def _store(self) -> None:
+        """Put the present weights where workers find them.
+
+        Raises:
+            EngineFailure: the store does not come back.
+        """
+        assert self.version is not None
+        started = time.monotonic()
+        checksum, until = weights_of.checksum(self.model), started + STORE_SECONDS
+        while True:
+            stores = self._transport.stores
+            try:
+                source = self._transport.store(weights_of.packed(self.model))
+                break
+            except Exception as error:  # whatever a transport that is going down raises
+                if time.monotonic() > until or self._failure is not None:
+                    raise EngineFailure(f"the weights cannot be handed to workers: {error}") from error
+                time.sleep(1.0)
+        with self._changed:
+            self.pool.publish(Weights(self.version, source, checksum))
+        self._stored = self.version, stores
+        self._sync_seconds += time.monotonic() - started
+
+    def _remove(self, key: int) -> None:
+        with self._changed:
+            for old in [task for task, named in self._keys.items() if named == key]:
+                del self._keys[old]
+                self.pool.cancel(old)
+
+    def _drop(self) -> None:
+        with self._changed:
+            for task in self._keys:
+                self.pool.cancel(task)
+            self._keys.clear()
+
+    def _carry(self) -> None:
+        """Carry messages until the engine is closed; a failure is raised where samples are waited for."""
+        try:
+            while not self._closing:
+                self._carry_once()
+        except BaseException as error:
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+
+    def _carry_once(self) -> None:
+        events = self._transport.receive(POLL_SECONDS)
+        now = time.monotonic()
+        with self._changed:
+            for event in events:
+                match event:
+                    case Joined(hello):
+                        self.pool.joined(hello, now)
+                    case Reported(name, report):
+                        self.pool.reported(name, report, now)
+                    case Lost(name, cause):
+                        self.causes.append(f"{name}: {cause}")
+                        self.pool.lost(name)
+            orders, hung = self.pool.poll(now, self._transport.busy)
+            if self.pool.arrived:
+                self._changed.notify_all()
+            waits = self.pool.waits(now)
+        for wait in waits:
+            if (wait.who, wait.since) not in self._told and now - wait.since > 2 * self.pool.timing.late:
+                self._told.add((wait.who, wait.since))
+                self._note(f"Waiting for {wait.who} ({wait.what}), for {now - wait.since:.0f} s.")
+        for name in hung:
+            why = f"it did not answer for {self.pool.timing.hung:.0f} s"
+            self.causes.append(f"{name}: {why}")
+            self._transport.kill(name, why)
+        for name, order in orders:
+            self._transport.send(name, order)

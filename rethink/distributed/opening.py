@@ -1,0 +1,85 @@
+"""Engines on a cluster: whatever opens an engine within `on_cluster` gets a pool of workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from rethink.distributed.cluster import Cluster
+from rethink.distributed.engine import PoolEngine
+from rethink.distributed.pool import Timing
+from rethink.distributed.ray_cluster import ray_module
+from rethink.distributed.ray_process import RayProcess
+from rethink.distributed.rollout_worker import WorkerSpec, facts
+from rethink.errors import UsageError
+from rethink.rollout.engine import RolloutEngine
+from rethink.rollout.engines import Spreading, spread_over
+
+CAPACITY = 128
+"""Samples that a worker draws at once, where the recipe sets no other."""
+
+
+@contextmanager
+def on_cluster(cluster: Cluster, note: Callable[[str], None]) -> Iterator[None]:
+    """Within, engines draw on the cluster's workers, which end with it.
+
+    Args:
+        cluster: where.
+        note: told what a user should know: workers that were lost, and why.
+
+    Raises:
+        UsageError: Ray is missing, the cluster does not answer, or has too few processors.
+    """
+    ray_module()  # before anything slow
+    engines: list[PoolEngine] = []
+    try:
+        with spread_over(partial(_pool, cluster, note, engines)):
+            yield
+    finally:
+        for engine in engines:
+            engine.close()
+
+
+def _pool(
+    cluster: Cluster, note: Callable[[str], None], engines: list[PoolEngine], spreading: Spreading
+) -> RolloutEngine:
+    opened, local = spreading.opened, spreading.opened.engine
+    if opened.model is None:
+        raise UsageError(
+            f"the engine `{opened.name}` loads its model by itself, and cannot be spread over a cluster yet; leave the "
+            "engine at `auto`, or leave --cluster out"
+        )
+    workers = RayProcess(cluster, _spec(cluster, spreading), facts(opened), note)
+    engine = PoolEngine(
+        workers,
+        Timing(hung=cluster.hang_seconds),
+        opened,
+        note,
+        exact_logprobs=local.exact_logprobs and cluster.bits == "same",
+    )
+    engine.publish(opened.model, 0)
+    engines.append(engine)
+    return engine
+
+
+def _spec(cluster: Cluster, spreading: Spreading) -> WorkerSpec:
+    checkpoint, placement = spreading.opened.checkpoint, spreading.placement
+    budget = placement.kv_budget_bytes
+    if cluster.kv_budget_gb is not None:
+        budget = int(cluster.kv_budget_gb * 2**30)
+    elif budget is not None:
+        budget //= cluster.workers  # of this machine; elsewhere it is a cautious share
+    local = Path(checkpoint.source).expanduser()
+    return WorkerSpec(
+        source=os.path.abspath(local) if local.exists() else checkpoint.source,
+        revision=checkpoint.revision,
+        trust_remote_code=spreading.trust_remote_code,
+        engine=spreading.opened.name,
+        placement=dataclasses.replace(placement, threads=cluster.threads, kv_budget_bytes=budget),
+        max_concurrent=spreading.max_concurrent,
+        capacity=spreading.max_concurrent or CAPACITY,
+    )

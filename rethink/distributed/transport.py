@@ -1,0 +1,72 @@
+"""What carries orders and reports: Ray, or a fake in tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rethink.distributed.protocol import Hello, Order, Report
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A worker has started."""
+
+    hello: Hello
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A worker's report has arrived."""
+
+    name: str
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A worker has ended, or never started."""
+
+    name: str
+    cause: str
+
+
+Event = Joined | Reported | Lost
+
+
+class Transport(Protocol):
+    """Starts workers and keeps as many as are wanted; carries messages. One thread uses it."""
+
+    def receive(self, seconds: float) -> list[Event]:
+        """What happened; waits at most so long for something to happen.
+
+        Raises:
+            EngineFailure: workers cannot be started.
+        """
+        ...
+
+    @property
+    def busy(self) -> set[str]:
+        """Workers that take no order now."""
+        ...
+
+    def send(self, name: str, order: Order) -> None:
+        """Give an order to a worker that is not busy; its report, or its loss, is an event to come."""
+        ...
+
+    def kill(self, name: str, why: str) -> None:
+        """End a worker that was given up; another is started in its place."""
+        ...
+
+    @property
+    def stores(self) -> int:
+        """Grows when what was stored is lost."""
+        ...
+
+    def store(self, arrays: Any) -> Any:
+        """Put weights where workers find them; returns what an order says of them."""
+        ...
+
+    def close(self) -> None:
+        """End all workers."""
+        ...
