@@ -167,8 +167,7 @@ def test_charts_hold_the_metrics_of_every_step(finished: RunFolder) -> None:
                 if name in row:
                     assert entries[str(row["step"])][line.label] == number_text(row[name], panel.chart.kind), name
                     checked += 1
-    # Every metric of the glossary but those that no chart is for.
-    assert checked > 3 * 20
+    assert checked > 3 * 20  # every metric of the glossary but those that no chart is for
     charted = {name for panel in drawn for name in panel.metrics}
     left_out = {"step", "batch", "tokens/trained", "tokens/total", "rollout/tokens", "rollout/reflection",
                 "rollout/reexamining", "rollout/corrected", "time/step",
