@@ -26,8 +26,6 @@ from rethink.rollout.engines import Opened
 Note = Callable[[str], None]
 POLL_SECONDS = 0.02
 WAIT_SECONDS = 0.5
-STORE_SECONDS = 90.0
-"""How long the store may be away: Ray may be starting again."""
 
 
 class PoolEngine(RolloutEngine):
@@ -46,8 +44,6 @@ class PoolEngine(RolloutEngine):
         self.model, self.exact_logprobs = opened.model, exact_logprobs
         self.context, self.dtype = opened.engine.context, opened.engine.dtype
         self.pool = Pool(uuid.uuid4().hex, timing)
-        self.causes: list[str] = []
-        """Why workers were lost, the latest last."""
         self._transport, self._note = transport, note
         self._told: set[tuple[str, float]] = set()
         """Who was named as waited for, and since when."""
@@ -110,22 +106,17 @@ class PoolEngine(RolloutEngine):
         """Put the present weights where workers find them.
 
         Raises:
-            EngineFailure: the store does not come back.
+            EngineFailure: there is no room for them.
         """
         assert self.version is not None
-        started = time.monotonic()
-        checksum, until = weights_of.checksum(self.model), started + STORE_SECONDS
-        while True:
-            stores = self._transport.stores
-            try:
-                source = self._transport.store(weights_of.packed(self.model))
-                break
-            except Exception as error:  # whatever a transport that is going down raises
-                if time.monotonic() > until or self._failure is not None:
-                    raise EngineFailure(f"the weights cannot be handed to workers: {error}") from error
-                time.sleep(1.0)
+        started, stores = time.monotonic(), self._transport.stores
+        arrays = weights_of.packed(self.model)
+        try:
+            source = self._transport.store(arrays)
+        except OSError as error:
+            raise EngineFailure(f"the weights cannot be handed to workers: {error}") from error
         with self._changed:
-            self.pool.publish(Weights(self.version, source, checksum))
+            self.pool.publish(Weights(self.version, source, weights_of.checksum(arrays)))
         self._stored = self.version, stores
         self._sync_seconds += time.monotonic() - started
 
@@ -161,8 +152,7 @@ class PoolEngine(RolloutEngine):
                         self.pool.joined(hello, now)
                     case Reported(name, report):
                         self.pool.reported(name, report, now)
-                    case Lost(name, cause):
-                        self.causes.append(f"{name}: {cause}")
+                    case Lost(name):
                         self.pool.lost(name)
             orders, hung = self.pool.poll(now, self._transport.busy)
             if self.pool.arrived:
@@ -173,8 +163,6 @@ class PoolEngine(RolloutEngine):
                 self._told.add((wait.who, wait.since))
                 self._note(f"Waiting for {wait.who} ({wait.what}), for {now - wait.since:.0f} s.")
         for name in hung:
-            why = f"it did not answer for {self.pool.timing.hung:.0f} s"
-            self.causes.append(f"{name}: {why}")
-            self._transport.kill(name, why)
+            self._transport.kill(name, f"it did not answer for {self.pool.timing.hung:.0f} s")
         for name, order in orders:
             self._transport.send(name, order)

@@ -73,7 +73,6 @@ class Wait:
     who: str
     what: str
     since: float
-    deadline: float
 
 
 @dataclass(slots=True)
@@ -219,15 +218,14 @@ class Pool:
         return orders, hung
 
     def waits(self, now: float) -> list[Wait]:
-        """Who is waited for, for what, since when and until when: the latest to be heard first."""
+        """Who is waited for, for what and since when: the latest to be heard first."""
         found = [
-            Wait(name, _what(worker), worker.heard, self._deadline(worker))
+            Wait(name, _what(worker), worker.heard)
             for name, worker in self.workers.items()
             if worker.assigned and now - worker.heard > self.timing.late
         ]
         if self._alone_since is not None:
-            since = self._alone_since
-            found.append(Wait("any rollout worker", "to join", since, since + self.timing.without))
+            found.append(Wait("any rollout worker", "to join", self._alone_since))
         return sorted(found, key=lambda wait: wait.since)
 
     # Inside

@@ -41,6 +41,11 @@ class Task:
     """Indices into the request's seeds."""
 
     @property
+    def part(self) -> tuple[int, ...]:
+        """Names what one worker draws of a task, whose parts may be given at different times."""
+        return (self.id, *self.samples)
+
+    @property
     def keys(self) -> tuple[Key, ...]:
         """Of its samples."""
         return tuple((self.id, sample) for sample in self.samples)

@@ -84,7 +84,7 @@ class RayProcess:
                 case Joined(hello):
                     self._names.add(hello.name)
                     self._fruitless = 0
-                case Reported(name, _) | Lost(name, _):
+                case Reported(name, _) | Lost(name):
                     self.busy.discard(name)
         return said
 
@@ -140,7 +140,7 @@ class RayProcess:
         if self._process.is_alive():
             self._process.kill()
         self._process.join(timeout=20)
-        lost: list[Event] = [Lost(name, "Ray ended") for name in sorted(self._names)]
+        lost: list[Event] = [Lost(name) for name in sorted(self._names)]
         self._names.clear()
         self.busy.clear()
         self._start()

@@ -156,7 +156,7 @@ class RayWorkers:
         Raises:
             EngineFailure: workers do not start at all.
         """
-        lost = Lost(slot.name, cause)
+        lost = Lost(slot.name)
         self.note(f"{slot.name} is lost ({cause}); another is started, and its samples are asked again.")
         started = slot.hello is not None
         slot.failed = 0 if started else slot.failed + 1

@@ -25,10 +25,9 @@ class Reported:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A worker has ended, or never started."""
+    """A worker has ended, or never started; the transport has told why."""
 
     name: str
-    cause: str
 
 
 Event = Joined | Reported | Lost

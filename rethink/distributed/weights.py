@@ -23,7 +23,7 @@ def packed(model: LanguageModel) -> Arrays:
     return {name: _array(parameter) for name, parameter in model.named_parameters()}
 
 
-def checksum(model: LanguageModel) -> str:
+def checksum(arrays: Arrays) -> str:
     """SHA-256 (hex) of a model's parameters: names, types, shapes, values."""
 
     def digest(entry: tuple[str, np.ndarray[Any, Any]]) -> bytes:
@@ -32,7 +32,7 @@ def checksum(model: LanguageModel) -> str:
         return hashlib.sha256(head + hashlib.sha256(np.ascontiguousarray(array).data).digest()).digest()
 
     with ThreadPoolExecutor(min(4, torch.get_num_threads())) as threads:  # hashing leaves the interpreter's lock
-        return hashlib.sha256(b"".join(threads.map(digest, packed(model).items()))).hexdigest()
+        return hashlib.sha256(b"".join(threads.map(digest, arrays.items()))).hexdigest()
 
 
 def load(model: LanguageModel, arrays: Mapping[str, np.ndarray[Any, Any]], expected: str) -> None:
@@ -54,7 +54,7 @@ def load(model: LanguageModel, arrays: Mapping[str, np.ndarray[Any, Any]], expec
                 np.copyto(_array(parameter), array)
             else:
                 parameter.copy_(torch.from_numpy(array.copy()).view(parameter.dtype))
-    if (found := checksum(model)) != expected:
+    if (found := checksum(packed(model))) != expected:
         raise EngineFailure(f"the weights that arrived have the checksum {found[:12]}, and {expected[:12]} was sent")
 
 

@@ -62,7 +62,7 @@ class Worker:
         self._weights: dict[int, Weights] = {}
         self._waiting: deque[Task] = deque()
         self._running: dict[tuple[int, ...], Task] = {}
-        """By (task, its samples): parts of one task may be given at different times."""
+        """By `Task.part`."""
         self._open: set[Key] = set()
         """Samples of running tasks that have neither ended nor been cancelled."""
         self._done: dict[Key, Done] = {}
@@ -167,7 +167,7 @@ class Worker:
             except RethinkError as error:
                 self._refuse([task], error)
                 continue
-            self._running[(task.id, *task.samples)] = task
+            self._running[task.part] = task
             self._open.update(task.keys)
 
     def _refuse(self, tasks: Iterable[Task], error: RethinkError) -> None:

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from rethink.distributed.feed import batches_due, sampled_by, versions_needed
 from rethink.distributed.pool import Pool, Timing
 from rethink.distributed.protocol import Hello, Key, Order, Report, Task, Weights
 from rethink.distributed.worker import Worker
 from rethink.errors import EngineFailure, UsageError
 from rethink.types import Completion, GenerationRequest, SamplingParams
+from tests.distributed.feed import batches_due, sampled_by, versions_needed
 
 TIMING = Timing(beat=0.2, late=1.0, hung=3.0, stuck=8.0, loading=10.0, without=1e9, attempts=10**9)
 STEP = 0.05
@@ -133,12 +133,12 @@ class FakeEngine:
     def start(self, task: Task) -> None:
         if task.request.params.max_new_tokens == 0:
             raise UsageError("no room")
-        name = (task.id, *task.samples)
+        name = task.part
         self.tasks[name] = task
         self.left[name] = {s: length_of(task.request, s) for s in task.samples}
 
     def cancel(self, task: Task) -> None:
-        name = (task.id, *task.samples)
+        name = task.part
         self.tasks.pop(name, None)
         self.left.pop(name, None)
 

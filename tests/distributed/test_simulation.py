@@ -10,7 +10,7 @@ from tests.distributed.simulation import run
 @pytest.mark.parametrize("first", range(0, 100, 20))
 def test_schedules_end_in_the_weights_of_one_process(first: int) -> None:
     for seed in range(first, first + 20):
-        run(seed)
+        assert run(seed).ended(), seed
 
 
 @pytest.mark.slow
@@ -18,7 +18,7 @@ def test_schedules_end_in_the_weights_of_one_process(first: int) -> None:
 @pytest.mark.parametrize("first", range(100, 10_000, 900))
 def test_many_schedules_end_in_the_weights_of_one_process(first: int) -> None:
     for seed in range(first, first + 900):
-        run(seed)
+        assert run(seed).ended(), seed
 
 
 def test_the_schedules_are_hard() -> None:
