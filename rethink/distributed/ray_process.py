@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -62,6 +63,8 @@ class RayProcess:
         self._fruitless = 0
         self._files = tempfile.TemporaryDirectory(prefix="rethink-weights-", dir=_memory_folder())
         self._stored = 0
+        self._sending = threading.Lock()
+        """The trainer's thread stores weights while the pool's sends orders; a connection takes one at a time."""
         self._start()
         first = self._connection.recv() if self._connection.poll(cluster.start_seconds) else None
         if not isinstance(first, list):
@@ -147,7 +150,7 @@ class RayProcess:
         return lost
 
     def _say(self, what: tuple[Any, ...]) -> None:
-        with contextlib.suppress(OSError):  # it has ended: `receive` finds out
+        with self._sending, contextlib.suppress(OSError):  # it has ended: `receive` finds out
             self._connection.send(what)
 
 

@@ -34,7 +34,7 @@ Event = Joined | Reported | Lost
 
 
 class Transport(Protocol):
-    """Starts workers and keeps as many as are wanted; carries messages. One thread uses it."""
+    """Starts workers and keeps as many as are wanted; carries messages. One thread uses it, but for `store`."""
 
     def receive(self, seconds: float) -> list[Event]:
         """What happened; waits at most so long for something to happen.
