@@ -6,6 +6,7 @@ summary.json                          means with 95 % intervals, all tasks toget
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -76,7 +77,7 @@ def run_eval(recipe: EvalRecipe, out: Path, *, resume: bool = False, progress: P
         prompts = [renderer.render(problem) for problem in problems]
         chunks = [range(first, min(first + CHUNK, len(problems))) for first in range(0, len(problems), CHUNK)]
         progress.start(len(chunks))
-        with closing(rubric):
+        with closing(rubric), contextlib.closing(engine):
             for number, chunk in enumerate(chunks):
                 name = f"chunk-{number:06d}"
                 if stop_requested():

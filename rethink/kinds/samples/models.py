@@ -55,9 +55,15 @@ class Models:
     def engine(self, path: str) -> RolloutEngine:
         """The engine of a model; another that was loaded is given up first."""
         if self._loaded is None or self._loaded[0] != path:
-            self._loaded = None
+            self.close()
             self._loaded = (path, self._load(path))
         return self._loaded[1]
+
+    def close(self) -> None:
+        """Give up the engine that is loaded."""
+        if self._loaded is not None:
+            self._loaded[1].close()
+            self._loaded = None
 
     def params(
         self, path: str, *, temperature: float, max_new_tokens: int, top_p: float = 1.0, top_k: int = 0,

@@ -8,6 +8,7 @@ DIR/drawn/  judged/  chosen/  rewritten/  general/    parts: what was done, so t
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ def curate(
         work.check_prompts()
         earlier = earlier_seconds(folder)
         try:
-            with closing(rubric):
+            with closing(rubric), contextlib.closing(models):
                 samples = work.run()
         except Stopped:
             samples = None
