@@ -17,6 +17,7 @@ from rethink.kinds.samples.parts import Row, in_parts
 from rethink.kinds.samples.recipe import CurateRecipe
 from rethink.kinds.samples.records import NO_PROMPT, Sample, as_completion
 from rethink.rewards.builtin import PartContext, make_part
+from rethink.rewards.judge import JudgeOptions
 from rethink.rewards.outcome import PartFailed
 
 Item = TypeVar("Item")
@@ -95,6 +96,7 @@ def judge_samples(
     if not samples:
         return
     params = {"cache": str(folder / "replies")} | dict(recipe.judge.params)
+    usual = JudgeOptions.model_fields["concurrency"].default
     score = make_part("judge", params, PartContext(recipe.reward.answer), "judge")
 
     def ask(sample: Sample) -> float | None:
@@ -105,7 +107,7 @@ def judge_samples(
             raise NoReply("invalid", failure.detail) from None
 
     def work(chunk: Sequence[Sample]) -> list[Row]:
-        said = ask_all(ask, chunk, int(params.get("concurrency", 8)), "judge")
+        said = ask_all(ask, chunk, int(params.get("concurrency", usual)), "judge")
         return [
             {"id": sample.id, "judge": None, "failure": f"{value.cause}: {value.detail}"}
             if isinstance(value, NoReply)
