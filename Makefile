@@ -52,11 +52,11 @@ bench: $(INSTALLED) $(MODEL)  ## all benchmarks; ARGS="--peer-python PATH" runs 
 	done
 
 docs: $(INSTALLED)  ## rewrite the pages that are generated from code
-	$(BIN)/python -m rethink.recipe.reference docs/recipe.md
+	$(BIN)/python -m rethink.recipe.page docs/recipe.md
 	$(BIN)/python -m rethink.observe.glossary > docs/metrics.md
-	$(BIN)/python -m rethink.algorithms.reference > docs/algorithms.md
+	$(BIN)/python -m rethink.algorithms.page > docs/algorithms.md
 	$(BIN)/python benchmarks/gym_survey.py table > docs/reasoning-gym.md
-	$(BIN)/python -m rethink.eval.reference > docs/benchmarks.md
+	$(BIN)/python -m rethink.eval.benchmarks.page > docs/benchmarks.md
 	$(BIN)/python dev/layers.py
 
 constraints: $(INSTALLED)  ## pin what is installed now into constraints.txt

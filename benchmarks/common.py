@@ -87,8 +87,8 @@ def embedded_folder(*, wanted: bool) -> Iterator[Path]:
     """The embedded model as a Hugging Face folder, which peers load; an empty one where it is not wanted."""
     with tempfile.TemporaryDirectory() as folder:
         if wanted:
-            from rethink.model.export import save_hf_folder
             from rethink.model.loading import load_checkpoint
+            from rethink.model.saving import save_hf_folder
 
             checkpoint = load_checkpoint("embedded")
             tensors = {name: tensor.float() for name, tensor in checkpoint.tensors.items()}

@@ -23,10 +23,10 @@ def measure(a) -> None:
     import json
 
     from rethink.eval.backend import Wanted, open_backend
-    from rethink.eval.data import load_problems
-    from rethink.eval.registry import find_benchmark
-    from rethink.eval.run import Overrides, make_plan, run_plan
-    from rethink.eval.samples import SampleStore
+    from rethink.eval.benchmark_run import Overrides, make_plan, run_plan
+    from rethink.eval.benchmarks.catalogue import find_benchmark
+    from rethink.eval.benchmarks.problems import load_problems
+    from rethink.eval.sample_files import SampleStore
     from rethink.machine.limits import peak_rss_mb
 
     benchmark = find_benchmark("gsm8k")

@@ -79,12 +79,12 @@ def main() -> None:
     import torch
     import transformers
 
-    from rethink.eval.data import load_problems
-    from rethink.eval.prompting import prompt_section
-    from rethink.eval.registry import find_benchmark
+    from rethink.eval.benchmarks.catalogue import find_benchmark
+    from rethink.eval.benchmarks.problems import load_problems
+    from rethink.eval.benchmarks.prompting import prompt_section
     from rethink.machine.limits import usable_threads
-    from rethink.model.chat import PromptRenderer
     from rethink.model.loading import load_checkpoint
+    from rethink.model.text.prompt import PromptRenderer
 
     torch.set_num_threads(usable_threads())
     benchmark = find_benchmark("gsm8k")

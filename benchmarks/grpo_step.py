@@ -43,7 +43,7 @@ def measure(a) -> None:
     tune_allocator()
     from rethink.kinds.grpo.run import train
     from rethink.observe.progress import make_progress
-    from rethink.recipe.loading import parse_recipe
+    from rethink.recipe.recipe_files import parse_recipe
     from rethink.store.run_folder import RunFolder
 
     text = RECIPE.format(

@@ -24,7 +24,7 @@ def measure(a) -> None:
     tune_allocator()
     from rethink.kinds.grpo.run import train
     from rethink.observe.progress import make_progress
-    from rethink.recipe.loading import load_recipe
+    from rethink.recipe.recipe_files import load_recipe
     from rethink.store.run_folder import RunFolder
 
     recipe = load_recipe("zero-gsm8k", [

@@ -122,7 +122,7 @@ def make_problems(task: str, params: dict[str, Any]) -> list[Any] | str:
 def _make_problems(task: str, params: dict[str, Any]) -> list[Any] | str:
     from rethink.errors import TaskError
     from rethink.recipe.schema import TaskSource
-    from rethink.tasks.gym.source import GymSource
+    from rethink.tasks.gym.problems import GymSource
 
     try:
         source = GymSource(task, TaskSource(kind="reasoning-gym", name=task, params=params), 0)
@@ -212,10 +212,10 @@ class Sampler:
         """Pass rates of one task at its easiest setting."""
         if "error" in read(GOLD)[task]["settings"]["easiest"]:
             return {"task": task, "skipped": "its problems take too long to make"}
-        from rethink.model.chat import PromptRenderer
+        from rethink.model.text.prompt import PromptRenderer
         from rethink.recipe.schema import Example, PromptSection, TaskSource
         from rethink.rewards.judges import reward_judges
-        from rethink.tasks.gym.source import GymSource
+        from rethink.tasks.gym.problems import GymSource
         from rethink.types import GenerationRequest, SamplingParams
 
         tokenizer = self.checkpoint.tokenizer
@@ -271,7 +271,7 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
 def question_length(task: str) -> int:
     """Characters of the first question: short ones are sampled first. Slow tasks come last."""
     from rethink.recipe.schema import TaskSource
-    from rethink.tasks.gym.source import GymSource
+    from rethink.tasks.gym.problems import GymSource
 
     if "error" in read(GOLD)[task]["settings"]["easiest"]:
         return 1 << 30

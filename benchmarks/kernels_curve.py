@@ -80,7 +80,7 @@ def pair(a: Any, seed: int, sampled_by: str, replayed_by: str) -> tuple[common.M
 
 def report(first: common.Measurement, second: common.Measurement) -> None:
     """Both curves, step by step, and the difference at the end."""
-    from rethink.eval.statistics import paired_comparison
+    from rethink.eval.statistics.estimates import paired_comparison
 
     print(f"seed {first['seed']}: sampled with {first['kernels']} kernels, replayed with {second['kernels']}")
     print("step  sampled accuracy   entropy         gradient norm")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from rethink.rewards import language
+from rethink.rewards import language_reward
 from tests.rewards.language_mixtures import SENTENCES, mean_errors
 
 CHARACTERS = 10_000
@@ -23,15 +23,15 @@ def milliseconds(target: str, runs: int = 7) -> float:
     text = (" ".join(SENTENCES[target]) * 20)[:CHARACTERS]
     best = float("inf")
     for _ in range(runs):
-        language._identify.cache_clear()
+        language_reward._identify.cache_clear()
         started = time.process_time()
-        language.language_share(text, target)
+        language_reward.language_share(text, target)
         best = min(best, time.process_time() - started)
     return best * 1e3 / (CHARACTERS / 1000)
 
 
 def main() -> None:
-    language.language_share("warm up 中文", "en")
+    language_reward.language_share("warm up 中文", "en")
     cost = {target: round(milliseconds(target), 3) for target in SENTENCES}
     for target, ms in cost.items():
         print(f"{target}: {ms:.3f} ms per 1,000 characters")

@@ -14,8 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from rethink.rewards.pool import RewardPool
-from rethink.rewards.score import Keys, row_item
+from rethink.rewards.recorded import Keys, row_item
+from rethink.rewards.reward_pool import RewardPool
 from rethink.types import Completion, Problem, Prompt
 
 Item = tuple[Problem, Prompt, Completion]

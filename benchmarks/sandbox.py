@@ -19,12 +19,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import common
 
-from rethink.rewards.code.judge import run_script
 from rethink.rewards.code.part import run
-from rethink.rewards.code.tests import Assertions, Pairs
+from rethink.rewards.code.problem_tests import Assertions, Pairs
+from rethink.rewards.code.verdict import run_script
 from rethink.rewards.sandbox.isolation import interpreter_files
-from rethink.rewards.sandbox.pool import close_all
 from rethink.rewards.sandbox.process import Limits, Sandbox
+from rethink.rewards.sandbox.warm_sandboxes import close_all
 
 LIMITS = Limits(wall_seconds=60.0)
 SCRIPT = "print(sum(map(int, input().split())))"

@@ -43,7 +43,7 @@ def measure(a) -> None:
     from rethink.machine.speed import choose_dtype, measure_gemm
     from rethink.model.build import build_model
     from rethink.model.loading import load_checkpoint
-    from rethink.recipe.loading import parse_recipe
+    from rethink.recipe.recipe_files import parse_recipe
     from rethink.runs.optimizer import MasterAdamW
 
     tune_allocator()

@@ -32,9 +32,13 @@ def purpose(name: str) -> str:
     return first if re.match(r"[A-Z]{2}", first) else first[0].lower() + first[1:]
 
 
-def kind_folders() -> list[Path]:
-    """The record of each kind."""
-    return sorted((ROOT / "rethink/kinds").glob("*/__init__.py"))
+def rooms(name: str) -> list[str]:
+    """The folders in a package, an entry each."""
+    found = []
+    for path in sorted((ROOT / "rethink" / name).glob("*/__init__.py")):
+        room = path.parent.name
+        found.append(f"    {room + '/':<{WIDTH}}{kind_summary(path) if name == 'kinds' else purpose(f'{name}/{room}')}")
+    return found
 
 
 def kind_summary(path: Path) -> str:
@@ -50,8 +54,7 @@ def pages() -> dict[str, str]:
     tree = []
     for name, folder in rows:
         tree.append(f"  {name + '/' if folder else name + '.py':<{WIDTH}}{purpose(name)}")
-        if name == "kinds":
-            tree += [f"    {path.parent.name + '/':<{WIDTH}}{kind_summary(path)}" for path in kind_folders()]
+        tree += rooms(name)
     table = [f"| `{name}` | {purpose(name)} |" for name, _ in rows]
     return {
         "README.md": "\n".join(["```", "rethink/", *tree, "```"]),

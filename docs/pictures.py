@@ -21,7 +21,7 @@ from rich.console import Console
 
 from rethink.observe.live import LiveView
 from rethink.observe.report import write_report
-from rethink.recipe.loading import parse_recipe
+from rethink.recipe.recipe_files import parse_recipe
 from rethink.store.run_folder import RunFolder
 
 HERE = Path(__file__).resolve().parent

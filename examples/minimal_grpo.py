@@ -21,10 +21,10 @@ from torch import Tensor
 
 from rethink.kinds.grpo.recipe import Recipe
 from rethink.machine.placement import Placement
-from rethink.model.chat import PromptRenderer
+from rethink.model.decoder.packing import PackedGroup, pack
 from rethink.model.language_model import LanguageModel
-from rethink.model.packing import PackedGroup, pack
-from rethink.recipe.loading import parse_recipe
+from rethink.model.text.prompt import PromptRenderer
+from rethink.recipe.recipe_files import parse_recipe
 from rethink.rewards.rubric import Rubric, build_rubric
 from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.engines import EngineFactory, open_engine

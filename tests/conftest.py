@@ -3,6 +3,7 @@ of about a thousand."""
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
@@ -20,7 +21,7 @@ os.environ.setdefault("WANDB_MODE", "offline")
 
 from rethink.model.embedded import INSTALL, embedded_installed
 from rethink.model.loading import Checkpoint, load_checkpoint
-from rethink.model.tokenizer import Tokenizer
+from rethink.model.tokenizer.tokenizer import Tokenizer
 from tests.paths import SHARED_DATA
 
 # On a busy machine any example may take longer than the usual 200 ms: no test is about its own time.
@@ -66,7 +67,7 @@ def vocabulary_fields() -> Callable[[str, str], dict[str, Any]]:
     vocabularies = json.loads((GOLDEN / "vocabularies.json").read_text("utf-8"))
 
     def fields(kind: str, pre: str) -> dict[str, Any]:
-        vocabulary = vocabularies[kind]
+        vocabulary = copy.deepcopy(vocabularies[kind])  # a test may change its own
         own = {"merges": vocabulary["merges"]} if kind == "gpt2" else {"scores": vocabulary["scores"]}
         named = {
             "model": kind,

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 import transformers
 
-from rethink.model.decoder import Decoder
-from rethink.model.hf_config import parse_hf_config
-from rethink.model.tokenizer import Tokenizer
+from rethink.model.decoder.decoder import Decoder
+from rethink.model.decoder.hf_config import parse_hf_config
+from rethink.model.tokenizer.tokenizer import Tokenizer
 from rethink.types import Completion
 
 SHAPE: dict[str, Any] = {

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from rethink.analysis.language import language_share
 from rethink.analysis.repetition import repetition_penalty
-from rethink.model.thoughts import ANSWER, END_ANSWER, END_THINK, THINK, thought_of
+from rethink.model.text.thoughts import ANSWER, END_ANSWER, END_THINK, THINK, thought_of
 
 PARAGRAPH = 150
 """Words of a paragraph from which it is hard to read."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rethink.errors import UsageError
-from rethink.model.thoughts import split_turn
+from rethink.model.text.thoughts import split_turn
 from rethink.store.atomic import storage_errors, write_text
 
 Messages = Sequence[dict[str, str]]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 from rethink.terminal import json_text, make_console, say, visible
 
 if TYPE_CHECKING:
-    from rethink.chat.backend import Ended
     from rethink.chat.conversation import Turn
+    from rethink.chat.partner import Ended
 
 Part = Literal["thought", "answer"]
 STOPPED, CUT = "[stopped]", "[cut at the token limit: /set max_new_tokens=…]"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rethink.model.thoughts import ANSWER, END_ANSWER, END_THINK, THINK
+from rethink.model.text.thoughts import ANSWER, END_ANSWER, END_THINK, THINK
 from rethink.rewards.extract import AnswerRule
 from rethink.tasks.guesses import commonest
 from rethink.types import Completion, Problem, Prompt

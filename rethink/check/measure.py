@@ -1,6 +1,6 @@
 """What a check measures: gold answers, prompts, cheats, and a few groups of the model's own completions.
 
-Every function records numbers in a `Report` and judges nothing; `judge.py` does that.
+Every function records numbers in a `Report` and judges nothing; `findings.py` does that.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rethink.check.battery import CHEATS, Cheat, completion_of, gold_turn, setting_of
-from rethink.check.report import Report
+from rethink.check.found import Report
 from rethink.errors import TaskError
-from rethink.eval.statistics import wilson_interval
+from rethink.eval.statistics.estimates import wilson_interval
 from rethink.kinds.grpo.collect import Sources, sampling_params
-from rethink.model.chat import PromptRenderer
-from rethink.model.thoughts import ANSWER, END_ANSWER
+from rethink.model.text.prompt import PromptRenderer
+from rethink.model.text.thoughts import ANSWER, END_ANSWER
 from rethink.recipe.base import AskingRecipe
 from rethink.recipe.schema import RewardPart, RewardSection, RolloutSection
 from rethink.rewards.extract import AnswerRule, extract_answer

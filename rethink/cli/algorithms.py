@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
 def about(objective: Objective) -> dict[str, Any]:
     """What is shown of an objective, as JSON takes it."""
-    from rethink.algorithms.reference import defaults
+    from rethink.algorithms.page import defaults
     from rethink.recipe.objective import NEEDS
 
     return {
@@ -66,7 +66,7 @@ def about(objective: Objective) -> dict[str, Any]:
 
 
 def _show(fact: dict[str, Any], *, whole: bool) -> None:
-    from rethink.algorithms.reference import shown
+    from rethink.algorithms.page import shown
 
     say(f"  loss      {fact['equation']}")
     say(f"  source    {fact['source']}")

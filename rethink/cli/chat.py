@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rethink.cli.arguments import Verbs, add_engine, real, verb, whole
 
 if TYPE_CHECKING:
-    from rethink.chat.backend import ChatBackend
+    from rethink.chat.partner import ChatBackend
 
 EXAMPLES = """\
   rethink chat                                              talk with the embedded model
@@ -53,10 +53,10 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Hold the conversation."""
-    from rethink.chat.backend import Settings
-    from rethink.chat.loop import read_lines, talk, waiting
+    from rethink.chat.chat_session import Session
+    from rethink.chat.lines import read_lines, talk, waiting
+    from rethink.chat.partner import Settings
     from rethink.chat.screen import JsonScreen, PlainScreen, Screen, TerminalScreen
-    from rethink.chat.session import Session
 
     settings = Settings(args.temperature, args.top_p, args.top_k, args.max_new_tokens, args.seed)
     with waiting(f"loading {args.model} …"):
@@ -75,10 +75,10 @@ def run(args: argparse.Namespace) -> int:
 def open_chat(model: str, endpoint: str | None, engine: str) -> ChatBackend:
     """The backend: a model loaded here, or one behind an endpoint."""
     if endpoint is not None:
-        from rethink.chat.endpoint import EndpointChat
+        from rethink.chat.endpoint_partner import EndpointChat
 
         return EndpointChat(model, endpoint)
-    from rethink.chat.backend import EngineChat
+    from rethink.chat.partner import EngineChat
     from rethink.eval.backend import open_backend
 
     return EngineChat(open_backend(model, engine=engine))

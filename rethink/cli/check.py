@@ -12,7 +12,7 @@ from rethink.terminal import make_console, say
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rethink.check.report import Report
+    from rethink.check.found import Report
 
 EXAMPLES = """\
   rethink check quickstart                            print a table of measurements, and the problems
@@ -42,12 +42,12 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check and print. Returns 1 if a problem was found."""
-    from rethink.recipe.loading import load_recipe
+    from rethink.recipe.recipe_files import load_recipe
 
     recipe = load_recipe(args.recipe, args.overrides)
 
-    from rethink.check.run import check
-    from rethink.check.stages import checkables
+    from rethink.check.recipe_check import check
+    from rethink.check.stage_check import checkables
     from rethink.machine.allocator import tune_allocator
 
     tune_allocator()

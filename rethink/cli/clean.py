@@ -25,7 +25,7 @@ def add_parser(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     """Remove, and print what was removed and how much space that freed."""
     from rethink.kinds.pipeline.disk import clean, cleanings
-    from rethink.plan.text import size_text
+    from rethink.plan.estimate_text import size_text
     from rethink.store.pipeline_folder import PipelineFolder, disk_bytes
 
     folder = PipelineFolder.open(args.folder)

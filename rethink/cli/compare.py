@@ -11,7 +11,7 @@ from rethink.cli.arguments import Verbs, print_json, verb
 from rethink.terminal import say
 
 if TYPE_CHECKING:
-    from rethink.eval.compare import Difference
+    from rethink.eval.comparison import Difference
 
 EXAMPLES = """\
   rethink compare evals/base evals/trained
@@ -30,7 +30,7 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare and print."""
-    from rethink.eval.compare import compare_folders
+    from rethink.eval.comparison import compare_folders
 
     comparison = compare_folders(args.first, args.second)
     if args.json:

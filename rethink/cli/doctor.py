@@ -61,8 +61,8 @@ def examine() -> dict[str, Any]:
     import torch
 
     from rethink.kernels.native.library import status
+    from rethink.model.decoder.kernel_gain import kernel_gain
     from rethink.model.embedded import PACKAGE, VERSION, embedded_installed
-    from rethink.model.kernel_gain import kernel_gain
     from rethink.store.environment import accelerators, processor
 
     threads = limits.usable_threads()
@@ -153,7 +153,7 @@ def _kernels_line(kernels: dict[str, Any]) -> str:
 def _sandbox() -> dict[str, Any]:
     """Whether programs that a model writes can be isolated here, and why not."""
     from rethink.rewards.code.part import check_isolation
-    from rethink.rewards.sandbox.errors import SandboxUnavailable
+    from rethink.rewards.sandbox.sandbox_errors import SandboxUnavailable
 
     try:
         check_isolation("required")
@@ -164,7 +164,7 @@ def _sandbox() -> dict[str, Any]:
 
 def _worker_filter() -> bool:
     """Whether workers of built-in rewards can be restricted: no file writes, processes or sockets."""
-    from rethink.rewards.pool import worker_filter
+    from rethink.rewards.reward_pool import worker_filter
 
     return worker_filter() is not None
 

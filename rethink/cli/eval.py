@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
 def loader(engine: str, endpoint: str | None) -> Load:
     """The function that loads a model into the engine. Raises `UsageError` if that engine is not available."""
     if endpoint is not None:
-        from rethink.eval.endpoint import EndpointBackend
+        from rethink.eval.endpoint_backend import EndpointBackend
 
         return lambda model, _: EndpointBackend(model, endpoint)
     from rethink.eval.backend import open_backend
@@ -129,10 +129,10 @@ def loader(engine: str, endpoint: str | None) -> Load:
 
 def make_request(args: argparse.Namespace) -> Request:
     """The request that the arguments make."""
+    from rethink.eval.benchmark_run import Overrides
+    from rethink.eval.benchmarks.catalogue import find_benchmark
+    from rethink.eval.benchmarks.prompting import modes_of
     from rethink.eval.evaluate import Request, slug_of
-    from rethink.eval.prompting import modes_of
-    from rethink.eval.registry import find_benchmark
-    from rethink.eval.run import Overrides
 
     models = _names(args.model, "--model")
     out = args.out
@@ -157,7 +157,7 @@ def _names(text: str, option: str) -> tuple[str, ...]:
 
 
 def _data(text: str) -> tuple[str, Path]:
-    from rethink.eval.registry import find_benchmark
+    from rethink.eval.benchmarks.catalogue import find_benchmark
 
     name, mark, path = text.partition("=")
     if not mark or not name or not path:
@@ -226,8 +226,8 @@ def by_model(measured: Sequence[Measured]) -> dict[str, dict[str, dict[str, Any]
 
 def write_tables(request: Request, measured: Sequence[Measured], published: bool) -> list[Path]:
     """The tables of a request, below its folder."""
-    from rethink.eval.table_formats import write_table
-    from rethink.eval.tables import paper_tables, prompting_table
+    from rethink.eval.tables.formats import write_table
+    from rethink.eval.tables.paper import paper_tables, prompting_table
 
     details = _details(measured)
     if len(request.modes) > 1:
@@ -250,7 +250,7 @@ def show(request: Request, measured: Sequence[Measured], published: bool) -> Non
     """Print the table of results, the protocol of each benchmark, and the paths of the files."""
     from rich.table import Table
 
-    from rethink.eval.card import how, percent
+    from rethink.eval.tables.card_section import how, percent
 
     several = len(request.modes) > 1
     table = Table("model", "benchmark", *(["prompting"] if several else []), "pass@1 (95 %)", "cons@k", "n", "k",

@@ -36,7 +36,7 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, and print what was written."""
-    from rethink.export.run import check_request, export_model
+    from rethink.export.exporting import check_request, export_model
 
     check_request(args.out, args.to, args.dtype, args.evaluation)  # before anything heavy is imported
     with Progress() as progress:

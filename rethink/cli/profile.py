@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure in a temporary folder and print; nothing is kept."""
     from rethink.kinds.grpo.recipe import Recipe
     from rethink.recipe.kind import of_kind
-    from rethink.recipe.loading import load_recipe
+    from rethink.recipe.recipe_files import load_recipe
 
     recipe = of_kind(load_recipe(args.recipe, args.overrides), Recipe, "`rethink profile`")
 

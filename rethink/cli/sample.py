@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if not prompt:
         raise UsageError("The prompt is empty. Give a text, or - to read one from standard input.")
 
-    from rethink.rollout.sample import sample_text
+    from rethink.rollout.one_prompt import sample_text
 
     system = [] if args.system is None else [{"role": "system", "content": args.system}]
 

@@ -13,7 +13,7 @@ from rethink.errors import UsageError
 from rethink.terminal import make_console, say
 
 if TYPE_CHECKING:
-    from rethink.rewards.score import Scored
+    from rethink.rewards.recorded import Scored
 
 EXAMPLES = """\
   rethink score --reward math --data answers.jsonl --gold gold --completion response --out scored.jsonl
@@ -50,8 +50,8 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Score, write the rows, and print the summary."""
+    from rethink.rewards.recorded import Keys, read_data, score_rows, summarise
     from rethink.rewards.rubric import Limits
-    from rethink.rewards.score import Keys, read_data, score_rows, summarise
     from rethink.store.atomic import replacing
 
     names = [name.strip() for name in args.reward.split(",") if name.strip()]

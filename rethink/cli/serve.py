@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"`rethink serve` needs {error.name}: pip install 'rethink[serve]'") from error
     del fastapi
     from rethink.serve.connection import is_loopback
-    from rethink.serve.run import ServeOptions, serve
+    from rethink.serve.server import ServeOptions, serve
 
     options = ServeOptions(
         model=args.model,

@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
 def _show(state: Mapping[str, Any]) -> None:
     from rich.table import Table
 
-    from rethink.observe.numbers import duration
-    from rethink.plan.text import size_text
+    from rethink.observe.number_text import duration
+    from rethink.plan.estimate_text import size_text
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("stage", "kind", "state", "steps", "time", "disk", "hash", "uses"):

@@ -91,7 +91,7 @@ def recipe_of(name: str | None, options: list[str], recipe: str | None, model: s
     import yaml
 
     from rethink.kinds.grpo.recipe import Recipe
-    from rethink.recipe.loading import load_recipe, parse_recipe
+    from rethink.recipe.recipe_files import load_recipe, parse_recipe
     from rethink.recipe.schema import TaskSource
 
     found = load_recipe(recipe) if recipe is not None else None
@@ -136,8 +136,8 @@ def examine(recipe: Recipe, number: int) -> dict[str, Any]:
     """
     from rethink.errors import TaskError
     from rethink.kinds.grpo.data import task_mix
-    from rethink.model.chat import PromptRenderer
     from rethink.model.loading import load_checkpoint
+    from rethink.model.text.prompt import PromptRenderer
 
     mix = task_mix(recipe)
     problems = [(problem, False) for problem in mix.train_batch(0, number, 0)]

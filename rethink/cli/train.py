@@ -52,7 +52,7 @@ def add_parser(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the recipe with its kind's functions, or print the plan of a dry run."""
     from rethink.recipe.kind import kind_named
-    from rethink.recipe.loading import load_recipe
+    from rethink.recipe.recipe_files import load_recipe
 
     recipe = load_recipe(args.recipe, args.overrides)
     kind = kind_named(recipe.kind)
@@ -122,7 +122,7 @@ def dry_run(recipe: AnyRecipe, kind: Kind, as_json: bool, stages: dict[str, Any]
     """
     from rethink.recipe.identity import recipe_hash
     from rethink.recipe.kind import kinds, listed
-    from rethink.recipe.loading import recipe_to_yaml
+    from rethink.recipe.recipe_files import recipe_to_yaml
 
     if kind.plan is None:
         able = listed(known.name for known in kinds().values() if known.plan)

@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import Field
 
 from rethink.errors import UsageError
-from rethink.recipe.loading import load_section
+from rethink.recipe.recipe_files import load_section
 from rethink.recipe.schema import Section
 
 

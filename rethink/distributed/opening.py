@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from rethink.distributed.cluster import Cluster
-from rethink.distributed.engine import PoolEngine
 from rethink.distributed.pool import Timing
+from rethink.distributed.pool_engine import PoolEngine
 from rethink.distributed.ray_cluster import ray_module
 from rethink.distributed.ray_process import RayProcess
 from rethink.distributed.rollout_worker import WorkerSpec, facts

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rethink.distributed.protocol import Hello, Key, Order, Report, Task, Weights
-from rethink.distributed.worker import Worker
+from rethink.distributed.worker_state import Worker
 from rethink.machine.placement import Placement
 from rethink.types import Completion
 

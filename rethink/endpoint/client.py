@@ -26,7 +26,7 @@ import httpx2 as httpx
 
 from rethink.endpoint.reply import NoReply, Reply
 from rethink.errors import RecipeError, RethinkError, RunFolderError, UsageError
-from rethink.model.thoughts import END_THINK, THINK
+from rethink.model.text.thoughts import END_THINK, THINK
 from rethink.recipe.schema import EndpointSection
 from rethink.store.integrity import read_sealed, write_sealed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from rethink.model.thoughts import with_thought
+from rethink.model.text.thoughts import with_thought
 
 _EVERYBODYS = (401, 403, 404, 405, 407, 429)
 """HTTP statuses (4xx) that do not depend on the request: a wrong key, address, method or proxy, or a rate limit."""

@@ -1,4 +1,4 @@
-"""What answers the questions of an evaluation: an engine in this process here, an endpoint in `endpoint.py`."""
+"""What answers the questions of an evaluation: an engine in this process here, an endpoint in `endpoint_backend.py`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from rethink.errors import ModelError, TaskError
 from rethink.machine.placement import Placement
-from rethink.model.chat import PromptRenderer
-from rethink.model.tokenizer import Tokenizer
+from rethink.model.text.prompt import PromptRenderer
+from rethink.model.tokenizer.tokenizer import Tokenizer
 from rethink.recipe.schema import PromptSection
 from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.engines import AUTO, open_engine

@@ -24,12 +24,12 @@ from typing import Any
 from rethink.errors import RunFolderError, UsageError
 from rethink.eval.backend import Backend
 from rethink.eval.benchmark import Benchmark
-from rethink.eval.card import card_section
-from rethink.eval.data import load_problems, source_name
-from rethink.eval.prompting import Mode, prompt_section
+from rethink.eval.benchmark_run import Overrides, Plan, judge_anew, make_plan, run_plan
+from rethink.eval.benchmarks.problems import load_problems, source_name
+from rethink.eval.benchmarks.prompting import Mode, prompt_section
 from rethink.eval.results import BenchmarkResult, summarise
-from rethink.eval.run import Overrides, Plan, judge_anew, make_plan, run_plan
-from rethink.eval.samples import SampleStore
+from rethink.eval.sample_files import SampleStore
+from rethink.eval.tables.card_section import card_section
 from rethink.rollout.engines import AUTOMATIC
 from rethink.store.atomic import clean_leftovers, storage_errors, write_json, write_text
 from rethink.store.integrity import json_digest, read_sealed, write_sealed

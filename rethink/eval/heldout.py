@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
-from rethink.eval.statistics import wilson_interval
-from rethink.model.chat import PromptRenderer
+from rethink.eval.statistics.estimates import wilson_interval
+from rethink.model.text.prompt import PromptRenderer
 from rethink.rewards.rubric import Rubric
 from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.sampler import Asked, sample

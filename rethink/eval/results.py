@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rethink.eval.run import Plan
-from rethink.eval.samples import Sample
-from rethink.eval.statistics import majority, mean_g_pass_at_k, mean_interval, pass_at_k
+from rethink.eval.benchmark_run import Plan
+from rethink.eval.sample_files import Sample
+from rethink.eval.statistics.estimates import majority, mean_g_pass_at_k, mean_interval, pass_at_k
 from rethink.types import is_right
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rethink.model.decoder import Decoder
-from rethink.model.gguf import GgufModel
+from rethink.model.decoder.decoder import Decoder
+from rethink.model.gguf.tensors import GgufModel
 from rethink.model.language_model import LanguageModel
 from rethink.model.loading import Checkpoint
 from rethink.model.safetensors_folder import FolderTensors

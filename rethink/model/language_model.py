@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rethink.kernels.head import TokenObjective
-from rethink.model.packing import PackedBatch
+from rethink.model.decoder.packing import PackedBatch
 
 
 class LanguageModel(Protocol):

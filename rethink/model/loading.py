@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rethink.errors import ModelError
-from rethink.model.config import DecoderConfig
+from rethink.model.decoder.config import DecoderConfig
+from rethink.model.decoder.hf_config import expected_shapes, parse_hf_config, to_hf_config
 from rethink.model.embedded import SHA256, embedded_gguf
-from rethink.model.export import save_hf_folder
 from rethink.model.files import read_json_object
-from rethink.model.hf_config import expected_shapes, parse_hf_config, to_hf_config
 from rethink.model.hub import download, is_hub_id
 from rethink.model.notes import note_once
 from rethink.model.safetensors_folder import HEAD, FolderTensors
+from rethink.model.saving import save_hf_folder
 from rethink.model.tiny import SEED, TINY, write_tiny
-from rethink.model.tokenizer import Tokenizer
+from rethink.model.tokenizer.tokenizer import Tokenizer
 from rethink.store.cache import cache_root, cached_entry, cached_folder
 from rethink.store.contents import check_contents
 from rethink.store.run_folder import RunFolder
@@ -116,7 +116,7 @@ def _gguf_file(path: str) -> Path | None:
 
 
 def _header_of(file: Path, source: str) -> Checkpoint:
-    from rethink.model.gguf import GgufModel
+    from rethink.model.gguf.tensors import GgufModel
 
     model = GgufModel(file)
     tokenizer = Tokenizer.from_gguf_fields(model.fields, str(file))
@@ -205,7 +205,7 @@ def cached_folder_of_gguf(path: Path, root: Path) -> Path:
 def _convert(path: Path, root: Path, key: str) -> Path:
     if (entry := cached_entry(root, key)) is not None:
         return entry
-    from rethink.model.gguf import GgufModel
+    from rethink.model.gguf.tensors import GgufModel
 
     found = _header_of(path, str(path))
     assert isinstance(found.tensors, GgufModel)

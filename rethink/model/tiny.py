@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rethink.model.export import save_hf_folder
-from rethink.model.hf_config import expected_shapes, parse_hf_config
-from rethink.model.tokenizer import Tokenizer
+from rethink.model.decoder.hf_config import expected_shapes, parse_hf_config
+from rethink.model.saving import save_hf_folder
+from rethink.model.tokenizer.tokenizer import Tokenizer
 
 TINY = "tiny-random"
 SEED = 0

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from rethink.errors import ModelError
 from rethink.kernels.head import TokenObjective
+from rethink.model.decoder.packing import PackedBatch
 from rethink.model.loading import Checkpoint
 from rethink.model.notes import note_once
-from rethink.model.packing import PackedBatch
 from rethink.model.safetensors_folder import check_finite
 
 CHUNK_ROWS = 64

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from rethink.observe.numbers import number, percent
+from rethink.observe.number_text import number, percent
 
 RECENT = 20
 """Steps that are looked at: the last ones."""

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rethink.observe.diagnosis import LEAST, RECENT, diagnosis
-from rethink.observe.numbers import TimeLeft, duration, number, percent
+from rethink.observe.number_text import TimeLeft, duration, number, percent
 from rethink.terminal import make_console
 
 _BARS = "▁▂▃▄▅▆▇█"

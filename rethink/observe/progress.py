@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, Literal, Protocol, TextIO
 
 from rethink.observe.diagnosis import LEAST, RECENT, diagnosis
-from rethink.observe.numbers import TimeLeft, duration, number, percent
+from rethink.observe.number_text import TimeLeft, duration, number, percent
 from rethink.terminal import json_text, say
 
 Mode = Literal["auto", "live", "lines", "json", "none"]

@@ -18,7 +18,7 @@ from rethink.plan.estimate import (
     largest_update,
     training_memory,
 )
-from rethink.plan.text import count_text, flops_text, memory_text, parameters_text, rows_text, seconds_text
+from rethink.plan.estimate_text import count_text, flops_text, memory_text, parameters_text, rows_text, seconds_text
 from rethink.recipe.base import TrainingRecipe
 from rethink.recipe.schema import ModelShape
 

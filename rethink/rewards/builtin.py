@@ -55,21 +55,25 @@ class BuiltIn:
 
 
 BUILT_IN: Mapping[str, BuiltIn] = {
-    "math": BuiltIn("rethink.rewards.mathematics:math_part", "worker", "the answer equals the gold, as mathematics"),
-    "number": BuiltIn("rethink.rewards.mathematics:number_part", "here", "the answer is the gold number"),
-    "gym": BuiltIn("rethink.rewards.gym:gym_part", "worker", "what a task of reasoning-gym says"),
-    "language": BuiltIn("rethink.rewards.language:language_part", "here", "share of the thought's words in a language"),
-    "judge": BuiltIn(
-        "rethink.rewards.judge:judge_part", "thread", "what a model behind an endpoint says of the answer"
+    "math": BuiltIn("rethink.rewards.math_reward:math_part", "worker", "the answer equals the gold, as mathematics"),
+    "number": BuiltIn("rethink.rewards.math_reward:number_part", "here", "the answer is the gold number"),
+    "gym": BuiltIn("rethink.rewards.gym_reward:gym_part", "worker", "what a task of reasoning-gym says"),
+    "language": BuiltIn(
+        "rethink.rewards.language_reward:language_part", "here", "share of the thought's words in a language"
     ),
-    "format": BuiltIn("rethink.rewards.format:format_part", "here", "one thought, then one answer, nothing else"),
+    "judge": BuiltIn(
+        "rethink.rewards.endpoint_judge:judge_part", "thread", "what a model behind an endpoint says of the answer"
+    ),
+    "format": BuiltIn(
+        "rethink.rewards.format_reward:format_part", "here", "one thought, then one answer, nothing else"
+    ),
     "code": BuiltIn("rethink.rewards.code.part:make_code", "thread", "the program passes every test, in a sandbox"),
-    "format-soft": BuiltIn("rethink.rewards.format:soft_format_part", "here", "a quarter for each tag"),
-    "steps": BuiltIn("rethink.rewards.format:steps_part", "here", "marks of steps"),
+    "format-soft": BuiltIn("rethink.rewards.format_reward:soft_format_part", "here", "a quarter for each tag"),
+    "steps": BuiltIn("rethink.rewards.format_reward:steps_part", "here", "marks of steps"),
     "repetition": BuiltIn("rethink.rewards.shaping:repetition_part", "here", "penalty for repeated n-grams"),
     "overlong": BuiltIn("rethink.rewards.shaping:overlong_part", "here", "penalty near and beyond a length"),
     "cosine": BuiltIn("rethink.rewards.shaping:cosine_part", "worker", "short right answers, long wrong ones"),
-    "reward-model": BuiltIn("rethink.rewards.reward_model:reward_model_part", "model", "what a reward model says"),
+    "reward-model": BuiltIn("rethink.rewards.model_reward:reward_model_part", "model", "what a reward model says"),
 }
 """All parts but `accuracy`, which is what the task's own checker says."""
 

@@ -21,7 +21,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from rethink.model.thoughts import THINK, after_thought, parse_completion
+from rethink.model.text.thoughts import THINK, after_thought, parse_completion
 from rethink.tasks.answers import boxed_list, is_blank, last_boxed, last_number
 from rethink.tasks.choices import choice_letter as choice_letter
 from rethink.tasks.last_value import SEARCHED, with_changing_words

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rethink.rewards.builtin import Place
-from rethink.rewards.gym import SandboxedGymJudge, place_of
+from rethink.rewards.gym_reward import SandboxedGymJudge, place_of
 from rethink.tasks.judge import Judge, JudgeSpec
 from rethink.tasks.judging import cannot_hang, make_judge
 

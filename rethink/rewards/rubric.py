@@ -23,7 +23,7 @@ from rethink.recipe.schema import RewardSection
 from rethink.rewards.judges import worker_spec
 from rethink.rewards.outcome import SHOWN
 from rethink.rewards.parts import Item, Part, RubricSpec, build_part, score_items
-from rethink.rewards.pool import Outcomes, RewardPool
+from rethink.rewards.reward_pool import Outcomes, RewardPool
 from rethink.tasks.judge import JudgeSpec
 from rethink.types import Completion, Problem, Prompt, RewardOutcome, Rollout
 

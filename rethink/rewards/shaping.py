@@ -15,7 +15,7 @@ from pydantic import Field
 from rethink.analysis.repetition import repetition_penalty, words
 from rethink.rewards.builtin import PartContext
 from rethink.rewards.judges import threaded
-from rethink.rewards.mathematics import judge_of
+from rethink.rewards.math_reward import judge_of
 from rethink.rewards.outcome import PartFunction, placed
 from rethink.types import Completion, Problem, Prompt, is_right
 

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from rethink.kernels.paged import PAGE, PagedCache, cache_rows, copy_page, new_cache
 from rethink.kernels.trace import traced
-from rethink.model.decoder import Decoder
+from rethink.model.decoder.decoder import Decoder
 from rethink.rollout.forward import Chunk, PackedWeights, hidden_rows, prefill_chunks
 from rethink.rollout.pages import PagePool, PoolPlan, own_pages, pages_of
-from rethink.rollout.samples import RunningSample, draw_tokens
+from rethink.rollout.running import RunningSample, draw_tokens
 from rethink.rollout.stopping import end_of
 from rethink.types import FinishReason, GenerationRequest
 

@@ -16,7 +16,7 @@ from rethink.kernels.layers import LayerStack, LayerWeights, StackShape, layer_s
 from rethink.kernels.linear import PackedLinear
 from rethink.kernels.paged import CacheRows, PagedCache, attend_cached
 from rethink.kernels.trace import watched
-from rethink.model.decoder import Decoder
+from rethink.model.decoder.decoder import Decoder
 
 
 class PackedWeights:

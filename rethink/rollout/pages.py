@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from rethink.kernels.paged import PAGE
-from rethink.model.config import DecoderConfig
+from rethink.model.decoder.config import DecoderConfig
 from rethink.types import GenerationRequest
 
 DEFAULT_CONCURRENT = 128

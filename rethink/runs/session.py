@@ -14,7 +14,7 @@ from rethink.observe.progress import Progress
 from rethink.observe.report import write_report
 from rethink.recipe.base import AnyRecipe
 from rethink.recipe.identity import recipe_hash, resume_differences
-from rethink.recipe.loading import parse_recipe, recipe_to_yaml
+from rethink.recipe.recipe_files import parse_recipe, recipe_to_yaml
 from rethink.runs.inputs import check_inputs, inputs_of
 from rethink.store.environment import environment
 from rethink.store.run_folder import RunFolder

@@ -1,5 +1,5 @@
 """An OpenAI-compatible server on the continuous-batching engine.
 
-HTTP (asyncio, `app.py`) ─► prompt ids (`prompts.py`) ─► tickets ─► one engine thread (`worker.py`) ─► mailboxes ─►
-text, thoughts, log-probabilities (`text.py`, `answers.py`) ─► JSON or server-sent events
+HTTP (asyncio, `app.py`) ─► prompt ids (`request_reading.py`) ─► tickets ─► one engine thread (`engine_thread.py`) ─►
+mailboxes ─► text, thoughts, log-probabilities (`streamed_text.py`, `responses.py`) ─► JSON or server-sent events
 """

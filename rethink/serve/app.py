@@ -17,12 +17,12 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 import rethink
-from rethink.model.tokenizer import Tokenizer
-from rethink.serve import schema
-from rethink.serve.answers import Job
+from rethink.model.tokenizer.tokenizer import Tokenizer
+from rethink.serve import api_schema
+from rethink.serve.api_errors import install_handlers, wrong
 from rethink.serve.connection import ClientGone, EventStream, Guard, unless_gone
-from rethink.serve.errors import install_handlers, wrong
-from rethink.serve.prompts import (
+from rethink.serve.engine_thread import EngineThread
+from rethink.serve.request_reading import (
     DEFAULT_TEXT_TOKENS,
     Prompter,
     chat_max_tokens,
@@ -32,9 +32,9 @@ from rethink.serve.prompts import (
     generation,
     prompts_of,
 )
+from rethink.serve.responses import Job
 from rethink.serve.tickets import Mailbox, Ticket
 from rethink.serve.tokens import TokenTexts
-from rethink.serve.worker import EngineThread
 from rethink.types import SamplingParams
 
 _REFUSALS = {
@@ -53,7 +53,7 @@ CLIENT_GONE = 499
 
 
 def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {s: {"model": schema.ErrorBody, "description": _REFUSALS[s]} for s in statuses}
+    return {s: {"model": api_schema.ErrorBody, "description": _REFUSALS[s]} for s in statuses}
 
 
 def _generated(what: str) -> dict[int | str, dict[str, Any]]:
@@ -72,7 +72,7 @@ class Service:
     model: str
     fingerprint: str
 
-    def job(self, chat: bool, body: schema.SamplingFields, prompts: Sequence[Sequence[int]], **further: Any) -> Job:
+    def job(self, chat: bool, body: api_schema.SamplingFields, prompts: Sequence[Sequence[int]], **further: Any) -> Job:
         """A job of this model."""
         return Job(
             chat=chat,
@@ -85,7 +85,7 @@ class Service:
             **further,
         )
 
-    async def answer(self, http: Request, body: schema.SamplingFields, job: Job, tickets: list[Ticket]) -> Response:
+    async def answer(self, http: Request, body: api_schema.SamplingFields, job: Job, tickets: list[Ticket]) -> Response:
         """Submit the tickets and answer, whole or as a stream.
 
         Raises:
@@ -138,7 +138,7 @@ def make_app(service: Service, api_key: str | None = None, hosts: Collection[str
 
 
 def _add_information(app: FastAPI, service: Service) -> None:
-    card = schema.ModelCard(
+    card = api_schema.ModelCard(
         id=service.model,
         object="model",
         created=int(time.time()),
@@ -146,28 +146,28 @@ def _add_information(app: FastAPI, service: Service) -> None:
         max_model_len=service.prompter.max_model_len,
     )
 
-    @app.get("/health", responses={503: {"model": schema.Health, "description": "The engine has failed"}})
-    async def health() -> schema.Health:
+    @app.get("/health", responses={503: {"model": api_schema.Health, "description": "The engine has failed"}})
+    async def health() -> api_schema.Health:
         """Whether completions can be had, and how busy the engine is."""
         failed = service.engine.failed
-        found = schema.Health(status="failed" if failed else "ok", **service.engine.counts())
+        found = api_schema.Health(status="failed" if failed else "ok", **service.engine.counts())
         return JSONResponse(found.model_dump(), 503) if failed else found  # type: ignore[return-value]
 
     @app.get("/v1/models", responses=_responses(401, 403))
-    async def models() -> schema.ModelList:
+    async def models() -> api_schema.ModelList:
         """The model that is served."""
-        return schema.ModelList(object="list", data=[card])
+        return api_schema.ModelList(object="list", data=[card])
 
     @app.get("/v1/models/{model:path}", responses=_responses(401, 403, 404))
-    async def model(model: str) -> schema.ModelCard:
+    async def model(model: str) -> api_schema.ModelCard:
         """One model."""
         check_model(model, service.model)
         return card
 
 
 def _add_generation(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/chat/completions", response_model=schema.ChatCompletion, responses=_generated("The completions"))
-    async def chat(body: schema.ChatRequest, http: Request) -> Response:
+    @app.post("/v1/chat/completions", response_model=api_schema.ChatCompletion, responses=_generated("The completions"))
+    async def chat(body: api_schema.ChatRequest, http: Request) -> Response:
         """Continue a conversation. Thoughts are in `reasoning_content`."""
         check_model(body.model, service.model)
         check_chat(body)
@@ -181,8 +181,8 @@ def _add_generation(app: FastAPI, service: Service) -> None:
         job = service.job(True, body, [ids], stop_strings=params.stop_strings, thought_open=opened, top=top)
         return await service.answer(http, body, job, [_ticket(0, ids, body, params, top)])
 
-    @app.post("/v1/completions", response_model=schema.TextCompletion, responses=_generated("The completions"))
-    async def text(body: schema.CompletionRequest, http: Request) -> Response:
+    @app.post("/v1/completions", response_model=api_schema.TextCompletion, responses=_generated("The completions"))
+    async def text(body: api_schema.CompletionRequest, http: Request) -> Response:
         """Continue texts. With `echo` and `logprobs`, the prompts' tokens have log-probabilities too."""
         check_model(body.model, service.model)
         check_text(body)
@@ -210,7 +210,7 @@ def _add_generation(app: FastAPI, service: Service) -> None:
 
 
 def _ticket(
-    number: int, ids: tuple[int, ...], body: schema.SamplingFields, params: SamplingParams, top: int | None
+    number: int, ids: tuple[int, ...], body: api_schema.SamplingFields, params: SamplingParams, top: int | None
 ) -> Ticket:
     return Ticket(number, _NOBODY, request=generation(ids, body, params), top=top)
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rethink.model.decoder import Decoder
-from rethink.model.packing import PackedGroup, pack
+from rethink.model.decoder.decoder import Decoder
+from rethink.model.decoder.packing import PackedGroup, pack
 from rethink.rollout.forward import PackedWeights
 
 _ROWS = 64

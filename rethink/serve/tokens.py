@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from rethink.model.tokenizer import Tokenizer
+from rethink.model.tokenizer.tokenizer import Tokenizer
 from rethink.serve.scoring import TokenLogprob
 
 _LOWEST = -9999.0

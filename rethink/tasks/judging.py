@@ -12,7 +12,7 @@ from typing import Any
 
 from rethink.errors import TaskError
 from rethink.tasks.checkers import Checker, exact_number
-from rethink.tasks.gym.judge import GymJudge
+from rethink.tasks.gym.checking import GymJudge
 from rethink.tasks.judge import Judge, JudgeSpec
 from rethink.tasks.mathematics import math_equal
 from rethink.types import Problem

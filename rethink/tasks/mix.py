@@ -13,7 +13,7 @@ from rethink.errors import TaskError
 from rethink.recipe.checks import needs_gold
 from rethink.recipe.schema import RewardSection, TaskSource
 from rethink.seeds import draw
-from rethink.tasks.gym.source import GymSource
+from rethink.tasks.gym.problems import GymSource
 from rethink.tasks.judge import JudgeSpec
 from rethink.tasks.rows import RowSource, hub_source, jsonl_source, python_source
 from rethink.tasks.source import KeepsKey, Source

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from rethink.algorithms.losses import Tokens, token_loss
-from rethink.algorithms.reference import page
+from rethink.algorithms.page import page
 from rethink.errors import RecipeError
 from rethink.kinds.grpo.recipe import Recipe
-from rethink.recipe.loading import parse_recipe, recipe_to_yaml
 from rethink.recipe.objective import CORRECTIONS, KL_ESTIMATORS, NEEDS, Objective, objectives
+from rethink.recipe.recipe_files import parse_recipe, recipe_to_yaml
 from rethink.recipe.schema import AlgorithmSection
 from tests.paths import ROOT
 
@@ -292,7 +292,7 @@ def test_what_an_update_needs() -> None:
 
 def test_a_recipe_is_read_without_torch() -> None:
     code = (
-        "import sys; from rethink.recipe.loading import parse_recipe;"
+        "import sys; from rethink.recipe.recipe_files import parse_recipe;"
         f"parse_recipe({TEXT!r}, 'it', ['algorithm.type=gspo']); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
@@ -301,7 +301,7 @@ def test_a_recipe_is_read_without_torch() -> None:
 
 def test_the_page_is_current() -> None:
     path = Path(ROOT) / "docs/algorithms.md"
-    assert path.read_text() == page() + "\n", "run: python -m rethink.algorithms.reference > docs/algorithms.md"
+    assert path.read_text() == page() + "\n", "run: python -m rethink.algorithms.page > docs/algorithms.md"
     assert all(f"\n| `{name}` |" in page() and f"\n## `{name}`" in page() for name in objectives())
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rethink.analysis.language import SCRIPTS, language_of, language_share
 from rethink.errors import RecipeError
-from rethink.model.thoughts import thought_of
+from rethink.model.text.thoughts import thought_of
 from rethink.rewards.builtin import PartContext, make_part
 from rethink.types import Problem
 from tests.paths import SHARED_DATA

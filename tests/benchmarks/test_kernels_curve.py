@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from rethink.kernels.native.library import native
-from rethink.recipe.loading import shipped_recipes
+from rethink.recipe.recipe_files import shipped_recipes
 
 ROOT = Path(__file__).parents[2]
 

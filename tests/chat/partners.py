@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rethink.chat.backend import Ended, OnText, Settings, Stopped, TooLong
 from rethink.chat.conversation import Messages, Turn
+from rethink.chat.partner import Ended, OnText, Settings, Stopped, TooLong
 from rethink.chat.screen import Part
 
 Reply = Callable[[Messages, Stopped, OnText], Ended | str]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from rethink.chat.backend import Ended, OnText, Settings, Stopped
+from rethink.chat.chat_session import Session
 from rethink.chat.conversation import Messages
-from rethink.chat.loop import talk
+from rethink.chat.lines import talk
+from rethink.chat.partner import Ended, OnText, Settings, Stopped
 from rethink.chat.screen import TerminalScreen
-from rethink.chat.session import Session
 from tests.chat.partners import Partner
 
 

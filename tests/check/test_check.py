@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from rethink.check import run as check_run
-from rethink.check.report import Report
-from rethink.check.run import check
-from rethink.check.stages import checkables
+from rethink.check import recipe_check as check_run
+from rethink.check.found import Report
+from rethink.check.recipe_check import check
+from rethink.check.stage_check import checkables
 from rethink.cli.check import show
-from rethink.recipe.loading import load_recipe
+from rethink.recipe.recipe_files import load_recipe
 from rethink.rollout.engines.scripted import Scripted, ScriptedEngine
 
 MODULE = '''\

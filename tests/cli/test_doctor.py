@@ -11,7 +11,7 @@ import torch
 from rethink.cli import doctor, main
 from rethink.kernels.native import library
 from rethink.machine import allocator, limits, speed
-from rethink.model import kernel_gain
+from rethink.model.decoder import kernel_gain
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -159,7 +159,7 @@ def test_killed_and_resumed_equals_unbroken(tiny_folder: Callable[..., Path], da
 
 FLUSH_AT_ONCE = """
 import sys
-import rethink.eval.samples as samples
+import rethink.eval.sample_files as samples
 from rethink.machine import limits
 samples.FLUSH_SAMPLES = 4
 limits.usable_threads = lambda: 1

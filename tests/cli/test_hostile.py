@@ -14,7 +14,7 @@ import pytest
 
 from rethink.cli import main
 from rethink.errors import RunFailure
-from rethink.eval.compare import BenchmarkComparison, Comparison, Difference
+from rethink.eval.comparison import BenchmarkComparison, Comparison, Difference
 from rethink.terminal import visible
 from rethink.types import Completion
 from tests.kinds.pipeline.conftest import EVALUATION, RECIPE, Fake
@@ -101,7 +101,7 @@ def test_completions(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: 
         for _i in seeds:
             yield Completion(np.zeros(0, np.int32), HOSTILE, nothing, nothing, "stop")
 
-    monkeypatch.setitem(sys.modules, "rethink.rollout.sample", types.SimpleNamespace(sample_text=sample_text))
+    monkeypatch.setitem(sys.modules, "rethink.rollout.one_prompt", types.SimpleNamespace(sample_text=sample_text))
     assert run("sample", "hello", *words) == 0
     if words == ["--json"]:
         said = capsys.readouterr().out
@@ -126,12 +126,12 @@ def test_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 
 
 def test_comparisons(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    from rethink.eval.statistics import paired_comparison
+    from rethink.eval.statistics.estimates import paired_comparison
 
     difference = Difference(HOSTILE, HOSTILE, HOSTILE, 0.0, 1.0, HOSTILE, HOSTILE)
     paired = paired_comparison([0.0, 1.0], [1.0, 1.0])
     of = BenchmarkComparison(HOSTILE, paired, 1, 1, (difference,))
-    monkeypatch.setattr("rethink.eval.compare.compare_folders", lambda *_: Comparison(HOSTILE, HOSTILE, (of,)))
+    monkeypatch.setattr("rethink.eval.comparison.compare_folders", lambda *_: Comparison(HOSTILE, HOSTILE, (of,)))
     assert run("compare", HOSTILE, HOSTILE) == 0
     shown(capsys)
 

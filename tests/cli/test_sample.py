@@ -25,7 +25,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             logprobs = np.array([-0.5, -0.25], dtype=np.float32)
             yield Completion(np.array([7, 8], dtype=np.int32), f"text {number}", logprobs, logprobs, "length")
 
-    monkeypatch.setitem(sys.modules, "rethink.rollout.sample", types.SimpleNamespace(sample_text=sample_text))
+    monkeypatch.setitem(sys.modules, "rethink.rollout.one_prompt", types.SimpleNamespace(sample_text=sample_text))
     return asked
 
 

@@ -42,7 +42,7 @@ def test_the_list_names_every_task_and_who_judges_it(capsys: pytest.CaptureFixtu
 
 def test_problems_are_those_of_a_run(tasks: Tasks, capsys: pytest.CaptureFixture[str]) -> None:
     from rethink.kinds.grpo.data import task_mix
-    from rethink.recipe.loading import parse_recipe
+    from rethink.recipe.recipe_files import parse_recipe
 
     found = tasks("chain_sum", "--show", "2", "--option", "max_terms=2", "--option", "max_digits=1")
     recipe = parse_recipe(

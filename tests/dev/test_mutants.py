@@ -77,18 +77,18 @@ def test_a_sample_takes_each_kind_in_turn_and_repeats() -> None:
 
 def test_the_nearest_tests_come_first_and_hostile_ones_never() -> None:
     tests = {
-        "tests/eval/test_drop.py": "",
-        "tests/eval/test_graders.py": "from rethink.eval.drop import drop_scores",
-        "tests/eval/test_tables.py": "from rethink.eval.dropping import x",
-        "tests/cli/test_eval.py": "from rethink.eval import card, drop",
-        "tests/eval/test_hostile.py": "from rethink.eval.drop import drop_scores",
-        "tests/eval/conftest.py": "import rethink.eval.drop",
+        "tests/eval/grading/test_drop.py": "",
+        "tests/eval/grading/test_graders.py": "from rethink.eval.grading.drop import drop_scores",
+        "tests/eval/test_tables.py": "from rethink.eval.grading.dropping import x",
+        "tests/cli/test_eval.py": "from rethink.eval.grading import code_graders, drop",
+        "tests/eval/test_hostile.py": "from rethink.eval.grading.drop import drop_scores",
+        "tests/eval/conftest.py": "import rethink.eval.grading.drop",
         "tests/model/test_chat.py": "",
     }
-    near, rest = mutants.tests_of("rethink/eval/drop.py", tests)
-    assert near == ["tests/eval/test_drop.py", "tests/eval/test_graders.py"]
+    near, rest = mutants.tests_of("rethink/eval/grading/drop.py", tests)
+    assert near == ["tests/eval/grading/test_drop.py", "tests/eval/grading/test_graders.py"]
     assert rest == ["tests/cli/test_eval.py", "tests/eval/test_tables.py"]
-    near, _ = mutants.tests_of("rethink/eval/card.py", tests)
+    near, _ = mutants.tests_of("rethink/eval/grading/code_graders.py", tests)
     assert near == ["tests/cli/test_eval.py"]
 
 
@@ -135,10 +135,10 @@ def test_a_test_that_fails_without_the_fault_shows_nothing() -> None:
 
 
 def test_the_table_counts_what_could_be_noticed() -> None:
-    fault = Mutant("rethink/eval/drop.py", 3, "constant", "f", 0, 1, "1", "(2)", "0123456789")
+    fault = Mutant("rethink/eval/grading/drop.py", 3, "constant", "f", 0, 1, "1", "(2)", "0123456789")
     verdicts = [mutants.record(fault, verdict, "", 1) for verdict in ("killed", "timeout", "survived", "equivalent")]
     text = mutants.summary(verdicts)
-    assert "0123456789 rethink/eval/drop.py:3 f (constant)\n  - 1\n  + (2)" in text
+    assert "0123456789 rethink/eval/grading/drop.py:3 f (constant)\n  - 1\n  + (2)" in text
     assert text.splitlines()[-1].split() == ["all", "1", "1", "1", "1", "0", "67"]
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from rethink.distributed.pool import Pool, Timing
 from rethink.distributed.protocol import Hello, Key, Order, Report, Task, Weights
-from rethink.distributed.worker import Worker
+from rethink.distributed.worker_state import Worker
 from rethink.errors import EngineFailure, UsageError
 from rethink.types import Completion, GenerationRequest, SamplingParams
 from tests.distributed.feed import batches_due, sampled_by, versions_needed

@@ -9,7 +9,7 @@ import pytest
 
 from rethink.distributed.pool import Pool, Timing
 from rethink.distributed.protocol import Done, Hello, Key, Order, Report, Task, Weights
-from rethink.distributed.worker import Worker
+from rethink.distributed.worker_state import Worker
 from rethink.errors import EngineFailure, UsageError
 from rethink.types import Completion, GenerationRequest, SamplingParams
 

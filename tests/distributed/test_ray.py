@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from rethink.distributed.cluster import Cluster
-from rethink.distributed.engine import PoolEngine
 from rethink.distributed.opening import on_cluster
+from rethink.distributed.pool_engine import PoolEngine
 from rethink.kinds.grpo.run import train
 from rethink.observe.glossary import GLOSSARY
 from rethink.observe.progress import make_progress
-from rethink.recipe.loading import load_recipe
+from rethink.recipe.recipe_files import load_recipe
 from rethink.store.run_folder import RunFolder
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from rethink.eval.backend import Backend, EngineBackend
+from rethink.eval.benchmark_run import Overrides
+from rethink.eval.benchmarks.catalogue import find_benchmark
+from rethink.eval.benchmarks.prompting import modes_of
 from rethink.eval.evaluate import Load, Measured, Request, evaluate_all
-from rethink.eval.prompting import modes_of
-from rethink.eval.registry import find_benchmark
-from rethink.eval.run import Overrides
-from rethink.model.tokenizer import Tokenizer
+from rethink.model.tokenizer.tokenizer import Tokenizer
 from rethink.rollout.engines.scripted import Scripted, ScriptedEngine
 from rethink.types import GenerationRequest
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from rethink.eval.data import load_problems
-from rethink.eval.registry import find_benchmark
+from rethink.eval.benchmarks.catalogue import find_benchmark
+from rethink.eval.benchmarks.problems import load_problems
 from tests.paths import SHARED_DATA
 from tests.rewards.sandbox_needed import needs_sandbox
 

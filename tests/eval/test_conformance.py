@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from rethink.eval.drop import drop_scores
-from rethink.eval.graders import math_equivalent
-from rethink.eval.statistics import _at_least, majority, mean_g_pass_at_k, pass_at_k
+from rethink.eval.grading.drop import drop_scores
+from rethink.eval.grading.graders import math_equivalent
+from rethink.eval.statistics.estimates import _at_least, majority, mean_g_pass_at_k, pass_at_k
 from tests.paths import vector_params, vectors
 
 REASONS = {

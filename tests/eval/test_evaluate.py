@@ -12,9 +12,9 @@ import pytest
 from rethink.errors import EngineFailure, ModelError, RunFolderError, TaskError, UsageError
 from rethink.eval.benchmark import PAPER_MAX_TOKENS
 from rethink.eval.evaluate import slug_of
-from rethink.eval.samples import SampleStore
-from rethink.eval.statistics import bootstrap_interval, wilson_interval
-from rethink.model.tokenizer import Tokenizer
+from rethink.eval.sample_files import SampleStore
+from rethink.eval.statistics.estimates import bootstrap_interval, wilson_interval
+from rethink.model.tokenizer.tokenizer import Tokenizer
 from rethink.rollout.engines.scripted import Scripted
 from rethink.store.rollout_files import read_rows
 from rethink.types import GenerationRequest
@@ -169,7 +169,7 @@ def test_a_grader_that_raises_is_data(loader: Any, evaluate: Evaluate, tmp_path:
     def slow(*_: Any) -> float:
         raise TimeoutError
 
-    monkeypatch.setattr("rethink.eval.graders.worker_score", slow)
+    monkeypatch.setattr("rethink.eval.grading.graders.worker_score", slow)
     load, _ = loader(lambda *_: "\\boxed{x}")
     evaluate(load)
     samples = SampleStore(tmp_path / "out" / "samples" / "gsm8k").read()
@@ -267,7 +267,7 @@ def test_changed_golds_and_graders_judge_stored_completions_anew(
     evaluate(load, k=2, out=tmp_path / "fresh")
     for name in ("pass@1", "cons@k", "n", "k"):
         assert results(tmp_path / "out")["gsm8k"][name] == results(tmp_path / "fresh")["gsm8k"][name]
-    monkeypatch.setattr("rethink.eval.grader_version._code_version", lambda: "another")
+    monkeypatch.setattr("rethink.eval.grading.grader_version._code_version", lambda: "another")
     (changed,) = evaluate(load, k=2)
     assert changed.judged_anew == {"gsm8k": 8}
     (settled,) = evaluate(load, k=2)

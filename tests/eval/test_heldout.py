@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from rethink.eval.heldout import Evaluation, evaluate
-from rethink.eval.statistics import wilson_interval
+from rethink.eval.statistics.estimates import wilson_interval
 from rethink.kinds.grpo.data import rubric_of, task_mix
-from rethink.model.chat import PromptRenderer
-from rethink.model.tokenizer import Tokenizer
-from rethink.recipe.loading import parse_recipe
+from rethink.model.text.prompt import PromptRenderer
+from rethink.model.tokenizer.tokenizer import Tokenizer
+from rethink.recipe.recipe_files import parse_recipe
 from rethink.rollout.engines.scripted import Scripted, ScriptedEngine
 from rethink.types import Problem, SamplingParams
 

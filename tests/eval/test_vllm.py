@@ -12,8 +12,8 @@ import pytest
 from rethink.cli import main
 from rethink.errors import EngineFailure, RunFolderError
 from rethink.eval.backend import Backend, open_backend
-from rethink.eval.samples import SampleStore
-from rethink.model.tokenizer import Tokenizer
+from rethink.eval.sample_files import SampleStore
+from rethink.model.tokenizer.tokenizer import Tokenizer
 from tests import fake_vllm
 
 

@@ -14,7 +14,7 @@ import pytest
 from rethink.kinds.grpo.run import train
 from rethink.model.loading import load_checkpoint
 from rethink.observe.progress import make_progress
-from rethink.recipe.loading import parse_recipe
+from rethink.recipe.recipe_files import parse_recipe
 from rethink.rollout.engines.scripted import ScriptedEngine
 from rethink.store.run_folder import RunFolder
 from tests.paths import ROOT

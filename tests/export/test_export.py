@@ -16,14 +16,14 @@ from tokenizers import normalizers
 from rethink.cli import main
 from rethink.errors import ModelError, StorageFailure, UsageError
 from rethink.eval.backend import fingerprint
-from rethink.export import run as export_run
-from rethink.export.run import export_model
-from rethink.model.gguf import GgufModel
+from rethink.export import exporting as export_run
+from rethink.export.exporting import export_model
+from rethink.model.gguf.tensors import GgufModel
 from rethink.model.loading import load_checkpoint
-from rethink.model.tokenizer import Tokenizer
+from rethink.model.tokenizer.tokenizer import Tokenizer
 from rethink.store.integrity import write_sealed
 from rethink.store.run_folder import RunFolder
-from tests.model.test_gguf_tokenizer import GOLDEN
+from tests.model.tokenizer.test_gguf_tokenizer import GOLDEN
 from tests.models import llama3_rope
 
 FolderMaker = Callable[..., Path]
@@ -89,7 +89,7 @@ def test_rows_that_are_no_whole_blocks_stay_f16_and_it_is_said(tiny_folder: Fold
 def test_a_file_from_a_gguf_keeps_its_metadata(
     tiny_folder: FolderMaker, tmp_path: Path, vocabulary_fields: Callable[[str, str], dict[str, Any]]
 ) -> None:
-    from rethink.model.gguf_writer import write_gguf
+    from rethink.model.gguf.writer import write_gguf
 
     checkpoint = load_checkpoint(str(tiny_folder("llama")))
     assert checkpoint.config is not None
@@ -183,7 +183,7 @@ def run(tiny_folder: FolderMaker, tmp_path: Path) -> RunFolder:
     )
 
     def save(folder: Path) -> None:
-        from rethink.model.export import save_hf_folder
+        from rethink.model.saving import save_hf_folder
 
         save_hf_folder(folder, checkpoint.tensors, checkpoint.hf_config, checkpoint.tokenizer)
 
@@ -262,7 +262,7 @@ def test_evaluations_of_these_weights_go_into_the_card(run: RunFolder, tmp_path:
 
 
 def test_a_run_on_a_run_goes_back_to_the_first_model(run: RunFolder, tmp_path: Path) -> None:
-    from rethink.export.source import Origin, origin_of
+    from rethink.export.exported import Origin, origin_of
 
     recipe = f"name: second\nmodel: {{path: {run.model_path}}}\n"
     second = RunFolder.create(tmp_path / "second", recipe_yaml=recipe, recipe_hash="d" * 60, environment={}, choices={})
@@ -274,7 +274,7 @@ def test_the_licence_of_a_hub_model_is_read_from_its_downloaded_card(
 ) -> None:
     import huggingface_hub
 
-    from rethink.export.source import Origin, origin_of
+    from rethink.export.exported import Origin, origin_of
 
     (tmp_path / "README.md").write_text("---\nlicense: llama3.2\n---\n")
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(tmp_path / "README.md"))

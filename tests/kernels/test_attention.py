@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rethink.kernels import attention
 from rethink.kernels.attention import Segment, TreeLayout, attend, attend_backward, merge, tree_attention, tree_layout
-from rethink.model.packing import PackedGroup, pack
+from rethink.model.decoder.packing import PackedGroup, pack
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 Shape = tuple[int, list[int]]

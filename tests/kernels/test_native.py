@@ -18,7 +18,7 @@ from rethink.kernels.elementwise import rms_norm, rotate, swiglu
 from rethink.kernels.linear import PackedLinear, linear
 from rethink.kernels.native import ops
 from rethink.kernels.native.library import HERE, SOURCES, native, status
-from rethink.model.packing import PackedGroup, pack
+from rethink.model.decoder.packing import PackedGroup, pack
 
 BF16 = 2**-8
 """Relative rounding of bf16 (half of the distance between neighbours is 2**-9; two roundings are allowed)."""

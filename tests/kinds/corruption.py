@@ -16,7 +16,7 @@ from typing import Any
 
 from rethink.errors import RethinkError
 from rethink.observe.progress import Progress, Silent
-from rethink.observe.report.data import report_data, sample
+from rethink.observe.report.facts import report_data, sample
 from rethink.store.contents import content_hash
 from rethink.store.integrity import read_sealed
 from rethink.store.rollout_files import read_rows

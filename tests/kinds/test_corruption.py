@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from rethink.errors import RunFolderError
-from rethink.export.source import open_source
+from rethink.export.exported import open_source
 from rethink.kinds.eval import run as eval_run
 from rethink.kinds.pipeline.selection import Selection
 from rethink.kinds.pipeline.status import status
-from rethink.model.tokenizer import Tokenizer
+from rethink.model.tokenizer.tokenizer import Tokenizer
 from rethink.observe.progress import Progress, Silent
-from rethink.recipe import loading
+from rethink.recipe import recipe_files
 from rethink.recipe.kind import kind_named
 from rethink.recipe.yaml_text import load_yaml
 from rethink.store import run_folder
@@ -102,7 +102,7 @@ Make = Callable[[str], Subject]
 def _quick_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluations in chunks of two problems; a text of YAML, which takes a while to read, is read once."""
     known = functools.cache(load_yaml)
-    for module in (run_folder, loading):
+    for module in (run_folder, recipe_files):
         monkeypatch.setattr(module, "load_yaml", lambda text: copy.deepcopy(known(text)))
     monkeypatch.setattr(eval_run, "CHUNK", 2)
 
@@ -135,7 +135,7 @@ def make(recipe_of: Callable[..., dict[str, Any]], tmp_path: Path) -> Make:
     """`make(kind)`: a stopped run of it and the same at its end."""
 
     def runner(recipe: dict[str, Any], **options: Any) -> Callable[[Path, Progress], Any]:
-        parsed = loading.parse_recipe(json.dumps(recipe), "the recipe", ())
+        parsed = recipe_files.parse_recipe(json.dumps(recipe), "the recipe", ())
         run = kind_named(recipe["kind"]).load("run")
         return lambda out, progress: run(parsed, out, resume=True, progress=progress, **options)
 

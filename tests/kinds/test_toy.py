@@ -15,7 +15,7 @@ import pytest
 from rethink.cli.main import main
 from rethink.errors import RecipeError
 from rethink.recipe.kind import kinds
-from rethink.recipe.loading import parse_recipe
+from rethink.recipe.recipe_files import parse_recipe
 from rethink.store.pipeline_folder import PipelineFolder
 from rethink.store.run_folder import RunFolder
 

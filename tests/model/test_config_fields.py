@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from rethink.errors import ModelError
 from rethink.model.build import build_model
-from rethink.model.decoder import Decoder
+from rethink.model.decoder.decoder import Decoder
+from rethink.model.decoder.packing import PackedGroup, pack
 from rethink.model.loading import load_checkpoint
-from rethink.model.packing import PackedGroup, pack
 from rethink.model.transformers_model import TransformersModel
 from tests.models import SHAPE, llama3_rope, tiny_model
 
@@ -211,7 +211,7 @@ def test_a_head_in_the_file_beside_the_tied_flag(
 
 
 def test_an_exported_model_keeps_such_a_head(folder_of: Callable[..., Path], tmp_path: Path) -> None:
-    from rethink.model.export import save_hf_folder
+    from rethink.model.saving import save_hf_folder
 
     folder = folder_of("Llama", {"tie_word_embeddings": True})
     checkpoint = load_checkpoint(str(folder))

@@ -14,9 +14,9 @@ import gguf
 import pytest
 
 from rethink.errors import ModelError
-from rethink.model.gguf import GgufModel
+from rethink.model.gguf.tensors import GgufModel
 from rethink.model.loading import load_checkpoint
-from tests.model.test_gguf import tensors_of, typed_tensor, write_gguf
+from tests.model.gguf.test_tensors import tensors_of, typed_tensor, write_gguf
 
 FolderMaker = Callable[..., Path]
 
@@ -79,7 +79,7 @@ def test_hostile_headers_take_neither_memory_nor_time(tmp_path: Path) -> None:
     for number, data in enumerate(HOSTILE.values()):
         (tmp_path / f"{number}.gguf").write_bytes(data)
     code = (
-        "import sys, pathlib\nfrom rethink.model.gguf import GgufModel\nfrom rethink.errors import ModelError\n"
+        "import sys, pathlib\nfrom rethink.model.gguf.tensors import GgufModel\nfrom rethink.errors import ModelError\n"
         "for path in pathlib.Path(sys.argv[1]).glob('*.gguf'):\n"
         "    try:\n        GgufModel(path)\n    except ModelError:\n        continue\n    raise SystemExit(path)\n"
     )
@@ -152,14 +152,14 @@ def test_absurd_and_unknown_values_of_a_header_are_named(
     ],
 )
 def test_a_tokenizer_of_any_fields_is_an_error_of_ours(vocabulary_fields: Any, key: str, value: Any) -> None:
-    from rethink.model.tokenizer import Tokenizer
+    from rethink.model.tokenizer.tokenizer import Tokenizer
 
     with pytest.raises(ModelError):
         Tokenizer.from_gguf_fields(vocabulary_fields("gpt2", "qwen2") | {key: value})
 
 
 def test_scores_that_are_no_numbers_are_refused(vocabulary_fields: Any) -> None:
-    from rethink.model.tokenizer import Tokenizer
+    from rethink.model.tokenizer.tokenizer import Tokenizer
 
     fields = vocabulary_fields("llama", "default")
     fields["tokenizer.ggml.scores"][5] = float("nan")

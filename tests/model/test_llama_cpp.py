@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from rethink.model.build import build_model
-from rethink.model.decoder import Decoder
-from rethink.model.gguf_vocabulary import TEXTS, gguf_fields
-from rethink.model.gguf_writer import GgufType, write_gguf
+from rethink.model.decoder.decoder import Decoder
+from rethink.model.decoder.packing import PackedGroup, pack
+from rethink.model.gguf.vocabulary import TEXTS, gguf_fields
+from rethink.model.gguf.writer import GgufType, write_gguf
 from rethink.model.loading import Checkpoint, load_checkpoint
-from rethink.model.packing import PackedGroup, pack
 from tests.models import llama3_rope
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install 'rethink[llama]')")

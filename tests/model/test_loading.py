@@ -13,7 +13,7 @@ from huggingface_hub import errors
 from huggingface_hub.errors import HFValidationError
 
 from rethink.errors import ModelError
-from rethink.model.config import Llama3RopeScaling
+from rethink.model.decoder.config import Llama3RopeScaling
 from rethink.model.loading import load_checkpoint
 from tests.models import llama3_rope
 
@@ -258,8 +258,8 @@ def test_hub_repository_without_safetensors_is_refused(monkeypatch: pytest.Monke
 def test_headers_of_a_gguf_file_are_read_without_its_tensors(
     tiny_folder: FolderMaker, tmp_path: Path, vocabulary_fields: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rethink.model.gguf import GgufModel
-    from tests.model.test_gguf import tensors_of, write_gguf
+    from rethink.model.gguf.tensors import GgufModel
+    from tests.model.gguf.test_tensors import tensors_of, write_gguf
 
     tensors, config = tensors_of(tiny_folder("llama"))
     path = write_gguf(tmp_path / "m.gguf", config, tensors, vocabulary_fields("gpt2", "qwen2"))

@@ -13,11 +13,11 @@ from torch import Tensor
 from rethink.errors import ModelError
 from rethink.model import transformers_model
 from rethink.model.build import build_model
-from rethink.model.decoder import Decoder
-from rethink.model.export import save_hf_folder
+from rethink.model.decoder.decoder import Decoder
+from rethink.model.decoder.packing import PackedBatch, PackedGroup, pack
 from rethink.model.loading import Checkpoint, load_checkpoint
-from rethink.model.packing import PackedBatch, PackedGroup, pack
-from rethink.model.tokenizer import Tokenizer
+from rethink.model.saving import save_hf_folder
+from rethink.model.tokenizer.tokenizer import Tokenizer
 from rethink.model.transformers_model import TransformersModel, context_of
 from tests.models import GPT2_SHAPE, NEOX_SHAPE, SHAPE, matrices_and_biases, tiny_model
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rethink.observe.diagnosis import LEAST, diagnosis
 from rethink.observe.live import LiveView
 from rethink.observe.progress import Lines
-from rethink.observe.report.terminal import before_after_table
+from rethink.observe.report.before_after_table import before_after_table
 
 SOUND = {
     "rollout/no_signal": 0.4, "rollout/accuracy": 0.5, "rollout/format": 0.9, "rollout/truncated": 0.0,

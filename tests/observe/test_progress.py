@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rethink.observe import numbers, progress
+from rethink.observe import number_text, progress
 from rethink.observe.live import LiveView, sparkline
-from rethink.observe.report.compare import MISSING, comparison, verdict
+from rethink.observe.report.before_after import MISSING, comparison, verdict
 
 ROW = {
     "step": 3,
@@ -141,11 +141,11 @@ def test_sparkline(values: list[float], width: int, bars: str) -> None:
     [(0.04, "0.0 s"), (8.94, "8.9 s"), (42.2, "42 s"), (425, "7 min 05 s"), (7805, "2 h 10 min"), (float("nan"), "?")],
 )
 def test_duration(seconds: float, text: str) -> None:
-    assert numbers.duration(seconds) == text
+    assert number_text.duration(seconds) == text
 
 
 def test_time_left_follows_recent_steps() -> None:
-    left = numbers.TimeLeft(window=2)
+    left = number_text.TimeLeft(window=2)
     left.start(10, 4)
     assert left.seconds() is None
     for step, seconds in ((5, 100.0), (6, 2.0), (7, 4.0)):

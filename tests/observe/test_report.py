@@ -20,9 +20,9 @@ from rethink.observe.glossary import SECTIONS
 from rethink.observe.report import before_after_table, report_data, write_report
 from rethink.observe.report import charts as charts_module
 from rethink.observe.report import page as page_module
+from rethink.observe.report.before_after import comparison, verdict
 from rethink.observe.report.charts import Chart, Line, Point, draw, number_text, ticks
-from rethink.observe.report.compare import comparison, verdict
-from rethink.observe.report.data import sample
+from rethink.observe.report.facts import sample
 from rethink.observe.report.markup import csp_hash, json_block
 from rethink.observe.report.panels import panels
 from rethink.store.run_folder import RunFolder
@@ -417,7 +417,7 @@ def test_the_report_is_replaced_whole(finished: RunFolder, monkeypatch: pytest.M
 
 
 def test_a_large_run_makes_a_bounded_page_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rethink.observe.report.data.MAX_SAMPLE_BYTES", 60_000)
+    monkeypatch.setattr("rethink.observe.report.facts.MAX_SAMPLE_BYTES", 60_000)
     folder = new_folder(tmp_path / "run")
     (folder.path / "metrics.jsonl").write_text(
         "".join(json.dumps({"step": step, "batch": step, "reward/mean": step / 900}) + "\n" for step in range(1, 901))

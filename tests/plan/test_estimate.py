@@ -17,11 +17,11 @@ from rethink.kernels.native.library import kernels_for, using
 from rethink.kinds.grpo.estimate import Groups, estimate
 from rethink.kinds.grpo.recipe import Recipe
 from rethink.machine.speed import measure_gemm
-from rethink.model.decoder import Decoder
-from rethink.model.packing import PackedGroup, pack
+from rethink.model.decoder.decoder import Decoder
+from rethink.model.decoder.packing import PackedGroup, pack
 from rethink.plan.estimate import GIB, SHARES, MachineRates, activation_bytes, count_parameters, shape_of
-from rethink.plan.text import estimate_text
-from rethink.recipe.loading import load_recipe, parse_recipe
+from rethink.plan.estimate_text import estimate_text
+from rethink.recipe.recipe_files import load_recipe, parse_recipe
 from rethink.recipe.schema import ModelShape
 from tests.models import decoder_of, tiny_model
 

@@ -14,7 +14,7 @@ from rethink.kinds.reward_model.plan import estimate_reward_model
 from rethink.kinds.reward_model.recipe import RewardDataSize
 from rethink.plan.estimate import MachineRates
 from rethink.plan.gpus import LARGE, MEMORY_BYTES, NODE, GPUPlan, gpus_text, plan_gpus
-from rethink.recipe.loading import load_recipe
+from rethink.recipe.recipe_files import load_recipe
 from tests.plan.test_estimate import SMOLLM2
 
 

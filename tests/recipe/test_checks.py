@@ -9,7 +9,7 @@ import pytest
 from rethink.errors import RecipeError
 from rethink.kinds.grpo.recipe import Recipe
 from rethink.recipe.checks import check_against_context
-from rethink.recipe.loading import parse_recipe
+from rethink.recipe.recipe_files import parse_recipe
 from rethink.recipe.schema import ModelShape, RewardPart, TaskSource
 
 TEXT = """\

@@ -10,7 +10,7 @@ from rethink.kinds.grpo.recipe import Recipe
 from rethink.kinds.samples.recipe import CurateRecipe
 from rethink.recipe.identity import differing, recipe_hash, resume_differences
 from rethink.recipe.kind import kind_named
-from rethink.recipe.loading import parse_recipe, recipe_to_yaml
+from rethink.recipe.recipe_files import parse_recipe, recipe_to_yaml
 
 TEXT = """\
 name: small

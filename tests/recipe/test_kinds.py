@@ -11,7 +11,7 @@ from rethink.kinds.grpo.recipe import Recipe
 from rethink.kinds.sft.recipe import SFTRecipe
 from rethink.recipe.identity import recipe_hash, resume_differences
 from rethink.recipe.kind import Kind, kinds, of_kind
-from rethink.recipe.loading import parse_recipe, recipe_to_yaml
+from rethink.recipe.recipe_files import parse_recipe, recipe_to_yaml
 
 GRPO = "name: small\nsteps: 4\ntasks: [{kind: reasoning-gym, name: chain_sum}]\n"
 SFT = "name: small\nkind: sft\nepochs: 2\ndata: [{path: rows.jsonl}]\n"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rethink.rewards.pool import RewardPool
+from rethink.rewards.reward_pool import RewardPool
 from rethink.types import Completion, Problem, Prompt
 
 PROBLEM = Problem("p", "t", "What is it?", "5")

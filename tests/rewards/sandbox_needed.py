@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from rethink.rewards.code.part import check_isolation
-from rethink.rewards.sandbox.errors import SandboxUnavailable
+from rethink.rewards.sandbox.sandbox_errors import SandboxUnavailable
 
 try:
     check_isolation("required")

@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
-from rethink.rewards import gym
+from rethink.rewards import gym_reward
 from rethink.rewards.blame import exhausted, judge_is_ours
 from rethink.rewards.outcome import CRASH, TIMEOUT, PartFailed
-from rethink.rewards.pool import RewardPool
-from rethink.rewards.sandbox.errors import SandboxFailure
+from rethink.rewards.reward_pool import RewardPool
+from rethink.rewards.sandbox.sandbox_errors import SandboxFailure
 from rethink.types import RewardOutcome
 from tests.rewards.conftest import PROBLEM, item
-from tests.rewards.test_pool import score
+from tests.rewards.test_reward_pool import score
 
 BOMBS = """
 import ctypes, os, time
-import rethink.rewards.mathematics as mathematics
+import rethink.rewards.math_reward as mathematics
 right = mathematics.math_equal
 def judged(answer, gold):
     for text in (answer, gold):
@@ -102,7 +102,7 @@ def test_whose_judge_it_is() -> None:
 
 
 def test_a_sandboxed_scorer_is_asked_about_the_gold_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    judge = object.__new__(gym.SandboxedGymJudge)
+    judge = object.__new__(gym_reward.SandboxedGymJudge)
     entry = {"question": "?", "answer": "gold", "metadata": {}}
     bad: dict[str, Exception] = {"bomb": PartFailed(TIMEOUT, "longer")}
 
@@ -111,7 +111,7 @@ def test_a_sandboxed_scorer_is_asked_about_the_gold_too(monkeypatch: pytest.Monk
             raise bad[payload["said"]]
         return {"score": 1.0}
 
-    monkeypatch.setattr(gym, "ask", ask)
+    monkeypatch.setattr(gym_reward, "ask", ask)
     assert judge.judge_entry("t", {}, "gold", entry) == 1.0
     assert judge.judge_entry("t", {}, "bomb", entry) == 0.0
     bad["gold"] = PartFailed(TIMEOUT, "longer")

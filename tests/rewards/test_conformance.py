@@ -12,7 +12,7 @@ import pytest
 from rethink.analysis.repetition import repetition_penalty, words
 from rethink.rewards.builtin import PartContext, make_part
 from rethink.rewards.extract import choice_letter, find_answer
-from rethink.rewards.format import has_code, step_share, tag_share, well_formed
+from rethink.rewards.format_reward import has_code, step_share, tag_share, well_formed
 from rethink.rewards.shaping import cosine_length, dapo_overlong, soft_overlong
 from rethink.tasks.answers import last_boxed, last_number, read_gold
 from rethink.tasks.mathematics import math_equal

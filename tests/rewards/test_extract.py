@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rethink.eval.graders import MATH
+from rethink.eval.grading.graders import MATH
 from rethink.rewards import extract
 from rethink.rewards.builtin import PartContext, make_part
 from rethink.rewards.extract import AnswerRule, extract_answer, find_answer

@@ -244,7 +244,7 @@ def test_huge_completions(name: str, piece: str) -> None:
 @pytest.mark.slow
 def test_ten_thousand_mutated_completions() -> None:
     """Through every built-in part in workers, as training does it: no crash, no hang, no score out of range."""
-    from rethink.rewards.pool import RewardPool
+    from rethink.rewards.reward_pool import RewardPool
 
     dice = random.Random(0)
     texts = []

@@ -12,14 +12,14 @@ import torch
 from rethink.errors import RecipeError, RewardFailure
 from rethink.kinds.grpo.data import task_mix
 from rethink.kinds.grpo.recipe import Recipe
+from rethink.model.decoder.packing import PackedGroup
+from rethink.model.heads.value_head import RewardModelInfo, build_reward_model, save_reward_model
 from rethink.model.loading import load_checkpoint
-from rethink.model.packing import PackedGroup
-from rethink.model.reward_text import encode_prompt, encode_response, scored_text
-from rethink.model.value_head import RewardModelInfo, build_reward_model, save_reward_model
-from rethink.recipe.loading import parse_recipe
-from rethink.rewards.reward_model import Scorer
+from rethink.model.text.reward_text import encode_prompt, encode_response, scored_text
+from rethink.recipe.recipe_files import parse_recipe
+from rethink.rewards.model_reward import Scorer
+from rethink.rewards.recorded import Keys, score_rows
 from rethink.rewards.rubric import Limits, Rubric, build_rubric
-from rethink.rewards.score import Keys, score_rows
 from rethink.types import Completion, Problem, Prompt, RewardOutcome, Rollout
 
 PROMPT = Prompt("…<think>", (1,), "<think>")

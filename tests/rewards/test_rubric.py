@@ -11,7 +11,7 @@ import pytest
 
 from rethink.errors import RecipeError, RewardFailure
 from rethink.kinds.grpo.data import rubric_of, task_mix
-from rethink.recipe.loading import parse_recipe
+from rethink.recipe.recipe_files import parse_recipe
 from rethink.rewards.extract import extract_answer
 from rethink.rewards.parts import build_part
 from rethink.rewards.rubric import Limits, Rubric

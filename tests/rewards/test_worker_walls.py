@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from rethink.cli.main import main
-from rethink.rewards.pool import RewardPool
-from rethink.rewards.sandbox.errors import SandboxUnavailable
+from rethink.rewards.reward_pool import RewardPool
+from rethink.rewards.sandbox.sandbox_errors import SandboxUnavailable
 from rethink.rewards.sandbox.syscalls import compiled_filter
 from tests.rewards.conftest import item
 

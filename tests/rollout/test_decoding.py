@@ -6,12 +6,12 @@ import pytest
 import torch
 import transformers
 
-from rethink.model.decoder import Decoder
+from rethink.model.decoder.decoder import Decoder
 from rethink.rollout.decoding import Decoding, RunningSequence
 from rethink.rollout.engines.torch import TorchEngine
 from rethink.rollout.forward import PackedWeights
 from rethink.rollout.pages import PoolPlan, bytes_per_page
-from rethink.rollout.samples import completion_of
+from rethink.rollout.running import completion_of
 from rethink.types import Completion, FinishReason, GenerationRequest, SamplingParams
 from tests.models import SHAPE, decoder_of, some_prompt, spell, tiny_model
 

@@ -15,7 +15,7 @@ from rethink.cli.main import main
 from rethink.errors import EngineFailure, ModelError, RecipeError
 from rethink.machine import limits, speed
 from rethink.machine.placement import Placement
-from rethink.recipe.loading import parse_recipe
+from rethink.recipe.recipe_files import parse_recipe
 from rethink.rollout.engines import choose_engine, engines, open_engine
 from rethink.rollout.engines.scripted import ScriptedEngine
 from rethink.store.run_folder import RunFolder

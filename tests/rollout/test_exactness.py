@@ -13,9 +13,9 @@ from rethink.kernels.layers import LayerStack
 from rethink.kernels.native import ops
 from rethink.kernels.native.library import status
 from rethink.kernels.trace import watching
-from rethink.model.decoder import Decoder
-from rethink.model.hf_config import parse_hf_config
-from rethink.model.packing import PackedGroup, pack
+from rethink.model.decoder.decoder import Decoder
+from rethink.model.decoder.hf_config import parse_hf_config
+from rethink.model.decoder.packing import PackedGroup, pack
 from rethink.rollout.engines.torch import TorchEngine
 from rethink.types import Completion, GenerationRequest, SamplingParams
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from rethink.errors import RunFailure, UsageError
 from rethink.kernels.attention import Segment
-from rethink.model.decoder import Decoder
-from rethink.model.packing import PackedGroup, pack
+from rethink.model.decoder.decoder import Decoder
+from rethink.model.decoder.packing import PackedGroup, pack
 from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.engines.torch import TorchEngine
 from rethink.rollout.pages import bytes_per_page, own_pages, pages_of, plan_pool

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from rethink.errors import UsageError
-from rethink.model.decoder import Decoder
-from rethink.model.hf_config import parse_hf_config
-from rethink.model.packing import PackedGroup, pack
+from rethink.model.decoder.decoder import Decoder
+from rethink.model.decoder.hf_config import parse_hf_config
+from rethink.model.decoder.packing import PackedGroup, pack
 from rethink.model.transformers_model import TransformersModel
 from rethink.rollout.engines.torch import TorchEngine
 from rethink.rollout.engines.transformers import TransformersEngine

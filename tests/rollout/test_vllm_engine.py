@@ -11,7 +11,7 @@ import pytest
 
 from rethink.errors import EngineFailure, ModelError, UsageError
 from rethink.model.build import build_model
-from rethink.model.decoder import Decoder
+from rethink.model.decoder.decoder import Decoder
 from rethink.model.loading import Checkpoint
 from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.engines.torch import TorchEngine

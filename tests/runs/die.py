@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rethink.observe.progress import make_progress
 from rethink.recipe.kind import kind_named
-from rethink.recipe.loading import load_recipe
+from rethink.recipe.recipe_files import load_recipe
 
 path, out, at, when = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 calls = 0

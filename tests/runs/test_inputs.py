@@ -13,7 +13,7 @@ import pytest
 from rethink.errors import RunFolderError
 from rethink.kinds.grpo.run import train
 from rethink.observe.progress import Silent
-from rethink.recipe.loading import load_recipe
+from rethink.recipe.recipe_files import load_recipe
 from rethink.runs import inputs
 from rethink.store.contents import content_hash
 from tests.paths import SHARED_DATA

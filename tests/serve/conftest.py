@@ -18,13 +18,13 @@ import transformers
 from starlette.testclient import TestClient
 
 from rethink.model.build import build_model
-from rethink.model.decoder import Decoder
+from rethink.model.decoder.decoder import Decoder
 from rethink.model.loading import Checkpoint, load_checkpoint
-from rethink.model.tokenizer import Tokenizer
+from rethink.model.tokenizer.tokenizer import Tokenizer
 from rethink.rollout.engines.torch import TorchEngine
 from rethink.serve.app import Service, make_app, make_service
-from rethink.serve.run import bind, make_server
-from rethink.serve.worker import EngineThread, plan_server
+from rethink.serve.engine_thread import EngineThread, plan_server
+from rethink.serve.server import bind, make_server
 from tests.models import SHAPE
 
 MODEL = "tiny"

@@ -8,9 +8,9 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
-from rethink.model.decoder import Decoder
+from rethink.model.decoder.decoder import Decoder
+from rethink.model.decoder.packing import PackedGroup, pack
 from rethink.model.loading import Checkpoint
-from rethink.model.packing import PackedGroup, pack
 from rethink.rollout.engines.torch import TorchEngine
 from rethink.serve.app import Service, make_app
 from rethink.types import Completion, GenerationRequest, SamplingParams

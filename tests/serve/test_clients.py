@@ -14,7 +14,7 @@ import pytest
 
 from rethink.errors import UsageError
 from rethink.rollout.decoding import Decoding
-from rethink.serve.run import bind, is_loopback
+from rethink.serve.server import bind, is_loopback
 from tests.serve.conftest import MODEL, Live
 from tests.serve.load import settles
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from rethink.model.decoder import Decoder
+from rethink.model.decoder.decoder import Decoder
 from rethink.model.loading import Checkpoint
 from rethink.serve import connection
 from rethink.serve.app import Service, make_app
-from rethink.serve.prompts import Prompter
+from rethink.serve.request_reading import Prompter
 from tests.paths import SHARED_DATA
 from tests.serve.conftest import MODEL
 from tests.serve.test_api import chat, text

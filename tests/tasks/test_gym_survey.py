@@ -11,7 +11,7 @@ from reasoning_gym.factory import DATASETS
 
 from rethink.recipe.schema import TaskSource
 from rethink.tasks.gym.library import REFUSED, SOLUTIONS
-from rethink.tasks.gym.source import GymSource
+from rethink.tasks.gym.problems import GymSource
 from tests.paths import ROOT
 
 

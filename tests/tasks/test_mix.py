@@ -11,7 +11,7 @@ import pytest
 from rethink.errors import TaskError
 from rethink.kinds.grpo.data import task_mix
 from rethink.kinds.grpo.recipe import Recipe
-from rethink.recipe.loading import parse_recipe
+from rethink.recipe.recipe_files import parse_recipe
 from rethink.tasks.judging import make_judge
 from rethink.tasks.mix import _pick
 
@@ -96,7 +96,7 @@ def test_gym_problems_are_scored_by_their_task() -> None:
 
 
 def test_an_entry_that_was_forgotten_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rethink.tasks.gym.source.REMEMBERED", 4)
+    monkeypatch.setattr("rethink.tasks.gym.problems.REMEMBERED", 4)
     mix = task_mix(recipe("  - {kind: reasoning-gym, name: countdown}\n"))
     problems = mix.train_batch(0, 20, 0)
     assert [mix.gold_score(p) for p in problems] == [1.0] * 20

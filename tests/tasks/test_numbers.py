@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rethink.eval.graders import MATH, math_equivalent
+from rethink.eval.grading.graders import MATH, math_equivalent
 from rethink.tasks.checkers import exact_number
 from rethink.tasks.mathematics import math_equal
 from rethink.tasks.numbers import MAX_TEXT, read_quantity

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rethink.kinds.grpo.data import task_mix
 from rethink.kinds.grpo.recipe import Recipe
-from rethink.recipe.loading import load_recipe, parse_recipe
+from rethink.recipe.recipe_files import load_recipe, parse_recipe
 from rethink.tasks.gym.library import make_dataset
 from rethink.tasks.split import hash_says_held_out, question_key, split_key, split_of
 

@@ -16,19 +16,19 @@ from rethink.analysis.language import language_share
 from rethink.analysis.readability import readability
 from rethink.analysis.reflection import count_reflection, reflection_rate
 from rethink.eval.heldout import rollout_row
-from rethink.eval.statistics import bootstrap_interval, mean_interval
+from rethink.eval.statistics.estimates import bootstrap_interval, mean_interval
 from rethink.kinds.eval.recipe import EvalRecipe
-from rethink.model.chat import PromptRenderer
 from rethink.model.loading import Checkpoint, load_checkpoint
-from rethink.model.thoughts import thought_of
+from rethink.model.text.prompt import PromptRenderer
+from rethink.model.text.thoughts import thought_of
 from rethink.observe.progress import Progress
 from rethink.recipe.checks import check_against_context
 from rethink.rewards.rubric import Rubric, build_rubric, closing
 from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.engines import open_engine
 from rethink.rollout.sampler import Asked, sample
+from rethink.runs.choices import apply_choices, computing_choices, kv_choice
 from rethink.runs.inputs import model_hash
-from rethink.runs.placement import apply_choices, computing_choices, kv_choice
 from rethink.runs.session import at_work, open_run, summary_of
 from rethink.seeds import draw
 from rethink.store.run_folder import RunFolder

@@ -12,7 +12,7 @@ import torch
 
 from rethink.algorithms.advantages import group_advantages, no_signal_groups
 from rethink.kinds.grpo.recipe import Recipe
-from rethink.model.chat import PromptRenderer
+from rethink.model.text.prompt import PromptRenderer
 from rethink.recipe.schema import RolloutSection
 from rethink.rewards.rubric import Rubric
 from rethink.rollout.engine import RolloutEngine

@@ -8,16 +8,16 @@ from rethink.kinds.grpo.data import task_mix
 from rethink.kinds.grpo.estimate import estimate
 from rethink.kinds.grpo.recipe import Recipe
 from rethink.machine.placement import check_device
-from rethink.model.chat import PromptRenderer
 from rethink.model.loading import load_checkpoint
+from rethink.model.text.prompt import PromptRenderer
 from rethink.plan.costs import Costs
 from rethink.plan.estimate import MachineRates
-from rethink.plan.text import estimate_text
+from rethink.plan.estimate_text import estimate_text
 from rethink.recipe.checks import check_against_context
 from rethink.recipe.kind import Planned
 from rethink.recipe.schema import ModelShape
+from rethink.runs.choices import check_reward_models
 from rethink.runs.examined import Examined
-from rethink.runs.placement import check_reward_models
 from rethink.runs.planning import known_shape, measure, planned
 
 RENDERED_PROMPTS = 32

@@ -28,7 +28,7 @@ from rethink.kinds.grpo.recipe import Recipe
 from rethink.kinds.grpo.run import assemble, open_folder
 from rethink.machine.limits import peak_rss_mb
 from rethink.machine.speed import ComputeType, measure_gemm
-from rethink.model.decoder import Decoder
+from rethink.model.decoder.decoder import Decoder
 from rethink.model.loading import load_checkpoint
 from rethink.observe.progress import make_progress
 from rethink.recipe.checks import check_against_context

@@ -8,9 +8,9 @@ from typing import Any
 
 from rethink.kinds.grpo.estimate import estimate
 from rethink.kinds.grpo.recipe import Recipe
-from rethink.model.config import DecoderConfig
+from rethink.model.decoder.config import DecoderConfig
 from rethink.plan.estimate import ASSUMED_PROMPT_TOKENS, GIB, activation_bytes, shape_of
-from rethink.runs.room import SMALLEST_COMPLETION, room_refused, smaller_batches, too_much
+from rethink.runs.memory_room import SMALLEST_COMPLETION, room_refused, smaller_batches, too_much
 
 
 def check_grpo_room(recipe: Recipe, config: DecoderConfig | None, choices: Mapping[str, Any]) -> None:

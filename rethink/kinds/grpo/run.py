@@ -17,9 +17,9 @@ from rethink.kinds.grpo.loop import GRPO
 from rethink.kinds.grpo.recipe import Recipe
 from rethink.kinds.grpo.room import check_grpo_room
 from rethink.model.build import exact_weights
-from rethink.model.chat import PromptRenderer
-from rethink.model.export import save_hf_folder
 from rethink.model.loading import Checkpoint, load_checkpoint
+from rethink.model.saving import save_hf_folder
+from rethink.model.text.prompt import PromptRenderer
 from rethink.observe.diagnosis import diagnosis
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import check_trackers
@@ -28,10 +28,10 @@ from rethink.rewards.rubric import Rubric
 from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.engines import EngineFactory, choose_engine, open_engine
 from rethink.runs.checkpoint import restore
+from rethink.runs.choices import apply_choices, check_reward_models, make_choices
 from rethink.runs.inputs import model_hash
 from rethink.runs.loop import Loop, run_training, trackers_of
 from rethink.runs.optimizer import MasterAdamW
-from rethink.runs.placement import apply_choices, check_reward_models, make_choices
 from rethink.runs.session import open_run, summary_of
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.mix import TaskMix

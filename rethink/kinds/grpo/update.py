@@ -19,8 +19,8 @@ from rethink.algorithms.losses import LossTerms, Tokens, token_loss
 from rethink.errors import NumericsError
 from rethink.kernels.trace import span, traced
 from rethink.kinds.grpo.recipe import Recipe
+from rethink.model.decoder.packing import PackedBatch, PackedGroup, pack
 from rethink.model.language_model import LanguageModel
-from rethink.model.packing import PackedBatch, PackedGroup, pack
 from rethink.recipe.schema import AlgorithmSection
 from rethink.runs.optimizer import MasterAdamW, learning_rate
 from rethink.types import Rollout

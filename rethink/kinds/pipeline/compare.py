@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rethink.errors import RunFolderError
-from rethink.eval.statistics import paired_comparison
+from rethink.eval.statistics.estimates import paired_comparison
 from rethink.kinds.eval.run import problem_means
 from rethink.recipe.kind import kind_named
 from rethink.store.completeness import lost_parts

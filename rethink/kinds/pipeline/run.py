@@ -31,7 +31,7 @@ from rethink.observe.progress import Progress
 from rethink.observe.report.pipeline import write_pipeline_report
 from rethink.recipe.base import AnyRecipe
 from rethink.recipe.kind import kind_named
-from rethink.recipe.loading import recipe_to_yaml
+from rethink.recipe.recipe_files import recipe_to_yaml
 from rethink.store.environment import environment
 from rethink.store.pipeline_folder import PipelineFolder, StageRecord, disk_bytes, now
 

@@ -14,8 +14,8 @@ from rich.table import Table
 from rethink.kinds.closing import program
 from rethink.kinds.pipeline.plan import Plan, plan_pipeline
 from rethink.kinds.pipeline.selection import Selection
+from rethink.plan.estimate_text import seconds_text, size_text
 from rethink.plan.gpus import RATE
-from rethink.plan.text import seconds_text, size_text
 from rethink.recipe.base import AnyRecipe
 from rethink.recipe.kind import Planned
 from rethink.runs.planning import measure_rates

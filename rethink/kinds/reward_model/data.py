@@ -17,9 +17,9 @@ from typing import Any
 from rethink.errors import TaskError
 from rethink.kinds.reward_model.recipe import PreferenceData, RewardModelRecipe
 from rethink.kinds.reward_model.synthetic_pairs import make_pairs, read_samples, run_samples
-from rethink.model.packing import PackedGroup
-from rethink.model.reward_text import Template, encode_prompt, encode_response, scored_text
-from rethink.model.tokenizer import Tokenizer
+from rethink.model.decoder.packing import PackedGroup
+from rethink.model.text.reward_text import Template, encode_prompt, encode_response, scored_text
+from rethink.model.tokenizer.tokenizer import Tokenizer
 from rethink.seeds import draw
 from rethink.tasks.preferences import EMPTY, EQUAL, REASONS, Preference, read_hub, read_jsonl
 from rethink.tasks.split import split_key

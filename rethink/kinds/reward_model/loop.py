@@ -21,11 +21,11 @@ from torch import Tensor
 
 from rethink.algorithms.preference import bradley_terry_loss, pointwise_loss
 from rethink.errors import NumericsError
-from rethink.eval.calibration import expected_calibration_error, reliability
-from rethink.eval.statistics import wilson_interval
+from rethink.eval.statistics.calibration import expected_calibration_error, reliability
+from rethink.eval.statistics.estimates import wilson_interval
 from rethink.kinds.reward_model.data import Example, RewardData, step_examples
 from rethink.kinds.reward_model.recipe import RewardModelRecipe
-from rethink.model.value_head import RewardModel
+from rethink.model.heads.value_head import RewardModel
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import Trackers
 from rethink.runs.checkpoint import TrainState, write_checkpoint

@@ -17,23 +17,23 @@ from rethink.kinds.reward_model.data import RewardData, load_reward_data
 from rethink.kinds.reward_model.loop import RewardRun, held_out_facts, score_examples
 from rethink.kinds.reward_model.recipe import RewardModelRecipe
 from rethink.model.build import exact_weights
-from rethink.model.loading import Checkpoint, load_checkpoint
-from rethink.model.reward_text import Template, resolve_template
-from rethink.model.value_head import (
+from rethink.model.heads.value_head import (
     RewardModelInfo,
     build_reward_model,
     is_reward_model,
     read_info,
     save_reward_model,
 )
+from rethink.model.loading import Checkpoint, load_checkpoint
+from rethink.model.text.reward_text import Template, resolve_template
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import check_trackers
 from rethink.runs.checkpoint import restore
+from rethink.runs.choices import apply_choices, training_choices
 from rethink.runs.inputs import model_hash
 from rethink.runs.loop import Loop, run_training, trackers_of
+from rethink.runs.memory_room import check_training_room
 from rethink.runs.optimizer import MasterAdamW
-from rethink.runs.placement import apply_choices, training_choices
-from rethink.runs.room import check_training_room
 from rethink.runs.session import open_run, summary_of
 from rethink.store.atomic import write_text
 from rethink.store.integrity import write_index

@@ -19,7 +19,7 @@ from typing import Any
 
 from rethink.analysis.repetition import repetition_penalty, words
 from rethink.errors import RunFolderError, TaskError
-from rethink.model.reward_text import On, scored_text
+from rethink.model.text.reward_text import On, scored_text
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.preferences import Preference, jsonl_rows
 from rethink.types import is_right

@@ -17,7 +17,7 @@ from rethink.kinds.samples.parts import Row, in_parts
 from rethink.kinds.samples.recipe import CurateRecipe
 from rethink.kinds.samples.records import NO_PROMPT, Sample, as_completion
 from rethink.rewards.builtin import PartContext, make_part
-from rethink.rewards.judge import JudgeOptions
+from rethink.rewards.endpoint_judge import JudgeOptions
 from rethink.rewards.outcome import PartFailed
 
 Item = TypeVar("Item")

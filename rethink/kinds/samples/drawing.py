@@ -22,7 +22,7 @@ from rethink.kinds.samples.records import (
     new_sample,
     turns_asked,
 )
-from rethink.model.chat import PromptRenderer
+from rethink.model.text.prompt import PromptRenderer
 from rethink.rewards.rubric import Rubric
 from rethink.rollout.sampler import Asked, sample
 from rethink.seeds import draw

@@ -19,7 +19,7 @@ from rethink.kinds.samples.models import Models
 from rethink.kinds.samples.parts import Row, in_parts
 from rethink.kinds.samples.recipe import CurateRecipe
 from rethink.kinds.samples.records import GENERAL, KEPT, Sample, from_row, new_sample, sample_id
-from rethink.model.chat import PromptRenderer
+from rethink.model.text.prompt import PromptRenderer
 from rethink.rollout.sampler import Asked, complete
 from rethink.seeds import draw
 from rethink.tasks.conversations import ConversationFile

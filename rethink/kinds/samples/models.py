@@ -10,7 +10,7 @@ from rethink.kinds.samples.recipe import CurateRecipe
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.engines import AUTO, EngineFactory, open_engine
-from rethink.runs.placement import apply_choices
+from rethink.runs.choices import apply_choices
 from rethink.types import SamplingParams
 
 

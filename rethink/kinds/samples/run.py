@@ -36,15 +36,15 @@ from rethink.kinds.samples.records import GENERAL, Sample, from_row
 from rethink.kinds.samples.source import judges_of, read_samples
 from rethink.kinds.samples.statistics import as_markdown, summarise
 from rethink.kinds.samples.teacher import check_teacher, rewrite
-from rethink.model.chat import PromptRenderer
 from rethink.model.loading import load_checkpoint
+from rethink.model.text.prompt import PromptRenderer
 from rethink.observe.progress import Progress
 from rethink.recipe.checks import check_against_context
 from rethink.recipe.schema import RewardPart, RewardSection
 from rethink.rewards.rubric import Rubric, build_rubric, closing
 from rethink.rollout.engines import EngineFactory
+from rethink.runs.choices import computing_choices
 from rethink.runs.inputs import model_hash
-from rethink.runs.placement import computing_choices
 from rethink.runs.session import at_work, earlier_seconds, open_run, summary_of
 from rethink.seeds import draw
 from rethink.store.atomic import storage_errors, write_json, write_text

@@ -22,7 +22,7 @@ from rethink.kinds.samples.models import Models
 from rethink.kinds.samples.parts import Row, in_parts
 from rethink.kinds.samples.recipe import CurateRecipe, TeacherSection
 from rethink.kinds.samples.records import KEPT, Sample, from_row
-from rethink.model.chat import PromptRenderer
+from rethink.model.text.prompt import PromptRenderer
 from rethink.recipe.schema import PromptSection
 from rethink.rewards.rubric import Rubric
 from rethink.rollout.sampler import Asked, complete

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from rethink.errors import TaskError
 from rethink.kinds.sft.recipe import SFTEvaluation, SFTRecipe
-from rethink.model.conversation import ConversationRenderer, Document
-from rethink.model.tokenizer import Tokenizer
+from rethink.model.text.training_text import ConversationRenderer, Document
+from rethink.model.tokenizer.tokenizer import Tokenizer
 from rethink.seeds import draw
 from rethink.tasks.conversations import read_conversations
 

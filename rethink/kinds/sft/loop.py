@@ -25,9 +25,9 @@ from rethink.errors import NumericsError
 from rethink.kernels.trace import span, traced
 from rethink.kinds.sft.data import TrainingData
 from rethink.kinds.sft.recipe import SFTRecipe
-from rethink.model.conversation import Document
+from rethink.model.decoder.packing import PackedBatch, PackedGroup, pack
 from rethink.model.language_model import LanguageModel
-from rethink.model.packing import PackedBatch, PackedGroup, pack
+from rethink.model.text.training_text import Document
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import Trackers
 from rethink.runs.checkpoint import TrainState, write_checkpoint

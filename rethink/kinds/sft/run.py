@@ -15,16 +15,16 @@ from rethink.kinds.sft.data import TrainingData, load_data
 from rethink.kinds.sft.loop import SFT
 from rethink.kinds.sft.recipe import SFTRecipe, check_warmup
 from rethink.model.build import build_model, exact_weights
-from rethink.model.export import save_hf_folder
 from rethink.model.loading import Checkpoint, load_checkpoint
+from rethink.model.saving import save_hf_folder
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import check_trackers
 from rethink.runs.checkpoint import restore
+from rethink.runs.choices import apply_choices, training_choices
 from rethink.runs.inputs import model_hash
 from rethink.runs.loop import Loop, run_training, trackers_of
+from rethink.runs.memory_room import check_training_room
 from rethink.runs.optimizer import MasterAdamW
-from rethink.runs.placement import apply_choices, training_choices
-from rethink.runs.room import check_training_room
 from rethink.runs.session import open_run, summary_of
 from rethink.store.run_folder import RunFolder
 

@@ -15,7 +15,7 @@ from typing import Any
 from rethink.observe.report import sections
 from rethink.observe.report.aha import aha
 from rethink.observe.report.charts import has_values
-from rethink.observe.report.data import report_data, sample, word_counts
+from rethink.observe.report.facts import report_data, sample, word_counts
 from rethink.observe.report.markup import csp_hash, json_block, text
 from rethink.observe.report.panels import panels, reflection_panels
 from rethink.recipe.kind import DEFAULT_KIND, Kind, kinds

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rethink.observe.report.charts import Chart, Line, Point, Values
-from rethink.observe.report.data import words_that_occur
+from rethink.observe.report.facts import words_that_occur
 from rethink.recipe.kind import DEFAULT_KIND, kinds
 
 MOST_WORDS = 6

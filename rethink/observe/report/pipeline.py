@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from rethink.observe.numbers import duration, percent
+from rethink.observe.number_text import duration, percent
 from rethink.observe.report.aha import aha
 from rethink.observe.report.markup import csp_hash, definitions, details, element, flat, prose, table, text
 from rethink.observe.report.pipeline_samples import samples_section

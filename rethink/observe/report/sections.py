@@ -7,10 +7,10 @@ from typing import Any
 
 from rethink.observe.diagnosis import diagnosis
 from rethink.observe.glossary import GLOSSARY, MetricInfo, describe
-from rethink.observe.numbers import duration
+from rethink.observe.number_text import duration
+from rethink.observe.report.before_after import comparison, evaluation_entry, verdict
 from rethink.observe.report.charts import MAX_POINTS, Chart, draw, has_values, legend, number_text, window
-from rethink.observe.report.compare import comparison, evaluation_entry, verdict
-from rethink.observe.report.data import words_that_occur
+from rethink.observe.report.facts import words_that_occur
 from rethink.observe.report.markup import definitions, details, element, flat, prose, table, text
 from rethink.observe.report.panels import Panel, column, finite
 

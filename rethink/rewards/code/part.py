@@ -7,14 +7,14 @@ from typing import Annotated
 from pydantic import Field
 
 from rethink.rewards.builtin import PartContext
-from rethink.rewards.code.extract import extract_program
-from rethink.rewards.code.judge import Verdict, judge
-from rethink.rewards.code.tests import Pairs, Tests, read_tests
+from rethink.rewards.code.problem_tests import Pairs, Tests, read_tests
+from rethink.rewards.code.program_text import extract_program
+from rethink.rewards.code.verdict import Verdict, judge
 from rethink.rewards.outcome import CRASH, PartFailed, PartFunction
-from rethink.rewards.sandbox.errors import SandboxFailure
 from rethink.rewards.sandbox.isolation import Choice
-from rethink.rewards.sandbox.pool import borrow, with_sandboxes
 from rethink.rewards.sandbox.process import Limits
+from rethink.rewards.sandbox.sandbox_errors import SandboxFailure
+from rethink.rewards.sandbox.warm_sandboxes import borrow, with_sandboxes
 from rethink.types import Completion, Problem, Prompt
 
 
@@ -102,8 +102,8 @@ def check_isolation(sandbox: Choice) -> None:
     Raises:
         SandboxUnavailable: it does not start, or does not hold.
     """
-    from rethink.rewards.code.judge import run_script
-    from rethink.rewards.sandbox.errors import SandboxUnavailable
+    from rethink.rewards.code.verdict import run_script
+    from rethink.rewards.sandbox.sandbox_errors import SandboxUnavailable
 
     with borrow(sandbox, 1) as (one,):
         if sandbox == "unsafe-none":

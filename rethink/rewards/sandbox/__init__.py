@@ -1,4 +1,4 @@
-"""Running programs that nobody has read: what surrounds them, how they are started, limited and killed.
+"""The sandbox for programs that nobody has read: walls, start, limits and kill.
 
 docs/security.md says what is covered and what is not.
 """

@@ -16,8 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from rethink.rewards.sandbox.errors import SandboxUnavailable
 from rethink.rewards.sandbox.packages import loaded_by, package_files, shared_objects
+from rethink.rewards.sandbox.sandbox_errors import SandboxUnavailable
 from rethink.rewards.sandbox.syscalls import compiled_filter
 
 Choice = Literal["required", "unsafe-none"]

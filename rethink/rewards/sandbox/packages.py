@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from rethink.rewards.sandbox.errors import SandboxUnavailable
+from rethink.rewards.sandbox.sandbox_errors import SandboxUnavailable
 
 FOLDER = "/packages"
 """Folder of packages in the sandbox."""

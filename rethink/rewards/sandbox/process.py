@@ -16,10 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from rethink.rewards.sandbox.errors import SandboxFailure, SandboxUnavailable
 from rethink.rewards.sandbox.groups import Group, make_group
 from rethink.rewards.sandbox.isolation import Choice, Contents, bare_environment, zygote_command
 from rethink.rewards.sandbox.memory import held_below, line_of
+from rethink.rewards.sandbox.sandbox_errors import SandboxFailure, SandboxUnavailable
 
 Role = Literal["script", "program", "tests", "entry", "score"]
 START_SECONDS = 30.0

@@ -14,7 +14,7 @@ import os
 import tempfile
 from functools import lru_cache
 
-from rethink.rewards.sandbox.errors import SandboxUnavailable
+from rethink.rewards.sandbox.sandbox_errors import SandboxUnavailable
 
 _ALLOW = 0x7FFF0000
 _MASKED_EQUAL = 7  # SCMP_CMP_MASKED_EQ

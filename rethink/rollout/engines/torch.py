@@ -18,8 +18,8 @@ from rethink.kernels.native import ops
 from rethink.kernels.paged import PAGE
 from rethink.machine.placement import Placement
 from rethink.model.build import build_model
-from rethink.model.config import DecoderConfig
-from rethink.model.decoder import Decoder
+from rethink.model.decoder.config import DecoderConfig
+from rethink.model.decoder.decoder import Decoder
 from rethink.model.language_model import LanguageModel
 from rethink.model.loading import Checkpoint
 from rethink.rollout.decoding import PREFILL_TOKENS, Decoding, OnDraw, RunningSequence
@@ -27,7 +27,7 @@ from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.engines import Engine, Opening
 from rethink.rollout.forward import PackedWeights
 from rethink.rollout.pages import PoolPlan, bytes_per_page, pages_needed, plan_pool, table_of
-from rethink.rollout.samples import completion_of
+from rethink.rollout.running import completion_of
 from rethink.types import FinishReason, GenerationRequest
 
 DEFAULT_KV_BUDGET = 2 << 30

@@ -27,7 +27,7 @@ from rethink.model.loading import Checkpoint
 from rethink.model.transformers_model import TransformersModel
 from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.engines import Engine, Opening
-from rethink.rollout.samples import RunningSample, completion_of, draw_tokens
+from rethink.rollout.running import RunningSample, completion_of, draw_tokens
 from rethink.rollout.stopping import end_of
 from rethink.types import GenerationRequest
 

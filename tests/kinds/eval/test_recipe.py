@@ -6,7 +6,7 @@ import pytest
 
 from rethink.errors import RecipeError
 from rethink.kinds.eval.recipe import EvalRecipe
-from rethink.recipe.loading import parse_recipe
+from rethink.recipe.recipe_files import parse_recipe
 from rethink.recipe.schema import CurriculumStage, TaskSource
 from rethink.tasks.mix import build_task_mix
 

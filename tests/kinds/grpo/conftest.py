@@ -10,7 +10,7 @@ import pytest
 
 from rethink.kinds.grpo.run import train
 from rethink.observe.progress import make_progress
-from rethink.recipe.loading import load_recipe
+from rethink.recipe.recipe_files import load_recipe
 
 RECIPE = """\
 name: tiny

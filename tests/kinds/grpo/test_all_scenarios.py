@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from rethink.check.run import check
+from rethink.check.recipe_check import check
 from rethink.errors import RecipeError, RunFolderError
 from rethink.kinds.grpo.plan import checked
 from rethink.kinds.grpo.recipe import Recipe
+from rethink.model.heads.value_head import RewardModelInfo, build_reward_model, save_reward_model
 from rethink.model.loading import load_checkpoint
-from rethink.model.value_head import RewardModelInfo, build_reward_model, save_reward_model
 from rethink.recipe.identity import recipe_hash, resume_differences
-from rethink.recipe.loading import load_recipe
+from rethink.recipe.recipe_files import load_recipe
 from rethink.store.run_folder import RunFolder
 from tests.runs.compare import timeless
 

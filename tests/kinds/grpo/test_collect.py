@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rethink.kinds.grpo.collect import Sources, collect, plan
 from rethink.kinds.grpo.data import rubric_of, task_mix
-from rethink.model.chat import PromptRenderer
-from rethink.model.tokenizer import Tokenizer
-from rethink.recipe.loading import parse_recipe
+from rethink.model.text.prompt import PromptRenderer
+from rethink.model.tokenizer.tokenizer import Tokenizer
+from rethink.recipe.recipe_files import parse_recipe
 from rethink.rewards.rubric import closing
 from rethink.rollout.engines.scripted import ScriptedEngine
 from rethink.seeds import draw

@@ -13,10 +13,10 @@ from rethink.errors import RecipeError
 from rethink.kinds.grpo.iterative import iterative_grpo
 from rethink.kinds.grpo.recipe import Recipe
 from rethink.kinds.reward_model.recipe import RewardModelRecipe
+from rethink.model.heads.value_head import RewardModelInfo, build_reward_model, read_info, save_reward_model
 from rethink.model.loading import load_checkpoint
-from rethink.model.value_head import RewardModelInfo, build_reward_model, read_info, save_reward_model
 from rethink.observe.progress import make_progress
-from rethink.recipe.loading import load_recipe, parse_recipe
+from rethink.recipe.recipe_files import load_recipe, parse_recipe
 from rethink.store.run_folder import RunFolder
 
 REWARD_MODEL = """\

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from rethink.errors import EngineFailure, NumericsError, RewardFailure, TaskError
 from rethink.kinds.grpo.loop import chosen_groups
 from rethink.model.loading import load_checkpoint
-from rethink.recipe.loading import load_recipe
+from rethink.recipe.recipe_files import load_recipe
 from rethink.rollout.engines.scripted import Scripted, ScriptedEngine
 from rethink.store.run_folder import RunFolder
 from rethink.types import GenerationRequest

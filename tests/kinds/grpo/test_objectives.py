@@ -17,9 +17,9 @@ from rethink.kernels import head
 from rethink.kinds.grpo.recipe import Recipe
 from rethink.kinds.grpo.update import MiniBatch, accumulate_gradients, compute_logprobs
 from rethink.model.build import build_model
-from rethink.model.decoder import Decoder
+from rethink.model.decoder.decoder import Decoder
+from rethink.model.decoder.packing import PackedGroup, pack
 from rethink.model.loading import Checkpoint, load_checkpoint
-from rethink.model.packing import PackedGroup, pack
 from rethink.observe.glossary import describe
 from rethink.recipe.objective import objectives
 from rethink.runs.optimizer import MasterAdamW

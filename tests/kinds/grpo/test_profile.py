@@ -16,7 +16,7 @@ from rethink.kernels.native import library
 from rethink.kinds.grpo import profile as profiling
 from rethink.kinds.grpo.operations import BETWEEN, event_name, operations_of
 from rethink.kinds.grpo.profile import PhaseClock, Profile, profile_recipe
-from rethink.recipe.loading import load_recipe
+from rethink.recipe.recipe_files import load_recipe
 
 
 @pytest.fixture(autouse=True)

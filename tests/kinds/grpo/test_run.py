@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from rethink.errors import ModelError, RecipeError, RunFolderError, TaskError, UsageError
-from rethink.model.tokenizer import Tokenizer
-from rethink.recipe.loading import load_recipe
+from rethink.model.tokenizer.tokenizer import Tokenizer
+from rethink.recipe.recipe_files import load_recipe
 from rethink.store.integrity import read_sealed, write_sealed
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.split import hash_says_held_out, question_key
@@ -45,7 +45,7 @@ def test_a_refused_run_leaves_its_folder_free(
 ) -> None:
     out = tmp_path / "runs" / "out"
     if error is None:  # a chat template that fails on the prompt
-        monkeypatch.setattr("rethink.model.tokenizer.Tokenizer.render_chat", refuse)
+        monkeypatch.setattr("rethink.model.tokenizer.tokenizer.Tokenizer.render_chat", refuse)
         error = ModelError
     with pytest.raises(error):
         run(out, *SHORT, override)

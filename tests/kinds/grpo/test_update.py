@@ -18,10 +18,10 @@ from rethink.errors import NumericsError
 from rethink.kinds.grpo.recipe import Recipe
 from rethink.kinds.grpo.update import MiniBatch, accumulate_gradients, compute_logprobs, micro_batches
 from rethink.model.build import build_model, exact_weights
-from rethink.model.decoder import Decoder
+from rethink.model.decoder.decoder import Decoder
+from rethink.model.decoder.packing import PackedGroup, pack
 from rethink.model.loading import Checkpoint, load_checkpoint
-from rethink.model.packing import PackedGroup, pack
-from rethink.recipe.loading import parse_recipe
+from rethink.recipe.recipe_files import parse_recipe
 from rethink.runs.optimizer import MasterAdamW
 from rethink.types import Completion, Problem, Prompt, Rollout
 

@@ -15,7 +15,7 @@ from rethink.kinds.eval.run import summarise
 from rethink.kinds.pipeline.run import run_pipeline
 from rethink.kinds.pipeline.selection import Selection
 from rethink.observe.progress import Progress, make_progress
-from rethink.recipe.loading import parse_recipe
+from rethink.recipe.recipe_files import parse_recipe
 from rethink.runs.session import open_run
 
 RECIPE = """\

@@ -24,7 +24,7 @@ import rethink.kinds.sft.run
 import rethink.runs.session
 from rethink.kinds.pipeline.run import run_pipeline
 from rethink.observe.progress import make_progress
-from rethink.recipe.loading import load_recipe
+from rethink.recipe.recipe_files import load_recipe
 from rethink.store.pipeline_folder import PipelineFolder
 
 # It asks git and the system, again and again, and decides nothing.

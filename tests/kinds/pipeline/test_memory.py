@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from rethink.kinds.pipeline.run import run_pipeline
-from rethink.model.decoder import Decoder
+from rethink.model.decoder.decoder import Decoder
 from rethink.observe.progress import make_progress
-from rethink.recipe.loading import load_recipe
+from rethink.recipe.recipe_files import load_recipe
 from rethink.runs.optimizer import MasterAdamW
 
 from .real_stages import write_recipe

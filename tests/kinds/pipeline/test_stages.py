@@ -13,7 +13,7 @@ from rethink.kinds.pipeline.recipe import PipelineRecipe
 from rethink.kinds.pipeline.stages import ResolvedStage, downstream, resolve, upstream
 from rethink.kinds.samples.recipe import CurateRecipe
 from rethink.kinds.sft.recipe import SFTRecipe
-from rethink.recipe.loading import load_recipe, parse_recipe, recipe_to_yaml
+from rethink.recipe.recipe_files import load_recipe, parse_recipe, recipe_to_yaml
 
 PIPELINE = """\
 name: small

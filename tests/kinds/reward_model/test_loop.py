@@ -19,11 +19,11 @@ from rethink.errors import ModelError, NumericsError, RunFolderError, TaskError,
 from rethink.kinds.reward_model.data import Example, step_examples
 from rethink.kinds.reward_model.loop import Judged, accumulate_gradients, held_out_facts, score_examples
 from rethink.kinds.reward_model.run import load_start, read_data, train_reward_model
+from rethink.model.decoder.packing import PackedGroup
+from rethink.model.heads.value_head import build_reward_model, load_reward_checkpoint, read_info
 from rethink.model.loading import load_checkpoint
-from rethink.model.packing import PackedGroup
-from rethink.model.value_head import build_reward_model, load_reward_checkpoint, read_info
 from rethink.observe.progress import Silent, make_progress
-from rethink.recipe.loading import load_recipe
+from rethink.recipe.recipe_files import load_recipe
 from rethink.runs.optimizer import MasterAdamW
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.preferences import Preference
@@ -137,8 +137,8 @@ def test_packed_equals_single_and_gradients_do_not_depend_on_the_cut(recipe_file
 
 def test_gradients_are_those_of_finite_differences(recipe_file: Path) -> None:
     from rethink.algorithms.preference import bradley_terry_loss
-    from rethink.model.decoder import Decoder
-    from rethink.model.value_head import RewardModel, fresh_head
+    from rethink.model.decoder.decoder import Decoder
+    from rethink.model.heads.value_head import RewardModel, fresh_head
 
     recipe = load_recipe(recipe_file)
     checkpoint = load_start(recipe)
@@ -181,7 +181,7 @@ DIE = """
 import os, signal, sys
 from pathlib import Path
 from rethink.observe.progress import make_progress
-from rethink.recipe.loading import load_recipe
+from rethink.recipe.recipe_files import load_recipe
 from rethink.kinds.reward_model.run import train_reward_model
 at, calls = int(sys.argv[3]), 0
 def watched(function):

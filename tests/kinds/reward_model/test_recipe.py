@@ -7,7 +7,7 @@ import pytest
 from rethink.errors import RecipeError
 from rethink.kinds.reward_model.recipe import RewardModelRecipe
 from rethink.recipe.identity import recipe_hash, resume_differences
-from rethink.recipe.loading import load_recipe, parse_recipe, recipe_to_yaml
+from rethink.recipe.recipe_files import load_recipe, parse_recipe, recipe_to_yaml
 
 TEXT = "name: small\nkind: reward-model\nepochs: 1\ndata: [{path: pairs.jsonl}]\n"
 

@@ -13,9 +13,9 @@ import pytest
 
 from rethink.kinds.samples.recipe import CurateRecipe
 from rethink.kinds.samples.run import curate
-from rethink.model.tokenizer import Tokenizer
+from rethink.model.tokenizer.tokenizer import Tokenizer
 from rethink.observe.progress import make_progress
-from rethink.recipe.loading import load_recipe
+from rethink.recipe.recipe_files import load_recipe
 from rethink.rollout.engines.scripted import Scripted, ScriptedEngine
 from rethink.types import GenerationRequest
 from tests.rewards.misbehaving import Misbehaving, misbehaving_server

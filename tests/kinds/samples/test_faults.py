@@ -17,7 +17,7 @@ from rethink.kinds.samples.parts import in_parts
 from rethink.kinds.samples.recipe import CurateRecipe
 from rethink.kinds.samples.run import curate
 from rethink.observe.progress import make_progress
-from rethink.recipe.loading import load_recipe
+from rethink.recipe.recipe_files import load_recipe
 from rethink.rollout.engines.scripted import Scripted, ScriptedEngine
 from rethink.store import atomic
 from rethink.types import GenerationRequest

@@ -15,7 +15,7 @@ from rethink.errors import RunFailure
 from rethink.kinds.samples.drawing import different_problems
 from rethink.kinds.samples.general import general_prompts
 from rethink.kinds.samples.recipe import CurateRecipe
-from rethink.recipe.loading import find_recipe, load_recipe
+from rethink.recipe.recipe_files import find_recipe, load_recipe
 from rethink.tasks.conversations import read_conversations
 from rethink.tasks.mix import build_task_mix
 from tests.rewards.misbehaving import Misbehaving, completion, misbehaving_server

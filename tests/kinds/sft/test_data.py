@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from rethink.errors import ModelError, TaskError
 from rethink.kinds.sft.data import Mixture, TrainingData, load_data
 from rethink.kinds.sft.recipe import SFTRecipe
-from rethink.model.thoughts import parse_completion
-from rethink.model.tokenizer import Tokenizer
-from rethink.recipe.loading import load_recipe, parse_recipe
+from rethink.model.text.thoughts import parse_completion
+from rethink.model.tokenizer.tokenizer import Tokenizer
+from rethink.recipe.recipe_files import load_recipe, parse_recipe
 from rethink.tasks.conversations import read_conversations
 from tests.paths import ROOT
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from rethink.errors import NumericsError
 from rethink.kinds.sft.loop import accumulate_gradients, micro_batches, packed_group
 from rethink.kinds.sft.recipe import SFTOptimizer
-from rethink.model.conversation import ConversationRenderer, Document
-from rethink.model.decoder import Decoder
-from rethink.model.tokenizer import Tokenizer
+from rethink.model.decoder.decoder import Decoder
+from rethink.model.text.training_text import ConversationRenderer, Document
+from rethink.model.tokenizer.tokenizer import Tokenizer
 from rethink.model.transformers_model import TransformersModel
 from rethink.runs.optimizer import MasterAdamW
 from tests.models import SHAPE, decoder_of, tiny_model

@@ -20,7 +20,7 @@ from rethink.kinds.sft.run import train_sft
 from rethink.model.loading import load_checkpoint
 from rethink.observe.glossary import describe
 from rethink.observe.progress import make_progress
-from rethink.recipe.loading import load_recipe
+from rethink.recipe.recipe_files import load_recipe
 from rethink.store.run_folder import RunFolder
 from tests.kinds.grpo.test_resume import die, kill_and_resume
 from tests.runs.compare import same_run, timeless

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from rethink.eval.data import load_problems
-from rethink.eval.registry import find_benchmark
-from rethink.rewards.code.extract import extract_program
+from rethink.eval.benchmarks.catalogue import find_benchmark
+from rethink.eval.benchmarks.problems import load_problems
 from rethink.rewards.code.part import run
-from rethink.rewards.code.tests import read_tests
+from rethink.rewards.code.problem_tests import read_tests
+from rethink.rewards.code.program_text import extract_program
 from rethink.rewards.sandbox.process import Limits
 from tests.paths import SHARED_DATA
 from tests.rewards.sandbox_needed import needs_sandbox

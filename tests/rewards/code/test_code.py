@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rethink.rewards.builtin import PartContext, make_part
-from rethink.rewards.code.extract import extract_program
-from rethink.rewards.code.judge import Verdict, assemble, same_output
 from rethink.rewards.code.part import run
-from rethink.rewards.code.tests import LIVECODEBENCH, Assertions, Pairs, defines, read_tests
+from rethink.rewards.code.problem_tests import LIVECODEBENCH, Assertions, Pairs, defines, read_tests
+from rethink.rewards.code.program_text import extract_program
+from rethink.rewards.code.verdict import Verdict, assemble, same_output
 from rethink.rewards.outcome import PartFunction
 from rethink.rewards.sandbox.process import Limits
 from rethink.types import Completion, Problem, Prompt

@@ -12,11 +12,11 @@ from textwrap import dedent
 import psutil
 import pytest
 
-from rethink.rewards.code.judge import Verdict
 from rethink.rewards.code.part import run
-from rethink.rewards.code.tests import Assertions, Pairs, read_tests
-from rethink.rewards.sandbox.pool import close_all
+from rethink.rewards.code.problem_tests import Assertions, Pairs, read_tests
+from rethink.rewards.code.verdict import Verdict
 from rethink.rewards.sandbox.process import Limits
+from rethink.rewards.sandbox.warm_sandboxes import close_all
 from tests.rewards.code.hostile import ATTACKS, EXHAUSTION, FORGERIES, LENGTHY, SECRET, attack_program
 from tests.rewards.sandbox_needed import children, needs_sandbox
 

@@ -116,7 +116,7 @@ def _other(host: Host) -> list[str]:
         + repr("import sys;[setattr(m,'score_answer',lambda *a:1.0) for m in list(sys.modules.values())]")
         + ")",
         "exec(" + repr("import json; json.loads = lambda *a, **k: 1/0") + ")",
-        "exec(" + repr("import rethink.tasks.gym.judge as j; j.GymJudge._judge = lambda *a: 1.0") + ")",
+        "exec(" + repr("import rethink.tasks.gym.checking as j; j.GymJudge._judge = lambda *a: 1.0") + ")",
         "exec(" + repr("import builtins; builtins.float = lambda *a: 1.0; builtins.sorted = lambda *a: []") + ")",
         "exec(" + repr("import os; os.environ['PWNED'] = '1'; os._exit(0)") + ")",
         # sockets

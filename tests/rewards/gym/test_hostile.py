@@ -18,18 +18,18 @@ import pytest
 from reasoning_gym.factory import DATASETS
 
 from rethink.cli.main import main
-from rethink.eval.registry import find_benchmark
+from rethink.eval.benchmarks.catalogue import find_benchmark
 from rethink.kinds.grpo.run import train
 from rethink.observe.progress import make_progress
-from rethink.recipe.loading import load_recipe
+from rethink.recipe.recipe_files import load_recipe
 from rethink.recipe.schema import TaskSource
 from rethink.rewards.parts import build_part
 from rethink.rewards.rubric import Limits, Rubric, closing
 from rethink.rollout.engines.scripted import ScriptedEngine
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.gym.library import REFUSED
+from rethink.tasks.gym.problems import GymSource
 from rethink.tasks.gym.scorers import who_judges
-from rethink.tasks.gym.source import GymSource
 from rethink.types import Completion, Problem, Prompt, RewardOutcome
 from tests.rewards.gym.payloads import Host, payloads
 from tests.rewards.sandbox_needed import needs_sandbox

@@ -10,17 +10,17 @@ import pytest
 
 from rethink.cli.main import main
 from rethink.errors import TaskError
-from rethink.eval.registry import find_benchmark
+from rethink.eval.benchmarks.catalogue import find_benchmark
 from rethink.recipe.schema import TaskSource
-from rethink.rewards import gym
-from rethink.rewards.code.judge import run_script
-from rethink.rewards.gym import SandboxedGymJudge, ask
+from rethink.rewards import gym_reward
+from rethink.rewards.code.verdict import run_script
+from rethink.rewards.gym_reward import SandboxedGymJudge, ask
 from rethink.rewards.outcome import PartFailed
 from rethink.rewards.parts import build_part
-from rethink.rewards.sandbox import isolation, pool
-from rethink.rewards.sandbox.errors import SandboxUnavailable
+from rethink.rewards.sandbox import isolation, warm_sandboxes
 from rethink.rewards.sandbox.process import Limits, Sandbox
-from rethink.tasks.gym.source import GymSource
+from rethink.rewards.sandbox.sandbox_errors import SandboxUnavailable
+from rethink.tasks.gym.problems import GymSource
 from rethink.types import Problem
 from tests.rewards.sandbox_needed import needs_sandbox
 
@@ -59,7 +59,7 @@ def test_what_the_library_can_reach(as_root: bool | None) -> None:
             raise
         pytest.skip(f"no user namespaces here: {error.cause}")
     try:
-        source = f"HERE, HOME = {__file__!r}, {str(pool.__file__)!r}\n{PROBE}"
+        source = f"HERE, HOME = {__file__!r}, {str(warm_sandboxes.__file__)!r}\n{PROBE}"
         assert run_script(source, "", sandbox, LARGE) == ("[] False []\n", "")
     finally:
         sandbox.close()
@@ -114,7 +114,7 @@ def test_a_scorer_that_fails_on_an_answer_says_wrong_and_one_that_always_fails_i
 
 @needs_sandbox
 def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gym, "LIMITS", Limits(cpu_seconds=1.0, wall_seconds=0.005, memory_bytes=2 << 30))
+    monkeypatch.setattr(gym_reward, "LIMITS", Limits(cpu_seconds=1.0, wall_seconds=0.005, memory_bytes=2 << 30))
     slow = {"min_w": 12, "max_w": 12, "min_h": 12, "max_h": 12}
 
     def make_many() -> None:
@@ -132,7 +132,7 @@ def without_bubblewrap() -> str:
 
 @pytest.mark.parametrize("part", ["accuracy", "gym", "cosine"])
 def test_without_a_sandbox_tasks_that_need_one_are_refused(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pool.close_all()
+    warm_sandboxes.close_all()
     monkeypatch.setattr(isolation, "find_bubblewrap", without_bubblewrap)
 
     def build(task: str) -> Any:
@@ -152,7 +152,7 @@ def test_without_a_sandbox_tasks_that_need_one_are_refused(part: str, monkeypatc
 def test_without_a_sandbox_an_evaluation_is_refused_before_it_generates(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    pool.close_all()
+    warm_sandboxes.close_all()
     monkeypatch.setattr(isolation, "find_bubblewrap", without_bubblewrap)
     code = main(["eval", "--model", "embedded", "--bench", "jugs", "--out", str(tmp_path / "out")])
     assert code == 2

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rethink.rewards.code.judge import run_script
+from rethink.rewards.code.verdict import run_script
 from rethink.rewards.sandbox import groups, process
 from rethink.rewards.sandbox.groups import SLACK, make_group
 from rethink.rewards.sandbox.process import Limits, Sandbox

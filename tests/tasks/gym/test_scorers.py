@@ -16,7 +16,7 @@ from reasoning_gym.factory import DATASETS
 
 from rethink.errors import TaskError
 from rethink.tasks.gym import scorers
-from rethink.tasks.gym.judge import GymJudge
+from rethink.tasks.gym.checking import GymJudge
 from rethink.tasks.gym.library import REFUSED, make_dataset
 from rethink.tasks.gym.ours import OURS
 from rethink.tasks.gym.scorers import DEFAULT, NUMERIC, OWN, VERSION, plain_numbers, who_judges

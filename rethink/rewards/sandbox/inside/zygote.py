@@ -24,14 +24,14 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from . import confine, gym, program, tests
+from . import confine, gym_jobs, program, run_tests
 
 ROLES = {
     "script": program.run_script,
     "program": program.serve,
-    "tests": tests.run,
-    "entry": gym.make_entry,
-    "score": gym.score,
+    "tests": run_tests.run,
+    "entry": gym_jobs.make_entry,
+    "score": gym_jobs.score,
 }
 PACKAGES, SCRATCH = "/packages", "/scratch"
 

@@ -1,0 +1,166 @@
+"""docs/algorithms.md, written from the registry: `python -m rethink.algorithms.page > docs/algorithms.md`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from rethink.recipe.objective import CORRECTIONS, KL_ESTIMATORS, NEEDS, Objective, objectives
+from rethink.recipe.schema import AlgorithmSection
+from rethink.terminal import say
+
+_HEAD = """\
+# Algorithms
+
+<!-- Written by `python -m rethink.algorithms.page > docs/algorithms.md` from the records in
+rethink/algorithms/objectives/ and rethink/recipe/objective.py: change them. -->
+
+`algorithm.type` chooses the objective of a run of the kind `grpo`. Its defaults are its paper's; any other field of
+`algorithm` may still be set, and what the recipe sets wins. `rethink train RECIPE --dry-run` shows what results. A
+field that makes no sense with an objective is refused. `rethink algorithms` prints this table, `rethink algorithms
+gspo` one objective.
+
+```
+rethink train quickstart algorithm.type=dapo
+rethink train quickstart algorithm.type=gspo algorithm.mini_batches=4
+rethink train quickstart algorithm.beta=0.01 algorithm.kl=k2
+rethink train my.yaml algorithm.correction=tis algorithm.correction_cap=3
+```
+
+The loss of a mini-batch is the sum over its tokens of
+
+    aggregation weight x (correction x policy loss + beta x KL)
+
+where the policy loss is the objective's, below. `A` is the advantage (`algorithm.advantage`), `p` the policy's
+probability of a token at the sampling temperature, `p_old` that of the policy that sampled, and `sg` stops the
+gradient. In a batch's first update `p_old` is `p` itself, so every ratio is 1.
+"""
+
+_OWN = """
+## Custom objectives
+
+An objective is one module with a record and a pure function of tensors; `rethink/algorithms/objectives/` has examples.
+Put it there, or into your own package that names it as an entry point:
+
+```python
+from rethink.recipe.objective import Objective, Option
+
+
+def loss(tokens, settings):
+    from rethink.algorithms.losses import clip_ratio
+
+    ratio_T = (tokens.logprobs_T - tokens.old_logprobs_T).exp()
+    return clip_ratio(ratio_T, settings.options["scale"] * tokens.advantages_T, settings.clip_low, settings.clip_high)
+
+
+OBJECTIVE = Objective(
+    name="mine",
+    summary="…",
+    source="…",
+    equation="…",
+    loss=loss,
+    needs={"old"},
+    options={"scale": Option(1.0, "factor of the advantages")},
+)
+```
+
+```toml
+[project.entry-points."rethink.objectives"]
+mine = "my_package.mine:OBJECTIVE"
+```
+
+`rethink train RECIPE algorithm.type=mine algorithm.options.scale=2` then trains with it. `tokens` is a
+`rethink.algorithms.losses.Tokens`. An update computes what `needs` names and nothing else. With `sequence` the function
+is given whole completions, so it may sum over them; otherwise a part may be cut anywhere.
+"""
+
+
+def page() -> str:
+    """The whole page, Markdown."""
+    lines = [_HEAD, "| type | what is its own | equation (loss of a token) | source | needs |", "|---|---|---|---|---|"]
+    lines += [
+        _row(f"`{o.name}`", o.summary, f"`{o.equation}`", o.source, _needs(o.needs)) for o in objectives().values()
+    ]
+    lines += ["", "What is needed, and what it costs:", "", "| need | what it is | extra cost |", "|---|---|---|"]
+    lines += [_row(f"`{name}`", *words) for name, words in NEEDS.items()]
+    for objective in objectives().values():
+        lines += ["", f"## `{objective.name}`", "", *_of_one(objective)]
+    lines += ["", *_kl(), "", *_corrections()]
+    return "\n".join(lines) + "\n" + _OWN.rstrip("\n")
+
+
+def defaults(objective: Objective) -> dict[str, object]:
+    """Fields of `algorithm` that have another value with the objective than with GRPO."""
+    own = {**objective.defaults, **{name: fixed.value for name, fixed in objective.fixed.items()}}
+    return {name: value for name, value in own.items() if value != AlgorithmSection.model_fields[name].default}
+
+
+def shown(value: object) -> str:
+    """A value as a recipe would have it."""
+    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _of_one(objective: Objective) -> Iterator[str]:
+    yield f"{objective.summary[0].upper()}{objective.summary[1:]}. {objective.source}."
+    yield ""
+    yield f"    loss = {objective.equation}"
+    own = defaults(objective)
+    if own:
+        yield ""
+        yield f"Its defaults: {', '.join(f'`{name}: {shown(value)}`' for name, value in own.items())}."
+    if objective.fixed:
+        yield ""
+        yield from (
+            f"- `{name}` cannot be set (`{shown(fixed.value)}`): {fixed.why}."
+            for name, fixed in objective.fixed.items()
+        )
+    if objective.options:
+        yield ""
+        yield from (
+            f"- `options.{name}`: {option.meaning}; at least {option.low:g}, default {option.default:g}."
+            for name, option in objective.options.items()
+        )
+    if objective.notes:
+        yield ""
+        yield objective.notes
+
+
+def _kl() -> Iterator[str]:
+    yield from ("## KL to the reference model", "")
+    yield (
+        "`algorithm.beta` above 0 adds `beta` times an estimate of the KL of each token, `algorithm.kl`. The gradients "
+        "are estimates for tokens that the policy itself sampled; in later updates of a batch no ratio makes up for "
+        "the difference."
+    )
+    yield from ("", "| kl | value | gradient | what it estimates |", "|---|---|---|---|")
+    for name, (value, gradient, meaning) in KL_ESTIMATORS.items():
+        yield _row(f"`{name}`", f"`{value}`", f"`{gradient}`", meaning)
+
+
+def _corrections() -> Iterator[str]:
+    yield from ("## Corrections between engine and trainer", "")
+    yield (
+        "`algorithm.correction` multiplies the policy loss by a weight made of `w = p_trainer / p_engine`, both "
+        "of the policy that sampled. It is applied outside the clip, has no gradient, and does not touch the KL. "
+        "Tokens that are dropped still count in the aggregation's denominators. With the engine of Rethink, whose "
+        "log-probabilities are the trainer's to the bit where kernels allow it, all weights are 1: corrections "
+        "are for engines whose numbers differ (`policy/mismatch`). Both sides are the full distribution's, before "
+        "top-p and top-k, so a correction does not make up for `rollout.allow_truncated`. A correction by "
+        "completion costs a second pass of the head."
+    )
+    yield from ("", "| correction | weight | default cap | default floor | source |", "|---|---|---|---|---|")
+    yield _row("`none`", "1", "", "", "")
+    for name, found in CORRECTIONS.items():
+        floor = "" if found.floor is None else f"{found.floor:g}"
+        yield _row(f"`{name}`", found.weight, f"{found.cap:g}", floor, found.source)
+
+
+def _needs(needs: Iterable[str]) -> str:
+    return ", ".join(f"`{need}`" for need in NEEDS if need in needs) or "nothing more"
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+if __name__ == "__main__":
+    say(page())

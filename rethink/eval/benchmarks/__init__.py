@@ -1,0 +1,1 @@
+"""Benchmarks: the catalogue, their problems, the ways to ask, and published numbers."""

@@ -1,0 +1,1 @@
+"""Grading: the answer in a completion, and whether it is right."""

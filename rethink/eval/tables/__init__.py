@@ -1,0 +1,1 @@
+"""Tables of evaluations, as the paper prints them."""

@@ -1,0 +1,1 @@
+"""The decoder: its shape, its layers, packed rows, and `config.json`."""

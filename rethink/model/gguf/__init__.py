@@ -1,0 +1,1 @@
+"""GGUF files: header, shape, tensors, vocabulary; read and written."""

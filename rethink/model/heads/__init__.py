@@ -1,0 +1,1 @@
+"""Heads on the decoder other than the language model's."""
