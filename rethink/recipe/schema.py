@@ -382,10 +382,18 @@ class OptimizerSection(Section):
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     """Bound of the global gradient norm; None: no clipping."""
     micro_batch_tokens: int | None = Field(default=None, gt=0)
-    """Most tokens in one forward and backward pass; changes memory, never the result. None: chosen from the free
-    memory, recorded."""
+    """Most tokens in one forward and backward pass. It decides memory, and the order in which sums are rounded. None:
+    chosen from the free memory, recorded."""
     over_memory: Annotated[bool, Counts.NEVER] = False
     """Train even if the plan needs more memory than is free (`--over-memory`). The run may be killed."""
+
+
+class LanesOptimizerSection(OptimizerSection):
+    """AdamW on fp32 master weights, in a run that several trainer ranks can share."""
+
+    lanes: int | None = Field(default=None, gt=0)
+    """Parts of a step whose gradients are added up one by one, so that several trainer ranks can share the step
+    (`--cluster`). Another number rounds sums in another order. None: the number of ranks at the start, recorded."""
 
 
 class EvaluationTimes(Section):

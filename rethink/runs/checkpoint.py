@@ -1,7 +1,8 @@
 """Recovery checkpoints: everything that the next step depends on, so that a resumed run is bit-identical.
 
     checkpoints/step-000010/
-      optimizer.safetensors   fp32 masters, Adam moments, count of updates (the model's weights are cast from these)
+      optimizer.safetensors   fp32 masters, Adam moments, count of updates (the model's weights are cast from these);
+                              of several trainer ranks optimizer-00001-of-00002.safetensors, …, a file of each
       reference.safetensors   the reference model, where beta > 0
       old_logprobs.safetensors  where a rollout batch is half used: its log-probabilities under the policy that sampled
       state.json              step, token counts, best evaluation
@@ -14,12 +15,13 @@ of batches already sampled lie in the run's folder and are read back.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -54,7 +56,10 @@ def write_checkpoint(
     old_logprobs: list[Tensor] | None,
 ) -> None:
     """Write all files of a checkpoint into an empty folder (the caller makes it appear atomically)."""
-    save_file({k: v.contiguous() for k, v in optimizer.state().items()}, folder / "optimizer.safetensors")
+    size = optimizer.ranks.size
+    for number, part in enumerate(optimizer.states(), 1):
+        name = "optimizer" if size == 1 else f"optimizer-{number:05d}-of-{size:05d}"
+        save_file({k: v.contiguous() for k, v in part.items()}, folder / f"{name}.safetensors")
     if reference is not None:
         tensors = {name: p.detach().contiguous() for name, p in reference.named_parameters()}
         save_file(tensors, folder / "reference.safetensors")
@@ -122,7 +127,7 @@ def read_checkpoint(
         RunFolderError: a file cannot be read, or is not of this run.
     """
     try:
-        optimizer.load(load_file(folder / "optimizer.safetensors"))
+        optimizer.load(_Parts(folder))
         if reference is not None:
             saved = load_file(folder / "reference.safetensors")
             with torch.no_grad():
@@ -138,3 +143,27 @@ def read_checkpoint(
             f"the checkpoint `{folder}` cannot be read ({type(error).__name__}: {error}): it is damaged, or of another "
             "model."
         ) from error
+
+
+class _Parts(Mapping[str, Tensor]):
+    """The optimizer's tensors in a checkpoint, however many files they lie in; each is read when it is asked for."""
+
+    def __init__(self, folder: Path):
+        self._files: dict[str, Path] = {}
+        paths = sorted(folder.glob("optimizer*.safetensors")) or [folder / "optimizer.safetensors"]
+        for path in paths:
+            with safe_open(path, framework="pt") as file:
+                self._files |= dict.fromkeys(file.keys(), path)
+        whole = re.fullmatch(r"optimizer-\d+-of-(\d+)", paths[0].stem)
+        if whole is not None and len(paths) != int(whole[1]):
+            raise ValueError(f"the optimizer's state is {whole[1]} files, of which {len(paths)} are there")
+
+    def __getitem__(self, name: str) -> Tensor:
+        with safe_open(self._files[name], framework="pt") as file:
+            return file.get_tensor(name)  # type: ignore[no-any-return]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)

@@ -22,7 +22,7 @@ from rethink.plan.estimate import (
     shape_of,
 )
 from rethink.recipe.base import ModelRecipe, TrainingRecipe
-from rethink.recipe.schema import RewardSection
+from rethink.recipe.schema import LanesOptimizerSection, RewardSection
 
 ACTIVATION_SHARE = 0.35
 """Share of the memory beside weights and optimizer that one micro-batch's activations may take."""
@@ -78,6 +78,16 @@ def computing_choices(recipe: ModelRecipe) -> dict[str, Any]:
         "dtype": placed.dtype,
         "kernels": kernels.status().level,
     }
+
+
+def lanes_choice(section: LanesOptimizerSection) -> dict[str, int]:
+    """Into how many lanes a step is cut, of a kind whose steps can be shared."""
+    return {"lanes": section.lanes or 1}
+
+
+def recorded_lanes(choices: Mapping[str, Any]) -> int:
+    """The lanes of a run; runs that an earlier version began have one."""
+    return int(choices.get("lanes", 1))
 
 
 def check_reward_models(reward: RewardSection) -> None:

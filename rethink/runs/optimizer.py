@@ -13,6 +13,11 @@ from rethink.errors import NumericsError, RunFolderError
 from rethink.kernels.adamw import Update, adamw_, join, split
 from rethink.machine.allocator import return_free_memory
 from rethink.recipe.schema import OptimizerSection
+from rethink.runs.lanes import balanced
+from rethink.runs.ranks import ALONE, Ranks
+
+WEIGHT, UPDATES = "weight", "updates"
+"""Names in a state: of the weights' part, and of the count of updates."""
 
 
 class Trainable(Protocol):
@@ -39,29 +44,68 @@ class MasterAdamW:
             they are taken out one by one, so that their memory serves what is made here. A master that starts from a
             rounded weight lies in the middle of its rounding interval, and small updates would not show before they
             have added up to half of it.
+        ranks: among whom the work is divided. Each gives its tensors to one owner (`balanced` by size), which has their
+            lower halves and moments.
+        lanes: parts of a step whose gradients are added up one by one (`lanes.py`); more than one takes a second set of
+            fp32 gradients, of this rank's tensors.
     """
 
-    def __init__(self, model: Trainable, section: OptimizerSection, exact: dict[str, Tensor] | None = None):
+    def __init__(
+        self,
+        model: Trainable,
+        section: OptimizerSection,
+        exact: dict[str, Tensor] | None = None,
+        ranks: Ranks = ALONE,
+        lanes: int = 1,
+    ):
+        self.ranks, self.lanes = ranks, lanes
         self._weights = dict(model.named_parameters())
+        places = balanced([weight.numel() for weight in self._weights.values()], ranks.size)
+        self._owners = dict(zip(self._weights, places, strict=True))
         self._low: dict[str, Tensor] = {}
         self._gradients: dict[str, Tensor] = {}
         for name, weight in self._weights.items():
+            ranks.hand_out(weight.detach(), weight.detach(), None)
             if weight.dtype == torch.bfloat16:
-                # Rounding is the model's, so only what it took away is news.
-                self._low[name] = split(exact.pop(name) if exact else weight.detach().float())[1]
+                self._start_low(name, weight, exact)
             self._gradients[name] = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
             weight.main_grad = self._gradients[name]  # type: ignore[attr-defined]
             weight.register_post_accumulate_grad_hook(_collect)
+        own = {name: gradient for name, gradient in self._gradients.items() if self._owners[name] == ranks.rank}
+        self._divided = lanes > 1 or ranks.size > 1
+        self._totals = (
+            own if not self._divided else {name: torch.zeros_like(gradient) for name, gradient in own.items()}
+        )
         # Moments at once, below whatever a step takes and gives back: made in the first step they would lie between.
-        self._means = {name: torch.zeros_like(gradient) for name, gradient in self._gradients.items()}
-        self._squares = {name: torch.zeros_like(gradient) for name, gradient in self._gradients.items()}
+        self._means = {name: torch.zeros_like(gradient) for name, gradient in own.items()}
+        self._squares = {name: torch.zeros_like(gradient) for name, gradient in own.items()}
         self._updates = 0
         self._section = section
         return_free_memory()
 
+    def _start_low(self, name: str, weight: Tensor, exact: dict[str, Tensor] | None) -> None:
+        """The lower half of a weight, on its owner: rounding is the model's, so only what it took away is news."""
+        owner, first = self._owners[name], self.ranks.rank == 0
+        source = split(exact.pop(name) if exact else weight.detach().float())[1] if first else None
+        if owner == self.ranks.rank:
+            self._low[name] = source if source is not None else torch.zeros_like(weight, dtype=torch.int16)
+        self.ranks.hand_out(source, self._low.get(name), owner)
+
     def gradients(self) -> dict[str, Tensor]:
-        """The fp32 gradients collected since the last step, by parameter name."""
+        """The fp32 gradients collected since the last step, or the last round of lanes, by parameter name."""
         return dict(self._gradients)
+
+    def add_round(self, lanes: int) -> None:
+        """Add what this rank and the others collected, a lane each, to the step's gradient, and collect anew.
+
+        Args:
+            lanes: of this round: those of the first so many ranks.
+        """
+        if not self._divided:
+            return  # it is the step's gradient already
+        self.ranks.add(self._gradients, self._totals, self._owners, lanes)
+        for gradient in self._gradients.values():
+            gradient.zero_()
 
     def masters(self) -> dict[str, Tensor]:
         """The fp32 weights by parameter name: copies, where the model computes in bf16."""
@@ -76,7 +120,10 @@ class MasterAdamW:
         Raises:
             NumericsError: a gradient is not finite; nothing was changed.
         """
-        norm = math.sqrt(sum(float(torch.linalg.vector_norm(g)) ** 2 for g in self._gradients.values()))
+        self.ranks.order("update", rate=learning_rate)
+        own = {name: float(torch.linalg.vector_norm(total)) ** 2 for name, total in self._totals.items()}
+        squares = self.ranks.numbers(own)
+        norm = math.sqrt(sum(squares[name] for name in self._weights))
         if not math.isfinite(norm):
             raise NumericsError(
                 "the gradient is not finite (NaN or infinity), so this step was not taken; what was saved is "
@@ -87,36 +134,56 @@ class MasterAdamW:
         scale = most / norm if most is not None and norm > most else 1.0
         self._updates += 1
         update = Update(self._updates, learning_rate, section.beta1, section.beta2, section.epsilon, scale)
-        for name, weight in self._weights.items():
-            moments = self._means[name], self._squares[name]
+        for name, total in self._totals.items():
+            weight, moments = self._weights[name], (self._means[name], self._squares[name])
             decay = section.weight_decay if weight.ndim >= 2 else 0.0
-            adamw_(weight, self._low.get(name), self._gradients[name], *moments, decay, update)
+            adamw_(weight, self._low.get(name), total, *moments, decay, update)
+        self.ranks.share({name: weight.detach() for name, weight in self._weights.items()}, self._owners)
         return norm
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that resuming needs, as named tensors: weights in both halves, both moments, count of updates."""
-        parts = {
-            "weight": self._weights, "low": self._low, "exp_avg": self._means, "exp_avg_sq": self._squares
-        }  # fmt: skip
-        out = {f"{part}.{name}": tensor.detach() for part, named in parts.items() for name, tensor in named.items()}
-        return out | {"updates": torch.tensor([self._updates], dtype=torch.int64)}
+        """What resuming needs of this rank's tensors: weights in both halves, both moments, count of updates."""
+        out = {key: target for key, target, owner in self._entries() if owner == self.ranks.rank and target is not None}
+        return out | {UPDATES: torch.tensor([self._updates], dtype=torch.int64)}
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Inverse of `state`: the model's weights too.
+    def states(self) -> Iterator[dict[str, Tensor]]:
+        """The state of each rank, one at a time: all that resuming needs."""
+        self.ranks.order("state")
+        yield from self.ranks.states(self.state())
+
+    def load(self, state: Mapping[str, Tensor] | None) -> None:
+        """Inverse of `states` together, read on any number of ranks: the model's weights too.
+
+        Args:
+            state: on the first rank; the others get theirs from it.
 
         Raises:
             RunFolderError: the state was written by an earlier version, which kept it in another form.
         """
-        own = self.state()
-        if not state.keys() >= own.keys():
+        if state is not None and not state.keys() >= {UPDATES, *(key for key, _, _ in self._entries())}:
             raise RunFolderError(
                 "this checkpoint is of an earlier version, which kept weights in another form: resume it with that "
                 "version, or start anew with another --out (model.path=RUN/model goes on from its last model)"
             )
-        with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(state[name])
-        self._updates = int(own["updates"])
+        self.ranks.order("load")
+        for key, target, owner in self._entries():
+            everywhere = key.startswith(f"{WEIGHT}.")
+            self.ranks.hand_out(None if state is None else state[key], target, None if everywhere else owner)
+        updates = torch.tensor([self._updates], dtype=torch.int64)
+        self.ranks.hand_out(None if state is None else state[UPDATES], updates, None)
+        self._updates = int(updates)
+
+    def _entries(self) -> Iterator[tuple[str, Tensor | None, int]]:
+        """(key in a state, the tensor where this rank has it, its owner) of the whole optimizer, in the same order on
+        every rank.
+        """
+        for name, weight in self._weights.items():
+            owner = self._owners[name]
+            yield f"{WEIGHT}.{name}", weight.detach(), owner
+            if weight.dtype == torch.bfloat16:
+                yield f"low.{name}", self._low.get(name), owner
+            yield f"exp_avg.{name}", self._means.get(name), owner
+            yield f"exp_avg_sq.{name}", self._squares.get(name), owner
 
 
 def learning_rate(section: OptimizerSection, step: int, total: int) -> float:

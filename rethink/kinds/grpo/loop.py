@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,12 +24,14 @@ from rethink.kernels.head import release_memory
 from rethink.kinds.grpo.collect import RolloutBatch, Sources, collect
 from rethink.kinds.grpo.metrics import batch_metrics
 from rethink.kinds.grpo.recipe import Recipe
-from rethink.kinds.grpo.update import MiniBatch, accumulate_gradients, apply_update, compute_logprobs
+from rethink.kinds.grpo.update import MiniBatch, UpdateStats, accumulate_gradients, apply_update, compute_logprobs
+from rethink.kinds.grpo.wire import GroupWire
 from rethink.model.language_model import LanguageModel
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import Trackers
 from rethink.runs.checkpoint import TrainState, write_checkpoint
 from rethink.runs.optimizer import MasterAdamW
+from rethink.runs.rounds import train_lanes
 from rethink.seeds import draw
 from rethink.store.run_folder import RunFolder
 from rethink.types import Problem, SamplingParams
@@ -92,7 +95,11 @@ def one_step(run: GRPO) -> dict[str, float]:
 
     # Gradients of this step's groups.
     chosen = mini_batch(run, run.batch, position)
-    stats = accumulate_gradients(recipe, run.model, run.reference, chosen, state.step, run.micro_batch_tokens)
+    lanes = chosen.lanes(run.optimizer.lanes)
+    compute = partial(
+        accumulate_gradients, recipe, run.model, run.reference, step=state.step, limit=run.micro_batch_tokens
+    )
+    stats = UpdateStats.merged(train_lanes(run.optimizer, lanes, compute, GroupWire(state.step)))
     row |= stats.metrics(recipe.algorithm)
     row["time/train"] = time.perf_counter() - started
 
@@ -141,6 +148,7 @@ def replace_reference(run: GRPO) -> None:
     every = run.recipe.algorithm.reference_every
     if run.reference is not None and every is not None and run.state.step % every == 0:
         run.reference = run.model.clone()
+        run.optimizer.ranks.order("reference")
 
 
 def evaluate_now(run: GRPO) -> dict[str, float]:

@@ -14,7 +14,14 @@ from pydantic import Field
 
 from rethink.errors import RecipeError
 from rethink.recipe.base import AskingRecipe, TrainingRecipe
-from rethink.recipe.schema import AlgorithmSection, Counts, EvaluationSection, RolloutSection, TaskSource
+from rethink.recipe.schema import (
+    AlgorithmSection,
+    Counts,
+    EvaluationSection,
+    LanesOptimizerSection,
+    RolloutSection,
+    TaskSource,
+)
 from rethink.rollout.engines import check_engine
 
 
@@ -28,6 +35,8 @@ class Recipe(AskingRecipe, TrainingRecipe):
     rollout batch (`mini_batches` x `epochs`), only the first part of the last batch is trained on."""
     tasks: tuple[TaskSource, ...] = Field(min_length=1)
     """Sources of problems, mixed by weight."""
+    optimizer: LanesOptimizerSection = LanesOptimizerSection()
+    """AdamW."""
     rollout: RolloutSection = RolloutSection()
     """Sampling."""
     algorithm: AlgorithmSection = Field(default_factory=AlgorithmSection)

@@ -10,6 +10,7 @@ from rethink.kinds.grpo.estimate import estimate
 from rethink.kinds.grpo.recipe import Recipe
 from rethink.model.decoder.config import DecoderConfig
 from rethink.plan.estimate import ASSUMED_PROMPT_TOKENS, GIB, activation_bytes, shape_of
+from rethink.runs.choices import recorded_lanes
 from rethink.runs.memory_room import SMALLEST_COMPLETION, room_refused, smaller_batches, too_much
 
 
@@ -30,7 +31,9 @@ def check_grpo_room(recipe: Recipe, config: DecoderConfig | None, choices: Mappi
     chosen = recipe.model_copy(
         update={
             "model": recipe.model.model_copy(update={"dtype": choices["dtype"]}),
-            "optimizer": recipe.optimizer.model_copy(update={"micro_batch_tokens": choices["micro_batch_tokens"]}),
+            "optimizer": recipe.optimizer.model_copy(
+                update={"micro_batch_tokens": choices["micro_batch_tokens"], "lanes": recorded_lanes(choices)}
+            ),
             "rollout": recipe.rollout.model_copy(update={"kv_budget_gb": choices["kv_budget_bytes"] / GIB}),
         }
     )

@@ -28,7 +28,7 @@ from rethink.rewards.rubric import Rubric
 from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.engines import EngineFactory, choose_engine, open_engine
 from rethink.runs.checkpoint import restore
-from rethink.runs.choices import apply_choices, check_reward_models, make_choices
+from rethink.runs.choices import apply_choices, check_reward_models, lanes_choice, make_choices, recorded_lanes
 from rethink.runs.inputs import model_hash
 from rethink.runs.loop import Loop, run_training, trackers_of
 from rethink.runs.optimizer import MasterAdamW
@@ -108,7 +108,9 @@ def open_folder(recipe: Recipe, checkpoint: Checkpoint, mix: TaskMix, out: Path,
         out,
         resume=resume,
         steps=recipe.steps,
-        choices=lambda: make_choices(recipe, checkpoint.config, recipe.rollout.kv_budget_gb),
+        choices=lambda: (
+            make_choices(recipe, checkpoint.config, recipe.rollout.kv_budget_gb) | lanes_choice(recipe.optimizer)
+        ),
         also=model_hash(recipe.model.path, checkpoint.folder) | mix.row_hashes() | order,
     )
 
@@ -144,7 +146,8 @@ def assemble(
     stops = tuple(sorted(checkpoint.tokenizer.end_of_turn_ids))
     renderer = PromptRenderer(checkpoint.tokenizer, recipe.prompt, engine.context - recipe.longest_completion)
     check_prompts(recipe, mix, renderer, held_out)
-    optimizer = MasterAdamW(model, recipe.optimizer, exact_weights(checkpoint, model))
+    exact = exact_weights(checkpoint, model)
+    optimizer = MasterAdamW(model, recipe.optimizer, exact, lanes=recorded_lanes(choices))
     run = GRPO(
         recipe=recipe,
         folder=folder,

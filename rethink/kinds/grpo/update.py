@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from rethink.kinds.grpo.recipe import Recipe
 from rethink.model.decoder.packing import PackedBatch, PackedGroup, pack
 from rethink.model.language_model import LanguageModel
 from rethink.recipe.schema import AlgorithmSection
+from rethink.runs.lanes import cut
 from rethink.runs.optimizer import MasterAdamW, learning_rate
 from rethink.types import Rollout
 
@@ -39,6 +41,8 @@ class MiniBatch:
     since, so they are the current ones (ratio exactly 1, gradient intact)."""
     skip: Sequence[bool] = ()
     """Groups to leave out of the computation, which the loss's denominators count; empty: none."""
+    counted: tuple[int, int] | None = None
+    """(completions, tokens) that the loss's denominators count, where these are not all that the update learns from."""
 
     @property
     def lengths(self) -> list[int]:
@@ -47,13 +51,24 @@ class MiniBatch:
 
     def kept(self) -> MiniBatch:
         """Without the groups to leave out."""
-        if not any(self.skip):
-            return self
-        use = [not left_out for group, left_out in zip(self.groups, self.skip, strict=True) for _ in group]
-        old = self.old_logprobs
+        return (
+            self.part([place for place, left_out in enumerate(self.skip) if not left_out]) if any(self.skip) else self
+        )
+
+    def lanes(self, number: int) -> list[MiniBatch]:
+        """The groups to compute, in at most so many parts of about equal size, each in its order."""
+        kept = self.kept()
+        sizes = [_packed(group).input_tokens for group in kept.groups]
+        return [kept.part(places) for places in cut(sizes, number)]
+
+    def part(self, places: Sequence[int]) -> MiniBatch:
+        """The groups at these places; the loss's denominators stay."""
+        old, first = self.old_logprobs, [0, *accumulate(len(group) for group in self.groups)]
+        counted = self.counted or (len(self.lengths), sum(self.lengths))
         return MiniBatch(
-            [group for group, left_out in zip(self.groups, self.skip, strict=True) if not left_out],
-            None if old is None else [one for one, used in zip(old, use, strict=True) if used],
+            [self.groups[place] for place in places],
+            None if old is None else [old[i] for place in places for i in range(first[place], first[place + 1])],
+            counted=counted,
         )
 
 
@@ -90,6 +105,20 @@ class UpdateStats:
         """Add a sum over tokens."""
         self.sums[name] = self.sums.get(name, 0.0) + float(value.double().sum())
 
+    @staticmethod
+    def merged(parts: Sequence[UpdateStats]) -> UpdateStats:
+        """The sums of an update from those of its lanes, in their order."""
+        out = UpdateStats()
+        for part in parts:
+            out.loss += part.loss
+            out.tokens += part.tokens
+            out.input_tokens += part.input_tokens
+            for name, value in part.sums.items():
+                out.sums[name] = out.sums.get(name, 0.0) + value
+            out.ratio_max = max(out.ratio_max, part.ratio_max)
+            out.mismatch_max = max(out.mismatch_max, part.mismatch_max)
+        return out
+
     def metrics(self, settings: AlgorithmSection) -> dict[str, float]:
         """Means over the tokens computed (groups left out for want of signal have none)."""
         names = {
@@ -116,7 +145,7 @@ def micro_batches(groups: Sequence[Group], limit: int, device: torch.device) -> 
     room, first = limit, 0
     for group in groups:
         for rollouts in _cut(group, limit):
-            packed = PackedGroup(rollouts[0].prompt.token_ids, [r.completion.token_ids.tolist() for r in rollouts])
+            packed = _packed(rollouts)
             if pending and packed.input_tokens > room:
                 yield (micro := _micro_batch(pending, first, device))
                 pending, room, first = [], limit, first + len(micro.rollouts)
@@ -124,6 +153,10 @@ def micro_batches(groups: Sequence[Group], limit: int, device: torch.device) -> 
             room -= packed.input_tokens
     if pending:
         yield _micro_batch(pending, first, device)
+
+
+def _packed(rollouts: Group) -> PackedGroup:
+    return PackedGroup(rollouts[0].prompt.token_ids, [r.completion.token_ids.tolist() for r in rollouts])
 
 
 def _cut(group: Group, limit: int) -> Iterator[list[Rollout]]:
@@ -177,15 +210,14 @@ def accumulate_gradients(
         NumericsError: the loss is not finite; no update was made.
     """
     settings, temperature = recipe.algorithm, recipe.rollout.temperature
-    needs, lengths = settings.needs, mini_batch.lengths
-    stats = UpdateStats()
-    kept = mini_batch.kept()
+    needs, stats, kept = settings.needs, UpdateStats(), mini_batch.kept()
+    completions, tokens = mini_batch.counted or (len(mini_batch.lengths), sum(mini_batch.lengths))
     for micro in micro_batches(kept.groups, limit, model.device):
         weights_C = token_weights(
             torch.tensor(micro.batch.lengths),
             settings.aggregation,
-            total_completions=len(lengths),
-            total_tokens=sum(lengths),
+            total_completions=completions,
+            total_tokens=tokens,
             denominator=_denominator(recipe, step),
             dtype=torch.promote_types(model.dtype, torch.float32),
         ).to(model.device)

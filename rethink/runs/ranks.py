@@ -1,0 +1,115 @@
+"""Trainer ranks as a run sees them: processes that compute lanes of a step and own a part of the optimizer.
+
+Every rank has all weights. Each whole parameter tensor has one owner, which adds up its gradients and holds its moments
+and the lower half of its fp32 weight. The first rank is the run's own process: it alone gives orders, and it alone
+writes. Here is the rank that is alone; `distributed/` has the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+Arrays = Mapping[str, "np.ndarray[Any, Any]"]
+Named = Mapping[str, Tensor]
+
+
+class Ranks(Protocol):
+    """One rank's side of the group. All ranks call `add`, `numbers`, `share` and `hand_out` in the same order."""
+
+    @property
+    def rank(self) -> int:
+        """This one's number; 0 is the run's own process."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        ...
+
+    def order(self, name: str, each: Sequence[Sequence[Arrays]] = (), **facts: Any) -> None:
+        """Tell all other ranks what comes next, with arrays for each; nothing is done on other ranks than the first."""
+        ...
+
+    def reports(self, lanes: int) -> list[dict[str, Any]]:
+        """What the other ranks say of the lanes of this round, of which there are so many.
+
+        Raises:
+            RunFailure: one of them failed.
+        """
+        ...
+
+    def add(self, gradients: Named, totals: Named, owners: Mapping[str, int], lanes: int) -> None:
+        """Add each tensor's gradients of a round to its owner's total, in the order of lanes (ranks)."""
+        ...
+
+    def numbers(self, own: Mapping[str, float]) -> dict[str, float]:
+        """The numbers of all ranks by name, the same on each."""
+        ...
+
+    def share(self, tensors: Named, owners: Mapping[str, int]) -> None:
+        """Make every tensor on every rank what it is on its owner."""
+        ...
+
+    def hand_out(self, source: Tensor | None, target: Tensor | None, owner: int | None) -> None:
+        """Copy the first rank's `source` to its owner's `target` (None: to that of every rank)."""
+        ...
+
+    def states(self, own: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """On the first rank: its own state, then that of each other rank, one at a time."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """Of the step that has ended."""
+        ...
+
+    def close(self) -> None:
+        """End the other ranks."""
+        ...
+
+
+class Alone:
+    """The only rank."""
+
+    rank, size = 0, 1
+
+    def order(self, name: str, each: Sequence[Sequence[Arrays]] = (), **facts: Any) -> None:
+        """See `Ranks.order`: there is nobody."""
+
+    def reports(self, lanes: int) -> list[dict[str, Any]]:
+        """See `Ranks.reports`."""
+        return []
+
+    def add(self, gradients: Named, totals: Named, owners: Mapping[str, int], lanes: int) -> None:
+        """See `Ranks.add`."""
+        for name, gradient in gradients.items():
+            totals[name].add_(gradient)
+
+    def numbers(self, own: Mapping[str, float]) -> dict[str, float]:
+        """See `Ranks.numbers`."""
+        return dict(own)
+
+    def share(self, tensors: Named, owners: Mapping[str, int]) -> None:
+        """See `Ranks.share`."""
+
+    def hand_out(self, source: Tensor | None, target: Tensor | None, owner: int | None) -> None:
+        """See `Ranks.hand_out`."""
+        if source is not None and target is not None and target is not source:
+            target.copy_(source)
+
+    def states(self, own: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """See `Ranks.states`."""
+        yield own
+
+    def metrics(self) -> dict[str, float]:
+        """See `Ranks.metrics`."""
+        return {}
+
+    def close(self) -> None:
+        """See `Ranks.close`."""
+
+
+ALONE = Alone()

@@ -1,0 +1,75 @@
+"""A step in lanes: the loss is that of the whole step, and a lane is the same wherever it is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from rethink.kinds.grpo.update import MiniBatch, UpdateStats, accumulate_gradients, compute_logprobs
+from rethink.kinds.grpo.wire import GroupWire, compute, lane_of
+from rethink.model.decoder.decoder import Decoder
+from rethink.model.loading import Checkpoint, load_checkpoint
+from rethink.runs.optimizer import MasterAdamW
+from rethink.runs.rounds import train_lanes
+from tests.kinds.grpo.test_update import close, groups, recipe
+
+
+@pytest.fixture
+def checkpoint(tiny_folder: Callable[..., Path]) -> Checkpoint:
+    return load_checkpoint(str(tiny_folder("qwen3")))
+
+
+def decoder(checkpoint: Checkpoint, dtype: torch.dtype) -> Decoder:
+    assert checkpoint.config is not None
+    return Decoder(checkpoint.config, checkpoint.tensors, dtype, "cpu")
+
+
+@pytest.mark.parametrize("aggregation", ["sequence", "token"])
+def test_lanes_change_the_order_of_sums_alone(checkpoint: Checkpoint, aggregation: str) -> None:
+    chosen = recipe(f"algorithm.aggregation={aggregation}", "algorithm.beta=0.1")
+    model = decoder(checkpoint, torch.float64)
+    whole = MiniBatch(groups(), [v + 0.1 * i for i, v in enumerate(compute_logprobs(model, groups(), 1.0, 99))])
+    found: list[tuple[UpdateStats, dict[str, Tensor]]] = []
+    for number in (1, 2, 3, 9):
+        reference = model.clone()
+        optimizer = MasterAdamW(model, chosen.optimizer, lanes=number)
+        lanes = whole.lanes(number)
+        assert len(lanes) == min(number, 4)
+        run = partial(accumulate_gradients, chosen, model, reference, step=0, limit=40)
+        stats = UpdateStats.merged(train_lanes(optimizer, lanes, run, GroupWire(0)))
+        found.append((stats, {n: t.clone() for n, t in optimizer._totals.items()}))
+        assert all((g == 0).all() for g in optimizer.gradients().values()) == (number > 1)
+    for stats, gradient in found[1:]:
+        close(found[0][1], gradient)
+        assert stats.metrics(chosen.algorithm) == pytest.approx(found[0][0].metrics(chosen.algorithm), rel=1e-9)
+    assert max(float(g.abs().max()) for g in found[0][1].values()) > 1e-4
+
+
+def test_a_lane_that_travels_as_arrays_has_the_same_bits(checkpoint: Checkpoint) -> None:
+    chosen, model = recipe("algorithm.beta=0.1"), decoder(checkpoint, torch.float32)
+    old = [v + 0.1 * i for i, v in enumerate(compute_logprobs(model, groups(), 1.0, 99))]
+    optimizer, reference, wire = MasterAdamW(model, chosen.optimizer), model.clone(), GroupWire(3)
+    for lane in MiniBatch(groups(), old, [False, True, False, False]).lanes(2):
+        here = accumulate_gradients(chosen, model, reference, lane, 3, 40)
+        gradient = {n: g.clone() for n, g in optimizer.gradients().items()}
+        torch._foreach_zero_(list(optimizer.gradients().values()))
+        there = wire.read(compute(chosen, model, reference, wire.pack(lane), 40))
+        assert there == here
+        assert all(torch.equal(g, gradient[n]) for n, g in optimizer.gradients().items())
+        torch._foreach_zero_(list(optimizer.gradients().values()))
+
+
+def test_what_is_unknown_stays_unknown(checkpoint: Checkpoint) -> None:
+    """Without old log-probabilities, ratios are of the current ones."""
+    lane = MiniBatch(groups()).lanes(1)[0]
+    back = lane_of(GroupWire(0).pack(lane))
+    assert back.old_logprobs is None
+    assert back.counted == (16, sum(lane.lengths))
+    assert [r.prompt.token_ids for group in back.groups for r in group] == [
+        r.prompt.token_ids for group in lane.groups for r in group
+    ]
