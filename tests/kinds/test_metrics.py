@@ -46,7 +46,7 @@ filters: {{correct: null, format: null, language: null, tags: false, truncated: 
   duplicate: null}}
 """,
 }
-WITHOUT_ROWS = {"eval", "pipeline", "distill"}
+WITHOUT_ROWS = {"eval"} | {kind.name for kind in kinds().values() if kind.stages}
 """An evaluation has no steps, and the others are made of runs of the kinds above."""
 PATTERNS = {"reward/<part>": "reward/accuracy", "failure/<cause>": "failure/exception"}
 

@@ -10,11 +10,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from rethink.errors import RecipeError
 from rethink.kinds.pipeline.graph import Parts, Stage
-from rethink.kinds.pipeline.recipe import PipelineRecipe
+from rethink.kinds.pipeline.recipe import PipelineRecipe, body_of, of_one_stage
 from rethink.recipe.base import AnyRecipe
-from rethink.recipe.explain import validated
 
 
 class DistillRecipe(AnyRecipe):
@@ -72,20 +70,7 @@ class DistillRecipe(AnyRecipe):
 
 def as_pipeline(recipe: DistillRecipe) -> PipelineRecipe:
     """The pipeline with this distillation as its only stage, and the student as it was for comparison."""
-    body = recipe.model_dump(mode="json", exclude_unset=True)
-    for field in ("name", "kind", "description", "seed", "threads", "device", "vars", "evaluation"):
-        body.pop(field, None)
-    return PipelineRecipe(
-        name=recipe.name,
-        description=recipe.description,
-        seed=recipe.seed,
-        threads=recipe.threads,
-        device=recipe.device,
-        vars=recipe.vars,
-        stages={"distilled": Stage(kind="distill", recipe=body)},
-        evaluation=recipe.evaluation,
-        evaluated={"base": recipe.student} if recipe.evaluation is not None else {},
-    )
+    return of_one_stage(recipe, "distilled", recipe.student)
 
 
 def parts(name: str, stage: Stage) -> Parts:
@@ -94,12 +79,7 @@ def parts(name: str, stage: Stage) -> Parts:
     Raises:
         RecipeError: the stage's recipe is refused.
     """
-    where = f"The stage `{name}`"
-    body: DistillRecipe = validated(DistillRecipe, {**stage.recipe, "name": name, "kind": "distill"}, where)
-    if body.evaluation is not None:
-        raise RecipeError(
-            f"{where}: `evaluation` belongs to the pipeline, which measures every model. Move it to the top level."
-        )
+    body = body_of(DistillRecipe, name, stage)
     found: dict[str, Stage] = {}
     data = [{"path": path} for path in body.data]
     if body.samples is not None:

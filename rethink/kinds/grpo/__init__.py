@@ -15,6 +15,7 @@ KIND = Kind(
     samples=True,
     evaluated=True,
     costs="rethink.kinds.grpo.plan:costs",
+    drawn="rethink.kinds.grpo.plan:drawn",
     keeps="rethink.kinds.grpo.plan:keeps",
     said="rethink.kinds.grpo.show:said",
     checked="rethink.kinds.grpo.plan:checked",

@@ -14,7 +14,7 @@ from rethink.plan.costs import Costs
 from rethink.plan.estimate import MachineRates
 from rethink.plan.estimate_text import estimate_text
 from rethink.recipe.checks import check_against_context
-from rethink.recipe.kind import Planned
+from rethink.recipe.kind import Drawn, Planned
 from rethink.recipe.schema import ModelShape
 from rethink.runs.choices import check_reward_models
 from rethink.runs.examined import Examined
@@ -76,6 +76,12 @@ def costs(recipe: Recipe, shape: ModelShape, _: Any, rates: MachineRates | None)
         longest=found.prompt_tokens + recipe.longest_completion,
         disk_bytes=found.generated_tokens * ROLLOUT_BYTES,
     )
+
+
+def drawn(recipe: Recipe) -> Drawn:
+    """What its rollouts hold at most, for a reward model that is trained on them."""
+    batches, group = -(-recipe.steps // recipe.steps_per_batch), recipe.rollout.group_size
+    return Drawn(batches * recipe.rollout.prompts_per_batch, group, group, recipe.longest_completion)
 
 
 def keeps(recipe: Recipe) -> tuple[int, int]:

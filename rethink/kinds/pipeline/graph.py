@@ -5,13 +5,14 @@ A stage's recipe is that of its kind, written in place. Two things are put into 
     ${vars.NAME}        a value of `vars`: any value where it stands alone, text inside other text
     ${STAGE.OUTPUT}     the path of what another stage leaves (`outputs` of its kind); this also orders the stages
 
-`stages.py` does both, and makes plain stages of those that stand for several (a distillation) and of `evaluation`.
+`stages.py` does both, and makes plain stages of those that stand for several (a distillation, rounds) and of
+`evaluation`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import Field
@@ -38,9 +39,9 @@ class Parts:
 
     stages: Mapping[str, Stage]
     """By name."""
-    base: str
-    """Path of the model that the others are compared with."""
-    compared: Mapping[str, str]
+    base: str = ""
+    """Path of the model that the others are compared with; empty: they are not."""
+    compared: Mapping[str, str] = field(default_factory=dict)
     """Further rows of the report's comparison: heading, and name of the stage whose model is evaluated; one that is
     not there is left out."""
 

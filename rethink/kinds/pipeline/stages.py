@@ -1,5 +1,5 @@
-"""From a pipeline's recipe to its stages in order: variables put in, distillations and evaluations written out, each
-stage's recipe read by its own kind, references checked.
+"""From a pipeline's recipe to its stages in order: variables put in, stages that stand for several and evaluations
+written out, each stage's recipe read by its own kind, references checked.
 """
 
 from __future__ import annotations
@@ -158,17 +158,19 @@ def _written_out(recipe: StageGraph, several: dict[str, Parts]) -> Iterator[tupl
             raise RecipeError(f"A stage cannot be called `{VARS}`: `${{{VARS}.…}}` means the values of `{VARS}`.")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
             raise RecipeError(f"The stage name `{name}` is not allowed: use letters, digits, `_` and `-`.")
-        filled = stage.model_copy(update={"recipe": put_in(stage.recipe, f"stage `{name}`")})
+        body = put_in(stage.recipe, f"stage `{name}`")
+        own = {field: body.get(field, getattr(recipe, field)) for field in INHERITED}
+        filled = stage.model_copy(update={"recipe": own | body})
         parts = _parts(name, filled)
         if parts is not None:
             several[name] = parts
-        for part, body in (parts.stages if parts else {name: filled}).items():
+        for part, plain_stage in (parts.stages if parts else {name: filled}).items():
             if part in plain or (part != name and part in recipe.stages):
                 raise RecipeError(
                     f"Two stages are called `{part}`: the stage `{name}`, of the kind `{stage.kind}`, makes one of "
                     "that name. Rename the other."
                 )
-            plain[part] = body
+            plain[part] = plain_stage.model_copy(update={"recipe": own | plain_stage.recipe})
     evaluation = None if recipe.evaluation is None else put_in(recipe.evaluation, "`evaluation`")
     if evaluation is None and recipe.evaluated:
         raise RecipeError("`evaluated` names models, but there is no `evaluation`. Write `evaluation:`, or remove it.")
