@@ -46,8 +46,8 @@ class MiniBatch:
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each completion."""
-        return [len(r.completion.token_ids) for group in self.groups for r in group]
+        """Trained tokens of each completion."""
+        return [_trained_tokens(r) for group in self.groups for r in group]
 
     def kept(self) -> MiniBatch:
         """Without the groups to leave out."""
@@ -85,9 +85,20 @@ class MicroBatch:
         """[C] values of these rollouts' tokens, from those [length] of every rollout of the groups."""
         return torch.cat(list(values[self.first : self.first + len(self.rollouts)]))
 
+    @property
+    def trained(self) -> Tensor | None:
+        """[C] whether each token is trained on; None: all are."""
+        if not any(r.turns for r in self.rollouts):
+            return None
+        return torch.from_numpy(np.concatenate([r.trained for r in self.rollouts])).to(self.batch.tokens_T.device)
+
     def engine_logprobs(self, device: torch.device) -> Tensor:
         """[C] log-probabilities that the engine sampled with."""
         return torch.from_numpy(np.concatenate([r.completion.logprobs for r in self.rollouts])).to(device)
+
+
+def _trained_tokens(rollout: Rollout) -> int:
+    return int(rollout.trained.sum()) if rollout.turns else len(rollout.completion.token_ids)
 
 
 @dataclass(slots=True)
@@ -213,8 +224,8 @@ def accumulate_gradients(
     needs, stats, kept = settings.needs, UpdateStats(), mini_batch.kept()
     completions, tokens = mini_batch.counted or (len(mini_batch.lengths), sum(mini_batch.lengths))
     for micro in micro_batches(kept.groups, limit, model.device):
-        weights_C = token_weights(
-            torch.tensor(micro.batch.lengths),
+        weights = token_weights(
+            torch.tensor([_trained_tokens(r) for r in micro.rollouts]),
             settings.aggregation,
             total_completions=completions,
             total_tokens=tokens,
@@ -225,13 +236,15 @@ def accumulate_gradients(
         if reference is not None:
             with span("reference", micro.batch.input_tokens, micro.batch.target_tokens):
                 reference_C = reference.completion_logprobs(micro.batch, temperature)[0]
+        trained_C = micro.trained
         known = Known(
-            weights_C,
-            _advantages(micro, weights_C),
+            _spread(weights, trained_C),
+            _advantages(micro, weights),
             None if kept.old_logprobs is None else micro.joined(kept.old_logprobs),
             micro.engine_logprobs(model.device) if "engine" in needs else None,
             reference_C,
             micro.batch.lengths if "sequence" in needs else None,
+            trained_C,
         )
         objective = _objective(settings, stats, known)
         with span("forward", micro.batch.input_tokens, micro.batch.target_tokens):
@@ -245,10 +258,17 @@ def accumulate_gradients(
     return stats
 
 
-def _advantages(micro: MicroBatch, like_C: Tensor) -> Tensor:
-    """[C] the advantage of each token's rollout."""
-    advantages = torch.tensor([r.advantage for r in micro.rollouts], dtype=like_C.dtype)
-    return advantages.repeat_interleave(torch.tensor(micro.batch.lengths)).to(like_C.device)
+def _advantages(micro: MicroBatch, like: Tensor) -> Tensor:
+    """[C] the advantage of each token: its own, or its rollout's."""
+    spread = [np.broadcast_to(r.advantage, r.completion.token_ids.shape) for r in micro.rollouts]
+    return torch.from_numpy(np.concatenate(spread)).to(like.device, like.dtype)
+
+
+def _spread(weights: Tensor, trained_C: Tensor | None) -> Tensor:
+    """[C] the weights of the trained tokens, 0 for the others."""
+    if trained_C is None:
+        return weights
+    return weights.new_zeros(len(trained_C)).masked_scatter(trained_C, weights)
 
 
 def _denominator(recipe: Recipe, step: int) -> float | None:
@@ -270,29 +290,38 @@ class Known:
     reference_C: Tensor | None
     lengths: tuple[int, ...] | None
     """Tokens of each completion, where completions must be whole."""
+    trained_C: Tensor | None = None
+    """Which tokens are trained on; None: all."""
 
-    def tokens(self, logprobs: Tensor, part: slice) -> Tokens:
-        """Those of a part."""
-        cut = [None if v is None else v[part] for v in (self.engine_C, self.reference_C)]
+    def tokens(self, logprobs: Tensor, part: slice) -> tuple[Tokens, Tensor]:
+        """The trained ones of a part, and their weights."""
+        use = slice(None) if self.trained_C is None else self.trained_C[part]
         old = logprobs.detach() if self.old_C is None else self.old_C[part]
-        return Tokens(logprobs, old, self.advantages_C[part], cut[0], cut[1], self._lengths(part, logprobs.device))
+        engine, reference = (None if v is None else v[part][use] for v in (self.engine_C, self.reference_C))
+        lengths = self._lengths(part)
+        if lengths is not None and self.trained_C is not None:
+            lengths = torch.stack([one.sum() for one in self.trained_C[part].cpu().split(lengths.tolist())])
+        lengths = None if lengths is None else lengths.to(logprobs.device)
+        tokens = Tokens(logprobs[use], old[use], self.advantages_C[part][use], engine, reference, lengths)
+        return tokens, self.weights_C[part][use]
 
-    def _lengths(self, part: slice, device: torch.device) -> Tensor | None:
+    def _lengths(self, part: slice) -> Tensor | None:
         """[N] lengths of the completions that a part holds."""
         if self.lengths is None:
             return None
         lengths = torch.tensor(self.lengths)
         ends = lengths.cumsum(0)
-        return lengths[(ends > part.start) & (ends <= part.stop)].to(device)
+        return lengths[(ends > part.start) & (ends <= part.stop)]
 
 
 def _objective(settings: AlgorithmSection, stats: UpdateStats, known: Known) -> Callable[[Tensor, slice], Tensor]:
     """The loss of a part of a micro-batch's tokens from their log-probabilities; it adds to the statistics."""
 
     def objective(logprobs: Tensor, part: slice) -> Tensor:
-        terms = token_loss(known.tokens(logprobs, part), settings)
+        tokens, weights = known.tokens(logprobs, part)
+        terms = token_loss(tokens, settings)
         _record_terms(stats, terms)
-        return (known.weights_C[part] * terms.loss_T).sum()
+        return (weights * terms.loss_T).sum()
 
     return objective
 
@@ -325,10 +354,13 @@ def _record_terms(stats: UpdateStats, terms: LossTerms) -> None:
 
 def _record_batch(stats: UpdateStats, micro: MicroBatch, loss: float, logprobs_C: Tensor, entropies_C: Tensor) -> None:
     stats.loss += loss
-    stats.tokens += micro.batch.target_tokens
+    engine_C, trained_C = micro.engine_logprobs(logprobs_C.device), micro.trained
+    if trained_C is not None:
+        engine_C, logprobs_C, entropies_C = engine_C[trained_C], logprobs_C[trained_C], entropies_C[trained_C]
+    stats.tokens += len(logprobs_C)
     stats.input_tokens += micro.batch.input_tokens
     stats.add("entropy", entropies_C)
-    gap = (micro.engine_logprobs(logprobs_C.device) - logprobs_C).abs()
+    gap = (engine_C - logprobs_C).abs()
     stats.add("mismatch", gap)
     if len(gap):
         stats.mismatch_max = max(stats.mismatch_max, float(gap.max()))

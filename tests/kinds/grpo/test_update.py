@@ -23,7 +23,7 @@ from rethink.model.decoder.packing import PackedGroup, pack
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.recipe.recipe_files import parse_recipe
 from rethink.runs.optimizer import MasterAdamW
-from rethink.types import Completion, Problem, Prompt, Rollout
+from rethink.types import Completion, Problem, Prompt, Rollout, Turn
 
 TEXT = """\
 name: t
@@ -107,6 +107,67 @@ def test_the_loss_is_that_of_the_formula(checkpoint: Checkpoint, beta: float) ->
     stats = accumulate_gradients(chosen, model, reference if beta else None, MiniBatch(made, old), 0, 40)
     assert stats.loss == pytest.approx(expected, abs=1e-9)
     assert abs(expected) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["grpo", "gspo", "dapo"])
+def test_tokens_that_the_policy_did_not_sample_are_not_trained_on(checkpoint: Checkpoint, kind: str) -> None:
+    """The formula, written out over the tokens of the turns alone, with advantages of each token. What the engine and
+    the old policy say of the others is NaN: nothing may read it."""
+    chosen = recipe(f"algorithm.type={kind}", "algorithm.correction=sequence-tis", "algorithm.epochs=2")
+    assert checkpoint.config is not None
+    model = Decoder(checkpoint.config, checkpoint.tensors, torch.float64, "cpu")
+    optimizer = MasterAdamW(model, chosen.optimizer)
+    noise = torch.Generator().manual_seed(3)
+    made = [[with_turns(rollout) for rollout in group] for group in groups()]
+    rollouts = [rollout for group in made for rollout in group]
+    trained = sum(int(rollout.trained.sum()) for rollout in rollouts)
+    assert 0 < trained < sum(len(rollout.completion.token_ids) for rollout in rollouts)
+    old, expected, entropies, gaps = [], 0.0, [], []
+    low, high = 1 - chosen.algorithm.clip_low, 1 + chosen.algorithm.clip_high
+    for rollout in rollouts:
+        mask = torch.from_numpy(rollout.trained)
+        now = tempered(model, rollout, 1.0)
+        before = (now + 0.3 * torch.randn(len(now), generator=noise))[mask]
+        engine = torch.from_numpy(rollout.completion.logprobs)[mask]
+        advantage = torch.as_tensor(rollout.advantage, dtype=torch.float64).broadcast_to(mask.shape)[mask]
+        weight = (before - engine).sum().exp().clamp(max=2.0)
+
+        def formula(logprobs: Tensor, part: slice) -> Tensor:
+            log_ratio = logprobs[mask] - before  # noqa: B023 (called at once)
+            ratio = log_ratio.mean().exp() if kind == "gspo" else log_ratio.exp()
+            gain = weight * torch.minimum(ratio * advantage, ratio.clamp(low, high) * advantage)  # noqa: B023
+            return -gain.sum() / trained if kind == "dapo" else -gain.mean() / 16
+
+        batch = pack([PackedGroup(rollout.prompt.token_ids, [rollout.completion.token_ids.tolist()])], model.device)
+        loss, _, entropy = model.completion_loss(batch, formula, whole=True)
+        loss.backward()
+        expected += float(loss.detach())
+        old.append(torch.full_like(now, math.nan).masked_scatter(mask, before))
+        entropies.append(entropy[mask])
+        gaps.append((now[mask] - engine).abs())
+    wanted = {name: gradient.clone() for name, gradient in optimizer.gradients().items()}
+    for limit in (23, 10_000):
+        torch._foreach_zero_(list(optimizer.gradients().values()))
+        stats = accumulate_gradients(chosen, model, None, MiniBatch(made, old), 0, limit)
+        assert stats.tokens == trained
+        assert stats.loss == pytest.approx(expected, abs=1e-9)
+        metrics = stats.metrics(chosen.algorithm)
+        assert metrics["policy/entropy"] == pytest.approx(float(torch.cat(entropies).mean()), abs=1e-9)
+        assert metrics["policy/mismatch"] == pytest.approx(float(torch.cat(gaps).mean()), abs=1e-9)
+        close(optimizer.gradients(), wanted, 1e-9)
+    assert max(float(value.abs().max()) for value in wanted.values()) > 1e-4
+
+
+def with_turns(rollout: Rollout) -> Rollout:
+    """Longer completions in two turns with a text between them, and an advantage of each token."""
+    size = len(rollout.completion.token_ids)
+    dice = np.random.default_rng(size)
+    said = replace(rollout.completion, logprobs=dice.normal(-4, 1, size).astype(np.float32))
+    if size < 5:
+        return replace(rollout, completion=said)
+    turned = replace(rollout, turns=(Turn(0, 2), Turn(size - 2, size)), advantage=dice.normal(size=size))
+    said.logprobs[~turned.trained] = math.nan
+    return replace(turned, completion=said)
 
 
 def tempered(model: Decoder, rollout: Rollout, temperature: float) -> Tensor:
