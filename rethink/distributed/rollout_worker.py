@@ -21,6 +21,9 @@ from rethink.distributed.worker_state import Worker
 from rethink.machine.placement import Placement
 from rethink.types import Completion
 
+CAPACITY = 128
+"""Samples that a worker draws at once, where the recipe sets no other."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
@@ -99,7 +102,9 @@ def facts(opened: Any) -> dict[str, str]:
 
 
 def probe(opened: Any) -> str:
-    """SHA-256 (hex) of two short completions and their log-probabilities, by the model's present weights."""
+    """SHA-256 (hex) of two short completions by the model's present weights; of an exact engine also of their
+    log-probabilities, which otherwise depend on threads and on what else is drawn.
+    """
     import hashlib
 
     from rethink.types import GenerationRequest, SamplingParams
@@ -107,7 +112,9 @@ def probe(opened: Any) -> str:
     request = GenerationRequest(tuple(range(5, 37)), (1, 2), SamplingParams(max_new_tokens=8))
     digest = hashlib.sha256()
     for completion in opened.engine.generate([request])[0]:
-        digest.update(completion.token_ids.tobytes() + completion.logprobs.tobytes())
+        digest.update(completion.token_ids.tobytes())
+        if opened.engine.exact_logprobs:
+            digest.update(completion.logprobs.tobytes())
     return digest.hexdigest()
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rethink.distributed.protocol import Hello, Order, Report
+from rethink.errors import EngineFailure
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,10 @@ class Lost:
     """A worker has ended, or never started; the transport has told why."""
 
     name: str
+
+
+class WorkersRefused(EngineFailure):
+    """Every worker would draw other completions than this process: starting them again changes nothing."""
 
 
 Event = Joined | Reported | Lost
