@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rethink.cli.arguments import Verbs, add_engine, print_json, real, verb, whole
-from rethink.cli.cluster import add_cluster, placed_on
+from rethink.cli.cluster_option import add_cluster, placed_on
 from rethink.errors import UsageError
 from rethink.kinds.closing import program
 from rethink.terminal import make_console, say

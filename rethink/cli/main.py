@@ -18,6 +18,7 @@ from rethink.cli import (
     chat,
     check,
     clean,
+    cluster,
     compare,
     doctor,
     eval,
@@ -53,6 +54,7 @@ examples:
   rethink score --reward math --data answers.jsonl --out scored.jsonl
   rethink report runs/quickstart --open
   rethink serve --model runs/quickstart/model           serve it through an OpenAI-compatible API
+  rethink cluster plan my.yaml local:4                  show who would run where, and what is missing
   rethink profile my.yaml                               show where a step's time and memory go
 """
 
@@ -80,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for verb in (
         train, status, clean, tasks, algorithms, check, sample, chat, serve, score, eval, compare, export, report,
-        profile, doctor,
+        cluster, profile, doctor,
     ):  # fmt: skip
         verb.add_parser(verbs)
     return parser

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rethink.cli.arguments import Verbs, print_json, verb
-from rethink.cli.cluster import add_cluster, placed_on
+from rethink.cli.cluster_option import add_cluster, placed_on
 from rethink.errors import UsageError
 from rethink.kinds.closing import program
 from rethink.terminal import say

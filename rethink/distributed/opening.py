@@ -10,17 +10,21 @@ from functools import partial
 from pathlib import Path
 
 from rethink.distributed.cluster import Cluster
+from rethink.distributed.joining import ray_module
+from rethink.distributed.layout import lay_out
+from rethink.distributed.nodes import check_answers, this_machine
 from rethink.distributed.pool import Timing
 from rethink.distributed.pool_engine import PoolEngine
-from rethink.distributed.ray_cluster import ray_module
+from rethink.distributed.ray_cluster import UNKNOWN
 from rethink.distributed.ray_process import RayProcess
-from rethink.distributed.rollout_worker import WorkerSpec, facts
-from rethink.errors import UsageError
+from rethink.distributed.rollout_worker import CAPACITY, WorkerSpec, facts
 from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.engines import Spreading, spread_over
 
-CAPACITY = 128
-"""Samples that a worker draws at once, where the recipe sets no other."""
+INEXACT = (
+    "Without native bf16 kernels a completion's last bits depend on threads and on what is drawn beside it. The run "
+    "ends as in one process, unless a draw falls within that rounding (docs/determinism.md)."
+)
 
 
 @contextmanager
@@ -35,6 +39,9 @@ def on_cluster(cluster: Cluster, note: Callable[[str], None]) -> Iterator[None]:
         UsageError: Ray is missing, the cluster does not answer, or has too few processors.
     """
     ray_module()  # before anything slow
+    check_answers(cluster.address)
+    for caution in lay_out(cluster, [this_machine()], UNKNOWN, here="").cautions if cluster.address == "local" else ():
+        note(f"{caution}.")
     engines: list[PoolEngine] = []
     try:
         with spread_over(partial(_pool, cluster, note, engines)):
@@ -48,11 +55,8 @@ def _pool(
     cluster: Cluster, note: Callable[[str], None], engines: list[PoolEngine], spreading: Spreading
 ) -> RolloutEngine:
     opened, local = spreading.opened, spreading.opened.engine
-    if opened.model is None:
-        raise UsageError(
-            f"the engine `{opened.name}` loads its model by itself, and cannot be spread over a cluster yet; leave the "
-            "engine at `auto`, or leave --cluster out"
-        )
+    if cluster.bits == "same" and not local.exact_logprobs:
+        note(INEXACT)
     workers = RayProcess(cluster, _spec(cluster, spreading), facts(opened), note)
     engine = PoolEngine(
         workers,

@@ -3,46 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
-from typing import Any
+from collections.abc import Sequence
 
 from rethink.distributed.cluster import Cluster
+from rethink.distributed.joining import ray_module, start_or_join
+from rethink.distributed.layout import Demand, lay_out
+from rethink.distributed.nodes import nodes_of
 from rethink.errors import UsageError
 
 ASK_SECONDS, ILL_SECONDS = 3.0, 15.0
 """How often Ray's control service is asked whether it is there; and after how long without an answer it is given up.
 (Ray gives it up, and ends its process, after a minute.)"""
-SETTINGS = {
-    "health_check_initial_delay_ms": 2000,
-    "health_check_period_ms": 1000,
-    "health_check_timeout_ms": 2000,
-    "health_check_failure_threshold": 3,
-}
-QUIET = {"log_to_driver": False, "configure_logging": False}
-
-
-def ray_module() -> Any:
-    """Ray.
-
-    Raises:
-        UsageError: it is not installed.
-    """
-    try:
-        import ray
-    except ImportError:
-        raise UsageError(
-            "`--cluster` needs Ray, which is not installed. Install it with `pip install 'rethink[ray]'`"
-        ) from None
-    return ray
+UNKNOWN = Demand(driver_threads=0, driver_bytes=None, worker_bytes=None)
+"""What a run needs is said before it by `rethink cluster plan`; here the nodes alone are looked at."""
 
 
 class RayCluster:
-    """The Ray that a run uses."""
+    """The Ray that a run uses.
 
-    def __init__(self, cluster: Cluster):
-        self.cluster = cluster
+    Args:
+        cluster: the cluster file.
+        paths: files or folders that every worker reads.
+    """
+
+    def __init__(self, cluster: Cluster, paths: Sequence[str] = ()):
+        self.cluster, self._paths = cluster, paths
         self._answered = 0.0
         self._watched = threading.Event()
 
@@ -50,10 +37,16 @@ class RayCluster:
         """Start or join Ray, and begin to watch it.
 
         Raises:
-            UsageError: Ray is not installed, does not answer, or has too few processors.
+            UsageError: Ray is not installed, does not answer, has too few processors, or nodes differ.
         """
-        self._join()
-        self._check_room()
+        cluster = self.cluster
+        start_or_join(cluster.address, cluster.workers * cluster.threads)
+        self._answered = time.monotonic()
+        if cluster.address != "local":
+            nodes = [node for node in nodes_of(ray_module(), self._paths) if "error" not in node.facts]  # others serve
+            found = lay_out(cluster, nodes, UNKNOWN, here="")
+            if found.missing:
+                raise UsageError(f"the cluster cannot serve the run. {'. '.join(found.missing)}")
         threading.Thread(target=self._watch, name="ray watch", daemon=True).start()
 
     def disconnect(self) -> None:
@@ -66,30 +59,6 @@ class RayCluster:
     def ill(self) -> bool:
         """Whether Ray's control service has not answered for too long."""
         return time.monotonic() - self._answered > ILL_SECONDS
-
-    def _join(self) -> None:
-        ray, cluster = ray_module(), self.cluster
-        if cluster.address == "local":
-            processors = max(os.cpu_count() or 1, cluster.workers * cluster.threads)
-            options = {"num_cpus": processors, "include_dashboard": False, "_system_config": SETTINGS}
-        else:
-            options = {"address": cluster.address}
-        try:
-            ray.init(**options, **QUIET)
-        except (ConnectionError, RuntimeError, OSError, TimeoutError, ValueError) as error:
-            raise UsageError(
-                f"the Ray cluster at `{cluster.address}` does not answer ({error}). Start it (`ray start --head`, and "
-                "`ray start --address=HOST:PORT` on the other machines), or write `address: local`"
-            ) from error
-        self._answered = time.monotonic()
-
-    def _check_room(self) -> None:
-        cluster, there = self.cluster, float(ray_module().cluster_resources().get("CPU", 0))
-        if cluster.workers * cluster.threads > there:
-            raise UsageError(
-                f"the cluster file wants {cluster.workers} workers of {cluster.threads} threads, and the cluster has "
-                f"{there:.0f} processors; lower `workers` or `threads`, or add machines"
-            )
 
     def _watch(self) -> None:
         """Ask Ray's control service now and then. A call that hangs is an answer too: none."""

@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 
 from rethink.distributed.cluster import Cluster
+from rethink.distributed.joining import ray_module
 from rethink.distributed.protocol import Order
-from rethink.distributed.ray_cluster import RayCluster, ray_module
+from rethink.distributed.ray_cluster import RayCluster
 from rethink.distributed.ray_workers import RayWorkers
 from rethink.distributed.rollout_worker import WorkerSpec
-from rethink.distributed.transport import Event, Joined, Lost, Reported
+from rethink.distributed.transport import Event, Joined, Lost, Reported, WorkersRefused
 from rethink.errors import EngineFailure, RethinkError
 
 POLL_SECONDS = 0.02
@@ -77,6 +78,8 @@ class RayProcess:
             said: Said = self._connection.recv() if self._connection.poll(seconds) else []
         except (EOFError, OSError):
             return self._again("its process ended")
+        if isinstance(said, WorkersRefused):
+            raise said
         if isinstance(said, RethinkError):
             return self._again(str(said))
         if isinstance(said, Note):
@@ -157,7 +160,8 @@ class RayProcess:
 def serve(trainer: Connection, cluster: Cluster, spec: WorkerSpec, expected: dict[str, str]) -> None:
     """The process: carry orders to Ray's workers and their events back, until the trainer closes the connection."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's, which lets the step end
-    ray, workers = RayCluster(cluster), None
+    paths = [spec.source] if os.path.isabs(spec.source) else []
+    ray, workers = RayCluster(cluster, paths), None
     try:
         ray.connect()
         workers = RayWorkers(ray, spec, expected, trainer.send)

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rethink.distributed.joining import ray_module
 from rethink.distributed.protocol import Hello, Order, Report
-from rethink.distributed.ray_cluster import RayCluster, ray_module
+from rethink.distributed.ray_cluster import RayCluster
 from rethink.distributed.rollout_worker import RolloutWorker, WorkerSpec
-from rethink.distributed.transport import Event, Joined, Lost, Reported
+from rethink.distributed.transport import Event, Joined, Lost, Reported, WorkersRefused
 from rethink.errors import EngineFailure
 
 EXCHANGE_SECONDS = 0.2
@@ -43,6 +44,8 @@ class _Slot:
     """The call that is under way."""
     failed: int = 0
     """Starts in a row that failed."""
+    refused: bool = False
+    """Whether the last that started would draw other completions."""
 
 
 class RayWorkers:
@@ -118,6 +121,7 @@ class RayWorkers:
             num_cpus=threads,
             max_concurrency=4,
             max_restarts=0,
+            scheduling_strategy="SPREAD",
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads), NAME: slot.name}},
         )
         slot.actor = actor.remote(slot.name, self.spec, ray.get)
@@ -134,7 +138,9 @@ class RayWorkers:
             return self._lose(slot, _short(error))
         if isinstance(said, Report):
             return Reported(slot.name, said)
-        if strange := self._differs(said):
+        strange = self._differs(said)
+        slot.refused = strange is not None
+        if strange is not None:
             return self._lose(slot, strange)
         slot.hello, slot.failed = said, 0
         return Joined(said)
@@ -154,7 +160,7 @@ class RayWorkers:
         """Give a worker up, and plan the next.
 
         Raises:
-            EngineFailure: workers do not start at all.
+            EngineFailure: workers do not start at all, or all are refused.
         """
         lost = Lost(slot.name)
         self.note(f"{slot.name} is lost ({cause}); another is started, and its samples are asked again.")
@@ -163,6 +169,8 @@ class RayWorkers:
         self._end(slot)
         slot.again_at = time.monotonic() + min(LONGEST_PAUSE, 0.5 * 2**slot.failed if slot.failed else 0.0)
         alive = any(other.hello is not None for other in self.slots)
+        if all(other.refused for other in self.slots):
+            raise WorkersRefused(f"all rollout workers are refused. Of the last, {cause}")
         if not alive and sum(other.failed for other in self.slots) >= FAILED_STARTS * len(self.slots):
             raise EngineFailure(f"rollout workers do not start. The last cause: {cause}")
         return lost

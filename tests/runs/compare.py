@@ -8,7 +8,7 @@ from typing import Any
 
 from rethink.store.run_folder import RunFolder
 
-CLOCKS = ("time/", "memory/", "rollout/tokens_per_s")
+CLOCKS = ("time/", "memory/", "rollout/tokens_per_s", "cluster/")
 
 
 def same_run(one: Path, two: Path) -> None:
@@ -39,7 +39,7 @@ def same_run(one: Path, two: Path) -> None:
 
 
 def timeless(folder: RunFolder) -> list[dict[str, Any]]:
-    """Metrics without what the clock decides; as text, so that NaN equals NaN."""
+    """Metrics without what the clock or the place decides; as text, so that NaN equals NaN."""
     return [
         json.loads(json.dumps({k: v for k, v in row.items() if not k.startswith(CLOCKS)})) for row in folder.metrics()
     ]

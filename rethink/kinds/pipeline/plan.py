@@ -112,11 +112,11 @@ def plan_pipeline(
 
 def _costs(stage: ResolvedStage, by_name: Mapping[str, ResolvedStage], rates: MachineRates | None) -> dict[str, Any]:
     recipe, kind = stage.recipe, kind_named(stage.kind)
-    shape = _shape(recipe, by_name)
+    shape = stage_shape(recipe, by_name)
     if shape is None:
         return {}
     peak, kept = disk_of(recipe, count_parameters(shape).total)
-    costs: Costs = Costs() if kind.costs is None else kind.load("costs")(recipe, shape, partial(_drawn, by_name), rates)
+    costs: Costs = Costs() if kind.costs is None else kind.load("costs")(recipe, shape, partial(drawn, by_name), rates)
     gpus = None
     if costs.memory is not None and costs.flops is not None and costs.flops >= LARGE:
         value_bytes = recipe.model.value_bytes  # type: ignore[attr-defined]
@@ -132,7 +132,7 @@ def _costs(stage: ResolvedStage, by_name: Mapping[str, ResolvedStage], rates: Ma
     }
 
 
-def _drawn(by_name: Mapping[str, ResolvedStage], path: str) -> Drawn | None:
+def drawn(by_name: Mapping[str, ResolvedStage], path: str) -> Drawn | None:
     """What the stage leaves at most that a path refers to; None where the file comes from elsewhere."""
     used = references(path)
     made_by = by_name[used[0][0]] if used else None
@@ -142,7 +142,7 @@ def _drawn(by_name: Mapping[str, ResolvedStage], path: str) -> Drawn | None:
     return found
 
 
-def _shape(recipe: Any, by_name: Mapping[str, ResolvedStage]) -> ModelShape | None:
+def stage_shape(recipe: Any, by_name: Mapping[str, ResolvedStage]) -> ModelShape | None:
     """The shape of a stage's model: declared, that of the stage it comes from, or read from the model's headers."""
     seen: set[str] = set()
     while True:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from rethink.errors import ModelError, RecipeError
+from rethink.errors import ModelError, RecipeError, UsageError
 from rethink.machine.placement import Placement
 from rethink.recipe.registry import registered
 
@@ -103,6 +103,14 @@ def spread_over(spread: Callable[[Spreading], RolloutEngine]) -> Iterator[None]:
         yield
     finally:
         _spread.reset(token)
+
+
+def not_spread(name: str) -> UsageError:
+    """That an engine cannot draw on a cluster's workers."""
+    return UsageError(
+        f"the engine `{name}` loads its model by itself, and cannot be spread over a cluster yet; leave the engine at "
+        f"`{AUTO}`, or leave --cluster out"
+    )
 
 
 @cache
@@ -201,6 +209,9 @@ def open_engine(
         tune_allocator()  # reading may convert, which takes memory
         source = load_checkpoint(source)
     chosen, model = choose_engine(name, source), None
+    spread = _spread.get()
+    if spread is not None and chosen.build is None:
+        raise not_spread(chosen.name)
     if chosen.build is not None:
         placement = placement.decided()
         placement.apply()
@@ -210,7 +221,6 @@ def open_engine(
     opened = Opened(
         chosen.open(Opening(source, placement, model, max_concurrent, logprobs)), chosen.name, source, model
     )
-    spread = _spread.get()
     if spread is None:
         return opened
     return replace(opened, engine=spread(Spreading(opened, placement, max_concurrent, trust_remote_code)))

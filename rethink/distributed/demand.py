@@ -1,0 +1,98 @@
+"""What a recipe needs of a cluster: threads and memory of the driver and of a rollout worker, from its estimate."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rethink.distributed.cluster import Cluster
+from rethink.distributed.layout import Demand
+from rethink.distributed.rollout_worker import CAPACITY
+from rethink.errors import UsageError
+from rethink.kinds.pipeline.plan import drawn, stage_shape
+from rethink.kinds.pipeline.stages import pipeline_of, references, resolve
+from rethink.machine.limits import usable_threads
+from rethink.plan.costs import Costs
+from rethink.plan.estimate import ASSUMED_PROMPT_TOKENS, GIB, count_parameters
+from rethink.recipe.base import AnyRecipe
+from rethink.recipe.kind import kind_named
+from rethink.recipe.schema import ModelShape
+
+
+def demand_of(recipe: AnyRecipe, cluster: Cluster) -> Demand:
+    """What a run of a recipe needs; of a pipeline the most that any stage does.
+
+    Raises:
+        UsageError: it samples nothing, a model cannot be found, or its engine cannot be spread.
+    """
+    drivers, workers, paths, notes = [], [], dict[str, None](), []
+    for stage, shape, costs in _stages(recipe):
+        kind = kind_named(stage.kind)
+        value_bytes = stage.model.value_bytes
+        model = value_bytes * count_parameters(shape).total
+        drivers.append(costs.memory.least if costs.memory is not None else model)
+        if kind.samples:
+            workers.append(model + _keys_and_values(stage, shape, cluster, costs))
+            check_spreads(stage)
+            if references(stage.model.path):
+                notes = ["stages sample from the models of earlier ones: run in a folder that all machines share"]
+            elif (local := Path(stage.model.path).expanduser()).exists():
+                paths[os.path.abspath(local)] = None
+    if not workers:
+        raise UsageError(
+            f"a cluster spreads sampling over workers, and `{recipe.name}` (kind `{recipe.kind}`) samples nothing "
+            "here; run it without one"
+        )
+    return Demand(recipe.threads or usable_threads(), max(drivers), max(workers), tuple(paths), tuple(notes))
+
+
+def check_spreads(recipe: Any) -> None:
+    """Refuse a recipe whose engine cannot draw on workers.
+
+    Raises:
+        UsageError: it loads its model by itself.
+    """
+    from rethink.rollout.engines import AUTO, check_engine, engine_named, not_spread
+
+    name = getattr(getattr(recipe, "rollout", None), "engine", AUTO)
+    if name != AUTO:
+        check_engine(name, training=True)
+        if engine_named(name).build is None:
+            raise not_spread(name)
+
+
+def _stages(recipe: AnyRecipe) -> Iterator[tuple[Any, ModelShape, Costs]]:
+    """(recipe, the shape of its model, what it costs) of each run that uses a model of this machine."""
+    if kind_named(recipe.kind).stages is None:
+        by_name, recipes = {}, [recipe]
+    else:
+        stages = resolve(pipeline_of(recipe))
+        by_name, recipes = {stage.name: stage for stage in stages}, [stage.recipe for stage in stages]
+    for stage in recipes:
+        kind = kind_named(stage.kind)
+        elsewhere = kind.samples_elsewhere is not None and kind.load("samples_elsewhere")(stage)
+        shape = None if elsewhere else stage_shape(stage, by_name)
+        if shape is not None:
+            of = Costs() if kind.costs is None else kind.load("costs")(stage, shape, partial(drawn, by_name), None)
+            yield stage, shape, of
+
+
+def _keys_and_values(recipe: Any, shape: ModelShape, cluster: Cluster, costs: Costs) -> int:
+    """Most bytes of a worker's keys and values: what the cluster file or the recipe allows, or its samples can fill."""
+    if cluster.kv_budget_gb is not None:
+        return int(cluster.kv_budget_gb * GIB)
+    for section in (recipe, getattr(recipe, "rollout", None), getattr(recipe, "sampling", None)):
+        if (budget := getattr(section, "kv_budget_gb", None)) is not None:
+            return int(budget * GIB) // cluster.workers
+    if costs.memory is not None:
+        return -(-costs.memory.keys_and_values_most // cluster.workers)
+    token = (
+        shape.layers
+        * int(recipe.model.value_bytes)
+        * (shape.kv_values_per_token or 2 * shape.kv_heads * shape.head_dim)
+    )
+    limit = int(getattr(recipe, "sampling", recipe).max_new_tokens)
+    return token * CAPACITY * min(shape.context, ASSUMED_PROMPT_TOKENS + limit)

@@ -1,0 +1,162 @@
+"""Who runs where, and what is missing: from a cluster file, the nodes that are there, and what a run needs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rethink.distributed.cluster import Cluster
+from rethink.distributed.host import MISSING
+from rethink.plan.estimate_text import size_text
+
+VERSIONS = ("rethink", "ray", "torch", "python")
+"""Facts that must be the same on every node."""
+DRIVER = "driver"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A machine of the cluster."""
+
+    name: str
+    cpus: float
+    """Processors that Ray may give away."""
+    memory_bytes: int | None
+    """Memory that workers may take; None: unknown."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """See `host.facts`; with `error` where it could not be asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a run needs. None: not known before it runs."""
+
+    driver_threads: int
+    driver_bytes: int | None
+    """Least memory of the driver, which trains."""
+    worker_bytes: int | None
+    """Most memory of a rollout worker: the model, and keys and values."""
+    paths: tuple[str, ...] = ()
+    """Files and folders that every worker reads by the same name."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of it on several machines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A process of the run and its place."""
+
+    who: str
+    node: str
+    threads: int
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where a run's processes are."""
+
+    seats: tuple[Seat, ...]
+    missing: tuple[str, ...]
+    """What keeps the run from starting, and what to change."""
+    cautions: tuple[str, ...]
+    """What the user should know."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, for `--json`."""
+        return {key: list(value) for key, value in asdict(self).items()}
+
+
+def lay_out(cluster: Cluster, nodes: Sequence[Node], demand: Demand, here: str) -> Layout:
+    """Seat the driver, and the workers in turn on the nodes that have room, as Ray spreads them.
+
+    Args:
+        cluster: the cluster file.
+        nodes: that are there; of `address: local` this machine alone.
+        demand: what the run needs.
+        here: name of the driver's machine, which need not be a node.
+    """
+    seats = [Seat(DRIVER, here, demand.driver_threads, demand.driver_bytes)]
+    local, threads = cluster.address == "local", cluster.threads
+    room = {node.name: cluster.workers if local else int(node.cpus // threads) for node in nodes}
+    for index in range(cluster.workers):
+        able = [name for name, left in room.items() if left]
+        if not able:
+            break
+        name = min(able, key=lambda n: sum(seat.node == n for seat in seats if seat.who != DRIVER))
+        room[name] -= 1
+        seats.append(Seat(f"worker-{index}", name, threads, demand.worker_bytes))
+    missing = [*_without_seat(cluster, nodes, len(seats) - 1), *_memory(nodes, seats), *strange(nodes)]
+    cautions = [*(demand.notes if len(nodes) > 1 else ()), *_processors(cluster, nodes)]
+    if local and nodes and (wanted := cluster.workers * threads) > nodes[0].cpus:
+        cautions.append(
+            f"{cluster.workers} workers of {threads} thread(s) want {wanted} processors, and this machine has "
+            f"{nodes[0].cpus:.0f}: they take turns. The result is the same, and no sooner than with fewer workers"
+        )
+    return Layout(tuple(seats), tuple(missing), tuple(cautions))
+
+
+def _without_seat(cluster: Cluster, nodes: Sequence[Node], seated: int) -> Iterator[str]:
+    if (left := cluster.workers - seated) > 0:
+        there = ", ".join(f"{node.name} has {node.cpus:.0f}" for node in nodes) or "there is no node"
+        yield (
+            f"{left} of the {cluster.workers} workers find no room: each takes {cluster.threads} processor(s) of one "
+            f"node, and {there}. Lower `workers` or `threads` in the cluster file, or add machines"
+        )
+
+
+def _memory(nodes: Sequence[Node], seats: Sequence[Seat]) -> Iterator[str]:
+    for node in nodes:
+        here = [seat for seat in seats if seat.node == node.name]
+        wanted = sum(seat.memory_bytes or 0 for seat in here)
+        if node.memory_bytes is not None and wanted > node.memory_bytes:
+            who = ", ".join(seat.who for seat in here)
+            yield (
+                f"{node.name} has {size_text(node.memory_bytes)} of memory for {who}, which together may take "
+                f"{size_text(wanted)}. Lower `workers` or `kv_budget_gb` in the cluster file, or use more machines"
+            )
+
+
+def strange(nodes: Sequence[Node]) -> Iterator[str]:
+    """Nodes that cannot be asked, versions that differ, paths that are not the same on every node."""
+    for node in nodes:
+        if "error" in node.facts:
+            yield f"{node.name} cannot be asked: {node.facts['error']}"
+    for fact in VERSIONS:
+        if said := _differs(nodes, fact):
+            yield f"{fact} differs: {said}. Install the same version everywhere"
+    for fact in dict.fromkeys(fact for node in nodes for fact in node.facts if fact.startswith("path ")):
+        path, lacking = fact.removeprefix("path "), [n.name for n in nodes if n.facts.get(fact) == MISSING]
+        if lacking:
+            yield (
+                f"`{path}` is not there on {', '.join(lacking)}: every worker loads the model by this path. Put it "
+                "into a folder that all machines share, copy it to each, or name a model of the hub"
+            )
+        elif _differs(nodes, fact):
+            yield (
+                f"`{path}` is not the same on {', '.join(node.name for node in nodes)}: it is not shared. Copy one of "
+                "them over the others, or put it into a folder that all machines share"
+            )
+
+
+def _processors(cluster: Cluster, nodes: Sequence[Node]) -> Iterator[str]:
+    if said := _differs(nodes, "instructions"):
+        cost = (
+            "workers whose completions differ in the last bits are refused as they join. Use machines of one kind, or "
+            "write `bits: any`: then the run cannot be repeated to the bit, and log-probabilities are computed twice"
+            if cluster.bits == "same"
+            else "the run cannot be repeated to the bit"
+        )
+        yield f"the processors differ ({said}): {cost}"
+
+
+def _differs(nodes: Sequence[Node], fact: str) -> str | None:
+    """What nodes say of a fact, where they do not agree."""
+    said: dict[str, list[str]] = {}
+    for node in nodes:
+        if fact in node.facts:
+            said.setdefault(node.facts[fact], []).append(node.name)
+    if len(said) < 2:
+        return None
+    return "; ".join(f"{value or 'none'} on {', '.join(names)}" for value, names in said.items())

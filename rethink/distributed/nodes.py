@@ -1,0 +1,116 @@
+"""The machines of a cluster, asked through Ray or, where Ray does not run yet, looked at directly."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+from rethink.distributed.host import facts
+from rethink.distributed.joining import START, ray_module, start_or_join
+from rethink.distributed.layout import Node
+from rethink.errors import RethinkError, UsageError
+
+ANSWER_SECONDS = 5.0
+"""How long an address may take to answer at all."""
+FACTS_SECONDS = 20.0
+"""How long a node may take to say what it is."""
+ASK_SECONDS = 60.0
+
+
+def check_answers(address: str) -> None:
+    """Try a cluster's address, before anything slow; `local` and `auto` are none.
+
+    Raises:
+        UsageError: it is no address, or nothing answers there.
+    """
+    if address in ("local", "auto"):
+        return
+    host, colon, port = address.rpartition(":")
+    if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
+        raise UsageError(
+            f"`address: {address}` is no address. Write `local`, `auto`, or the head's HOST:PORT (Ray's usual port is "
+            "6379)"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+    except OSError as error:
+        raise UsageError(f"nothing answers at `{address}` ({error.strerror or error}). {START}") from error
+
+
+def this_machine(paths: Sequence[str] = ()) -> Node:
+    """This machine as the only node."""
+    from rethink.machine.limits import memory
+
+    return Node(socket.gethostname(), float(os.cpu_count() or 1), memory().available, facts(paths))
+
+
+def nodes_of(ray: Any, paths: Sequence[str] = ()) -> list[Node]:
+    """The live nodes of the Ray that this process is connected to; each is asked what it is.
+
+    Args:
+        ray: the module.
+        paths: files or folders that each looks for.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    asking = ray.remote(facts).options(num_cpus=0, max_retries=0)
+    calls = [
+        asking.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(paths)
+        for node in alive
+    ]
+    ray.wait(calls, num_returns=len(calls), timeout=FACTS_SECONDS)
+    return [_node(ray, node, call) for node, call in zip(alive, calls, strict=True)]
+
+
+def ask_nodes(address: str, paths: Sequence[str] = ()) -> list[Node]:
+    """The nodes of the cluster at an address, asked in a process of its own: Ray may end a process that uses it.
+
+    Raises:
+        UsageError: Ray is not installed, or does not answer.
+    """
+    check_answers(address)
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_ask, args=(theirs, address, tuple(paths)), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        said = ours.recv() if ours.poll(ASK_SECONDS) else None
+    except EOFError:
+        said = None
+    finally:
+        process.kill()
+    if isinstance(said, RethinkError):
+        raise said
+    if said is None:
+        raise UsageError(f"what answers at `{address}` is no Ray that can be used. {START}")
+    found: list[Node] = said
+    return found
+
+
+def _ask(asker: Connection, address: str, paths: tuple[str, ...]) -> None:
+    try:
+        start_or_join(address, 0)
+        asker.send(nodes_of(ray_module(), paths))
+    except RethinkError as error:
+        asker.send(error)
+
+
+def _node(ray: Any, node: dict[str, Any], call: Any) -> Node:
+    resources = node["Resources"]
+    try:
+        said = ray.get(call, timeout=0)
+    except Exception as error:  # of any kind: it is told, and keeps nobody from being seen
+        said = {"error": f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1]}"[:300]}
+    memory = resources.get("memory")
+    return Node(
+        f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})",
+        float(resources.get("CPU", 0)),
+        None if memory is None else int(memory),
+        said,
+    )

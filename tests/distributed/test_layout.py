@@ -1,0 +1,155 @@
+"""Who runs where and what is missing, from what nodes would say: no second machine is needed."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rethink.cli import main
+from rethink.distributed.cluster import Cluster
+from rethink.distributed.demand import demand_of
+from rethink.distributed.host import digest, facts
+from rethink.distributed.joining import start_or_join
+from rethink.distributed.layout import Demand, Node, lay_out
+from rethink.distributed.nodes import ask_nodes, check_answers
+from rethink.distributed.opening import on_cluster
+from rethink.errors import UsageError
+from rethink.recipe.recipe_files import load_recipe
+from rethink.rollout.engines import Engine, open_engine, spread_over
+
+GIB = 2**30
+SAME = {"rethink": "1", "ray": "2.60.0", "torch": "2.13.0", "python": "3.11", "instructions": "avx2"}
+NEEDS = Demand(driver_threads=2, driver_bytes=3 * GIB, worker_bytes=GIB)
+
+
+def nodes(*cpus: float, memory: int = 64 * GIB, **other: str) -> list[Node]:
+    """Nodes a, b, …; the last has other facts too."""
+    made = [Node("abcdef"[i], n, memory, SAME) for i, n in enumerate(cpus)]
+    return [*made[:-1], Node(made[-1].name, made[-1].cpus, memory, SAME | other)]
+
+
+def shared(**values: Any) -> Cluster:
+    return Cluster(address="a:6379", **values)
+
+
+def test_workers_are_seated_in_turn_where_there_is_room() -> None:
+    found = lay_out(shared(workers=4, threads=4), nodes(4, 16, 8), NEEDS, here="b")
+    assert not found.missing
+    assert not found.cautions
+    assert [(seat.who, seat.node, seat.threads) for seat in found.seats] == [
+        ("driver", "b", 2), ("worker-0", "a", 4), ("worker-1", "b", 4), ("worker-2", "c", 4), ("worker-3", "b", 4),
+    ]  # fmt: skip
+
+
+def test_what_has_no_room_is_said_though_processors_would_do_together() -> None:
+    """Three nodes of six have 18 processors, and still only three workers of four find room."""
+    (said,) = lay_out(shared(workers=4, threads=4), nodes(6, 6, 6), NEEDS, here="a").missing
+    assert said.startswith("1 of the 4 workers find no room: each takes 4 processor(s) of one node, and a has 6, b")
+
+
+@pytest.mark.parametrize(
+    ("there", "words"),
+    [
+        (nodes(8, 8, ray="2.9"), "ray differs: 2.60.0 on a; 2.9 on b. Install the same version everywhere"),
+        (nodes(8, 8, python="3.12"), "python differs"),
+        (nodes(8, 8, error="ModuleNotFoundError: rethink"), "b cannot be asked: ModuleNotFoundError: rethink"),
+        (nodes(8, 8, memory=2 * GIB), "a has 2.1 GB of memory for driver, worker-0, which together may take 4.3 GB"),
+        (nodes(8, 8, **{"path /m": "missing"}), "`/m` is not there on b: every worker loads the model by this path"),
+    ],
+)
+def test_what_is_missing_is_said(there: list[Node], words: str) -> None:
+    (said,) = lay_out(shared(workers=2), there, NEEDS, here="a").missing
+    assert words in said
+
+
+def test_a_folder_that_is_not_shared_is_named() -> None:
+    there = [Node(name, 8, None, {"path /m": name}) for name in "ab"]
+    (said,) = lay_out(shared(workers=2), there, NEEDS, here="a").missing
+    assert said.startswith("`/m` is not the same on a, b: it is not shared")
+
+
+def test_other_processors_are_a_caution_that_says_what_they_cost() -> None:
+    there = nodes(8, 8, instructions="avx2 avx512f")
+    for bits, cost in (("same", "refused as they join"), ("any", "cannot be repeated to the bit")):
+        found = lay_out(shared(workers=2, bits=bits), there, NEEDS, here="a")
+        assert not found.missing
+        (said,) = found.cautions
+        assert "avx2 on a; avx2 avx512f on b" in said
+        assert cost in said
+
+
+def test_more_workers_than_processors_here_are_a_caution() -> None:
+    found = lay_out(Cluster(workers=3, threads=2), nodes(4), NEEDS, here="a")
+    assert (len(found.seats), found.missing) == (4, ())
+    assert "want 6 processors, and this machine has 4" in found.cautions[0]
+
+
+def test_a_digest_tells_folders_apart(tmp_path: Path) -> None:
+    def folder(name: str, text: str) -> Path:
+        (tmp_path / name / "in").mkdir(parents=True)
+        (tmp_path / name / "in" / "file").write_text(text)
+        return tmp_path / name
+
+    one, same, other = folder("one", "1"), folder("same", "1"), folder("other", "2")
+    assert digest(one) == digest(same) != digest(other)
+    assert digest(tmp_path / "none") == "missing"
+    assert facts([str(one)])[f"path {one}"] == digest(one)
+
+
+@pytest.mark.parametrize("address", ["nowhere", "host:", "host:0", "host:99999", ":6379"])
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(UsageError, match="is no address"):
+        check_answers(address)
+
+
+def test_an_address_that_does_not_answer_is_said_before_anything_else() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"  # bound, and nobody listens
+        with pytest.raises(UsageError, match=r"nothing answers at .*rethink cluster up"):
+            ask_nodes(address)
+        pytest.importorskip("ray")
+        with pytest.raises(UsageError, match="nothing answers"), on_cluster(Cluster(address=address), print):
+            raise AssertionError("it was entered")
+
+
+def test_a_ray_of_another_version_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other:
+        @staticmethod
+        def init(**_: Any) -> None:
+            raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.0")
+
+    monkeypatch.setattr("rethink.distributed.joining.ray_module", Other)
+    with pytest.raises(UsageError, match=r"of other versions \(Version mismatch.*Ray: 2.9.0\). Install the same"):
+        start_or_join("a:6379", 1)
+
+
+def test_an_engine_that_cannot_be_spread_is_refused_before_it_loads(tiny_folder: Callable[..., Path]) -> None:
+    from rethink.rollout import engines
+
+    def never(*_: Any) -> Any:
+        raise AssertionError("it was opened")
+
+    alone = Engine(name="alone", open=never, build=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engines, "engines", lambda: {"alone": alone})
+        with spread_over(never), pytest.raises(UsageError, match="`alone` loads its model by itself"):
+            open_engine(str(tiny_folder("llama")), engine="alone")
+
+
+def test_the_plan_of_a_recipe(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = recipe_file.parent / "llama"
+    demand = demand_of(load_recipe(recipe_file), Cluster(workers=2, kv_budget_gb=1.0))
+    assert demand.driver_threads == 1
+    assert demand.paths == (str(model),)
+    assert demand.worker_bytes is not None
+    assert GIB < demand.worker_bytes < 1.01 * GIB
+    assert main.main(["cluster", "plan", str(recipe_file), "local:2"]) == 0
+    printed = capsys.readouterr().out
+    assert [line.split()[0] for line in printed.splitlines()[:4]] == ["process", "driver", "worker-0", "worker-1"]
+    assert main.main(["cluster", "plan", "sft", "local:2"]) == 2
+    assert "samples nothing" in capsys.readouterr().err
