@@ -18,7 +18,7 @@ from rethink.store.run_folder import RunFolder
 from tests.kinds.pipeline.real_stages import write_recipe
 from tests.kinds.pipeline.test_kill import same_pipeline
 from tests.paths import ROOT
-from tests.runs.compare import same_run
+from tests.runs.compare import PLACES, same_run
 
 DIE = ROOT / "tests/runs/die.py"
 SPREAD = ("--cluster", "local:2")
@@ -83,7 +83,7 @@ def test_an_evaluation(tiny_folder: Callable[..., Path], tmp_path: Path) -> None
     words = ["eval", "--model", model, "--bench", "gsm8k", "--data", f"gsm8k={data}", "--k", 3, "--max-new-tokens", 16]
     rethink(*words, "--out", tmp_path / "one", folder=tmp_path)
     rethink(*words, "--out", tmp_path / "two", *SPREAD, folder=tmp_path)
-    one, two = evaluated(tmp_path / "one" / "llama"), evaluated(tmp_path / "two" / "llama")
+    one, two = evaluated(tmp_path / "one"), evaluated(tmp_path / "two")
     assert one == two
     assert len(one[1]) == 18
 
@@ -117,7 +117,7 @@ def test_a_pipeline(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, tiny_folder("llama"))
     rethink("train", recipe, "--out", tmp_path / "one", folder=tmp_path)
     rethink("train", recipe, "--out", tmp_path / "two", *SPREAD, folder=tmp_path)
-    same_pipeline(tmp_path / "one", tmp_path / "two")
+    same_pipeline(tmp_path / "one", tmp_path / "two", PLACES)
 
 
 @pytest.mark.slow
@@ -136,5 +136,5 @@ def test_a_driver_that_is_killed_and_its_run_resumed_elsewhere(recipe_file: Path
         for name, *cluster in ((out, "local:2"), (f"{out}-alone",)):
             resumed = run(name, 0, *cluster)
             assert resumed.returncode == 0, resumed.stderr
-            same_run(tmp_path / "whole", tmp_path / name)
+            same_run(tmp_path / "whole", tmp_path / name, PLACES)
     assert RunFolder.open(tmp_path / out).latest_checkpoint() is not None

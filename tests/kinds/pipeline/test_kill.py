@@ -51,14 +51,14 @@ def kill(recipe: Path, base: Path, moments: list[str]) -> int:
     return int(said["calls"])
 
 
-def same_pipeline(one: Path, two: Path) -> None:
+def same_pipeline(one: Path, two: Path, aside: tuple[str, ...] = ()) -> None:
     first, second = PipelineFolder.open(one), PipelineFolder.open(two)
     assert first.stages == second.stages
     assert first.read_results("comparisons") == second.read_results("comparisons")
     for record in first.records().values():
         left, right = first.stage_path(record), second.stage_path(second.records()[record.hash])
         a, b = RunFolder.open(left), RunFolder.open(right)
-        assert timeless(a) == timeless(b), record.name
+        assert timeless(a, aside) == timeless(b, aside), record.name
         assert a.samples() == b.samples()
         for name in a.samples():
             assert a.read_samples(name) == b.read_samples(name)
