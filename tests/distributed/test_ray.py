@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,30 +23,36 @@ from rethink.store.run_folder import RunFolder
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
 
 CLUSTER = Cluster(workers=2, threads=1)
+OURS = f"RETHINK_TESTED_BY={os.getpid()}"
+"""In the environment of all that these tests start: others may test on this machine at the same time."""
 
 
 def hash_of(out: Path) -> str:
     return hashlib.sha256((out / "model" / "model.safetensors").read_bytes()).hexdigest()
 
 
-def worker_processes() -> dict[str, int]:
-    """Process id of each live worker, by its name."""
-    found = {}
+def ours() -> Iterator[tuple[int, str, dict[str, str]]]:
+    """(id, program, environment) of each process that these tests started."""
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
             try:
-                variables = (folder / "environ").read_bytes().split(b"\0")
+                variables = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
+                program = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")[0]
             except OSError:
                 continue
-            for variable in variables:
-                if variable.startswith(b"RETHINK_WORKER="):
-                    found[variable.partition(b"=")[2].decode()] = int(folder.name)
-    return found
+            if OURS in variables:
+                yield int(folder.name), program, dict(v.split("=", 1) for v in variables if "=" in v)
+
+
+def worker_processes() -> dict[str, int]:
+    """Process id of each live worker, by its name."""
+    return {about["RETHINK_WORKER"]: process for process, _, about in ours() if "RETHINK_WORKER" in about}
 
 
 @pytest.fixture
 def run(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """`run(out, *overrides, cluster=…, resume=…)` trains and returns the summary."""
+    monkeypatch.setenv(*OURS.split("="))
     monkeypatch.setenv("PYTHONPATH", str(recipe_file.parent))  # the rewards' module, for reward workers
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")  # other tests may fill the memory
 
@@ -62,17 +68,8 @@ def run(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dic
 
 
 def processes(part: str) -> list[int]:
-    """Processes of this session's Ray whose command has a part."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            try:
-                command = (folder / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if part.encode() in command.split(b"\0")[0]:
-                found.append(int(folder.name))
-    return found
+    """Processes of Ray whose program has a part in its name."""
+    return [process for process, program, _ in ours() if part in program]
 
 
 Strike = Callable[[], None]
