@@ -23,6 +23,7 @@ from rethink.cli import (
     doctor,
     eval,
     export,
+    gpu_check,
     profile,
     report,
     sample,
@@ -55,6 +56,7 @@ examples:
   rethink report runs/quickstart --open
   rethink serve --model runs/quickstart/model           serve it through an OpenAI-compatible API
   rethink cluster plan my.yaml local:4                  show who would run where, and what is missing
+  rethink gpu-check                                     compare a GPU with the CPU
   rethink profile my.yaml                               show where a step's time and memory go
 """
 
@@ -82,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for verb in (
         train, status, clean, tasks, algorithms, check, sample, chat, serve, score, eval, compare, export, report,
-        cluster, profile, doctor,
+        cluster, profile, doctor, gpu_check,
     ):  # fmt: skip
         verb.add_parser(verbs)
     return parser

@@ -6,7 +6,7 @@ and by all rows from its end to the end of its descendants: one range.
 
 In plain torch: softmax over the union of two key sets splits into one softmax each, merged by their log-sum-exp; and
 the backward pass of each part needs nothing but the merged output and the merged log-sum-exp. Natively
-(`native/attention.cpp`): a block of sixteen keys at a time, in the order of their positions.
+(`native/attention.cpp`): a block of sixteen keys at a time, in the order of their positions. On a GPU: `flex.py`.
 
 Axes: T packed tokens, H query heads, K key/value heads, D head size, B batch, S queries, U keys.
 """
@@ -75,11 +75,23 @@ class TreeLayout:
     segments: tuple[Segment, ...]
     buckets: tuple[Bucket, ...]
     plan: BlockPlan = field(repr=False)
+    mask: Any = field(default=None, repr=False)
+    """The `BlockMask` of FlexAttention, on a GPU."""
 
 
 def tree_layout(segments: Sequence[Segment], device: torch.device | str = "cpu") -> TreeLayout:
     """Everything that the kernels need to know of segments (those without tokens leave no trace)."""
-    return TreeLayout(tuple(segments), _buckets(segments, device), _plan(segments))
+    mask = None
+    if torch.device(device).type == "cuda":
+        from rethink.kernels.flex import block_mask  # it imports torch's compiler
+
+        mask = block_mask(ends_of(segments), device)
+    return TreeLayout(tuple(segments), _buckets(segments, device), _plan(segments), mask)
+
+
+def ends_of(segments: Sequence[Segment]) -> list[int]:
+    """For each row, behind the last row of the descendants of its segment: the last query that sees its key."""
+    return [segment.end for segment in segments for _ in range(segment.size)]
 
 
 def _buckets(segments: Sequence[Segment], device: torch.device | str) -> tuple[Bucket, ...]:
@@ -214,6 +226,10 @@ class _TreeAttention(torch.autograd.Function):
 
 def tree_attention(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, layout: TreeLayout) -> Tensor:
     """Attention of a packed row: each token over its ancestors and itself. Returns [T,H,D]."""
+    if layout.mask is not None:
+        from rethink.kernels.flex import flex_tree_attention
+
+        return flex_tree_attention(q_THD, k_TKD, v_TKD, layout.mask)
     result: Tensor = _TreeAttention.apply(q_THD, k_TKD, v_TKD, layout)  # type: ignore[no-untyped-call]
     return result
 

@@ -34,7 +34,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
-        if x.dim() == 2 and x.dtype == torch.float32 and x.is_contiguous() and ops.usable(torch.empty(0, dtype=dtype)):
+        if x.dim() == 2 and x.dtype == torch.float32 and x.is_contiguous() and _is_native(x, dtype):
             out, scale = ops.rms_norm(x, weight, epsilon, dtype)
             ctx.save_for_backward(x, weight, scale)
             return out
@@ -42,7 +42,7 @@ class _RMSNorm(torch.autograd.Function):
         scale = mean_square.add_(epsilon).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
         out = torch.empty(x.shape, dtype=dtype, device=x.device)
-        for part in _row_blocks(x.shape[0]):
+        for part in _row_blocks(x):
             torch.mul(x[part] * scale[part], weight, out=out[part])
         return out
 
@@ -54,7 +54,7 @@ class _RMSNorm(torch.autograd.Function):
             up = grads[0].contiguous()
             return ops.rms_norm_backward(x, weight, scale, up, grad_weight), grad_weight, None, None
         grad_x, scale = torch.empty_like(x), scale.reshape(*x.shape[:-1], 1)
-        for part in _row_blocks(x.shape[0]):
+        for part in _row_blocks(x):
             unit = x[part] * scale[part]
             grad = grads[0][part].to(x.dtype)
             grad_weight += (grad * unit).sum(tuple(range(grad.ndim - 1)))
@@ -64,8 +64,16 @@ class _RMSNorm(torch.autograd.Function):
         return grad_x, grad_weight, None, None
 
 
-def _row_blocks(rows: int) -> list[slice]:
-    return [slice(first, first + ROWS_IN_CACHE) for first in range(0, rows, ROWS_IN_CACHE)]
+def _is_native(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether there is a native operation from `x` to a tensor of this type."""
+    return ops.usable(torch.empty(0, dtype=dtype, device=x.device))
+
+
+def _row_blocks(x: Tensor) -> list[slice]:
+    """Rows of `x` in pieces that stay in a core's cache; on other devices all at once."""
+    rows = x.shape[0]
+    step = ROWS_IN_CACHE if x.device.type == "cpu" else max(rows, 1)
+    return [slice(first, first + step) for first in range(0, rows, step)]
 
 
 def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
@@ -96,7 +104,7 @@ def _rotated(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor, direction: int) -> T
         return ops.rotate(x_THD, cos_TD, sin_TD, direction)
     half = x_THD.shape[-1] // 2
     out = torch.empty(x_THD.shape, dtype=x_THD.dtype, device=x_THD.device)
-    for part in _row_blocks(x_THD.shape[0]):
+    for part in _row_blocks(x_THD):
         cos, sin = cos_TD[part, None, :half], sin_TD[part, None, :half]
         first, second = x_THD[part, ..., :half], x_THD[part, ..., half:]
         out[part, ..., :half] = torch.addcmul(first * cos, second, sin, value=-direction)
@@ -119,7 +127,7 @@ class _SwiGLU(torch.autograd.Function):
             return ops.swiglu_backward(gate_up, grads[0].contiguous())
         result = torch.empty_like(gate_up)
         accurate = torch.promote_types(gate_up.dtype, torch.float32)
-        for part in _row_blocks(gate_up.shape[0]):
+        for part in _row_blocks(gate_up):
             gate, up = gate_up[part].to(accurate).chunk(2, dim=-1)
             grad = grads[0][part].to(gate.dtype)
             sigmoid = torch.sigmoid(gate)
@@ -143,9 +151,9 @@ def swiglu_inference(gate_up_T2I: Tensor) -> Tensor:
     if ops.usable(gate_up_T2I) and gate_up_T2I.is_contiguous():
         return ops.swiglu(gate_up_T2I)
     gate, up = gate_up_T2I.chunk(2, dim=-1)
-    if gate.shape[0] <= ROWS_IN_CACHE:
+    if len(_row_blocks(gate)) <= 1:
         return F.silu(gate).mul_(up)
     result = torch.empty_like(gate, memory_format=torch.contiguous_format)
-    for part in _row_blocks(gate.shape[0]):
+    for part in _row_blocks(gate):
         torch.mul(F.silu(gate[part]), up[part], out=result[part])
     return result
