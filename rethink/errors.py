@@ -10,6 +10,7 @@
         ├── NumericsError        a loss or gradient is not finite
         ├── RewardFailure        too large a share of the rewards failed
         ├── EngineFailure        a rollout engine broke
+        ├── RankLost             a trainer rank ended or does not answer
         └── StorageFailure       the run's folder cannot be written (disk full, permission)
 
 Messages are one paragraph: what was given, what is allowed, what to do instead. All errors pickle.
@@ -58,6 +59,10 @@ class RewardFailure(RunFailure):
 
 class EngineFailure(RunFailure):
     """A rollout engine broke."""
+
+
+class RankLost(RunFailure):
+    """A trainer rank ended, or does not answer."""
 
 
 class StorageFailure(RunFailure):

@@ -11,8 +11,8 @@ def add_cluster(parser: argparse._ActionsContainer) -> None:
     """Add `--cluster`."""
     parser.add_argument(
         "--cluster",
-        metavar="FILE|local:N",
-        help="sample on the workers of a cluster file, or on N workers of this machine (extra `ray`)",
+        metavar="FILE|local:N[,ranks=R]",
+        help="sample on N workers (extra `ray`), train on R processes: of this machine, or as a cluster file says",
     )
 
 

@@ -63,10 +63,10 @@ def run(args: argparse.Namespace) -> int:
                 f"`{recipe.kind}`. In a pipeline, set optimizer.over_memory=true in the stage that may exceed memory"
             )
         recipe = load_recipe(args.recipe, [*args.overrides, "optimizer.over_memory=true"])
-    if args.cluster is not None and not (kind.samples or kind.stages):
+    if args.cluster is not None and not (kind.samples or kind.stages or kind.lane):
         raise UsageError(
-            f"--cluster spreads sampling over workers, and a recipe of the kind `{kind.name}` samples nothing; leave "
-            "the option out"
+            f"--cluster spreads sampling over workers and steps over ranks, and a recipe of the kind `{kind.name}` can "
+            "use neither; leave the option out"
         )
     selected = selection_of(args, kind)
     if args.dry_run:
@@ -77,11 +77,17 @@ def run(args: argparse.Namespace) -> int:
 
     tune_allocator()
     from rethink.observe.progress import make_progress
+    from rethink.runs.recovery import until_done
 
     progress = make_progress("json" if args.json else "lines" if args.plain else "auto", title=recipe.name)
+
+    def attempt(resume: bool) -> dict[str, Any]:
+        found: dict[str, Any] = kind.load("run")(recipe, args.out, resume=resume, progress=progress, **selected)
+        return found
+
     try:
         with placed_on(args.cluster, progress.note):
-            summary = kind.load("run")(recipe, args.out, resume=args.resume, progress=progress, **selected)
+            summary = until_done(attempt, args.resume, args.out, progress.note)
     except BaseException:
         progress.close()  # before the error is printed: the live view would draw over it
         raise

@@ -27,10 +27,15 @@ class Cluster(Section):
     address: str = "local"
     """`local`: start Ray on this machine, for this run alone. `auto`: the cluster of this machine's Ray. Otherwise the
     address of a cluster's head, `HOST:PORT`."""
-    workers: int = Field(default=2, gt=0)
-    """Rollout workers."""
+    workers: int = Field(default=2, ge=0)
+    """Rollout workers; 0: the trainer's process samples, and Ray is not needed."""
     threads: int = Field(default=1, gt=0)
     """CPU threads of each worker; Ray places workers by them."""
+    ranks: int = Field(default=1, gt=0)
+    """Trainer ranks: processes on this machine that share each step, this one counted."""
+    rank_threads: int | None = Field(default=None, gt=0)
+    """CPU threads of each rank, for a run that starts and whose recipe says nothing of `threads`; None: an equal part
+    of this machine's."""
     bits: Literal["same", "any"] = "same"
     """`same`: refuse a worker whose completions would differ in the last bits (another processor or version), so that
     the run ends as one process would. `any`: take it, and compute log-probabilities anew before training."""
@@ -43,19 +48,26 @@ class Cluster(Section):
 
 
 def read_cluster(said: str) -> Cluster:
-    """The cluster that `--cluster` names: a YAML file, `local` or `local:N`.
+    """The cluster that `--cluster` names: a YAML file, `local`, `local:N` or `local:N,ranks=R`.
 
     Raises:
         UsageError: it is neither, or the file is wrong.
     """
-    if match := re.fullmatch(r"local(?::(\d+))?", said):
-        number = int(match[1]) if match[1] else 2
-        if number < 1:
-            raise UsageError("`--cluster local:0` has no workers; write `local:2`, say")
-        return Cluster(workers=number)
+    if match := re.fullmatch(r"local(?::(\d+))?(?:,ranks=([1-9]\d*))?", said):
+        found = Cluster(workers=int(match[1] or 2), ranks=int(match[2] or 1))
+        return _with_work(found, said)
     if not Path(said).is_file():
         raise UsageError(
-            f"`--cluster {said}`: there is no such file. Write `local:N` for N workers on this machine, or the path of "
-            "a cluster file (docs/cluster.md)"
+            f"`--cluster {said}`: there is no such file. Write `local:N` for N workers on this machine, "
+            "`local:N,ranks=R` for R trainer ranks too, or the path of a cluster file (docs/cluster.md)"
         )
-    return load_section(Path(said), Cluster)
+    return _with_work(load_section(Path(said), Cluster), said)
+
+
+def _with_work(cluster: Cluster, said: str) -> Cluster:
+    if cluster.workers == 0 and cluster.ranks == 1:
+        raise UsageError(
+            f"`--cluster {said}` has neither workers nor more than one trainer rank; write `local:2`, say, or leave it "
+            "out"
+        )
+    return cluster

@@ -86,9 +86,9 @@ def _keys_and_values(recipe: Any, shape: ModelShape, cluster: Cluster, costs: Co
         return int(cluster.kv_budget_gb * GIB)
     for section in (recipe, getattr(recipe, "rollout", None), getattr(recipe, "sampling", None)):
         if (budget := getattr(section, "kv_budget_gb", None)) is not None:
-            return int(budget * GIB) // cluster.workers
+            return int(budget * GIB) // max(cluster.workers, 1)
     if costs.memory is not None:
-        return -(-costs.memory.keys_and_values_most // cluster.workers)
+        return -(-costs.memory.keys_and_values_most // max(cluster.workers, 1))
     token = (
         shape.layers
         * int(recipe.model.value_bytes)

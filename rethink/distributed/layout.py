@@ -69,7 +69,7 @@ class Layout:
 
 
 def lay_out(cluster: Cluster, nodes: Sequence[Node], demand: Demand, here: str) -> Layout:
-    """Seat the driver, and the workers in turn on the nodes that have room, as Ray spreads them.
+    """Seat the driver and the other trainer ranks, and the workers in turn on the nodes that have room, as Ray spreads them.
 
     Args:
         cluster: the cluster file.
@@ -87,7 +87,11 @@ def lay_out(cluster: Cluster, nodes: Sequence[Node], demand: Demand, here: str) 
         name = min(able, key=lambda n: sum(seat.node == n for seat in seats if seat.who != DRIVER))
         room[name] -= 1
         seats.append(Seat(f"worker-{index}", name, threads, demand.worker_bytes))
-    missing = [*_without_seat(cluster, nodes, len(seats) - 1), *_memory(nodes, seats), *strange(nodes)]
+    seated = len(seats) - 1
+    # A rank holds no more than the driver: all weights, its lane's gradients, a part of the optimizer.
+    own = cluster.rank_threads or max(demand.driver_threads // cluster.ranks, 1)
+    seats += [Seat(f"rank-{rank}", here, own, demand.driver_bytes) for rank in range(1, cluster.ranks)]
+    missing = [*_without_seat(cluster, nodes, seated), *_memory(nodes, seats), *strange(nodes)]
     cautions = [*(demand.notes if len(nodes) > 1 else ()), *_processors(cluster, nodes)]
     if local and nodes and (wanted := cluster.workers * threads) > nodes[0].cpus:
         cautions.append(

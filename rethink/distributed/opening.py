@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from rethink.distributed.layout import lay_out
 from rethink.distributed.nodes import check_answers, this_machine
 from rethink.distributed.pool import Timing
 from rethink.distributed.pool_engine import PoolEngine
+from rethink.distributed.rank_opening import on_ranks
 from rethink.distributed.ray_cluster import UNKNOWN
 from rethink.distributed.ray_process import RayProcess
 from rethink.distributed.rollout_worker import CAPACITY, WorkerSpec, facts
@@ -29,7 +30,7 @@ INEXACT = (
 
 @contextmanager
 def on_cluster(cluster: Cluster, note: Callable[[str], None]) -> Iterator[None]:
-    """Within, engines draw on the cluster's workers, which end with it.
+    """Within, engines draw on the cluster's workers, and runs are shared among its ranks; both end with it.
 
     Args:
         cluster: where.
@@ -38,13 +39,18 @@ def on_cluster(cluster: Cluster, note: Callable[[str], None]) -> Iterator[None]:
     Raises:
         UsageError: Ray is missing, the cluster does not answer, or has too few processors.
     """
-    ray_module()  # before anything slow
-    check_answers(cluster.address)
+    if cluster.workers:
+        ray_module()  # before anything slow
+        check_answers(cluster.address)
     for caution in lay_out(cluster, [this_machine()], UNKNOWN, here="").cautions if cluster.address == "local" else ():
         note(f"{caution}.")
     engines: list[PoolEngine] = []
     try:
-        with spread_over(partial(_pool, cluster, note, engines)):
+        with ExitStack() as stack:
+            if cluster.workers:
+                stack.enter_context(spread_over(partial(_pool, cluster, note, engines)))
+            if cluster.ranks > 1:
+                stack.enter_context(on_ranks(cluster))
             yield
     finally:
         for engine in engines:

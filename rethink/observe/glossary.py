@@ -299,6 +299,10 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
                        "A larger `optimizer.micro_batch_tokens` may help if memory allows.", _TRAIN),
             MetricInfo("time/optimizer", "s", "Clipping, AdamW, and passing the weights to the engine.", "Constant.",
                        _NOTHING, _TRAIN),
+            MetricInfo("time/exchange", "s", "Exchange of gradients and weights between trainer ranks, and their sums, "
+                       "within `time/train` and `time/optimizer`.",
+                       "A small share of `time/train`.",
+                       "Lanes of unequal size (more prompts a step), or ranks that compete for cores.", _TRAIN),
             MetricInfo("time/evaluation", "s", "Held-out evaluation, in steps that have one.",
                        "A small share of the run.",
                        "Evaluate less often or fewer problems (`evaluation.every`, `every_problems`).", _TRAIN),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,6 +23,9 @@ from rethink.plan.estimate import (
 )
 from rethink.recipe.base import ModelRecipe, TrainingRecipe
 from rethink.recipe.schema import LanesOptimizerSection, RewardSection
+from rethink.runs.ranks import launch_here
+
+T = TypeVar("T", bound=ModelRecipe)
 
 ACTIVATION_SHARE = 0.35
 """Share of the memory beside weights and optimizer that one micro-batch's activations may take."""
@@ -81,8 +84,15 @@ def computing_choices(recipe: ModelRecipe) -> dict[str, Any]:
 
 
 def lanes_choice(section: LanesOptimizerSection) -> dict[str, int]:
-    """Into how many lanes a step is cut, of a kind whose steps can be shared."""
-    return {"lanes": section.lanes or 1}
+    """Into how many lanes a step is cut, of a kind whose steps ranks can share: as the recipe says, or one a rank."""
+    launch = launch_here()
+    return {"lanes": section.lanes or (1 if launch is None else launch.size)}
+
+
+def with_rank_threads(recipe: T) -> T:
+    """The recipe with the threads of a rank, where ranks share its steps and it says nothing of threads."""
+    launch = launch_here()
+    return recipe if launch is None or recipe.threads else recipe.model_copy(update={"threads": launch.threads})
 
 
 def recorded_lanes(choices: Mapping[str, Any]) -> int:

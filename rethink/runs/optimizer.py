@@ -67,7 +67,8 @@ class MasterAdamW:
         self._low: dict[str, Tensor] = {}
         self._gradients: dict[str, Tensor] = {}
         for name, weight in self._weights.items():
-            ranks.hand_out(weight.detach(), weight.detach(), None)
+            start = weight.detach()
+            ranks.hand_out(start, start, None)
             if weight.dtype == torch.bfloat16:
                 self._start_low(name, weight, exact)
             self._gradients[name] = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))

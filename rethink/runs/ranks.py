@@ -7,11 +7,18 @@ writes. Here is the rank that is alone; `distributed/` has the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
+
+from rethink.model.language_model import LanguageModel
+from rethink.model.loading import Checkpoint
+from rethink.recipe.base import TrainingRecipe
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 Named = Mapping[str, Tensor]
@@ -113,3 +120,67 @@ class Alone:
 
 
 ALONE = Alone()
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the other ranks are started for."""
+
+    recipe: TrainingRecipe
+    checkpoint: Checkpoint
+    engine: str
+    """Its `build` makes the model."""
+    choices: Mapping[str, Any]
+    """Of the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How a run gets other ranks."""
+
+    size: int
+    """Ranks in all."""
+    threads: int
+    """Of each, for runs that start here and whose recipe says nothing."""
+    start: Callable[[Shared], Ranks]
+
+
+_launch: ContextVar[Launch | None] = ContextVar("launch", default=None)
+
+
+@contextmanager
+def launched_by(launch: Launch) -> Iterator[None]:
+    """Within, runs that can be shared are shared among ranks."""
+    token = _launch.set(launch)
+    try:
+        yield
+    finally:
+        _launch.reset(token)
+
+
+def launch_here() -> Launch | None:
+    """How a run gets other ranks here; None: not at all."""
+    return _launch.get()
+
+
+def start_ranks(shared: Shared) -> Ranks:
+    """The ranks of a run, this process the first of them.
+
+    Raises:
+        UsageError: the run computes where ranks cannot.
+        RankLost: one did not start.
+    """
+    launch = _launch.get()
+    return ALONE if launch is None else launch.start(shared)
+
+
+def share_reference(ranks: Ranks, reference: LanguageModel) -> None:
+    """Give every rank the first one's reference model."""
+    ranks.order("reference", sent=True)
+    receive_reference(ranks, reference)
+
+
+def receive_reference(ranks: Ranks, reference: LanguageModel) -> None:
+    """Make a reference model what it is on the first rank."""
+    tensors = {name: parameter.detach() for name, parameter in reference.named_parameters()}
+    ranks.share(tensors, dict.fromkeys(tensors, 0))

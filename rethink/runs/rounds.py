@@ -41,7 +41,8 @@ def train_lanes(optimizer: MasterAdamW, lanes: Sequence[L], compute: Callable[[L
         RunFailure: as `compute`, here or elsewhere; or a rank was lost.
     """
     ranks, found = optimizer.ranks, []
-    ranks.order("lanes", [[wire.pack(lane) for lane in lanes[rank :: ranks.size]] for rank in range(1, ranks.size)])
+    each = [[wire.pack(lane) for lane in lanes[rank :: ranks.size]] for rank in range(1, ranks.size)]
+    ranks.order("lanes", each, number=len(lanes))
     for first in range(0, len(lanes), ranks.size):
         there = min(ranks.size, len(lanes) - first)
         found.append(compute(lanes[first]))

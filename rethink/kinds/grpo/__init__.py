@@ -11,6 +11,7 @@ KIND = Kind(
     plan="rethink.kinds.grpo.plan:plan",
     show="rethink.kinds.grpo.show:show",
     outputs={"model": "model", "best": "best", "folder": "."},
+    lane="rethink.kinds.grpo.wire:compute",
     trains=True,
     samples=True,
     evaluated=True,

@@ -105,6 +105,7 @@ def one_step(run: GRPO) -> dict[str, float]:
 
     # Update; the engine reads the same weights and only has to know their version: how many updates made them.
     row |= apply_update(recipe, run.optimizer, state.step)
+    row |= run.optimizer.ranks.metrics()
     state.step += 1
     run.sources.engine.publish(run.model, state.step)
     release_memory()
@@ -148,7 +149,7 @@ def replace_reference(run: GRPO) -> None:
     every = run.recipe.algorithm.reference_every
     if run.reference is not None and every is not None and run.state.step % every == 0:
         run.reference = run.model.clone()
-        run.optimizer.ranks.order("reference")
+        run.optimizer.ranks.order("reference", sent=False)
 
 
 def evaluate_now(run: GRPO) -> dict[str, float]:

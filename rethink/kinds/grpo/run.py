@@ -28,10 +28,18 @@ from rethink.rewards.rubric import Rubric
 from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.engines import EngineFactory, choose_engine, open_engine
 from rethink.runs.checkpoint import restore
-from rethink.runs.choices import apply_choices, check_reward_models, lanes_choice, make_choices, recorded_lanes
+from rethink.runs.choices import (
+    apply_choices,
+    check_reward_models,
+    lanes_choice,
+    make_choices,
+    recorded_lanes,
+    with_rank_threads,
+)
 from rethink.runs.inputs import model_hash
 from rethink.runs.loop import Loop, run_training, trackers_of
 from rethink.runs.optimizer import MasterAdamW
+from rethink.runs.ranks import Shared, share_reference, start_ranks
 from rethink.runs.session import open_run, summary_of
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.mix import TaskMix
@@ -88,7 +96,8 @@ def train(
 
 
 def close(run: GRPO) -> None:
-    """Let go of the engine and the reward workers."""
+    """Let go of the other ranks, the engine and the reward workers."""
+    run.optimizer.ranks.close()
     run.sources.engine.close()
     run.sources.rubric.close()
 
@@ -109,7 +118,8 @@ def open_folder(recipe: Recipe, checkpoint: Checkpoint, mix: TaskMix, out: Path,
         resume=resume,
         steps=recipe.steps,
         choices=lambda: (
-            make_choices(recipe, checkpoint.config, recipe.rollout.kv_budget_gb) | lanes_choice(recipe.optimizer)
+            make_choices(with_rank_threads(recipe), checkpoint.config, recipe.rollout.kv_budget_gb)
+            | lanes_choice(recipe.optimizer)
         ),
         also=model_hash(recipe.model.path, checkpoint.folder) | mix.row_hashes() | order,
     )
@@ -146,8 +156,9 @@ def assemble(
     stops = tuple(sorted(checkpoint.tokenizer.end_of_turn_ids))
     renderer = PromptRenderer(checkpoint.tokenizer, recipe.prompt, engine.context - recipe.longest_completion)
     check_prompts(recipe, mix, renderer, held_out)
+    ranks = start_ranks(Shared(recipe, checkpoint, opened.name, choices))
     exact = exact_weights(checkpoint, model)
-    optimizer = MasterAdamW(model, recipe.optimizer, exact, lanes=recorded_lanes(choices))
+    optimizer = MasterAdamW(model, recipe.optimizer, exact, ranks, recorded_lanes(choices))
     run = GRPO(
         recipe=recipe,
         folder=folder,
@@ -225,6 +236,8 @@ def restore_grpo(run: GRPO) -> None:
             )
 
     run.state, run.old_logprobs = restore(folder, run.optimizer, run.reference, note, check)
+    if run.reference is not None:
+        share_reference(run.optimizer.ranks, run.reference)
     for batch in folder.batches():
         if batch * per_batch >= run.state.step:
             try:
