@@ -69,7 +69,7 @@ class Layout:
 
 
 def lay_out(cluster: Cluster, nodes: Sequence[Node], demand: Demand, here: str) -> Layout:
-    """Seat the driver and the other trainer ranks, and the workers in turn on the nodes that have room, as Ray spreads them.
+    """Seat driver and trainer ranks, and the workers in turn on the nodes that have room, as Ray spreads them.
 
     Args:
         cluster: the cluster file.
@@ -77,7 +77,10 @@ def lay_out(cluster: Cluster, nodes: Sequence[Node], demand: Demand, here: str) 
         demand: what the run needs.
         here: name of the driver's machine, which need not be a node.
     """
-    seats = [Seat(DRIVER, here, demand.driver_threads, demand.driver_bytes)]
+    own = demand.driver_threads
+    if cluster.ranks > 1:
+        own = cluster.rank_threads or max(own // cluster.ranks, 1)
+    seats = [Seat(DRIVER, here, own, demand.driver_bytes)]
     local, threads = cluster.address == "local", cluster.threads
     room = {node.name: cluster.workers if local else int(node.cpus // threads) for node in nodes}
     for index in range(cluster.workers):
@@ -89,7 +92,6 @@ def lay_out(cluster: Cluster, nodes: Sequence[Node], demand: Demand, here: str) 
         seats.append(Seat(f"worker-{index}", name, threads, demand.worker_bytes))
     seated = len(seats) - 1
     # A rank holds no more than the driver: all weights, its lane's gradients, a part of the optimizer.
-    own = cluster.rank_threads or max(demand.driver_threads // cluster.ranks, 1)
     seats += [Seat(f"rank-{rank}", here, own, demand.driver_bytes) for rank in range(1, cluster.ranks)]
     missing = [*_without_seat(cluster, nodes, seated), *_memory(nodes, seats), *strange(nodes)]
     cautions = [*(demand.notes if len(nodes) > 1 else ()), *_processors(cluster, nodes)]
