@@ -15,9 +15,31 @@ import time
 import common
 
 
+def groups_of(a, vocabulary: int) -> list:
+    """Groups of rollouts of random tokens, the same for the same job."""
+    import numpy as np
+
+    from rethink.types import Completion, Problem, Prompt, Rollout
+
+    dice = random.Random(0)
+
+    def ids(size: int) -> list[int]:
+        return [dice.randrange(100, vocabulary) for _ in range(size)]
+
+    def rollout(prompt: Prompt) -> Rollout:
+        size = dice.randrange(a.new_tokens // 4, a.new_tokens + 1)
+        logprobs = np.full(size, -1.0, np.float32)
+        completion = Completion(np.array(ids(size), np.int32), "", logprobs, logprobs, "stop")
+        return Rollout(Problem("p", "t", "q", None), prompt, completion, {}, 0.0, dice.uniform(-1, 1))
+
+    return [
+        [rollout(prompt) for _ in range(a.group_size)]
+        for prompt in (Prompt("", tuple(ids(a.prompt_tokens))) for _ in range(a.groups))
+    ]
+
+
 def measure(a) -> None:
     """One process: two steps while memory is still taken, then three that count, each beside the measured rate."""
-    import numpy as np
     import torch
 
     from rethink.kinds.grpo.update import MiniBatch, accumulate_gradients, apply_update
@@ -28,7 +50,6 @@ def measure(a) -> None:
     from rethink.model.loading import load_checkpoint
     from rethink.recipe.recipe_files import parse_recipe
     from rethink.runs.optimizer import MasterAdamW
-    from rethink.types import Completion, Problem, Prompt, Rollout
 
     tune_allocator()
     torch.set_num_threads(usable_threads())
@@ -37,21 +58,7 @@ def measure(a) -> None:
     model = build_model(checkpoint, dtype, "cpu")
     recipe = parse_recipe("name: t\nsteps: 9\ntasks: [{kind: reasoning-gym, name: chain_sum}]\n", "the job")
     optimizer = MasterAdamW(model, recipe.optimizer)
-    dice = random.Random(0)
-
-    def ids(size: int) -> list[int]:
-        return [dice.randrange(100, model.config.vocab_size) for _ in range(size)]
-
-    def rollout(prompt: Prompt) -> Rollout:
-        size = dice.randrange(a.new_tokens // 4, a.new_tokens + 1)
-        logprobs = np.full(size, -1.0, np.float32)
-        completion = Completion(np.array(ids(size), np.int32), "", logprobs, logprobs, "stop")
-        return Rollout(Problem("p", "t", "q", None), prompt, completion, {}, 0.0, dice.uniform(-1, 1))
-
-    groups = [
-        [rollout(prompt) for _ in range(a.group_size)]
-        for prompt in (Prompt("", tuple(ids(a.prompt_tokens))) for _ in range(a.groups))
-    ]
+    groups = groups_of(a, model.config.vocab_size)
     head = model.config.vocab_size * model.config.hidden_size
     blocks = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2) - head
     result: dict[str, list[float]] = {"gflops": [], "step_s": [], "gemm_gflops": []}
@@ -71,22 +78,32 @@ def measure(a) -> None:
     }))  # fmt: skip
 
 
-def main() -> None:
-    parser = common.parser(__doc__)
+def job_options(parser) -> None:
+    """Add the options that say what a step computes."""
     parser.add_argument("--groups", type=int, default=8)
     parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument("--prompt-tokens", type=int, default=90)
     parser.add_argument("--new-tokens", type=int, default=96, help="longest completion; the shortest has a quarter")
     parser.add_argument("--micro-batch-tokens", type=int, default=2048, help="as a run chooses")
-    common.peak_option(parser)
     parser.add_argument("--measure", action="store_true", help="one measurement")
+
+
+def job_words(a) -> list[str]:
+    """The same options of a measurement."""
+    names = ("groups", "group_size", "prompt_tokens", "new_tokens", "micro_batch_tokens")
+    return [f"--{name.replace('_', '-')}={getattr(a, name)}" for name in names]
+
+
+def main() -> None:
+    parser = common.parser(__doc__)
+    job_options(parser)
+    common.peak_option(parser)
     a = parser.parse_args()
     if a.measure:
         measure(a)
         return
-    job = [f"--{k.replace('_', '-')}={getattr(a, k)}" for k in (
-        "groups", "group_size", "prompt_tokens", "new_tokens", "micro_batch_tokens")]  # fmt: skip
-    series = common.alternate(a.runs, lambda: common.run_json([sys.executable, __file__, "--measure", *job]), None)
+    command = [sys.executable, __file__, "--measure", *job_words(a)]
+    series = common.alternate(a.runs, lambda: common.run_json(command), None)
     common.show_peak(series, a)
     common.finish(
         "train_step", series, "gflops", a, unit="GFLOP/s of necessary work", higher_is_better=True,

@@ -1,6 +1,6 @@
 """A lane of groups as arrays, for a rank in another process, and what is computed there.
 
-Axes: P prompts, N rollouts, T tokens of all their completions.
+Axes: P prompts, N rollouts, T tokens of all their completions, M turns.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rethink.kinds.grpo.recipe import Recipe
 from rethink.kinds.grpo.update import MiniBatch, UpdateStats, accumulate_gradients
 from rethink.model.language_model import LanguageModel
 from rethink.runs.ranks import Arrays
-from rethink.types import Completion, Problem, Prompt, Rollout
+from rethink.types import Completion, Problem, Prompt, Rollout, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,12 @@ class GroupWire:
             "lengths_N": np.array([len(r.completion.token_ids) for r in rollouts], np.int64),
             "tokens_T": np.concatenate([r.completion.token_ids for r in rollouts]),
             "logprobs_T": np.concatenate([r.completion.logprobs for r in rollouts]),
-            "advantages_N": np.array([r.advantage for r in rollouts], np.float64),
+            "advantages_T": np.concatenate(
+                [np.broadcast_to(np.asarray(r.advantage, np.float64), r.completion.token_ids.shape) for r in rollouts]
+            ),
+            "turns_M3": np.array(
+                [(i, turn.start, turn.stop) for i, r in enumerate(rollouts) for turn in r.turns], np.int64
+            ).reshape(-1, 3),
         }
         if lane.old_logprobs is not None:
             arrays["old_T"] = torch.cat(list(lane.old_logprobs)).cpu().numpy()
@@ -53,25 +58,22 @@ class GroupWire:
 
 def lane_of(arrays: Arrays) -> MiniBatch:
     """Inverse of `GroupWire.pack`."""
-    prompts = np.split(arrays["prompts"], np.cumsum(arrays["prompt_lengths_P"])[:-1])
     cuts = np.cumsum(arrays["lengths_N"])[:-1]
-    columns = zip(
-        np.split(arrays["tokens_T"], cuts), np.split(arrays["logprobs_T"], cuts), arrays["advantages_N"], strict=True
-    )
-    nothing = Problem("", "", "", None)
-    made = [
-        (Completion(tokens, "", logprobs, logprobs, "stop"), float(advantage))
-        for tokens, logprobs, advantage in columns
-    ]
-    groups = []
-    for ids, (start, end) in zip(prompts, pairwise([0, *accumulate(arrays["groups_P"].tolist())]), strict=True):
-        prompt = Prompt("", tuple(ids.tolist()))
-        groups.append([Rollout(nothing, prompt, completion, {}, None, a) for completion, a in made[start:end]])
-    old = None
-    if "old_T" in arrays:
-        old = [torch.from_numpy(part) for part in np.split(arrays["old_T"], cuts)]
-    completions, tokens = arrays["counted"].tolist()
-    return MiniBatch(groups, old, counted=(completions, tokens))
+    tokens, logprobs, advantages = (np.split(arrays[name], cuts) for name in ("tokens_T", "logprobs_T", "advantages_T"))
+    turns: list[list[Turn]] = [[] for _ in tokens]
+    for rollout, start, stop in arrays["turns_M3"].tolist():
+        turns[rollout].append(Turn(start, stop))
+    nothing, groups = Problem("", "", "", None), []
+    prompts = np.split(arrays["prompts"], np.cumsum(arrays["prompt_lengths_P"])[:-1])
+    for ids, members in zip(prompts, pairwise([0, *accumulate(arrays["groups_P"].tolist())]), strict=True):
+        prompt, group = Prompt("", tuple(ids.tolist())), []
+        for i in range(*members):
+            completion = Completion(tokens[i], "", logprobs[i], logprobs[i], "stop")
+            group.append(Rollout(nothing, prompt, completion, {}, None, advantages[i], tuple(turns[i])))
+        groups.append(group)
+    old = [torch.from_numpy(part) for part in np.split(arrays["old_T"], cuts)] if "old_T" in arrays else None
+    counted = arrays["counted"].tolist()
+    return MiniBatch(groups, old, counted=(counted[0], counted[1]))
 
 
 def compute(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from rethink.model.decoder.decoder import Decoder
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.runs.optimizer import MasterAdamW
 from rethink.runs.rounds import train_lanes
+from rethink.types import Rollout, Turn
 from tests.kinds.grpo.test_update import close, groups, recipe
 
 
@@ -50,11 +53,23 @@ def test_lanes_change_the_order_of_sums_alone(checkpoint: Checkpoint, aggregatio
     assert max(float(g.abs().max()) for g in found[0][1].values()) > 1e-4
 
 
-def test_a_lane_that_travels_as_arrays_has_the_same_bits(checkpoint: Checkpoint) -> None:
+def in_turns(rollout: Rollout) -> Rollout:
+    """Long ones sampled in two turns, with an advantage of each token."""
+    size = len(rollout.completion.token_ids)
+    if size < 5:
+        return rollout
+    return replace(rollout, turns=(Turn(0, 2), Turn(size - 2, size)), advantage=np.linspace(-1, 2, size))
+
+
+@pytest.mark.parametrize("change", [lambda rollout: rollout, in_turns])
+def test_a_lane_that_travels_as_arrays_has_the_same_bits(
+    checkpoint: Checkpoint, change: Callable[[Rollout], Rollout]
+) -> None:
     chosen, model = recipe("algorithm.beta=0.1"), decoder(checkpoint, torch.float32)
+    made = [[change(rollout) for rollout in group] for group in groups()]
     old = [v + 0.1 * i for i, v in enumerate(compute_logprobs(model, groups(), 1.0, 99))]
     optimizer, reference, wire = MasterAdamW(model, chosen.optimizer), model.clone(), GroupWire(3)
-    for lane in MiniBatch(groups(), old, [False, True, False, False]).lanes(2):
+    for lane in MiniBatch(made, old, [False, True, False, False]).lanes(2):
         here = accumulate_gradients(chosen, model, reference, lane, 3, 40)
         gradient = {n: g.clone() for n, g in optimizer.gradients().items()}
         torch._foreach_zero_(list(optimizer.gradients().values()))
