@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rethink.observe.progress import Progress
 
 
 def add_cluster(parser: argparse._ActionsContainer) -> None:
@@ -17,8 +23,16 @@ def add_cluster(parser: argparse._ActionsContainer) -> None:
 
 
 @contextmanager
-def placed_on(cluster: str | None, note: Callable[[str], None]) -> Iterator[None]:
+def placed_on(
+    cluster: str | None, note: Callable[[str], None], progress: Progress | None = None, out: Path | None = None
+) -> Iterator[None]:
     """Sample on the cluster that `--cluster` names; None: in this process, and Ray is never imported.
+
+    Args:
+        cluster: as given.
+        note: told what a user should know.
+        progress: shows the workers.
+        out: the folder of the run or pipeline, which records what is lost.
 
     Raises:
         UsageError: there is no such file, it is wrong, Ray is missing, or the cluster does not answer.
@@ -28,6 +42,18 @@ def placed_on(cluster: str | None, note: Callable[[str], None]) -> Iterator[None
         return
     from rethink.distributed.cluster import read_cluster
     from rethink.distributed.opening import on_cluster
+    from rethink.distributed.watch import Onlooker, Seen
+    from rethink.store.cluster_log import add_event
+    from rethink.store.pipeline_folder import PipelineFolder
+    from rethink.store.run_folder import RunFolder
 
-    with on_cluster(read_cluster(cluster), note):
+    def show(workers: Sequence[Seen]) -> None:
+        if progress is not None:
+            progress.workers([asdict(worker) for worker in workers])
+
+    def record(event: Mapping[str, Any]) -> None:
+        if out is not None and (RunFolder.exists(out) or PipelineFolder.exists(out)):
+            add_event(out, event)
+
+    with on_cluster(read_cluster(cluster), Onlooker(note, show, record)):
         yield

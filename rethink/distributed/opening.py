@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from rethink.distributed.rank_opening import on_ranks
 from rethink.distributed.ray_cluster import UNKNOWN
 from rethink.distributed.ray_process import RayProcess
 from rethink.distributed.rollout_worker import CAPACITY, WorkerSpec, facts
+from rethink.distributed.watch import Onlooker
 from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.engines import Spreading, spread_over
 
@@ -29,12 +30,12 @@ INEXACT = (
 
 
 @contextmanager
-def on_cluster(cluster: Cluster, note: Callable[[str], None]) -> Iterator[None]:
+def on_cluster(cluster: Cluster, onlooker: Onlooker) -> Iterator[None]:
     """Within, engines draw on the cluster's workers, and runs are shared among its ranks; both end with it.
 
     Args:
         cluster: where.
-        note: told what a user should know: workers that were lost, and why.
+        onlooker: told what a user should know: workers that were lost, and why.
 
     Raises:
         UsageError: Ray is missing, the cluster does not answer, or has too few processors.
@@ -43,12 +44,12 @@ def on_cluster(cluster: Cluster, note: Callable[[str], None]) -> Iterator[None]:
         ray_module()  # before anything slow
         check_answers(cluster.address)
     for caution in lay_out(cluster, [this_machine()], UNKNOWN, here="").cautions if cluster.address == "local" else ():
-        note(f"{caution}.")
+        onlooker.note(f"{caution}.")
     engines: list[PoolEngine] = []
     try:
         with ExitStack() as stack:
             if cluster.workers:
-                stack.enter_context(spread_over(partial(_pool, cluster, note, engines)))
+                stack.enter_context(spread_over(partial(_pool, cluster, onlooker, engines)))
             if cluster.ranks > 1:
                 stack.enter_context(on_ranks(cluster))
             yield
@@ -57,18 +58,16 @@ def on_cluster(cluster: Cluster, note: Callable[[str], None]) -> Iterator[None]:
             engine.close()
 
 
-def _pool(
-    cluster: Cluster, note: Callable[[str], None], engines: list[PoolEngine], spreading: Spreading
-) -> RolloutEngine:
+def _pool(cluster: Cluster, onlooker: Onlooker, engines: list[PoolEngine], spreading: Spreading) -> RolloutEngine:
     opened, local = spreading.opened, spreading.opened.engine
     if cluster.bits == "same" and not local.exact_logprobs:
-        note(INEXACT)
-    workers = RayProcess(cluster, _spec(cluster, spreading), facts(opened), note)
+        onlooker.note(INEXACT)
+    workers = RayProcess(cluster, _spec(cluster, spreading), facts(opened), onlooker.note)
     engine = PoolEngine(
         workers,
         Timing(hung=cluster.hang_seconds),
         opened,
-        note,
+        onlooker,
         exact_logprobs=local.exact_logprobs and cluster.bits == "same",
     )
     engine.publish(opened.model, 0)

@@ -64,6 +64,8 @@ class WorkerState:
     """Whether the next order says something new."""
     version: int | None = None
     tokens: int = 0
+    done: int = 0
+    """Samples that were delivered from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +153,17 @@ class Pool:
         """Samples that have not arrived."""
         return sum(len(job.missing) for job in self._jobs.values())
 
+    @property
+    def unstarted(self) -> int:
+        """Samples that no worker draws yet."""
+        return len(self._queue) + sum(len(w.assigned - (w.held - w.waiting)) for w in self.workers.values())
+
     # What happens to workers
 
     def joined(self, hello: Hello, now: float) -> None:
         """A worker that may draw from now on."""
         self.workers[hello.name] = WorkerState(hello, heard=now, progressed=now)
+        self.counts["restarts"] += self.counts["restarts"] < self.counts["lost_workers"]
 
     def lost(self, name: str) -> None:
         """A worker is gone: what it held is asked again.
@@ -228,15 +236,26 @@ class Pool:
             found.append(Wait("any rollout worker", "to join", self._alone_since))
         return sorted(found, key=lambda wait: wait.since)
 
+    def stalled(self, now: float) -> list[str]:
+        """Workers with samples that are late to report, or have come no further for half the time that they may."""
+        return [
+            name
+            for name, worker in self.workers.items()
+            if worker.assigned
+            and (now - worker.heard > self.timing.late or now - worker.progressed > self._patience(worker) / 2)
+        ]
+
     # Inside
 
     def _deadline(self, worker: WorkerState) -> float:
         """When the worker is given up unless it reports, or comes further."""
         by_report = worker.heard + self.timing.hung
-        if not worker.held:
-            return by_report
+        return min(by_report, worker.progressed + self._patience(worker)) if worker.held else by_report
+
+    def _patience(self, worker: WorkerState) -> float:
+        """How long a worker that reports may take to come further."""
         loads = any(self._version(key) not in (worker.version, None) for key in worker.held)
-        return min(by_report, worker.progressed + (self.timing.loading if loads else self.timing.stuck))
+        return self.timing.loading if loads else self.timing.stuck
 
     def _version(self, key: Key) -> int | None:
         job = self._jobs.get(key[0])
@@ -305,6 +324,7 @@ class Pool:
                 self._ask_again({key})
             return
         job.missing.discard(key[1])
+        worker.done += 1
         self._delivered.append((*key, completion))
         for other in self.workers.values():  # it may have been asked again meanwhile
             self._unassign(other, {key})

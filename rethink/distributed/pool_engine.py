@@ -13,19 +13,19 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
 
 from rethink.distributed import weights as weights_of
 from rethink.distributed.pool import Pool, Timing
 from rethink.distributed.protocol import Weights
-from rethink.distributed.transport import Joined, Lost, Reported, Transport
+from rethink.distributed.transport import Joined, Lost, Reported, Stacks, Transport
+from rethink.distributed.watch import Onlooker, Watch, place_of
 from rethink.errors import EngineFailure
 from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.engines import Opened
 
-Note = Callable[[str], None]
 POLL_SECONDS = 0.02
 WAIT_SECONDS = 0.5
+SHOW_SECONDS = 1.0
 
 
 class PoolEngine(RolloutEngine):
@@ -35,16 +35,21 @@ class PoolEngine(RolloutEngine):
         transport: started; it is this engine's from now on.
         timing: deadlines.
         opened: the model that is published, and an engine of the workers' kind on it.
-        note: told who is waited for.
+        onlooker: told who is waited for and who is lost.
         exact_logprobs: whether their log-probabilities equal the trainer's to the bit.
     """
 
-    def __init__(self, transport: Transport, timing: Timing, opened: Opened, note: Note, *, exact_logprobs: bool):
+    def __init__(
+        self, transport: Transport, timing: Timing, opened: Opened, onlooker: Onlooker, *, exact_logprobs: bool
+    ):
         super().__init__()
         self.model, self.exact_logprobs = opened.model, exact_logprobs
         self.context, self.dtype = opened.engine.context, opened.engine.dtype
         self.pool = Pool(uuid.uuid4().hex, timing)
-        self._transport, self._note = transport, note
+        self._transport, self._onlooker = transport, onlooker
+        self._watch, self._shown = Watch(), 0.0
+        self._asked: set[tuple[str, float]] = set()
+        """Who was asked what it does, and when it had come furthest."""
         self._told: set[tuple[str, float]] = set()
         """Who was named as waited for, and since when."""
         self._counted: Counter[str] = Counter()
@@ -62,7 +67,7 @@ class PoolEngine(RolloutEngine):
     def metrics(self) -> dict[str, float]:
         """See `RolloutEngine.metrics`."""
         with self._changed:
-            now, workers = Counter(self.pool.counts), len(self.pool.workers)
+            now, workers, watched = Counter(self.pool.counts), len(self.pool.workers), self._watch.metrics()
         since, self._counted = now - self._counted, now
         seconds, self._sync_seconds = self._sync_seconds, 0.0
         return {
@@ -70,6 +75,8 @@ class PoolEngine(RolloutEngine):
             "cluster/lost": since["lost_workers"],
             "cluster/asked_again": since["asked_again"],
             "cluster/moved": since["moved"],
+            "cluster/restarts": since["restarts"],
+            **watched,
             "cluster/sync": seconds,
         }
 
@@ -152,17 +159,48 @@ class PoolEngine(RolloutEngine):
                         self.pool.joined(hello, now)
                     case Reported(name, report):
                         self.pool.reported(name, report, now)
-                    case Lost(name):
+                    case Lost(name, cause, host):
+                        self._lost(name, cause, host)
                         self.pool.lost(name)
+                    case Stacks(name, text):
+                        self._told_stacks(name, text)
+            hosts = {name: worker.hello.facts.get("host", "") for name, worker in self.pool.workers.items()}
             orders, hung = self.pool.poll(now, self._transport.busy)
             if self.pool.arrived:
                 self._changed.notify_all()
+            self._watch.look(self.pool, now)
+        self._look_after(now)
+        for name in hung:
+            cause = f"it did not answer for {self.pool.timing.hung:.0f} s"
+            self._lost(name, cause, hosts[name])
+            self._transport.kill(name, cause)
+        for name, order in orders:
+            self._transport.send(name, order)
+
+    def _look_after(self, now: float) -> None:
+        """Name who is waited for, ask who is late what it does, and show all workers now and then."""
+        with self._changed:
             waits = self.pool.waits(now)
+            stalled = {(name, self.pool.workers[name].progressed) for name in self.pool.stalled(now)}
+            due = now - self._shown >= SHOW_SECONDS
+            seen = self._watch.seen(self.pool, now) if due else []
         for wait in waits:
             if (wait.who, wait.since) not in self._told and now - wait.since > 2 * self.pool.timing.late:
                 self._told.add((wait.who, wait.since))
-                self._note(f"Waiting for {wait.who} ({wait.what}), for {now - wait.since:.0f} s.")
-        for name in hung:
-            self._transport.kill(name, f"it did not answer for {self.pool.timing.hung:.0f} s")
-        for name, order in orders:
-            self._transport.send(name, order)
+                self._onlooker.note(f"Waiting for {wait.who} ({wait.what}), for {now - wait.since:.0f} s.")
+        for name, _ in stalled - self._asked:
+            self._transport.ask_stacks(name)
+        self._asked |= stalled
+        if due:
+            self._shown = now
+            self._onlooker.show(seen)
+
+    def _told_stacks(self, name: str, text: str | None) -> None:
+        self._onlooker.record({"event": "late", "time": time.time(), "worker": name, "stacks": text})
+        if text is None:
+            self._onlooker.note(f"{name} is late and does not answer, so that it cannot be said what it does.")
+        else:
+            self._onlooker.note(f"{name} is late: it is {place_of(text)}.")
+
+    def _lost(self, name: str, cause: str, host: str) -> None:
+        self._onlooker.record({"event": "lost", "time": time.time(), "worker": name, "host": host, "cause": cause})

@@ -90,7 +90,7 @@ class RayProcess:
                 case Joined(hello):
                     self._names.add(hello.name)
                     self._fruitless = 0
-                case Reported(name, _) | Lost(name):
+                case Reported(name, _) | Lost(name, _, _):
                     self.busy.discard(name)
         return said
 
@@ -103,6 +103,10 @@ class RayProcess:
         """See `Transport.kill`."""
         self.busy.discard(name)
         self._say(("kill", name, why))
+
+    def ask_stacks(self, name: str) -> None:
+        """See `Transport.ask_stacks`."""
+        self._say(("stacks", name))
 
     def store(self, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
         """See `Transport.store`: a file in memory, which the process puts into Ray's object store."""
@@ -146,7 +150,7 @@ class RayProcess:
         if self._process.is_alive():
             self._process.kill()
         self._process.join(timeout=20)
-        lost: list[Event] = [Lost(name) for name in sorted(self._names)]
+        lost: list[Event] = [Lost(name, f"Ray ended: {cause}") for name in sorted(self._names)]
         self._names.clear()
         self.busy.clear()
         self._start()
@@ -191,6 +195,8 @@ def _obey(said: tuple[Any, ...], workers: RayWorkers, kept: dict[int, Any]) -> N
             workers.send(name, dataclasses.replace(order, weights=tuple(known)))
         case ("kill", name, why):
             workers.kill(name, why)
+        case ("stacks", name):
+            workers.ask_stacks(name)
         case ("store", number, path, layout):
             data = np.memmap(path, dtype=np.uint8, mode="r")
             arrays = {}

@@ -16,7 +16,7 @@ from rethink.distributed.joining import ray_module
 from rethink.distributed.protocol import Hello, Order, Report
 from rethink.distributed.ray_cluster import RayCluster
 from rethink.distributed.rollout_worker import RolloutWorker, WorkerSpec
-from rethink.distributed.transport import Event, Joined, Lost, Reported, WorkersRefused
+from rethink.distributed.transport import Event, Joined, Lost, Reported, Stacks, WorkersRefused
 from rethink.errors import EngineFailure
 
 EXCHANGE_SECONDS = 0.2
@@ -24,6 +24,8 @@ EXCHANGE_SECONDS = 0.2
 FAILED_STARTS = 3
 """Starts in a row, of all workers together, that may fail; then the run stops."""
 LONGEST_PAUSE = 30.0
+STACKS_SECONDS = 3.0
+"""How long a worker may take to say what its threads do."""
 NAME = "RETHINK_WORKER"
 """Environment variable that holds a worker's name."""
 
@@ -42,6 +44,9 @@ class _Slot:
     hello: Hello | None = None
     pending: Any = None
     """The call that is under way."""
+    stacks: Any = None
+    """The call that asks what its threads do, and when it was made."""
+    stacks_asked: float = 0.0
     failed: int = 0
     """Starts in a row that failed."""
     refused: bool = False
@@ -80,6 +85,7 @@ class RayWorkers:
                 self._start_worker(slot)
             elif slot.hello is None and slot.again_at is None and now - slot.started > self.cluster.start_seconds:
                 events.append(self._lose(slot, f"it did not start within {self.cluster.start_seconds:.0f} s"))
+        events += self._stacks(now)
         pending = {slot.pending: slot for slot in self.slots if slot.pending is not None}
         if not pending:
             time.sleep(seconds)
@@ -105,11 +111,36 @@ class RayWorkers:
             if slot.name == name and slot.actor is not None:
                 self._lose(slot, why)
 
+    def ask_stacks(self, name: str) -> None:
+        """See `Transport.ask_stacks`."""
+        for slot in self.slots:
+            if slot.name == name and slot.actor is not None and slot.stacks is None:
+                slot.stacks, slot.stacks_asked = slot.actor.stacks.remote(), time.monotonic()
+
     def close(self) -> None:
         """See `Transport.close`."""
         for slot in self.slots:
             self._end(slot)
         self.slots = []
+
+    def _stacks(self, now: float) -> list[Event]:
+        """What workers said of their threads; None of those that did not answer in time."""
+        ray = ray_module()
+        events: list[Event] = []
+        for slot in self.slots:
+            if slot.stacks is None:
+                continue
+            if ray.wait([slot.stacks], timeout=0)[0]:
+                try:
+                    events.append(Stacks(slot.name, ray.get(slot.stacks)))
+                except ray.exceptions.RayError:
+                    events.append(Stacks(slot.name, None))
+            elif now - slot.stacks_asked > STACKS_SECONDS:
+                events.append(Stacks(slot.name, None))
+            else:
+                continue
+            slot.stacks = None
+        return events
 
     def _start_worker(self, slot: _Slot) -> None:
         ray = ray_module()
@@ -162,7 +193,7 @@ class RayWorkers:
         Raises:
             EngineFailure: workers do not start at all, or all are refused.
         """
-        lost = Lost(slot.name)
+        lost = Lost(slot.name, cause, slot.hello.facts.get("host", "") if slot.hello is not None else "")
         self.note(f"{slot.name} is lost ({cause}); another is started, and its samples are asked again.")
         started = slot.hello is not None
         slot.failed = 0 if started else slot.failed + 1
@@ -182,7 +213,7 @@ class RayWorkers:
                 ray.kill(slot.actor, no_restart=True)
         if slot.hello is not None:
             _kill_here(slot.hello)
-        slot.actor = slot.pending = slot.hello = None
+        slot.actor = slot.pending = slot.hello = slot.stacks = None
 
 
 def _kill_here(hello: Hello) -> None:

@@ -166,6 +166,16 @@ class RolloutWorker:
             assert self._report is not None
             return self._report
 
+    def stacks(self) -> str:
+        """What each of its threads does now, innermost calls first."""
+        import faulthandler
+        import tempfile
+
+        with tempfile.TemporaryFile("w+") as file:
+            faulthandler.dump_traceback(file, all_threads=True)
+            file.seek(0)
+            return file.read()
+
     def _run(self, spec: WorkerSpec, fetch: Callable[[Any], Any]) -> None:
         try:
             worker = self._load(spec, fetch)

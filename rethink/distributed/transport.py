@@ -26,16 +26,27 @@ class Reported:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A worker has ended, or never started; the transport has told why."""
+    """A worker has ended, or never started."""
 
     name: str
+    cause: str = ""
+    host: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stacks:
+    """What a worker's threads do, as it was asked."""
+
+    name: str
+    text: str | None
+    """None: it did not answer."""
 
 
 class WorkersRefused(EngineFailure):
     """Every worker would draw other completions than this process: starting them again changes nothing."""
 
 
-Event = Joined | Reported | Lost
+Event = Joined | Reported | Lost | Stacks
 
 
 class Transport(Protocol):
@@ -60,6 +71,10 @@ class Transport(Protocol):
 
     def kill(self, name: str, why: str) -> None:
         """End a worker that was given up; another is started in its place."""
+        ...
+
+    def ask_stacks(self, name: str) -> None:
+        """Ask a worker what its threads do; what it says, or that it does not answer, is an event to come."""
         ...
 
     @property

@@ -18,6 +18,8 @@ from rethink.observe.diagnosis import LEAST, RECENT, diagnosis
 from rethink.observe.number_text import TimeLeft, duration, number, percent
 from rethink.terminal import make_console
 
+MOST_WORKERS = 8
+"""Rows of the table of workers."""
 _BARS = "▁▂▃▄▅▆▇█"
 _PHASES = {
     "rollout": "sampling completions",
@@ -80,6 +82,26 @@ def stage_tree(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     return Panel(table, title="stages", title_align="left", border_style="dim", padding=(0, 1))
 
 
+def workers_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Rollout workers: who is late first, then who has most to do."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("worker", no_wrap=True)
+    table.add_column("machine", no_wrap=True)
+    for name in ("to draw", "done", "tokens/s"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    ordered = sorted(rows, key=lambda row: (-(row["late"] or 0.0), -row["held"], row["name"]))
+    for row in ordered[:MOST_WORKERS]:
+        rate = "" if row["tokens_per_s"] is None else f"{row['tokens_per_s']:.0f}"
+        late = "" if row["late"] is None else f"silent for {duration(row['late'])}"
+        table.add_row(
+            row["name"], str(row["host"]), str(row["held"]), str(row["done"]), rate, Text(late, style="bold red")
+        )
+    if len(rows) > MOST_WORKERS:
+        table.add_row(Text(f"and {len(rows) - MOST_WORKERS} more", style="dim"))
+    return table
+
+
 class LiveView:
     """The view. Drawing happens in rich's own thread, a few times a second, from plain fields set by the run."""
 
@@ -88,6 +110,7 @@ class LiveView:
         self._console = console or make_console(file=stream)
         self._live: Live | None = None
         self._stages: list[dict[str, Any]] = []
+        self._workers: list[dict[str, Any]] = []
         self._reset()
 
     def _reset(self) -> None:
@@ -149,6 +172,10 @@ class LiveView:
             self._reset()
         self._begin()
 
+    def workers(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """See `Progress`."""
+        self._workers = [dict(row) for row in rows]
+
     def close(self) -> None:
         """See `Progress`. The last picture stays on the screen."""
         if self._live is not None:
@@ -175,6 +202,8 @@ class LiveView:
         parts: list[RenderableType] = [self._progress_line(final)]
         if not final:
             parts.append(self._phase_line())
+            if self._workers:
+                parts += [Text(""), workers_table(self._workers)]
         if any(self._history.values()):
             parts += [Text(""), self._metrics_table()]
         if self._evaluations:

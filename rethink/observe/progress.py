@@ -42,6 +42,11 @@ class Progress(Protocol):
         `depth` (the number of stages before it on the longest path).
         """
 
+    def workers(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The rollout workers of a cluster, about once a second: `name`, `host`, `held`, `done`, `tokens_per_s`, `late`
+        (seconds without a word; None: it is not).
+        """
+
     def close(self) -> None:
         """The run is over; the terminal is given back."""
 
@@ -65,6 +70,9 @@ class Silent:
         """See `Progress`."""
 
     def stages(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """See `Progress`."""
+
+    def workers(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """See `Progress`."""
 
     def close(self) -> None:
@@ -144,6 +152,9 @@ class Lines:
         for row in self._changes.take(rows):
             self._write(stage_text(row))
 
+    def workers(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Not shown: a log is for results."""
+
     def close(self) -> None:
         """See `Progress`."""
         self._stream.flush()
@@ -188,6 +199,9 @@ class JsonLines:
         for row in self._changes.take(rows):
             self._write("stage", row)
 
+    def workers(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Not shown: events are for results."""
+
     def close(self) -> None:
         """See `Progress`."""
         self._write("end", {})
@@ -225,6 +239,10 @@ class Guarded:
     def stages(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """See `Progress`."""
         self._try(lambda: self._inner.stages(rows))
+
+    def workers(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """See `Progress`."""
+        self._try(lambda: self._inner.workers(rows))
 
     def close(self) -> None:
         """See `Progress`."""

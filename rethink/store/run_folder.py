@@ -4,6 +4,7 @@
     recipe.yaml          the resolved recipe, for readers
     environment.json     versions, processor, git commit
     metrics.jsonl        one row a step
+    cluster.jsonl        workers of a cluster that were lost, and why; where any was
     rollouts/            batch-000001.parquet, …
     evaluations/         step-000000.parquet, …: samples of held-out problems
     checkpoints/         step-000010/, …: what a resumed run starts from

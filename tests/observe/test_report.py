@@ -16,7 +16,7 @@ import yaml
 from rich.console import Console
 
 from rethink.errors import StorageFailure
-from rethink.observe.glossary import SECTIONS
+from rethink.observe.glossary import GLOSSARY, SECTIONS
 from rethink.observe.report import before_after_table, report_data, write_report
 from rethink.observe.report import charts as charts_module
 from rethink.observe.report import page as page_module
@@ -174,7 +174,7 @@ def test_charts_hold_the_metrics_of_every_step(finished: RunFolder) -> None:
                 "policy/ratio_mean", "policy/ratio_max", "eval/accuracy_low", "eval/accuracy_high", "eval/truncated",
                 "eval/n", "eval/judged", "reward/<part>", "failure/<cause>",
                 "policy/correction", "policy/correction_cut",
-                "cluster/workers", "cluster/lost", "cluster/asked_again", "cluster/moved", "cluster/sync",
+                *(name for name in GLOSSARY if name.startswith("cluster/")),
                 # Fine-tuning and reward models have charts of their own, in their own reports.
                 "train/loss", "train/entropy", "train/tokens", "train/input_tokens", "train/epoch", "eval/loss",
                 "eval/tokens", "reward_model/loss", "reward_model/accuracy", "reward_model/margin",

@@ -75,5 +75,9 @@ class StageProgress:
     def stages(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Not a stage's business."""
 
+    def workers(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """See `Progress`."""
+        self._inner.workers(rows)
+
     def close(self) -> None:
         """The stage is over; the pipeline goes on."""

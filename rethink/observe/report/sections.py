@@ -15,6 +15,8 @@ from rethink.observe.report.markup import definitions, details, element, flat, p
 from rethink.observe.report.panels import Panel, column, finite
 
 Data = Mapping[str, Any]
+MOST_LOST = 20
+"""Rows of the table of lost workers."""
 
 
 def section(identifier: str, title: str, content: str) -> str:
@@ -72,6 +74,17 @@ def lost(data: Data) -> str:
         return ""
     listed = "".join(f"<li>{prose(sentence)}</li>" for sentence in data["lost"])
     return section("lost", "Lost from this folder", f"<p>What follows is made from the rest.</p><ul>{listed}</ul>")
+
+
+def lost_workers(data: Data) -> str:
+    """Workers of a cluster that were lost, with the cause; empty where none was."""
+    if not data["cluster"]:
+        return ""
+    shown = data["cluster"][-MOST_LOST:]
+    rows = [[text(event.get(key, "")) for key in ("worker", "host", "cause")] for event in shown]
+    words = f"{len(data['cluster'])} lost. Their completions were drawn by others; the result is the same."
+    content = f"<p>{text(words)}</p>" + table(["worker", "machine", "cause"], rows)
+    return section("workers", "Workers that were lost", content)
 
 
 # --- before and after --------------------------------------------------------------------------------------------
