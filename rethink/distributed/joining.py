@@ -48,7 +48,7 @@ def start_or_join(address: str, processors: int) -> None:
     ray = ray_module()
     if address == "local":
         processors = max(os.cpu_count() or 1, processors)
-        options = {"num_cpus": processors, "include_dashboard": False, "_system_config": SETTINGS}
+        options = {"address": "local", "num_cpus": processors, "include_dashboard": False, "_system_config": SETTINGS}
     else:
         options = {"address": address}
     try:

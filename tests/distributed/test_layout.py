@@ -17,6 +17,7 @@ from rethink.distributed.joining import start_or_join
 from rethink.distributed.layout import Demand, Node, lay_out
 from rethink.distributed.nodes import ask_nodes, check_answers
 from rethink.distributed.opening import on_cluster
+from rethink.distributed.watch import Onlooker
 from rethink.errors import UsageError
 from rethink.recipe.recipe_files import load_recipe
 from rethink.rollout.engines import Engine, open_engine, spread_over
@@ -113,7 +114,7 @@ def test_an_address_that_does_not_answer_is_said_before_anything_else() -> None:
         with pytest.raises(UsageError, match=r"nothing answers at .*rethink cluster up"):
             ask_nodes(address)
         pytest.importorskip("ray")
-        with pytest.raises(UsageError, match="nothing answers"), on_cluster(Cluster(address=address), print):
+        with pytest.raises(UsageError, match="nothing answers"), on_cluster(Cluster(address=address), Onlooker(print)):
             raise AssertionError("it was entered")
 
 

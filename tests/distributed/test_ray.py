@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ import pytest
 from rethink.distributed.cluster import Cluster
 from rethink.distributed.opening import on_cluster
 from rethink.distributed.pool_engine import PoolEngine
+from rethink.distributed.watch import Onlooker
 from rethink.kinds.grpo.run import train
 from rethink.observe.glossary import GLOSSARY
 from rethink.observe.progress import make_progress
 from rethink.recipe.recipe_files import load_recipe
+from rethink.store.cluster_log import add_event, events
 from rethink.store.run_folder import RunFolder
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
@@ -61,7 +64,7 @@ def run(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dic
         recipe = load_recipe(recipe_file, overrides)
         if cluster is None:
             return train(recipe, out, resume=resume, progress=progress)
-        with on_cluster(cluster, progress.note):
+        with on_cluster(cluster, Onlooker(progress.note, record=lambda event: add_event(out, event))):
             return train(recipe, out, resume=resume, progress=progress)
 
     return go
@@ -107,7 +110,11 @@ def test_workers_give_the_bits_of_one_process_though_one_is_killed(
     assert {name for row in rows for name in row if name.startswith("cluster/")} == {
         name for name in GLOSSARY if name.startswith("cluster/")
     }
-    assert sum(row.get("cluster/lost", 0) for row in rows) == 1
+    for name in ("cluster/lost", "cluster/restarts"):
+        assert sum(row.get(name, 0) for row in rows) == 1, name
+    (lost,) = events(tmp_path / "spread")
+    assert (lost["event"], lost["worker"], lost["host"]) == ("lost", "worker-0.1", socket.gethostname())
+    assert lost["cause"]
 
 
 @pytest.mark.slow
