@@ -75,12 +75,14 @@ def stop(address: str) -> int:
     """End this user's processes here of the Ray whose head is at an address, and of no other; returns their number."""
     import psutil
 
-    port = address.rpartition(":")[2]
-    mine = []
+    mine, (host, _, port) = [], address.rpartition(":")
+    known = {host, *_addresses(host)}
+    everywhere = any(name.startswith("127.") for name in known)  # Ray writes this machine's own address instead
     for process in psutil.process_iter(["cmdline", "uids"]):
         words = process.info["cmdline"] or []
         head = bool(words) and words[0].endswith("gcs_server") and f"--gcs_server_port={port}" in words
-        member = any(word.endswith(f"address={address}") for word in words)
+        heads = [word.partition("address=")[2].rpartition(":") for word in words if "address=" in word]
+        member = any(where[2] == port and (everywhere or where[0] in known) for where in heads)
         if (head or member) and process.info["uids"] and process.info["uids"].real == os.getuid():
             mine.append(process)
     for process in mine:
@@ -112,6 +114,13 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return MISSING
+
+
+def _addresses(host: str) -> set[str]:
+    try:
+        return {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
+    except OSError:
+        return set()
 
 
 def _signal(process: object, how: str) -> None:

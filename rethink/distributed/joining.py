@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from rethink.errors import UsageError
@@ -45,6 +46,8 @@ def start_or_join(address: str, processors: int) -> None:
     Raises:
         UsageError: Ray is not installed, does not answer, or is of another version.
     """
+    if address != "local":
+        _show_token()
     ray = ray_module()
     if address == "local":
         processors = max(os.cpu_count() or 1, processors)
@@ -60,3 +63,10 @@ def start_or_join(address: str, processors: int) -> None:
                 f"the Ray at `{address}` is of other versions ({versions}). Install the same Ray and Python everywhere"
             ) from error
         raise UsageError(f"the Ray cluster at `{address}` does not answer ({error}). {START}") from error
+
+
+def _show_token() -> None:
+    """Have Ray use this user's token, where there is one, as `ray start` and `auto` do; before it is imported."""
+    named = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    if named or (Path.home() / ".ray" / "auth_token").exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -58,11 +58,9 @@ def nodes_of(ray: Any, paths: Sequence[str] = ()) -> list[Node]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     alive = [node for node in ray.nodes() if node["Alive"]]
-    asking = ray.remote(facts).options(num_cpus=0, max_retries=0)
-    calls = [
-        asking.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(paths)
-        for node in alive
-    ]
+    asking = ray.remote(facts)
+    at = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in alive]
+    calls = [asking.options(num_cpus=0, max_retries=0, scheduling_strategy=node).remote(paths) for node in at]
     ray.wait(calls, num_returns=len(calls), timeout=FACTS_SECONDS)
     return [_node(ray, node, call) for node, call in zip(alive, calls, strict=True)]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import socket
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +104,11 @@ def test_a_port_in_use_is_said_and_commands_can_be_read_first(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_up_status_and_down_on_this_machine(tmp_path: Path) -> None:
+def test_up_status_and_down_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")
+    own = tempfile.mkdtemp(prefix="ray-")  # a short path, for its sockets
+    monkeypatch.setenv("RAY_TMPDIR", own)  # Ray leaves a file here that others would find
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
@@ -119,6 +124,7 @@ def test_up_status_and_down_on_this_machine(tmp_path: Path) -> None:
     finally:
         said: list[str] = []
         down(here, said.append)
+        shutil.rmtree(own)
     assert "0 processes" not in said[0]
     with pytest.raises(UsageError, match="nothing answers"):
         ask_nodes(here.address)

@@ -14,6 +14,7 @@ import pytest
 from rethink.distributed.cluster import Cluster
 from rethink.distributed.opening import on_cluster
 from rethink.distributed.rank_group import Group
+from rethink.distributed.watch import Onlooker
 from rethink.errors import RankLost
 from rethink.kinds.grpo.run import train
 from rethink.observe.progress import make_progress
@@ -35,7 +36,7 @@ def go(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> Go:
     def run(out: Path, *overrides: str, ranks: int = 1, resume: bool = False) -> list[str]:
         progress, notes = make_progress("none"), []
         recipe = load_recipe(recipe_file, ["optimizer.lanes=2", *overrides])
-        where = on_cluster(Cluster(workers=0, ranks=ranks, hang_seconds=3), notes.append)
+        where = on_cluster(Cluster(workers=0, ranks=ranks, hang_seconds=3), Onlooker(notes.append))
         with where if ranks > 1 else contextlib.nullcontext():
             until_done(lambda resume: train(recipe, out, resume=resume, progress=progress), resume, out, notes.append)
         return notes
