@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -56,6 +57,8 @@ class Hosts(Section):
     """The Python that has Rethink and Ray, on every host; the default is the path of the one that runs here."""
     port: int = Field(default=6379, gt=0, lt=65536)
     """Of the head."""
+    auth: Literal["token", "disabled"] = "token"
+    """`token`: Ray answers only those who have its token, the same file `~/.ray/auth_token` on every host."""
     ssh: tuple[str, ...] = ()
     """More options of ssh, such as `[-p, "2222"]`."""
     seconds: float = Field(default=60.0, gt=0)
@@ -101,7 +104,8 @@ def facts_command(hosts: Hosts, index: int) -> list[str]:
 def start_command(hosts: Hosts, index: int) -> list[str]:
     """What starts Ray on a host."""
     host = hosts.hosts[index]
-    words = [hosts.python, "-m", "ray.scripts.scripts", "start", "--disable-usage-stats"]
+    words = ["env", f"RAY_AUTH_MODE={hosts.auth}", hosts.python, "-m", "ray.scripts.scripts", "start"]
+    words += ["--disable-usage-stats"]
     if index == 0:
         words += ["--head", f"--node-ip-address={host.reached_by}", f"--port={hosts.port}"]
         words += ["--include-dashboard=false", f"--system-config={json.dumps(SETTINGS)}"]

@@ -17,6 +17,9 @@ from rethink.distributed.launch import Ended, Hosts, check, down, facts_command,
 from rethink.distributed.nodes import ask_nodes
 from rethink.errors import RecipeError, RunFailure, UsageError
 from rethink.recipe.recipe_files import load_section
+from tests.runs.compare import PLACES, same_run
+
+from .test_placement import rethink
 
 FACTS = {"rethink": "1", "ray": "2.60.0", "torch": "2", "python": "3.11", "instructions": "avx2"}
 
@@ -32,14 +35,15 @@ def told(port: str = "free", **other: str) -> Ended:
 
 def test_commands_are_quoted_and_go_through_ssh_to_other_machines_alone() -> None:
     two = hosts("127.0.0.1", "localhost", port=7000)
-    assert start_command(two, 0)[:4] == ["/opt/a b/python", "-m", "ray.scripts.scripts", "start"]
+    assert start_command(two, 0)[:4] == ["env", "RAY_AUTH_MODE=token", "/opt/a b/python", "-m"]
     far = hosts({"host": "10.0.0.1", "cpus": 8}, "ann@b", ssh=("-p", "2222"))
     command = start_command(far, 1)
     assert command[:-1] == [
         "ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-p", "2222", "--", "ann@b"
     ]  # fmt: skip
     assert shlex.split(command[-1]) == [
-        "/opt/a b/python", "-m", "ray.scripts.scripts", "start", "--disable-usage-stats", "--address=10.0.0.1:6379",
+        "env", "RAY_AUTH_MODE=token", "/opt/a b/python", "-m", "ray.scripts.scripts", "start",
+        "--disable-usage-stats", "--address=10.0.0.1:6379",
         "--node-ip-address=b",
     ]  # fmt: skip
     head = shlex.split(start_command(far, 0)[-1])
@@ -103,8 +107,10 @@ def test_a_port_in_use_is_said_and_commands_can_be_read_first(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_up_status_and_down_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.timeout(900)
+def test_a_run_on_two_hosts_that_are_this_machine(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")
     own = tempfile.mkdtemp(prefix="ray-")  # a short path, for its sockets
@@ -112,20 +118,27 @@ def test_up_status_and_down_on_this_machine(tmp_path: Path, monkeypatch: pytest.
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
-    here = Hosts.model_validate({"hosts": [{"host": "127.0.0.1", "cpus": 1}], "port": port, "seconds": 120})
+    listed = [{"host": name, "cpus": 1} for name in ("127.0.0.1", "localhost")]
+    here = Hosts.model_validate({"hosts": listed, "port": port, "seconds": 120})
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text(f"address: {here.address}\nworkers: 2\n")
     try:
         up(here, print)
-        (node,) = ask_nodes(here.address, [str(tmp_path)])
-        assert node.cpus == 1
-        assert node.facts["host"] == socket.gethostname()
-        assert f"path {tmp_path}" in node.facts
+        nodes = ask_nodes(here.address, [str(tmp_path)])
+        assert [node.cpus for node in nodes] == [1, 1]
+        assert nodes[0].facts["host"] == socket.gethostname()
+        assert f"path {tmp_path}" in nodes[1].facts
         with pytest.raises(UsageError, match="is in use"):
             up(here, print)
+        rethink("cluster", "plan", recipe_file, cluster, folder=tmp_path)
+        rethink("train", recipe_file, "--out", tmp_path / "two", "--cluster", cluster, folder=tmp_path)
     finally:
         said: list[str] = []
         down(here, said.append)
         shutil.rmtree(own)
-    assert "0 processes" not in said[0]
+    assert "0 processes" not in said[1]
+    rethink("train", recipe_file, "--out", tmp_path / "one", folder=tmp_path)
+    same_run(tmp_path / "one", tmp_path / "two", PLACES)
     with pytest.raises(UsageError, match="nothing answers"):
         ask_nodes(here.address)
 
