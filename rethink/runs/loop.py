@@ -85,9 +85,9 @@ def run_training(
             loop.close(run)
         finished = run.state.step >= run.steps
         summary = loop.summarise(run, earlier + time.perf_counter() - started, finished)
-        folder.write_summary(summary)
-        if finished:
+        if finished:  # the model first: a summary that says `finished` says that the model is there
             folder.export_model(lambda path: loop.export(run, summary, path))
+        folder.write_summary(summary)
         report_if_readable(folder, progress)
         if not finished:
             progress.note(

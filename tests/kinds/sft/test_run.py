@@ -79,6 +79,23 @@ KILLED_AT = 28
 Run = Callable[..., dict[str, Any]]
 
 
+def test_a_finished_summary_means_that_the_model_is_there(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, options = tmp_path / "out", ("epochs=null", "steps=3", "evaluation={share: 0.15}")
+
+    def damaged(folder: RunFolder, write: object) -> None:
+        raise RunFolderError("the model is damaged")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "export_model", damaged)
+        with pytest.raises(RunFolderError, match="the model is damaged"):
+            run(out, *options)
+    assert RunFolder.open(out).read_summary() is None
+    assert run(out, *options, resume=True)["finished"]
+    assert (out / "model" / "model.safetensors").exists()
+
+
 def test_a_run_and_what_it_leaves(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     summary = run(out)
