@@ -13,6 +13,8 @@ from typing import Any
 from rethink.eval.tables.card_section import card_section, percent
 from rethink.export.exported import Origin
 from rethink.recipe.kind import DEFAULT_KIND, kinds
+from rethink.recipe.objective import objectives
+from rethink.recipe.schema import AlgorithmSection
 
 SHOWN = (
     ("steps", "steps"),
@@ -167,7 +169,8 @@ def _training(facts: Facts) -> Iterator[str]:
     recipe, summary = facts.recipe or {}, facts.summary or {}
     kind = str(recipe.get("kind", DEFAULT_KIND))
     known = kinds().get(kind)
-    lines = ["## Training", "", f"By {known.card if known and known.card else kind}."]
+    trained = known.card if known and known.card else kind
+    lines = ["## Training", "", f"By {trained.replace('{objective}', _objective(recipe))}."]
     if summary and not summary.get("finished", True):
         lines.append(f"The run was stopped after step {summary.get('steps')} and had not finished.")
     if facts.step is not None:
@@ -175,6 +178,13 @@ def _training(facts: Facts) -> Iterator[str]:
     lines += ["", "| | |", "| --- | --- |", *_recipe_rows(recipe), *_cost_rows(summary, facts.environment)]
     yield "\n".join(lines) + "\n"
     yield _data(recipe)
+
+
+def _objective(recipe: Mapping[str, Any]) -> str:
+    """The objective by its name, with paper and equation where it is known here."""
+    name = str((recipe.get("algorithm") or {}).get("type", AlgorithmSection().type))
+    known = objectives().get(name)
+    return f"the objective `{name}`" + (f" of {known.source}," if known else "")
 
 
 def _recipe_rows(recipe: Mapping[str, Any]) -> Iterator[str]:

@@ -119,7 +119,7 @@ class Kind:
     rollouts: bool = False
     """Whether a run keeps rollouts, which the report shows."""
     card: str = ""
-    """How the model was trained, for its card."""
+    """How the model was trained, for its card; `{objective}` becomes the recipe's objective and its source."""
 
     def load(self, name: str) -> Any:
         """The class, function or value that one of the fields names.

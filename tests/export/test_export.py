@@ -18,6 +18,7 @@ from rethink.errors import ModelError, StorageFailure, UsageError
 from rethink.eval.backend import fingerprint
 from rethink.export import exporting as export_run
 from rethink.export.exporting import export_model
+from rethink.export.model_card import _objective
 from rethink.model.gguf.tensors import GgufModel
 from rethink.model.loading import load_checkpoint
 from rethink.model.tokenizer.tokenizer import Tokenizer
@@ -214,10 +215,17 @@ def test_the_card_of_a_run_says_what_it_was(run: RunFolder, tmp_path: Path) -> N
     (result,) = front["model-index"][0]["results"]
     assert result["metrics"][0] == {"type": "accuracy", "value": 0.8}
     for said in ("80.0 % (70.0 – 90.0)", "openai/gsm8k (hub)", "Adds \\| numbers.", "## Limits", "apache-2.0", RECIPE,
-                 "| group size | 4 |", "12,345", "Some CPU"):  # fmt: skip
+                 "with the objective `grpo` of DeepSeekMath (arXiv 2402.03300)", "| group size | 4 |",
+                 "12,345", "Some CPU"):  # fmt: skip
         assert said in body
     assert "\x1b" not in body
     assert "`````text" in body  # longer than the fence within
+
+
+def test_the_card_names_the_objective() -> None:
+    said = {kind: _objective({"algorithm": {"type": kind}}) for kind in ("gspo", "gone")}
+    assert said["gspo"].startswith("the objective `gspo` of GSPO (arXiv 2507.18071), equations 5 and 7")
+    assert said["gone"] == "the objective `gone`"
 
 
 def test_the_hub_accepts_the_front_matter(run: RunFolder, tmp_path: Path) -> None:

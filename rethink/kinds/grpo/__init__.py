@@ -21,5 +21,5 @@ KIND = Kind(
     said="rethink.kinds.grpo.show:said",
     checked="rethink.kinds.grpo.plan:checked",
     rollouts=True,
-    card="reinforcement learning with GRPO and the rewards below",
+    card="reinforcement learning with {objective} and the rewards below",
 )
