@@ -81,7 +81,7 @@ def page() -> str:
         _row(f"`{o.name}`", o.summary, f"`{o.equation}`", o.source, _needs(o.needs)) for o in objectives().values()
     ]
     lines += ["", "What is needed, and what it costs:", "", "| need | what it is | extra cost |", "|---|---|---|"]
-    lines += [_row(f"`{name}`", *words) for name, words in NEEDS.items()]
+    lines += [_row(f"`{name}`", need.what, need.cost) for name, need in NEEDS.items()]
     for objective in objectives().values():
         lines += ["", f"## `{objective.name}`", "", *_of_one(objective)]
     lines += ["", *_kl(), "", *_corrections()]

@@ -53,8 +53,8 @@ def about(objective: Objective) -> dict[str, Any]:
         "summary": objective.summary,
         "equation": objective.equation,
         "source": objective.source,
-        "needs": {need: NEEDS[need][0] for need in NEEDS if need in objective.needs},
-        "extra_cost": {need: NEEDS[need][1] for need in NEEDS if need in objective.needs},
+        "needs": {need: NEEDS[need].what for need in NEEDS if need in objective.needs},
+        "extra_cost": {need: NEEDS[need].cost for need in NEEDS if need in objective.needs},
         "defaults": defaults(objective),
         "cannot_be_set": {name: fixed.why for name, fixed in objective.fixed.items()},
         "options": {

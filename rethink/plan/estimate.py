@@ -142,7 +142,7 @@ class Phase:
     completion_tokens_batch: int
     decoding_flops: float
     training_flops: float
-    """All epochs, and the reference model's pass; without attention."""
+    """All epochs, with the passes that the objective needs besides; without attention."""
     attention_flops_decoding: float
     attention_flops_training: float
     seconds_per_step: float | None

@@ -22,17 +22,34 @@ ENTRY_POINTS = "rethink.objectives"
 
 Need = Literal["old", "engine", "reference", "values", "sequence"]
 
-NEEDS: Mapping[Need, tuple[str, str]] = {
-    "old": (
+
+class Needed(NamedTuple):
+    """What a need is, and what it costs."""
+
+    what: str
+    cost: str
+    """In words."""
+    passes: int = 0
+    """Forward passes of a whole model that every update makes for it."""
+    head_passes: int = 0
+    """Forward passes of the head alone."""
+
+
+NEEDS: Mapping[Need, Needed] = {
+    "old": Needed(
         "log-probabilities under the policy that sampled",
         "with several updates a batch, one forward pass over the batch, unless the engine's are exact",
     ),
-    "engine": ("log-probabilities that the engine sampled with", "none: they are stored with the rollouts"),
-    "reference": ("log-probabilities under the reference model", "a second model in memory, a forward pass an update"),
-    "values": ("a critic's values of the tokens", "not available: Rethink has no critic yet"),
-    "sequence": ("sums over whole completions", "a second pass of the head an update, not of the body"),
+    "engine": Needed("log-probabilities that the engine sampled with", "none: they are stored with the rollouts"),
+    "reference": Needed(
+        "log-probabilities under the reference model", "a second model in memory, a forward pass an update", passes=1
+    ),
+    "values": Needed("a critic's values of the tokens", "not available: Rethink has no critic yet"),
+    "sequence": Needed(
+        "sums over whole completions", "a second pass of the head an update, not of the body", head_passes=1
+    ),
 }
-"""What an objective may need beside the policy's own log-probabilities: what it is, and what it costs."""
+"""What an objective may need beside the policy's own log-probabilities."""
 
 
 class Fixed(NamedTuple):

@@ -95,8 +95,13 @@ def test_time_epochs_and_reference() -> None:
     assert plain.total_seconds == pytest.approx(10 * (forward / 5e5 + 3 * forward / 1e6))
     more = estimate(load("algorithm.epochs=2", "algorithm.mini_batches=2", "algorithm.beta=0.1"), TINY, rates)
     assert more.steps_per_batch == 4
-    assert more.phases[0].training_flops == 7 * phase.decoding_flops  # two epochs of three, and the reference once
-    assert more.phases[0].seconds_per_step == pytest.approx((forward / 5e5 + 7 * forward / 1e6) / 4)
+    assert more.phases[0].training_flops == 8 * phase.decoding_flops  # two epochs of three and the reference's
+    assert more.phases[0].seconds_per_step == pytest.approx((forward / 5e5 + 8 * forward / 1e6) / 4)
+    whole = estimate(load("algorithm.type=gspo", "algorithm.epochs=2"), TINY, rates).phases[0]
+    head = 2 * count_parameters(TINY).head * whole.completion_tokens_batch
+    assert whole.training_flops == 6 * whole.decoding_flops + 2 * head  # the head once more in each epoch
+    assert whole.seconds_per_step is not None
+    assert whole.seconds_per_step > estimate(load("algorithm.epochs=2"), TINY, rates).phases[0].seconds_per_step
     assert more.total_tokens == 3 * (phase.prompt_tokens_batch + phase.completion_tokens_batch)  # 10 steps, 4 a batch
 
 

@@ -3,7 +3,8 @@
 The rules are those of `plan/estimate.py`. A rollout batch has P prompts of p tokens and N = P * G completions of c:
 
 - a shared prompt is computed once; training needs 6 * block parameters * (P p + N c) + 6 * head parameters * N c
-  operations an epoch, decoding 2 instead of 6, the reference model (beta > 0) another 2;
+  operations an epoch, decoding 2 instead of 6; what the objective needs adds its forward passes to each epoch
+  (`recipe/objective.py`): 2 for the reference model (beta > 0), 2 of the head alone for sums over a completion (GSPO);
 - attention adds 4 H D operations per layer, query and key in decoding, three times that in training;
 - keys and values have a least (one sequence at a time) and a most (all sequences at once, or the recipe's limits); the
   run settles between them.
@@ -27,6 +28,7 @@ from rethink.plan.estimate import (
     largest_update,
     training_memory,
 )
+from rethink.recipe.objective import NEEDS
 from rethink.recipe.schema import ModelShape
 
 
@@ -56,11 +58,14 @@ class Groups:
         """Of all completions."""
         return self.sequences * self.completion
 
+    def head(self, shape: ModelShape) -> float:
+        """Operations of one forward pass of the head."""
+        return 2.0 * count_parameters(shape).head * self.completion_tokens
+
     def forward(self, shape: ModelShape) -> tuple[float, float]:
         """Operations of one forward pass: matrix products, and attention (a query sees its prompt and its own past)."""
-        parameters = count_parameters(shape)
         tokens = self.prompt_tokens + self.completion_tokens
-        matrices = 2.0 * (parameters.block * tokens + parameters.head * self.completion_tokens)
+        matrices = 2.0 * count_parameters(shape).block * tokens + self.head(shape)
         own = self.group * self.completion * (self.prompt + self.completion / 2)
         pairs = self.prompts * (self.prompt * self.prompt / 2 + own)
         return matrices, 4.0 * shape.layers * shape.heads * shape.head_dim * pairs
@@ -88,7 +93,7 @@ def estimate(
 
     def phase(first: int, steps: int, limit: int) -> Phase:
         batch = Groups(prompts, group, prompt, min(completion_tokens or limit, limit))
-        return _phase(recipe, batch, (first, steps), batch.forward(shape), rates)
+        return _phase(recipe, batch, (first, steps), shape, rates)
 
     phases = tuple(phase(*reached) for reached in _limits(recipe))
     evaluations, evaluated = _evaluations(recipe)
@@ -125,7 +130,7 @@ def _limits(recipe: Recipe) -> list[tuple[int, int, int]]:
 
 
 def _phase(
-    recipe: Recipe, batch: Groups, reach: tuple[int, int], flops: tuple[float, float], rates: MachineRates | None
+    recipe: Recipe, batch: Groups, reach: tuple[int, int], shape: ModelShape, rates: MachineRates | None
 ) -> Phase:
     """One phase.
 
@@ -133,14 +138,19 @@ def _phase(
         recipe: the run.
         batch: a rollout batch of the phase.
         reach: its first step and number of steps.
-        flops: of a forward pass over the batch: matrix products, attention.
+        shape: of the model.
         rates: the machine's.
     """
-    matrices, attention = flops
-    passes = 3 * recipe.algorithm.epochs + (1 if "reference" in recipe.algorithm.needs else 0)
+    matrices, attention = batch.forward(shape)
+    needed = [need for name, need in NEEDS.items() if name in recipe.algorithm.needs]
+    passes = recipe.algorithm.epochs * (3 + sum(need.passes for need in needed))
+    training = passes * matrices + recipe.algorithm.epochs * sum(need.head_passes for need in needed) * batch.head(
+        shape
+    )
     seconds = None
     if rates is not None:
-        seconds = sum(flops) * (1 / rates.decoding + passes / rates.training) / recipe.steps_per_batch
+        decoding = (matrices + attention) / rates.decoding
+        seconds = (decoding + (training + passes * attention) / rates.training) / recipe.steps_per_batch
     return Phase(
         first_step=reach[0],
         steps=reach[1],
@@ -149,7 +159,7 @@ def _phase(
         prompt_tokens_batch=batch.prompt_tokens,
         completion_tokens_batch=batch.completion_tokens,
         decoding_flops=matrices,
-        training_flops=passes * matrices,
+        training_flops=training,
         attention_flops_decoding=attention,
         attention_flops_training=passes * attention,
         seconds_per_step=seconds,
