@@ -18,7 +18,7 @@ from rethink.check.found import Report
 from rethink.errors import UsageError
 from rethink.kinds.grpo.collect import Sources
 from rethink.machine.limits import free_memory
-from rethink.model.loading import Checkpoint, load_checkpoint
+from rethink.model.loading import Checkpoint, load_model
 from rethink.model.text.prompt import PromptRenderer
 from rethink.plan.estimate import GIB, shape_of
 from rethink.recipe.base import AskingRecipe
@@ -71,7 +71,7 @@ def check(
     if mix and problems:
         _attempt(report, "gold", lambda: measure.check_gold(report, reward, mix, problems))
     rubric = _attempt(report, "reward", lambda: build_rubric(reward, mix.judges(), mix.rewarded())) if mix else None
-    checkpoint = _attempt(report, "model", lambda: _load(recipe))
+    checkpoint = _attempt(report, "model", lambda: load_model(recipe.model))
     if mix and problems and checkpoint is not None:
         with contextlib.nullcontext() if rubric is None else closing(rubric):
             note("prompts and cheating completions")
@@ -110,11 +110,6 @@ def _attempt(report: Report, what: str, make: Callable[[], T]) -> T | None:
     except UsageError as error:
         report.problem(what, f"{what}-refused", str(error))
         return None
-
-
-def _load(recipe: AskingRecipe) -> Checkpoint:
-    model = recipe.model
-    return load_checkpoint(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
 
 
 def _problems(report: Report, how: Examined, mix: TaskMix) -> list[Problem]:

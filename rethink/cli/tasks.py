@@ -136,7 +136,7 @@ def examine(recipe: Recipe, number: int) -> dict[str, Any]:
     """
     from rethink.errors import TaskError
     from rethink.kinds.grpo.data import task_mix
-    from rethink.model.loading import load_checkpoint
+    from rethink.model.loading import load_model
     from rethink.model.text.prompt import PromptRenderer
 
     mix = task_mix(recipe)
@@ -146,8 +146,7 @@ def examine(recipe: Recipe, number: int) -> dict[str, Any]:
         held_out = HELD_OUT
     except TaskError as error:
         held_out = f"none: {error}"
-    model = recipe.model
-    checkpoint = load_checkpoint(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    checkpoint = load_model(recipe.model)
     context = 2**31 if checkpoint.config is None else checkpoint.config.max_position_embeddings
     renderer = PromptRenderer(checkpoint.tokenizer, recipe.prompt, context)
     rows = []
@@ -161,7 +160,7 @@ def examine(recipe: Recipe, number: int) -> dict[str, Any]:
         rows.append(row)
     return {
         "tasks": [{"kind": task.kind, "name": task.name, "params": task.params} for task in recipe.tasks],
-        "model": model.path,
+        "model": recipe.model.path,
         "template": recipe.prompt.template,
         "held_out": held_out,
         "problems": rows,

@@ -32,6 +32,8 @@ from rethink.store.run_folder import RunFolder
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rethink.recipe.schema import ModelSection
+
 EMBEDDED = "embedded"
 _CONVERSION = 1
 """Part of the cache's keys: raise it whenever a conversion gives other files than before."""
@@ -57,6 +59,13 @@ class Checkpoint:
     """Why `config` is None."""
     revision: str | None = None
     """What the recipe said with it."""
+
+
+def load_model(model: ModelSection, *, headers_only: bool = False) -> Checkpoint:
+    """The model of a recipe's section `model`; arguments and errors as `load_checkpoint`."""
+    return load_checkpoint(
+        model.path, revision=model.revision, trust_remote_code=model.trust_remote_code, headers_only=headers_only
+    )
 
 
 def load_checkpoint(

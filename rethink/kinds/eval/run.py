@@ -18,7 +18,7 @@ from rethink.analysis.reflection import count_reflection, reflection_rate
 from rethink.eval.heldout import rollout_row
 from rethink.eval.statistics.estimates import bootstrap_interval, mean_interval
 from rethink.kinds.eval.recipe import EvalRecipe
-from rethink.model.loading import Checkpoint, load_checkpoint
+from rethink.model.loading import Checkpoint, load_model
 from rethink.model.text.prompt import PromptRenderer
 from rethink.model.text.thoughts import thought_of
 from rethink.observe.progress import Progress
@@ -54,9 +54,7 @@ def run_eval(recipe: EvalRecipe, out: Path, *, resume: bool = False, progress: P
         EngineFailure: generation broke; the chunks that were written stay.
     """
     started = time.perf_counter()
-    checkpoint = load_checkpoint(
-        recipe.model.path, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code
-    )
+    checkpoint = load_model(recipe.model)
     if checkpoint.config is not None:
         check_against_context(recipe.prompt, recipe.token_limits(), checkpoint.config.max_position_embeddings)
     mix = build_task_mix(recipe.tasks, recipe.reward, recipe.seed)

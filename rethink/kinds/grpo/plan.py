@@ -8,7 +8,7 @@ from rethink.kinds.grpo.data import task_mix
 from rethink.kinds.grpo.estimate import estimate
 from rethink.kinds.grpo.recipe import Recipe
 from rethink.machine.placement import check_device
-from rethink.model.loading import load_checkpoint
+from rethink.model.loading import load_model
 from rethink.model.text.prompt import PromptRenderer
 from rethink.plan.costs import Costs
 from rethink.plan.estimate import MachineRates
@@ -51,11 +51,8 @@ def plan(recipe: Recipe) -> Planned:
 
 def _look(recipe: Recipe) -> tuple[ModelShape, int]:
     """The model's shape from its headers, and the mean length of the first prompts in tokens."""
-    model = recipe.model
-    checkpoint = load_checkpoint(
-        model.path, revision=model.revision, trust_remote_code=model.trust_remote_code, headers_only=True
-    )
-    shape = known_shape(model, checkpoint)
+    checkpoint = load_model(recipe.model, headers_only=True)
+    shape = known_shape(recipe.model, checkpoint)
     check_against_context(recipe.prompt, recipe.token_limits(), shape.context)
     renderer = PromptRenderer(checkpoint.tokenizer, recipe.prompt, shape.context - recipe.longest_completion)
     mix = task_mix(recipe)

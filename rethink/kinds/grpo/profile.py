@@ -29,7 +29,7 @@ from rethink.kinds.grpo.run import assemble, open_folder
 from rethink.machine.limits import peak_rss_mb
 from rethink.machine.speed import ComputeType, measure_gemm
 from rethink.model.decoder.decoder import Decoder
-from rethink.model.loading import load_checkpoint
+from rethink.model.loading import load_model
 from rethink.observe.progress import make_progress
 from rethink.recipe.checks import check_against_context
 
@@ -99,8 +99,7 @@ def profile_recipe(recipe: Recipe, steps: int = 2, note: Callable[[str], None] =
     batch = recipe.steps_per_batch
     timed = -(-steps // batch) * batch
     recipe = _without_extras(recipe, batch + timed + batch)
-    model = recipe.model
-    checkpoint = load_checkpoint(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    checkpoint = load_model(recipe.model)
     if checkpoint.config is not None:
         check_against_context(recipe.prompt, recipe.token_limits(), checkpoint.config.max_position_embeddings)
     with tempfile.TemporaryDirectory(prefix="rethink-profile-") as temporary:

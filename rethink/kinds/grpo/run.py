@@ -17,7 +17,7 @@ from rethink.kinds.grpo.loop import GRPO
 from rethink.kinds.grpo.recipe import Recipe
 from rethink.kinds.grpo.room import check_grpo_room
 from rethink.model.build import exact_weights
-from rethink.model.loading import Checkpoint, load_checkpoint
+from rethink.model.loading import Checkpoint, load_model
 from rethink.model.saving import save_hf_folder
 from rethink.model.text.prompt import PromptRenderer
 from rethink.observe.diagnosis import diagnosis
@@ -71,9 +71,7 @@ def train(
     """
     started = time.perf_counter()
     check_trackers(recipe.trackers)
-    checkpoint = load_checkpoint(
-        recipe.model.path, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code
-    )
+    checkpoint = load_model(recipe.model)
     if checkpoint.config is not None:
         check_against_context(recipe.prompt, recipe.token_limits(), checkpoint.config.max_position_embeddings)
     progress.phase("tasks")

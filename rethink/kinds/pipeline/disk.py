@@ -42,14 +42,14 @@ def check_space(path: Path, recipe: AnyRecipe, stage: str) -> None:
     Raises:
         StorageFailure: says how much it takes and how much is free.
     """
-    from rethink.model.loading import load_checkpoint
+    from rethink.model.loading import load_model
     from rethink.plan.estimate import count_parameters, shape_of
 
     model = getattr(recipe, "model", None)
     if not kind_named(recipe.kind).trains or model is None:
         return
     try:
-        config = load_checkpoint(model.path, revision=model.revision, headers_only=True).config
+        config = load_model(model, headers_only=True).config
     except RethinkError:
         return  # the stage itself says what is wrong with its model
     if config is None:

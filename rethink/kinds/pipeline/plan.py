@@ -160,9 +160,9 @@ def stage_shape(recipe: Any, by_name: Mapping[str, ResolvedStage]) -> ModelShape
             return None
         seen.add(name)
         recipe = by_name[name].recipe
-    from rethink.model.loading import load_checkpoint
+    from rethink.model.loading import load_model
 
-    checkpoint = load_checkpoint(model.path, revision=model.revision, headers_only=True)
+    checkpoint = load_model(model, headers_only=True)
     if checkpoint.config is None:
         raise ModelError(
             f"{model.path} cannot be estimated: {checkpoint.reason}. Declare its shape under `model.shape` for a dry "

@@ -24,7 +24,7 @@ from rethink.model.heads.value_head import (
     read_info,
     save_reward_model,
 )
-from rethink.model.loading import Checkpoint, load_checkpoint
+from rethink.model.loading import Checkpoint, load_model
 from rethink.model.text.reward_text import Template, resolve_template
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import check_trackers
@@ -96,10 +96,7 @@ def load_start(recipe: RewardModelRecipe, *, headers_only: bool = False) -> Chec
         ModelError: it cannot be found, or cannot carry a value head.
         UsageError: it is a reward model of another objective, or scores another part of a response.
     """
-    model = recipe.model
-    checkpoint = load_checkpoint(
-        model.path, revision=model.revision, trust_remote_code=model.trust_remote_code, headers_only=headers_only
-    )
+    checkpoint = load_model(recipe.model, headers_only=headers_only)
     if is_reward_model(checkpoint.folder):
         info = read_info(checkpoint.folder)
         for key, wanted in (("objective", recipe.objective), ("on", recipe.scored_on)):

@@ -36,7 +36,7 @@ from rethink.kinds.samples.records import GENERAL, Sample, from_row
 from rethink.kinds.samples.source import judges_of, read_samples
 from rethink.kinds.samples.statistics import as_markdown, summarise
 from rethink.kinds.samples.teacher import check_teacher, rewrite
-from rethink.model.loading import load_checkpoint
+from rethink.model.loading import load_model
 from rethink.model.text.prompt import PromptRenderer
 from rethink.observe.progress import Progress
 from rethink.recipe.checks import check_against_context
@@ -102,9 +102,7 @@ def curate(
     started = time.perf_counter()
     progress.phase("tasks")
     plan = _plan(recipe)
-    checkpoint = load_checkpoint(
-        recipe.model.path, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code
-    )
+    checkpoint = load_model(recipe.model)
     if checkpoint.config is not None:
         check_against_context(recipe.prompt, recipe.token_limits(), checkpoint.config.max_position_embeddings)
     folder = open_run(

@@ -9,7 +9,7 @@ from typing import Any
 from rethink.kinds.sft.recipe import SFTDataSize, SFTRecipe, check_warmup
 from rethink.kinds.sft.run import read_data
 from rethink.machine.placement import check_device
-from rethink.model.loading import load_checkpoint
+from rethink.model.loading import load_model
 from rethink.observe.progress import make_progress
 from rethink.plan.costs import Costs
 from rethink.plan.estimate import ASSUMED_PROMPT_TOKENS, MachineRates
@@ -52,11 +52,8 @@ def estimate_sft(
 
 def _look(recipe: SFTRecipe) -> tuple[ModelShape, SFTDataSize, int, dict[str, Any]]:
     """The model's shape from its headers; the data's size, their longest document, and the facts of each set."""
-    model = recipe.model
-    checkpoint = load_checkpoint(
-        model.path, revision=model.revision, trust_remote_code=model.trust_remote_code, headers_only=True
-    )
-    shape = known_shape(model, checkpoint)
+    checkpoint = load_model(recipe.model, headers_only=True)
+    shape = known_shape(recipe.model, checkpoint)
     data = read_data(recipe, checkpoint, make_progress("none"))
     check_warmup(recipe, data.steps(recipe))
     counts = data.mixture.counts

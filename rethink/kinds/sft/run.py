@@ -15,7 +15,7 @@ from rethink.kinds.sft.data import TrainingData, load_data
 from rethink.kinds.sft.loop import SFT
 from rethink.kinds.sft.recipe import SFTRecipe, check_warmup
 from rethink.model.build import build_model, exact_weights
-from rethink.model.loading import Checkpoint, load_checkpoint
+from rethink.model.loading import Checkpoint, load_model
 from rethink.model.saving import save_hf_folder
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import check_trackers
@@ -48,9 +48,7 @@ def train_sft(recipe: SFTRecipe, out: Path, *, resume: bool = False, progress: P
     """
     started = time.perf_counter()
     check_trackers(recipe.trackers)
-    checkpoint = load_checkpoint(
-        recipe.model.path, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code
-    )
+    checkpoint = load_model(recipe.model)
     data = read_data(recipe, checkpoint, progress)
     steps = data.steps(recipe)
     check_warmup(recipe, steps)
