@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from rethink.errors import RecipeError
+from rethink.recipe.reward import TASK_REWARD, reward_names, rewards
 from rethink.recipe.schema import (
     ModelSection,
     ModelShape,
@@ -21,25 +22,6 @@ from rethink.recipe.schema import (
     TaskSource,
 )
 
-BUILT_IN_PARTS = (
-    "accuracy",
-    "code",
-    "cosine",
-    "format",
-    "format-soft",
-    "gym",
-    "judge",
-    "language",
-    "math",
-    "number",
-    "overlong",
-    "repetition",
-    "reward-model",
-    "steps",
-)
-"""Reward parts that need no `function`; `rethink/rewards/builtin.py` makes them."""
-GOLD_PARTS = ("accuracy", "cosine", "gym", "math", "number")
-"""Built-in parts that compare with the gold answer; so does `judge`, unless its own template has no place for it."""
 RESERVED_PARTS = ("mean", "std", "failed", "abstained")
 """Names that the metrics `reward/<name>` already use."""
 
@@ -104,7 +86,12 @@ def needs_gold(reward: RewardSection, task: TaskSource) -> bool:
 def _compares(part: RewardPart) -> bool:
     builtin = None if part.function is not None else part.builtin or part.name
     template = part.params.get("template", "{gold}")
-    return builtin in GOLD_PARTS or (builtin == "judge" and "{gold}" in str(template))
+    record = rewards().get(builtin or "")
+    return (
+        builtin == TASK_REWARD
+        or (record is not None and record.gold)
+        or (builtin == "judge" and "{gold}" in str(template))
+    )
 
 
 def check_against_context(prompt: PromptSection, limits: Mapping[str, int], context: int) -> None:
@@ -153,12 +140,12 @@ def _rewards(reward: RewardSection, steps: int | None) -> Iterator[str]:
                 f"{key}.name` is `{part.name}`; a name begins with a letter, holds letters, digits, `_` and `-`, and "
                 f"is none of {_listed(RESERVED_PARTS)}, which are metrics. Choose another."
             )
-        elif part.function is None and (part.builtin or part.name) not in BUILT_IN_PARTS:
+        elif part.function is None and (part.builtin or part.name) not in reward_names():
             field, name = ("builtin", part.builtin) if part.builtin else ("name", part.name)
-            near = difflib.get_close_matches(name, BUILT_IN_PARTS, n=1)
+            near = difflib.get_close_matches(name, reward_names(), n=1)
             hint = f"Did you mean `{near[0]}`? " if near else ""
             yield (
-                f"{key}.{field}` is `{name}`, which is not built in. {hint}Use {_listed(BUILT_IN_PARTS, 'or')}, or "
+                f"{key}.{field}` is `{name}`, which is not built in. {hint}Use {_listed(reward_names(), 'or')}, or "
                 f"name your function with {key}.function=module:function`."
             )
         yield from _reward_model(key, part)

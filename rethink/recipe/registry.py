@@ -1,7 +1,9 @@
-"""Records that are found by themselves: one of each module of a package of ours, and those of installed packages.
+"""Records that are found by themselves: those of each module of a package of ours, and those of installed packages.
 
-    rethink/kinds/NAME/__init__.py          KIND = Kind(…)        entry points `rethink.kinds`
-    rethink/rollout/engines/NAME.py         ENGINE = Engine(…)    entry points `rethink.engines`
+    rethink/kinds/NAME/__init__.py          KIND = Kind(…)             entry points `rethink.kinds`
+    rethink/rollout/engines/NAME.py         ENGINE = Engine(…)         entry points `rethink.engines`
+    rethink/rewards/built_in/NAME.py        REWARD = Reward(…)         entry points `rethink.rewards`
+    rethink/eval/benchmarks/NAME.py         BENCHMARK = Benchmark(…)   entry points `rethink.benchmarks`
 
 So a new one is its own folder or file, and nothing else has to know its name.
 """
@@ -22,7 +24,8 @@ def registered(package: str, group: str, of: type[T], what: str) -> dict[str, T]
     """Records by name: ours in the order of their modules, then those of other installed packages.
 
     Args:
-        package: whose modules hold one each, under the class's name in capitals; a module without one is passed over.
+        package: whose modules hold one each, under the class's name in capitals, or a tuple of them, under its plural;
+            a module without either is passed over.
         group: of the entry points that name one each.
         of: the records' class, which has a `name`.
         what: the records are, for messages.
@@ -31,9 +34,11 @@ def registered(package: str, group: str, of: type[T], what: str) -> dict[str, T]
         RecipeError: an installed package brings one that cannot be imported, is of another class, or has a name that
             is taken.
     """
-    ours = [importlib.import_module(f"{package}.{module.name}") for module in _modules(package)]
-    records = [getattr(module, of.__name__.upper(), None) for module in ours]
-    found: dict[str, Any] = {record.name: record for record in records if record is not None}
+    found: dict[str, Any] = {}
+    for name in _modules(package):
+        module, attribute = importlib.import_module(f"{package}.{name}"), of.__name__.upper()
+        one = getattr(module, attribute, None)
+        found |= {record.name: record for record in getattr(module, f"{attribute}S", () if one is None else (one,))}
     for point in entry_points(group=group):
         brought_by = f"The package {point.dist.name}" if point.dist else f"The entry point {point.value}"
         try:
@@ -51,5 +56,5 @@ def registered(package: str, group: str, of: type[T], what: str) -> dict[str, T]
     return found
 
 
-def _modules(package: str) -> list[pkgutil.ModuleInfo]:
-    return list(pkgutil.iter_modules(importlib.import_module(package).__path__))
+def _modules(package: str) -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)]

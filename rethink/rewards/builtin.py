@@ -1,12 +1,4 @@
-"""The built-in reward parts: a table from name to the function that makes the part.
-
-A new part is one line here, its name in `rethink.recipe.checks.BUILT_IN_PARTS`, and a factory
-
-    def make(context: PartContext, *, option: int = 3) -> PartFunction
-
-whose keyword-only parameters are the part's options; their annotations are what is allowed. Factories are named by
-text, so the table imports nothing.
-"""
+"""Making built-in rewards from their records (`rethink/recipe/reward.py`), with their options checked."""
 
 from __future__ import annotations
 
@@ -16,17 +8,12 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from rethink.errors import RecipeError
+from rethink.recipe.reward import rewards
 from rethink.rewards.extract import AnswerRule
 from rethink.rewards.outcome import PartFunction
-
-Place = Literal["here", "worker", "thread", "model"]
-"""Where a part is called. `here`: in the training process, for what is linear in the text and cannot hang; `worker`: in
-a process of its own with limits on time and memory; `thread`: in a thread of the training process, for parts that wait
-for something and limit themselves (endpoints, a sandbox); `model`: in the training process, once a batch, for all
-completions together, when they are there (a reward model)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,46 +30,11 @@ class PartContext:
     """Where a model computes."""
 
 
-@dataclass(frozen=True, slots=True)
-class BuiltIn:
-    """One line of the table."""
-
-    factory: str
-    """`module:function`."""
-    place: Place
-    summary: str
-    """What it scores, for the reader."""
-
-
-BUILT_IN: Mapping[str, BuiltIn] = {
-    "math": BuiltIn("rethink.rewards.math_reward:math_part", "worker", "the answer equals the gold, as mathematics"),
-    "number": BuiltIn("rethink.rewards.math_reward:number_part", "here", "the answer is the gold number"),
-    "gym": BuiltIn("rethink.rewards.gym_reward:gym_part", "worker", "what a task of reasoning-gym says"),
-    "language": BuiltIn(
-        "rethink.rewards.language_reward:language_part", "here", "share of the thought's words in a language"
-    ),
-    "judge": BuiltIn(
-        "rethink.rewards.endpoint_judge:judge_part", "thread", "what a model behind an endpoint says of the answer"
-    ),
-    "format": BuiltIn(
-        "rethink.rewards.format_reward:format_part", "here", "one thought, then one answer, nothing else"
-    ),
-    "code": BuiltIn("rethink.rewards.code.part:make_code", "thread", "the program passes every test, in a sandbox"),
-    "format-soft": BuiltIn("rethink.rewards.format_reward:soft_format_part", "here", "a quarter for each tag"),
-    "steps": BuiltIn("rethink.rewards.format_reward:steps_part", "here", "marks of steps"),
-    "repetition": BuiltIn("rethink.rewards.shaping:repetition_part", "here", "penalty for repeated n-grams"),
-    "overlong": BuiltIn("rethink.rewards.shaping:overlong_part", "here", "penalty near and beyond a length"),
-    "cosine": BuiltIn("rethink.rewards.shaping:cosine_part", "worker", "short right answers, long wrong ones"),
-    "reward-model": BuiltIn("rethink.rewards.model_reward:reward_model_part", "model", "what a reward model says"),
-}
-"""All parts but `accuracy`, which is what the task's own checker says."""
-
-
 def make_part(name: str, params: Mapping[str, Any], context: PartContext, field: str) -> PartFunction:
     """Build a part.
 
     Args:
-        name: of the table.
+        name: of its record.
         params: its options.
         context: what the run offers.
         field: where the part is named, for messages, e.g. `reward.parts.1`.
@@ -90,9 +42,10 @@ def make_part(name: str, params: Mapping[str, Any], context: PartContext, field:
     Raises:
         RecipeError: no such part, an option it does not have (with the nearest), or a value it does not take.
     """
-    if name not in BUILT_IN:
-        raise RecipeError(f"{field} is `{name}`, which is not built in; {nearest(name, BUILT_IN)}")
-    module, _, function = BUILT_IN[name].factory.partition(":")
+    record = rewards().get(name)
+    if record is None:
+        raise RecipeError(f"{field} is `{name}`, which is not built in; {nearest(name, rewards())}")
+    module, _, function = record.factory.partition(":")
     factory: Callable[..., PartFunction] = getattr(importlib.import_module(module), function)
     options = check_options(factory, name, params, field)
     try:

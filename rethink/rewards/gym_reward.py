@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from threading import Lock
 from typing import Any
 
-from rethink.rewards.builtin import PartContext, Place
+from rethink.recipe.reward import Place
+from rethink.rewards.builtin import PartContext
 from rethink.rewards.extract import AnswerRule, extract_answer
 from rethink.rewards.outcome import CRASH, EXCEPTION, INVALID, TIMEOUT, PartFailed, PartFunction, placed
 from rethink.rewards.sandbox.inside import wire

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rethink.rewards.builtin import Place
+from rethink.recipe.reward import Place
 from rethink.rewards.gym_reward import SandboxedGymJudge, place_of
 from rethink.tasks.judge import Judge, JudgeSpec
 from rethink.tasks.judging import cannot_hang, make_judge

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rethink.errors import RecipeError
-from rethink.rewards.builtin import BUILT_IN, PartContext, Place, make_part
+from rethink.recipe.reward import TASK_REWARD, Place, rewards
+from rethink.rewards.builtin import PartContext, make_part
 from rethink.rewards.extract import extract_answer
 from rethink.rewards.judges import judge_place, reward_judges
 from rethink.rewards.outcome import INVALID, PartFunction, failed, failure_of, outcome_of, run_part
@@ -71,7 +72,7 @@ def _build(spec: RubricSpec, part: Mapping[str, Any], field: str) -> Part:
         return _own(name, weight, part["function"], params, field)
     builtin = part["builtin"] or name
     context = PartContext(spec["answer"], spec["judges"], **spec.get("compute", {}))
-    if builtin == "accuracy":
+    if builtin == TASK_REWARD:
         if params:
             raise RecipeError(f"{field}.params: the part `{name}` takes no options, but {sorted(params)} are given")
         judges = reward_judges(spec["judges"])
@@ -79,13 +80,15 @@ def _build(spec: RubricSpec, part: Mapping[str, Any], field: str) -> Part:
         warm = [judge.warm for judge in judges.values()]
         score = accuracy(judges, context)
         return Part(name, weight, "here", score, None, lambda: [load() for load in warm], places=places)
-    if builtin in BUILT_IN and BUILT_IN[builtin].place == "model":
+    record = rewards().get(builtin)
+    if record is not None and record.place == "model":
         own = {key: part[key] for key in ("model", "on") if part.get(key) is not None}
         batch: Any = make_part(builtin, {**params, **own}, context, field)
         return Part(name, weight, "model", None, batch, facts=batch.facts())
     function = make_part(builtin, params, context, field)
     warm_it, places = getattr(function, "warm", lambda: None), getattr(function, "places", {})
-    place = getattr(function, "place", None) or BUILT_IN[builtin].place
+    assert record is not None, "make_part refuses what has no record"
+    place = getattr(function, "place", None) or record.place
     return Part(name, weight, place, function, None, warm_it, places=places)
 
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from rethink.errors import UsageError
 from rethink.recipe.fields import plain
-from rethink.rewards.builtin import BUILT_IN, nearest
+from rethink.recipe.reward import rewards
+from rethink.rewards.builtin import nearest
 from rethink.rewards.parts import build_part
 from rethink.rewards.rubric import Limits, Rubric, closing
 from rethink.store.jsonl import read_jsonl
@@ -215,20 +216,20 @@ def _part(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
     part: dict[str, Any] = {"name": name, "weight": 1.0, "builtin": None, "function": None, "params": dict(params)}
     if ":" in name:
         return part | {"function": name}
-    if name in BUILT_IN:
+    if name in rewards():
         return part | {"builtin": name}
     from reasoning_gym.factory import DATASETS
 
     if name in DATASETS:
         return part | {"builtin": "gym", "params": {"task": name} | dict(params)}
     raise UsageError(
-        f"there is no reward `{name}`; {_hint(name, DATASETS)}built in are {', '.join(sorted(BUILT_IN))}; a task of "
+        f"there is no reward `{name}`; {_hint(name, DATASETS)}built in are {', '.join(sorted(rewards()))}; a task of "
         "reasoning-gym is given by name, your own function as package.module:function or path/to/file.py:function"
     )
 
 
 def _hint(name: str, tasks: Mapping[str, Any]) -> str:
-    said, mark, _ = nearest(name, [*BUILT_IN, *tasks]).partition("? ")
+    said, mark, _ = nearest(name, [*rewards(), *tasks]).partition("? ")
     return said + mark
 
 

@@ -17,7 +17,7 @@ ALLOWED = {
     ("algorithms/objectives/grpo.py", "grpo"): "the objective of that name",
     ("recipe/schema.py", "grpo"): "the objective of that name",
     ("recipe/checks.py", "reward-model"): "the reward of that name",
-    ("rewards/builtin.py", "reward-model"): "the reward of that name",
+    ("rewards/built_in/ours.py", "reward-model"): "the reward of that name",
 }
 WORDS = {"samples", "eval", "pipeline"}
 """Kinds whose names are words of other things too: they are looked for only where something is called `kind`."""

@@ -1,5 +1,8 @@
 """Every benchmark by name, with its hub data set, prompt, grader and the paper's sampling.
 
+Here are those of the paper, and `benchmarks()`, which finds these and every `BENCHMARK` of a module beside this one or
+of an installed package.
+
 Sampling is the paper's (arXiv 2501.12948, section 3 and supplement: temperature 0.6, top-p 0.95, 32,768 tokens; k = 64
 for AIME and GPQA, 16 for MATH-500, 8 for LiveCodeBench); where it names no k, one sample a problem is drawn.
 """
@@ -8,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from rethink.errors import TaskError, UsageError
@@ -17,6 +20,10 @@ from rethink.eval.benchmarks import readers
 from rethink.eval.benchmarks.gym_tasks import gym_benchmark
 from rethink.eval.grading.code_graders import HUMANEVAL, LIVECODEBENCH, MBPP
 from rethink.eval.grading.graders import CHOICE, DROP, IFEVAL, MATH, SHORT, YES_NO
+from rethink.recipe.registry import registered
+
+ENTRY_POINTS = "rethink.benchmarks"
+"""Group under which an installed package names its own benchmarks: `mine = "my_package.mine:BENCHMARK"`."""
 
 BOX = "{question}\nPlease reason step by step, and put your final answer within \\boxed{}."
 """The default prompt of the mathematics sets."""
@@ -120,7 +127,7 @@ def _mgsm(language: str | None) -> Benchmark:
     )
 
 
-_ENTRIES: tuple[Benchmark, ...] = (
+BENCHMARKS: tuple[Benchmark, ...] = (
     _math(
         name="gsm8k",
         title="GSM8K",
@@ -290,8 +297,13 @@ _ENTRIES: tuple[Benchmark, ...] = (
         data=HubData("clue/clue", "main", split="validation", configs=("cluewsc2020",)),
     ),
 )
-BENCHMARKS: Mapping[str, Benchmark] = {entry.name: entry for entry in _ENTRIES}
 _GYM = "reasoning-gym/"
+
+
+@cache
+def benchmarks() -> Mapping[str, Benchmark]:
+    """Every benchmark by name: those of this package's modules, then those of other installed packages."""
+    return registered("rethink.eval.benchmarks", ENTRY_POINTS, Benchmark, "a benchmark")
 
 
 def find_benchmark(name: str) -> Benchmark:
@@ -303,8 +315,8 @@ def find_benchmark(name: str) -> Benchmark:
     """
     plain = name.strip()
     canonical = plain.lower().replace("_", "-")
-    if canonical in BENCHMARKS:
-        return BENCHMARKS[canonical]
+    if canonical in benchmarks():
+        return benchmarks()[canonical]
     if plain.endswith(".jsonl"):
         return _own(plain)
     from reasoning_gym.factory import DATASETS  # slow to import
@@ -312,14 +324,14 @@ def find_benchmark(name: str) -> Benchmark:
     task = plain.removeprefix(_GYM)
     if task in DATASETS:
         return gym_benchmark(task)
-    names = [*BENCHMARKS, *DATASETS]
+    names = [*benchmarks(), *DATASETS]
     near = difflib.get_close_matches(canonical, names, n=3, cutoff=0.5) or difflib.get_close_matches(
         task.lower(), names, n=3, cutoff=0.4
     )
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise UsageError(
-        f"there is no benchmark {name!r}; {hint}Known are {', '.join(BENCHMARKS)}, any reasoning-gym task by its name, "
-        "and your own JSONL file by its path (it must end in .jsonl)"
+        f"there is no benchmark {name!r}; {hint}Known are {', '.join(benchmarks())}, any reasoning-gym task by its "
+        "name, and your own JSONL file by its path (it must end in .jsonl)"
     )
 
 

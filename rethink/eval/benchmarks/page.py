@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rethink.eval.benchmark import PAPER_MAX_TOKENS, PAPER_TEMPERATURE, PAPER_TOP_P, Benchmark
-from rethink.eval.benchmarks.catalogue import BENCHMARKS
+from rethink.eval.benchmarks.catalogue import benchmarks
 from rethink.terminal import say
 
 _HEAD = f"""\
@@ -26,14 +26,14 @@ at `main`; use a local file if a number must stay comparable.
 def markdown() -> str:
     """The page."""
     lines = [_HEAD, "| name | data set @ revision, split | metric | k | grader |", "| --- | --- | --- | --- | --- |"]
-    lines += [_row(benchmark) for benchmark in BENCHMARKS.values()]
+    lines += [_row(benchmark) for benchmark in benchmarks().values()]
     lines += ["", "## Prompts and notes", ""]
     prompts: dict[str, list[str]] = {}
-    for benchmark in BENCHMARKS.values():
+    for benchmark in benchmarks().values():
         prompts.setdefault(benchmark.prompt, []).append(benchmark.name)
     for prompt, names in prompts.items():
         lines += [f"{', '.join(names)}:", "", *(f"    {line}".rstrip() for line in prompt.split("\n")), ""]
-    lines += [f"- {benchmark.name}: {benchmark.note}." for benchmark in BENCHMARKS.values() if benchmark.note]
+    lines += [f"- {benchmark.name}: {benchmark.note}." for benchmark in benchmarks().values() if benchmark.note]
     return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rethink.eval.benchmarks.catalogue import BENCHMARKS
+from rethink.eval.benchmarks.catalogue import benchmarks
 from rethink.eval.benchmarks.prompting import MODES
 from rethink.eval.benchmarks.published import SOURCE, TABLE_4, TABLE_4_MODELS, TABLE_5, TABLE_6
 from rethink.eval.tables.card_section import how, percent
@@ -151,11 +151,11 @@ def _published_cell(number: float | None) -> str:
 
 
 def _title(name: str) -> str:
-    return BENCHMARKS[name].title if name in BENCHMARKS else name
+    return benchmarks()[name].title if name in benchmarks() else name
 
 
 def _block(name: str) -> str:
-    return BENCHMARKS[name].group if name in BENCHMARKS else "Other"
+    return benchmarks()[name].group if name in benchmarks() else "Other"
 
 
 def _metric(name: str, measured: Mapping[str, Details]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rethink.errors import UsageError
-from rethink.eval.benchmarks.catalogue import BENCHMARKS, find_benchmark
+from rethink.eval.benchmarks.catalogue import benchmarks, find_benchmark
 from rethink.eval.benchmarks.prompting import (
     MODES,
     Mode,
@@ -35,10 +35,10 @@ def test_a_few_shot_chain_of_thought_adds_the_thought_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in BENCHMARKS if BENCHMARKS[name].family not in ("code", "instructions")]
+    "name", [name for name in benchmarks() if benchmarks()[name].family not in ("code", "instructions")]
 )
 def test_worked_examples_are_right_by_their_own_grader(name: str) -> None:
-    benchmark = BENCHMARKS[name]
+    benchmark = benchmarks()[name]
     for mode in ("few-shot", "few-shot-cot"):
         section = prompt_section(benchmark, mode)  # type: ignore[arg-type]
         for example, worked in zip(section.examples, worked_examples(benchmark), strict=True):
@@ -47,9 +47,9 @@ def test_worked_examples_are_right_by_their_own_grader(name: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", benchmarks())
 def test_every_mode_asks_the_question_or_refuses(name: str, mode: Mode) -> None:
-    benchmark = BENCHMARKS[name]
+    benchmark = benchmarks()[name]
     if benchmark.family in ("code", "instructions") and mode not in ("default", "r1"):
         with pytest.raises(UsageError, match="cannot be asked in the mode"):
             prompt_section(benchmark, mode)
