@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from importlib.resources import files
 from typing import Any
 
 # Raw control characters are errors in HTML, and NUL is dropped by some parsers: a picture of the problem instead.
@@ -23,6 +24,38 @@ def text(value: object) -> str:
 def prose(value: str) -> str:
     """Text of our own with `code` in backticks."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", text(value))
+
+
+def navigation(links: Iterable[tuple[str, str]]) -> str:
+    """Links to sections, each with its title."""
+    listed = "".join(f'<li><a href="#{identifier}">{title}</a></li>' for identifier, title in links)
+    return f'<nav aria-label="Sections"><ul>{listed}</ul></nav>'
+
+
+def document(title: str, body: str, script: str | None = None) -> str:
+    """A whole page with our style, which may load and run nothing else.
+
+    Args:
+        title: any text.
+        body: HTML that is already safe.
+        script: file beside this one that the page runs; None: none.
+    """
+    style, code = (
+        "" if name is None else files("rethink.observe.report").joinpath(name).read_text(encoding="utf-8")
+        for name in ("page.css", script)
+    )
+    allowed = f"script-src {csp_hash(code)}; " if script else ""
+    policy = f"default-src 'none'; {allowed}style-src {csp_hash(style)}; base-uri 'none'; form-action 'none'"
+    run = f"<script>{code}</script>\n" if script else ""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        '<meta name="referrer" content="no-referrer">\n'
+        f"<title>{text(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
+        f'<a class="skip" href="#main">To the content</a>\n{body}\n{run}</body>\n</html>\n'
+    )
 
 
 def element(name: str, content: str, **attributes: str) -> str:

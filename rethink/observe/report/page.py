@@ -8,7 +8,6 @@ script and the one style below, named by their hashes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from rethink.observe.report import sections
 from rethink.observe.report.aha import aha
 from rethink.observe.report.charts import has_values
 from rethink.observe.report.facts import report_data, sample, word_counts
-from rethink.observe.report.markup import csp_hash, json_block, text
+from rethink.observe.report.markup import document, json_block, navigation
 from rethink.observe.report.panels import panels, reflection_panels
 from rethink.recipe.kind import DEFAULT_KIND, Kind, kinds
 from rethink.store.atomic import write_bytes
@@ -55,7 +54,7 @@ def render(folder: RunFolder) -> str:
     counts = with_steps(word_counts(packed["rollouts"]), packed["rollouts"])
     body = [
         sections.header(data),
-        _navigation(),
+        navigation(_LINKS),
         '<main id="main">',
         sections.lost(data),
         sections.lost_workers(data),
@@ -70,7 +69,7 @@ def render(folder: RunFolder) -> str:
         '<div id="tooltip" role="status" hidden></div>',
         json_block("samples-data", {key: packed[key] for key in ("prompts", "rollouts", "held_out")}),
     ]
-    return _document(f"{sections.name_of(data)}: {sections.status_of(data)}", "\n".join(body))
+    return document(f"{sections.name_of(data)}: {sections.status_of(data)}", "\n".join(body), script="page.js")
 
 
 def _without_rollouts(folder: RunFolder, data: Mapping[str, Any], kind: Kind | None) -> str:
@@ -78,7 +77,7 @@ def _without_rollouts(folder: RunFolder, data: Mapping[str, Any], kind: Kind | N
     drawn = [panel for panel in panels(data) if has_values(panel.chart)]
     body = [
         sections.header(data),
-        _navigation(("results", "charts", "recipe", "metrics")),
+        navigation(link for link in _LINKS if link[0] in ("results", "charts", "recipe", "metrics")),
         '<main id="main">',
         sections.lost(data),
         sections.lost_workers(data),
@@ -91,7 +90,7 @@ def _without_rollouts(folder: RunFolder, data: Mapping[str, Any], kind: Kind | N
         '<div id="tooltip" role="status" hidden></div>',
         json_block("samples-data", {"prompts": [], "rollouts": [], "held_out": []}),
     ]
-    return _document(f"{sections.name_of(data)}: {sections.status_of(data)}", "\n".join(body))
+    return document(f"{sections.name_of(data)}: {sections.status_of(data)}", "\n".join(body), script="page.js")
 
 
 def with_trained_steps(packed: dict[str, Any], metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -141,28 +140,3 @@ def _self_correction(counts: Sequence[Mapping[str, Any]], rollouts: Sequence[Map
     groups[f"all {len(counts)} batches shown"] = list(rollouts)
     said = {name: [(row["text"], row["answer"]) for row in rows] for name, rows in groups.items()}
     return "<h3>Self-correction</h3>" + aha(said, "rollouts of")
-
-
-def _navigation(only: Sequence[str] = ()) -> str:
-    shown = [link for link in _LINKS if not only or link[0] in only]
-    links = "".join(f'<li><a href="#{identifier}">{title}</a></li>' for identifier, title in shown)
-    return f'<nav aria-label="Sections"><ul>{links}</ul></nav>'
-
-
-def _document(title: str, body: str) -> str:
-    here = files("rethink.observe.report")
-    style = here.joinpath("page.css").read_text(encoding="utf-8")
-    script = here.joinpath("page.js").read_text(encoding="utf-8")
-    policy = (
-        f"default-src 'none'; script-src {csp_hash(script)}; style-src {csp_hash(style)}; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        '<meta name="referrer" content="no-referrer">\n'
-        f"<title>{text(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
-        f'<a class="skip" href="#main">To the content</a>\n{body}\n<script>{script}</script>\n</body>\n</html>\n'
-    )

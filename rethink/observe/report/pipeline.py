@@ -7,13 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from rethink.observe.number_text import duration, percent
 from rethink.observe.report.aha import aha
-from rethink.observe.report.markup import csp_hash, definitions, details, element, flat, prose, table, text
+from rethink.observe.report.markup import (
+    definitions,
+    details,
+    document,
+    element,
+    flat,
+    navigation,
+    prose,
+    table,
+    text,
+)
 from rethink.observe.report.pipeline_samples import samples_section
 from rethink.recipe.kind import kind_named
 from rethink.store.atomic import write_bytes
@@ -92,7 +101,7 @@ def render_pipeline(folder: PipelineFolder) -> str:
     sources = _sample_sources(data)
     body = [
         _header(data),
-        _navigation(),
+        navigation(_LINKS),
         '<main id="main">',
         _section("results", "What each stage did", _results(data)),
         _section("distillation", "Distillation against reinforcement learning", _distillation(data)),
@@ -104,7 +113,7 @@ def render_pipeline(folder: PipelineFolder) -> str:
         "</main>",
     ]
     name = str(folder.facts.get("name", folder.path.name))
-    return _document(f"{name}: {_state(data)}", "\n".join(body))
+    return document(f"{name}: {_state(data)}", "\n".join(body))
 
 
 # --- head ---------------------------------------------------------------------------------------------------------
@@ -133,11 +142,6 @@ def _header(data: PipelineData) -> str:
     intro = f'<p class="about">{text(about)}</p>' if about else ""
     title = text(facts.get("name", data.folder.path.name))
     return f'<header><p class="kind">Rethink pipeline</p><h1>{title}</h1>{intro}{definitions(pairs)}</header>'
-
-
-def _navigation() -> str:
-    links = "".join(f'<li><a href="#{identifier}">{title}</a></li>' for identifier, title in _LINKS)
-    return f'<nav aria-label="Sections"><ul>{links}</ul></nav>'
 
 
 # --- results ------------------------------------------------------------------------------------------------------
@@ -375,17 +379,3 @@ def _section(identifier: str, title: str, content: str) -> str:
 
 def _plain(words: str) -> str:
     return f'<p class="empty">{prose(words)}</p>'
-
-
-def _document(title: str, body: str) -> str:
-    style = files("rethink.observe.report").joinpath("page.css").read_text(encoding="utf-8")
-    policy = f"default-src 'none'; style-src {csp_hash(style)}; base-uri 'none'; form-action 'none'"
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        '<meta name="referrer" content="no-referrer">\n'
-        f"<title>{text(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
-        f'<a class="skip" href="#main">To the content</a>\n{body}\n</body>\n</html>\n'
-    )
