@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -62,7 +64,13 @@ def nodes_of(ray: Any, paths: Sequence[str] = ()) -> list[Node]:
     at = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in alive]
     calls = [asking.options(num_cpus=0, max_retries=0, scheduling_strategy=node).remote(paths) for node in at]
     ray.wait(calls, num_returns=len(calls), timeout=FACTS_SECONDS)
-    return [_node(ray, node, call) for node, call in zip(alive, calls, strict=True)]
+    found = [_node(ray, node, call) for node, call in zip(alive, calls, strict=True)]
+    seen: Counter[str] = Counter()
+    for index, node in enumerate(found):  # a machine may have several
+        seen[node.name] += 1
+        if seen[node.name] > 1:
+            found[index] = replace(node, name=f"{node.name} #{seen[node.name]}")
+    return found
 
 
 def ask_nodes(address: str, paths: Sequence[str] = ()) -> list[Node]:
