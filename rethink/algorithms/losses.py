@@ -26,8 +26,8 @@ class Tokens:
     logprobs_T: Tensor
     """[T] log-probabilities under the policy, differentiable."""
     old_logprobs_T: Tensor
-    """[T] under the policy that sampled, as the trainer computes them; the current ones, detached, before the first
-    update of a batch."""
+    """[T] what the ratio is taken to: under the policy that sampled, or, with a correction, under the one before the
+    first update of the batch, as the trainer computes them; the current ones, detached, before that update."""
     advantages_T: Tensor
     """[T] advantage of the rollout that each token belongs to."""
     engine_logprobs_T: Tensor | None = None
@@ -178,8 +178,8 @@ def reinforce_loss(logprobs_T: Tensor, advantages_T: Tensor) -> PolicyLossTerms:
 def correction_weights(tokens: Tokens, settings: AlgorithmSection) -> tuple[Tensor, Tensor]:
     """([T] weights of the settings' correction, [T] bool: held at the cap or dropped); `recipe.objective.CORRECTIONS`.
 
-    The ratio is that of the policy that sampled, by the trainer to by the engine: what the current policy has learnt
-    since is the objective's own ratio.
+    The ratio is that of the policy before the first update of the batch, by the trainer, to the policy that sampled, by
+    the engine: what the current policy has learnt since is the objective's own ratio.
     """
     correction, engine_T = CORRECTIONS[settings.correction], tokens.engine_logprobs_T
     if engine_T is None:

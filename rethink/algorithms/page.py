@@ -139,8 +139,9 @@ def _kl() -> Iterator[str]:
 def _corrections() -> Iterator[str]:
     yield from ("## Corrections between engine and trainer", "")
     yield (
-        "`algorithm.correction` multiplies the policy loss by a weight made of `w = p_trainer / p_engine`, both "
-        "of the policy that sampled. It is applied outside the clip, has no gradient, and does not touch the KL. "
+        "`algorithm.correction` multiplies the policy loss by a weight made of `w = p_trainer / p_engine`: of the "
+        "policy before the first update on the batch, as the trainer computes it, and of the policy that sampled, as "
+        "the engine did. It is applied outside the clip, has no gradient, and does not touch the KL. "
         "Tokens that are dropped still count in the aggregation's denominators. With the engine of Rethink, whose "
         "log-probabilities are the trainer's to the bit where kernels allow it, all weights are 1: corrections "
         "are for engines whose numbers differ (`policy/mismatch`). Both sides are the full distribution's, before "
@@ -152,6 +153,17 @@ def _corrections() -> Iterator[str]:
     for name, found in CORRECTIONS.items():
         floor = "" if found.floor is None else f"{found.floor:g}"
         yield _row(f"`{name}`", found.weight, f"{found.cap:g}", floor, found.source)
+    yield from ("", "## Sampling by an earlier policy", "")
+    yield (
+        "With `rollout.lag` three policies are kept apart: the one that sampled (behaviour), the one before the first "
+        "update on the batch (proximal), and the current one. With `correction: none`, the default, the ratio is p / "
+        "p_behaviour: it is itself the weight that makes up for the lag, and the clip bounds it. With a correction the "
+        "ratio is p / p_proximal, and the correction's weight is made of `w = p_proximal / p_behaviour`, outside the "
+        "clip (decoupled PPO: Hilton et al. 2022, arXiv 2110.00641; AReaL, arXiv 2505.24298). So nothing needs to be "
+        "set for `grpo`, `dr-grpo`, `dapo` and `cispo`; an objective without a ratio (`rloo`) is refused without a "
+        "correction; and `gspo`, whose bounds are 3e-4 wide, clips nearly all completions of an earlier policy unless "
+        "it has one (`sequence-tis`)."
+    )
 
 
 def _needs(needs: Iterable[str]) -> str:

@@ -112,7 +112,7 @@ class Pool:
     def publish(self, weights: Weights, keep: Iterable[int] = ()) -> None:
         """Offer a version of the weights; of the earlier ones only those in `keep`, or still needed, are retained."""
         self.weights[weights.version] = weights
-        needed = {job.request.version for job in self._jobs.values()} | set(keep) | {weights.version}
+        needed = self.versions | set(keep) | {weights.version}
         self.weights = {version: w for version, w in self.weights.items() if version in needed}
 
     def submit(self, request: GenerationRequest) -> int:
@@ -147,6 +147,11 @@ class Pool:
     def arrived(self) -> bool:
         """Whether there is something to take."""
         return bool(self._delivered)
+
+    @property
+    def versions(self) -> set[int | None]:
+        """Versions that samples are still to be drawn from."""
+        return {job.request.version for job in self._jobs.values()}
 
     @property
     def outstanding(self) -> int:

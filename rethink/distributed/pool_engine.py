@@ -13,15 +13,18 @@ import threading
 import time
 import uuid
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 from rethink.distributed import weights as weights_of
 from rethink.distributed.pool import Pool, Timing
 from rethink.distributed.protocol import Weights
-from rethink.distributed.transport import Joined, Lost, Reported, Stacks, Transport
+from rethink.distributed.transport import STORED, Joined, Lost, Reported, Stacks, Transport
 from rethink.distributed.watch import Onlooker, Watch, place_of
 from rethink.errors import EngineFailure
 from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.engines import Opened
+from rethink.types import GenerationRequest
 
 POLL_SECONDS = 0.02
 WAIT_SECONDS = 0.5
@@ -29,7 +32,7 @@ SHOW_SECONDS = 1.0
 
 
 class PoolEngine(RolloutEngine):
-    """`RolloutEngine` whose samples are drawn by workers.
+    """`RolloutEngine` whose samples are drawn by workers. One thread at a time samples; another may publish meanwhile.
 
     Args:
         transport: started; it is this engine's from now on.
@@ -38,6 +41,8 @@ class PoolEngine(RolloutEngine):
         onlooker: told who is waited for and who is lost.
         exact_logprobs: whether their log-probabilities equal the trainer's to the bit.
     """
+
+    overlaps = True
 
     def __init__(
         self, transport: Transport, timing: Timing, opened: Opened, onlooker: Onlooker, *, exact_logprobs: bool
@@ -56,8 +61,9 @@ class PoolEngine(RolloutEngine):
         self._sync_seconds = 0.0
         self._keys: dict[int, int] = {}
         """By task: the request's key."""
-        self._stored: tuple[int, int] | None = None
-        """The version that workers can load, and the count of stores that it is in."""
+        self._retained: Mapping[int, Mapping[str, Any]] = {}
+        self._stored: dict[int, int] = {}
+        """Versions that workers can load, the newest last, and the count of stores that each is in."""
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
         self._closing = False
@@ -68,8 +74,8 @@ class PoolEngine(RolloutEngine):
         """See `RolloutEngine.metrics`."""
         with self._changed:
             now, workers, watched = Counter(self.pool.counts), len(self.pool.workers), self._watch.metrics()
+            seconds, self._sync_seconds = self._sync_seconds, 0.0
         since, self._counted = now - self._counted, now
-        seconds, self._sync_seconds = self._sync_seconds, 0.0
         return {
             "cluster/workers": workers,
             "cluster/lost": since["lost_workers"],
@@ -80,22 +86,35 @@ class PoolEngine(RolloutEngine):
             "cluster/sync": seconds,
         }
 
+    def publish(self, weights: Any, version: int) -> None:
+        """See `RolloutEngine.publish`; requests that name a retained version may be under way."""
+        if weights is not None and weights is not self.model:
+            raise EngineFailure("this engine samples from the weights that it was opened with, and cannot take others")
+        self.version = version
+
+    def retain(self, versions: Mapping[int, Mapping[str, Any]]) -> None:
+        """See `RolloutEngine.retain`."""
+        self._retained = dict(versions)
+
     def close(self) -> None:
-        """End the workers."""
+        """End the workers; whoever samples is told so."""
         with self._changed:
             self._closing = True
+            self._failure = self._failure or EngineFailure("the rollout workers were closed")
+            self._changed.notify_all()
         self._thread.join(timeout=30)
         self._transport.close()
 
     def _step(self) -> bool:
         if not self._under_way:
             return False
-        if self._stored != (self.version, self._transport.stores):
-            self._store()  # a new version; or the store was lost, and the model still has what is wanted
+        for version in {self._named(request) for _, request in self._queue} | self._wanted():
+            if self._stored.get(version) != self._transport.stores:
+                self._store(version)  # it is new; or the store was lost
         with self._changed:
             while self._queue:
                 key, request = self._queue.popleft()
-                sent = dataclasses.replace(request, version=self.version, on_token=None)
+                sent = dataclasses.replace(request, version=self._named(request), on_token=None)
                 self._keys[self.pool.submit(sent)] = key
             self._changed.wait_for(lambda: self.pool.arrived or self._failure is not None, WAIT_SECONDS)
             if self._failure is not None:
@@ -109,23 +128,39 @@ class PoolEngine(RolloutEngine):
                     self._keys.pop(task, None)
         return bool(self._under_way)
 
-    def _store(self) -> None:
-        """Put the present weights where workers find them.
+    def _has(self, version: int) -> bool:
+        return version == self.version or version in self._retained
+
+    def _named(self, request: GenerationRequest) -> int:
+        version = self.version if request.version is None else request.version
+        assert version is not None
+        return version
+
+    def _wanted(self) -> set[int]:
+        with self._changed:
+            return {version for version in self.pool.versions if version is not None}
+
+    def _store(self, version: int) -> None:
+        """Put weights where workers find them.
 
         Raises:
-            EngineFailure: there is no room for them.
+            EngineFailure: there is no room for them, or they are gone.
         """
-        assert self.version is not None
-        started, stores = time.monotonic(), self._transport.stores
-        arrays = weights_of.packed(self.model)
+        started, stores, retained = time.monotonic(), self._transport.stores, self._retained.get(version)
+        if retained is None and version != self.version:
+            raise EngineFailure(f"version {version} of the weights is wanted, and no longer there")
+        arrays = weights_of.packed(self.model.named_parameters() if retained is None else retained.items())
         try:
             source = self._transport.store(arrays)
         except OSError as error:
             raise EngineFailure(f"the weights cannot be handed to workers: {error}") from error
+        self._stored.pop(version, None)
+        self._stored[version] = stores
+        for old in list(self._stored)[:-STORED]:
+            del self._stored[old]
         with self._changed:
-            self.pool.publish(Weights(self.version, source, weights_of.checksum(arrays)))
-        self._stored = self.version, stores
-        self._sync_seconds += time.monotonic() - started
+            self.pool.publish(Weights(version, source, weights_of.checksum(arrays)), keep=self._stored)
+            self._sync_seconds += time.monotonic() - started
 
     def _remove(self, key: int) -> None:
         with self._changed:

@@ -29,7 +29,7 @@ from rethink.distributed.protocol import Order
 from rethink.distributed.ray_cluster import RayCluster
 from rethink.distributed.ray_workers import RayWorkers
 from rethink.distributed.rollout_worker import WorkerSpec
-from rethink.distributed.transport import Event, Joined, Lost, Reported, WorkersRefused
+from rethink.distributed.transport import STORED, Event, Joined, Lost, Reported, WorkersRefused
 from rethink.errors import EngineFailure, RethinkError
 
 POLL_SECONDS = 0.02
@@ -205,7 +205,7 @@ def _obey(said: tuple[Any, ...], workers: RayWorkers, kept: dict[int, Any]) -> N
                 arrays[name] = data[start : start + size].view(kind).reshape(shape)
             kept[number] = ray_module().put({name: np.asarray(array) for name, array in arrays.items()})
             os.unlink(path)
-            for old in sorted(kept)[:-4]:  # versions that batches under way may still want
+            for old in sorted(kept)[:-STORED]:
                 del kept[old]
 
 

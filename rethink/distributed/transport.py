@@ -8,6 +8,9 @@ from typing import Any, Protocol
 from rethink.distributed.protocol import Hello, Order, Report
 from rethink.errors import EngineFailure
 
+STORED = 4
+"""Weights that a transport keeps: those stored last."""
+
 
 @dataclass(frozen=True, slots=True)
 class Joined:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,9 +18,9 @@ Arrays = dict[str, "np.ndarray[Any, Any]"]
 """By name of the parameter; bfloat16 as 16-bit integers."""
 
 
-def packed(model: LanguageModel) -> Arrays:
-    """A model's parameters as arrays that share their memory (on a GPU: copies)."""
-    return {name: _array(parameter) for name, parameter in model.named_parameters()}
+def packed(parameters: Iterable[tuple[str, Tensor]]) -> Arrays:
+    """A model's named parameters as arrays that share their memory (on a GPU: copies)."""
+    return {name: _array(parameter) for name, parameter in parameters}
 
 
 def checksum(arrays: Arrays) -> str:
@@ -32,7 +32,7 @@ def checksum(arrays: Arrays) -> str:
         return hashlib.sha256(head + hashlib.sha256(np.ascontiguousarray(array).data).digest()).digest()
 
     with ThreadPoolExecutor(min(4, torch.get_num_threads())) as threads:  # hashing leaves the interpreter's lock
-        return hashlib.sha256(b"".join(threads.map(digest, arrays.items()))).hexdigest()
+        return hashlib.sha256(b"".join(threads.map(digest, sorted(arrays.items())))).hexdigest()
 
 
 def load(model: LanguageModel, arrays: Mapping[str, np.ndarray[Any, Any]], expected: str) -> None:
@@ -54,7 +54,7 @@ def load(model: LanguageModel, arrays: Mapping[str, np.ndarray[Any, Any]], expec
                 np.copyto(_array(parameter), array)
             else:
                 parameter.copy_(torch.from_numpy(array.copy()).view(parameter.dtype))
-    if (found := checksum(packed(model))) != expected:
+    if (found := checksum(packed(model.named_parameters()))) != expected:
         raise EngineFailure(f"the weights that arrived have the checksum {found[:12]}, and {expected[:12]} was sent")
 
 

@@ -165,15 +165,20 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
                        "Large: one token dominates the update; see `policy/mismatch_max`.", _LOSS),
             MetricInfo("policy/correction", "", "Mean weight of `algorithm.correction` over the tokens, after its cap "
                        "or mask. Only with a correction.", "Within 0.05 of 1; exactly 1 where the engine's numbers are "
-                       "the trainer's.", "Far from 1: engine and trainer disagree, see `policy/mismatch`. Far below 1 "
+                       "the trainer's and `rollout.lag` is 0.",
+                       "Far from 1: engine and trainer disagree, see `policy/mismatch`. Far below 1 "
                        "with a mask: much of the batch is dropped.", _LOSS),
             MetricInfo("policy/correction_cut", "share", "Share of tokens whose weight was held at "
                        "`algorithm.correction_cap`, or that the mask dropped. Only with a correction.", "Below 0.01.",
                        "Grows: engine and trainer drift apart, see `policy/mismatch`; or the bounds are too narrow for "
                        "long completions (`sequence-tis`, `sequence-mask`).", _LOSS),
+            MetricInfo("policy/lag", "batches", "Batches that were trained on between the policy that sampled and the "
+                       "one that the batch is trained on. Only with `rollout.lag`.", "0 in the first batch, then up to "
+                       "`rollout.lag`.", _NOTHING, _TRAIN),
             MetricInfo("policy/mismatch", "nats/token", "Mean absolute difference between the engine's and the "
                        "trainer's "
-                       "log-probability of the sampled tokens, before the first update of a batch.",
+                       "log-probability of the sampled tokens, before the first update of a batch. With `rollout.lag` "
+                       "also what the policy has learnt since it sampled.",
                        "Below 0.001 in fp32, below 0.03 in bf16.", "Engine and trainer disagree: train with "
                        "`model.dtype=float32` to see whether it is rounding; if not, it is a bug in Rethink.", _TRAIN),
             MetricInfo("policy/mismatch_max", "nats", "Largest such difference of any token.",
@@ -308,6 +313,10 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
             MetricInfo("time/reward", "s", "Waiting for rewards after the last rollout; most are computed while "
                        "rollouts are sampled.", "Near 0.",
                        "A slow checker: look for timeouts in `reward_parts`.", _TRAIN),
+            MetricInfo("time/wait", "s", "Waiting for the step's rollout batch. Only with `rollout.lag`; then "
+                       "`time/rollout` and `time/reward` of a batch are not part of the step.", "Near 0 on a cluster. "
+                       "In one process: the time that sampling takes.",
+                       "Workers sample more slowly than the run trains: add workers.", _TRAIN),
             MetricInfo("time/train", "s", "Forward and backward passes.", "Grows with the tokens of the batch.",
                        "A larger `optimizer.micro_batch_tokens` may help if memory allows.", _TRAIN),
             MetricInfo("time/optimizer", "s", "Clipping, AdamW, and passing the weights to the engine.", "Constant.",

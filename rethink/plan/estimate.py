@@ -108,11 +108,13 @@ class Memory:
     """Saved for the backward pass of one sequence."""
     activations_most: int
     """Saved for the backward pass of the largest micro-batch."""
+    earlier_weights: int = 0
+    """Versions of the policy that are still to sample (`rollout.lag`)."""
 
     @property
     def weights(self) -> int:
         """What is held all the time."""
-        return self.master_and_optimizer + self.compute_weights + self.reference_weights
+        return self.master_and_optimizer + self.compute_weights + self.reference_weights + self.earlier_weights
 
     @property
     def least(self) -> int:
@@ -147,6 +149,8 @@ class Phase:
     attention_flops_training: float
     seconds_per_step: float | None
     """None where no rate was given. Rewards, evaluation and checkpoints are not in it."""
+    seconds_overlapped: float | None = None
+    """The same where workers as fast as this machine sample while it trains; None: they cannot."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,10 +49,11 @@ def memory_text(memory: Memory) -> str:
         if memory.logits
         else "no logits"
     )
+    earlier = f"earlier versions {_gib(memory.earlier_weights)}, " if memory.earlier_weights else ""
     return (
         f"{_gib(memory.least)} to {_gib(memory.most)}, as the run finds room: master weights and optimizer "
-        f"{_gib(memory.master_and_optimizer)}, compute weights {_gib(memory.compute_weights)}, {sampling}, activations "
-        f"{_gib(memory.activations_least)} (one sequence) to {_gib(memory.activations_most)}"
+        f"{_gib(memory.master_and_optimizer)}, compute weights {_gib(memory.compute_weights)}, {earlier}{sampling}, "
+        f"activations {_gib(memory.activations_least)} (one sequence) to {_gib(memory.activations_most)}"
     )
 
 
@@ -66,7 +67,8 @@ def _phase_text(phase: Phase, steps_per_batch: int) -> tuple[str, str]:
         f"{count_text(phase.prompt_tokens_batch)} prompt and {count_text(phase.completion_tokens_batch)} completion "
         f"tokens a rollout batch{shared} ({phase.completion_tokens} each, limit {phase.max_new_tokens}); "
         f"{flops_text(decoding)} to decode, {flops_text(training)} to train"
-        f"{seconds_text(phase.seconds_per_step, ' a step')}",
+        f"{seconds_text(phase.seconds_per_step, ' a step')}"
+        f"{seconds_text(phase.seconds_overlapped, ' with --cluster, where sampling overlaps training')}",
     )
 
 

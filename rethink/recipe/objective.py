@@ -37,8 +37,9 @@ class Needed(NamedTuple):
 
 NEEDS: Mapping[Need, Needed] = {
     "old": Needed(
-        "log-probabilities under the policy that sampled",
-        "with several updates a batch, one forward pass over the batch, unless the engine's are exact",
+        "log-probabilities that the ratio is taken to: under the policy that sampled; with `rollout.lag` and a "
+        "correction under the one before the first update on the batch",
+        "with several updates a batch, one forward pass over the batch, unless the engine's serve",
     ),
     "engine": Needed("log-probabilities that the engine sampled with", "none: they are stored with the rollouts"),
     "reference": Needed(
@@ -97,7 +98,9 @@ class Objective:
 
 
 class Correction(NamedTuple):
-    """A weight w = p_trainer / p_engine that makes up for an engine whose numbers differ from the trainer's."""
+    """A weight w = p_trainer / p_engine: for an engine whose numbers differ from the trainer's, or that sampled with an
+    earlier policy.
+    """
 
     weight: str
     """What a token's policy loss is multiplied by."""

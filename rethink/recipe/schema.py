@@ -199,6 +199,10 @@ class RolloutSection(Section):
     """Train on samples from a distribution that top-p or top-k truncated, although the loss uses the full one."""
     stop_strings: tuple[str, ...] = ()
     """Strings that end a completion, in addition to the model's end-of-turn tokens."""
+    lag: int = Field(default=0, ge=0, le=8)
+    """Batches between sampling and training: batch b is sampled by the policy after batch b - 1 - lag; 0: on-policy.
+    With `--cluster`, workers sample batch b + lag while batch b is trained on; in one process the result is the same,
+    and nothing is faster."""
     engine: str = "auto"
     """What samples. `torch`: the engine of Rethink's own decoder; `transformers`: slower, for other architectures;
     `auto`: the first of these that takes the model. An installed package may bring others. `vllm` cannot train yet."""
@@ -318,8 +322,9 @@ class AlgorithmSection(Section):
     """Upper bound of the ratio where the advantage is negative (arXiv 1912.09729, equation 5; 3 is usual); None: no
     such bound."""
     correction: Literal["none", "tis", "sequence-tis", "mask", "sequence-mask"] = "none"
-    """Weight of the policy loss that makes up for an engine whose log-probabilities differ from the trainer's:
-    truncated importance sampling by token or by completion, or masking of tokens or completions outside bounds."""
+    """Weight of the policy loss that makes up for an engine whose log-probabilities differ from the trainer's, or for
+    `rollout.lag`: truncated importance sampling by token or by completion, or masking of tokens or completions outside
+    bounds. `none` with a lag: the ratio is taken to the policy that sampled."""
     correction_cap: float | None = Field(default=None, gt=0)
     """Largest weight of the correction; None: its default (2; `mask`: 5)."""
     correction_floor: float | None = Field(default=None, ge=0)

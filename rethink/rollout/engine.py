@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rethink.errors import EngineFailure, UsageError
@@ -35,6 +35,9 @@ class RolloutEngine(ABC):
     """Whether the log-probabilities it reports equal the trainer's to the bit, so that no second pass is needed."""
     version: int | None = None
     """Of the weights that it samples from; None: nobody has given them one."""
+    overlaps: bool = False
+    """Whether it samples elsewhere, so that the policy may be trained, and others published, meanwhile: requests may
+    name each version that `retain` was given."""
 
     def __init__(self) -> None:
         self._under_way: dict[int, tuple[OnFinish, int]] = {}
@@ -64,7 +67,7 @@ class RolloutEngine(ABC):
                 f"request {key} needs {size} prompt tokens and up to {wanted} new ones, but the model's context is "
                 f"{self.context}; shorten the prompt or lower max_new_tokens to {self.context - size} or less"
             )
-        if request.version not in (None, self.version):
+        if request.version is not None and not self._has(request.version):
             has = "weights without a version" if self.version is None else f"version {self.version}"
             raise EngineFailure(f"version {request.version} of the weights was asked for, and the engine has {has}")
         assert key not in self._under_way, f"request {key} is under way already"
@@ -123,9 +126,21 @@ class RolloutEngine(ABC):
         self._drop()
         self.version = version
 
+    def retain(self, versions: Mapping[int, Mapping[str, Any]]) -> None:
+        """Sample from these versions too, whatever is published.
+
+        Args:
+            versions: parameters by name, by version: all that requests may name beside the published one.
+        """
+        raise EngineFailure("this engine samples where the policy is trained, and has one version of the weights")
+
     @abstractmethod
     def _step(self) -> bool:
         """See `step`: takes from `_queue`; each completion that ends goes to `_finish`."""
+
+    def _has(self, version: int) -> bool:
+        """Whether requests may name a version."""
+        return version == self.version
 
     def _check(self, request: GenerationRequest) -> None:  # noqa: B027
         """Refuse a request that could never get the memory it needs. Raises `UsageError`."""

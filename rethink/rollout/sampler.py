@@ -27,6 +27,8 @@ class Asked:
     prompt: Prompt
     seeds: tuple[int, ...]
     """One for each completion that is wanted."""
+    version: int | None = None
+    """Of the weights that must answer; None: those that the engine has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +94,12 @@ def sample(
 def complete(
     engine: RolloutEngine, asked: Sequence[Asked], params: SamplingParams, on_finish: OnFinish | None = None
 ) -> list[list[Completion]]:
-    """The answers alone, all from the weights that the engine has now. Raises as `sample`."""
-    requests = [GenerationRequest(one.prompt.token_ids, one.seeds, params, version=engine.version) for one in asked]
+    """The answers alone. Raises as `sample`."""
+    now = engine.version
+    requests = [
+        GenerationRequest(one.prompt.token_ids, one.seeds, params, version=now if one.version is None else one.version)
+        for one in asked
+    ]
     return run_engine(engine, requests, on_finish)
 
 

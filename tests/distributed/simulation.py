@@ -20,8 +20,8 @@ from rethink.distributed.pool import Pool, Timing
 from rethink.distributed.protocol import Hello, Key, Order, Report, Task, Weights
 from rethink.distributed.worker_state import Worker
 from rethink.errors import EngineFailure, UsageError
+from rethink.kinds.grpo.lag import batches_due, policies_needed, sampled_by
 from rethink.types import Completion, GenerationRequest, SamplingParams
-from tests.distributed.feed import batches_due, sampled_by, versions_needed
 
 TIMING = Timing(beat=0.2, late=1.0, hung=3.0, stuck=8.0, loading=10.0, without=1e9, attempts=10**9)
 STEP = 0.05
@@ -303,8 +303,8 @@ class Driver:
         self.cluster.clock.after(0.1, self.tick)
 
     def submit_due(self) -> None:
-        for batch in batches_due(self.disk.trained, self.script.lag, self.script.batches):
-            if batch not in self.disk.batches and batch not in self.got:
+        for batch in batches_due(self.disk.trained, self.script.lag):
+            if batch < self.script.batches and batch not in self.disk.batches and batch not in self.got:
                 self.got[batch] = {}
                 for i, request in enumerate(requests_of(self.script, batch)):
                     version = sampled_by(batch, self.script.lag)
@@ -336,9 +336,9 @@ class Driver:
             return
         disk, lag, batch = self.disk, self.script.lag, self.disk.trained
         version, tokens = disk.batches[batch]
-        assert version >= batch - lag, "a batch is older than the lag allows"
+        assert version == max(0, batch - lag), "a batch was sampled by another policy than the lag says"
         weights = {**disk.weights, batch + 1: next_weights(disk.weights[batch], tokens)}
-        needed = versions_needed(batch + 1, lag, self.script.batches, disk.batches)
+        needed = policies_needed(batch + 1, lag, disk.batches) | {batch + 1}
         disk.weights = {v: weights[v] for v in needed}  # one atomic commit
         disk.trained = batch + 1
         disk.log.append(batch)

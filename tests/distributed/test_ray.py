@@ -85,8 +85,8 @@ def at_third_version(monkeypatch: pytest.MonkeyPatch) -> Callable[[Strike], None
     store = PoolEngine._store
 
     def on(strike: Strike) -> None:
-        def watched(engine: PoolEngine) -> None:
-            store(engine)
+        def watched(engine: PoolEngine, version: int) -> None:
+            store(engine, version)
             stored.append(1)
             if len(stored) == 3:
                 strike()
@@ -131,4 +131,15 @@ def test_whoever_dies_the_bits_stay(
 
     at_third_version(strike)
     run(tmp_path / "spread", cluster=CLUSTER)
+    assert hash_of(tmp_path / "alone") == hash_of(tmp_path / "spread")
+
+
+@pytest.mark.slow
+def test_workers_sample_ahead_of_training_though_one_is_killed(
+    run: Callable[..., dict[str, Any]], at_third_version: Callable[[Strike], None], tmp_path: Path
+) -> None:
+    lagging = ("rollout.lag=1", "algorithm={mini_batches: 2, beta: 0.02}", "model.dtype=bfloat16")
+    run(tmp_path / "alone", *lagging)
+    at_third_version(lambda: os.kill(worker_processes()["worker-0.1"], signal.SIGKILL))
+    run(tmp_path / "spread", *lagging, cluster=CLUSTER)
     assert hash_of(tmp_path / "alone") == hash_of(tmp_path / "spread")

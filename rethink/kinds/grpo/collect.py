@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from rethink.algorithms.advantages import group_advantages, no_signal_groups
+from rethink.kinds.grpo.lag import sampled_by
 from rethink.kinds.grpo.recipe import Recipe
 from rethink.model.text.prompt import PromptRenderer
 from rethink.recipe.schema import RolloutSection
@@ -34,6 +35,11 @@ class RolloutBatch:
     rollout_seconds: float = 0.0
     reward_seconds: float = 0.0
     """0 where it was read back."""
+
+    @property
+    def versions(self) -> set[int | None]:
+        """Of the policy that sampled it: one, unless something is wrong."""
+        return {rollout.completion.version for rollout in self.rollouts}
 
     @property
     def rollouts(self) -> list[Rollout]:
@@ -83,12 +89,14 @@ def collect(recipe: Recipe, sources: Sources, folder: RunFolder, index: int) -> 
 def plan(recipe: Recipe, sources: Sources, index: int) -> BatchPlan:
     """What the batch of that index asks."""
     step, group = index * recipe.steps_per_batch, range(recipe.rollout.group_size)
+    version = sampled_by(index, recipe.rollout.lag) * recipe.steps_per_batch
     problems = sources.mix.train_batch(index, recipe.rollout.prompts_per_batch, step)
     asked = tuple(
         Asked(
             problem,
             sources.renderer.render(problem),
             tuple(draw("rollout", recipe.seed, index, place, number) for number in group),
+            version,
         )
         for place, problem in enumerate(problems)
     )

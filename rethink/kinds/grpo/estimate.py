@@ -147,10 +147,12 @@ def _phase(
     training = passes * matrices + recipe.algorithm.epochs * sum(need.head_passes for need in needed) * batch.head(
         shape
     )
-    seconds = None
+    seconds = overlapped = None
     if rates is not None:
         decoding = (matrices + attention) / rates.decoding
-        seconds = (decoding + (training + passes * attention) / rates.training) / recipe.steps_per_batch
+        trained = (training + passes * attention) / rates.training
+        seconds = (decoding + trained) / recipe.steps_per_batch
+        overlapped = max(decoding, trained) / recipe.steps_per_batch if recipe.rollout.lag else None
     return Phase(
         first_step=reach[0],
         steps=reach[1],
@@ -163,6 +165,7 @@ def _phase(
         attention_flops_decoding=attention,
         attention_flops_training=passes * attention,
         seconds_per_step=seconds,
+        seconds_overlapped=overlapped,
     )
 
 
@@ -197,4 +200,5 @@ def _memory(recipe: Recipe, shape: ModelShape, batch: Groups) -> Memory:
         reference_weights=value_bytes * parameters if "reference" in recipe.algorithm.needs else 0,
         keys_and_values_least=longest * cache_bytes,
         keys_and_values_most=max(cache, longest * cache_bytes),
+        earlier_weights=recipe.rollout.lag * value_bytes * count_parameters(shape).total,
     )

@@ -15,16 +15,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from rethink.eval.heldout import evaluate
 from rethink.kernels.head import release_memory
-from rethink.kinds.grpo.collect import RolloutBatch, Sources, collect
+from rethink.kinds.grpo.collect import RolloutBatch, Sources
+from rethink.kinds.grpo.feed import Feed
+from rethink.kinds.grpo.lag import sampled_by
 from rethink.kinds.grpo.metrics import batch_metrics
 from rethink.kinds.grpo.recipe import Recipe
 from rethink.kinds.grpo.update import MiniBatch, UpdateStats, accumulate_gradients, apply_update, compute_logprobs
+from rethink.kinds.grpo.versions import write_versions
 from rethink.kinds.grpo.wire import GroupWire
 from rethink.model.language_model import LanguageModel
 from rethink.observe.progress import Progress
@@ -47,6 +51,7 @@ class GRPO:
     reference: LanguageModel | None
     optimizer: MasterAdamW
     sources: Sources
+    feed: Feed
     held_out: list[Problem]
     progress: Progress
     micro_batch_tokens: int
@@ -56,7 +61,7 @@ class GRPO:
     batch: RolloutBatch | None = None
     trackers: Trackers = field(default_factory=lambda: Trackers([], lambda text: None))
     old_logprobs: list[Tensor] | None = None
-    """Of the current batch's rollouts, in order; None while the policy is still the one that sampled them."""
+    """Of the current batch's rollouts, in order (`old_logprobs`); None while they are the current policy's."""
 
     @property
     def steps(self) -> int:
@@ -78,19 +83,20 @@ def one_step(run: GRPO) -> dict[str, float]:
     row: dict[str, float] = {"step": state.step + 1, "batch": index}
 
     # Rollouts: one batch serves mini_batches * epochs steps.
+    waited = 0.0
     if run.batch is None or run.batch.index != index:
         run.progress.phase("rollout")
-        run.batch = collect(recipe, run.sources, run.folder, index)
-        run.old_logprobs = run.old_logprobs if position else None
+        run.batch, waited = run.feed.take(index, state.step)
         if not position:
             state.tokens_total += sum(len(r.completion.token_ids) for r in run.batch.rollouts)
     row |= batch_metrics(run.batch, recipe, sampled_now=position == 0) | run.sources.engine.metrics()
+    if recipe.rollout.lag:
+        row |= {"policy/lag": index - sampled_by(index, recipe.rollout.lag), "time/wait": waited}
 
-    # Old log-probabilities: the policy's own before its first update on this batch. With one update a batch the
-    # current ones are the old ones; and an engine whose numbers are the trainer's to the bit has them already.
+    # Old log-probabilities: of the batch, before the first update on it.
     run.progress.phase("train")
     started = time.perf_counter()
-    if "old" in recipe.algorithm.needs and recipe.steps_per_batch > 1 and position == 0:
+    if position == 0:
         run.old_logprobs = old_logprobs(run, run.batch)
 
     # Gradients of this step's groups.
@@ -108,16 +114,37 @@ def one_step(run: GRPO) -> dict[str, float]:
     row |= run.optimizer.ranks.metrics()
     state.step += 1
     run.sources.engine.publish(run.model, state.step)
+    run.feed.advance(state.step)
     release_memory()
     state.tokens_trained += stats.input_tokens
     return row | {"tokens/total": state.tokens_total, "tokens/trained": state.tokens_trained}
 
 
-def old_logprobs(run: GRPO, batch: RolloutBatch) -> list[Tensor]:
-    """Log-probabilities of the batch's rollouts under the policy that sampled them, which is still the current one."""
-    if run.sources.engine.exact_logprobs:
+def old_logprobs(run: GRPO, batch: RolloutBatch) -> list[Tensor] | None:
+    """What the ratio is taken to: log-probabilities [length] of each rollout, before the first update on the batch.
+
+    Without a correction they are those of the behaviour policy, which sampled. With one they are those of the proximal
+    policy, the present one, and the correction weighs it against the behaviour policy; without a lag these two are one
+    policy, computed twice. None: not needed, or the current ones at each update.
+    """
+    recipe = run.recipe
+    source = old_source(recipe, exact=run.sources.engine.exact_logprobs)
+    if source == "current":
+        return None
+    if source == "engine":
         return [torch.from_numpy(r.completion.logprobs).to(run.model.device) for r in batch.rollouts]
-    return compute_logprobs(run.model, batch.groups, run.recipe.rollout.temperature, run.micro_batch_tokens)
+    return compute_logprobs(run.model, batch.groups, recipe.rollout.temperature, run.micro_batch_tokens)
+
+
+def old_source(recipe: Recipe, *, exact: bool) -> Literal["current", "engine", "pass"]:
+    """Where the old log-probabilities come from. `exact`: the engine's equal the trainer's to the bit."""
+    if "old" not in recipe.algorithm.needs:
+        return "current"
+    if recipe.rollout.lag and recipe.algorithm.correction == "none":
+        return "engine"
+    if recipe.steps_per_batch == 1:
+        return "current"
+    return "engine" if exact and not recipe.rollout.lag else "pass"
 
 
 def mini_batch(run: GRPO, batch: RolloutBatch, position: int) -> MiniBatch:
@@ -165,7 +192,8 @@ def evaluate_now(run: GRPO) -> dict[str, float]:
     on_ended(0)
     seeds = [draw("evaluation", run.recipe.seed, step, i) for i in range(len(problems))]
     s = run.sources
-    result = evaluate(s.engine, s.renderer, s.rubric, problems, evaluation_params(run), seeds, on_ended)
+    with run.feed.alone():
+        result = evaluate(s.engine, s.renderer, s.rubric, problems, evaluation_params(run), seeds, on_ended)
     run.folder.write_samples(f"step-{step:06d}", result.rows())
     run.progress.evaluation(step, result.metrics())
     accuracy, judged = result.first(compared)
@@ -190,3 +218,4 @@ def write(run: GRPO, folder: Path) -> None:
     """A recovery checkpoint of this very step."""
     half_used = run.state.step % run.recipe.steps_per_batch != 0
     write_checkpoint(folder, run.state, run.optimizer, run.reference, run.old_logprobs if half_used else None)
+    write_versions(folder, run.feed.needed(run.state.step))

@@ -85,7 +85,8 @@ def keeps(recipe: Recipe) -> tuple[int, int]:
     """(models that it leaves, bytes a parameter that a checkpoint holds beside the optimizer's)."""
     return (
         1 if recipe.evaluation.every is None else 2,
-        REFERENCE_BYTES if "reference" in recipe.algorithm.needs else 0,
+        (REFERENCE_BYTES if "reference" in recipe.algorithm.needs else 0)
+        + recipe.rollout.lag * recipe.model.value_bytes,
     )
 
 

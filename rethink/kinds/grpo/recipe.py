@@ -76,6 +76,7 @@ class Recipe(AskingRecipe, TrainingRecipe):
         yield from _batch(self)
         yield from _sampling(self.rollout)
         yield from _algorithm(self.algorithm)
+        yield from _correction(self.rollout, self.algorithm)
         yield from _evaluation(self.evaluation)
         yield from super().contradictions()
 
@@ -141,6 +142,22 @@ def _algorithm(algorithm: AlgorithmSection) -> Iterator[str]:
         yield (
             f"`algorithm.fixed_denominator` is set, but `algorithm.aggregation` is `{algorithm.aggregation}` and does "
             "not use it. Set `algorithm.aggregation=fixed`, or remove the denominator."
+        )
+
+
+def _correction(rollout: RolloutSection, algorithm: AlgorithmSection) -> Iterator[str]:
+    if rollout.lag and algorithm.correction == "none" and "old" not in algorithm.needs:
+        yield (
+            f"`rollout.lag` is {rollout.lag}, but `algorithm.type={algorithm.type}` has no ratio to the policy that "
+            "sampled, so it would take its rollouts for the present policy's. Set `algorithm.correction=tis`, or "
+            "`rollout.lag=0`."
+        )
+    if rollout.lag and algorithm.correction != "none" and (rollout.top_p < 1 or rollout.top_k > 0):
+        yield (
+            f"`algorithm.correction` is `{algorithm.correction}` and `rollout.lag` {rollout.lag}, but `rollout.top_p` "
+            "or `rollout.top_k` cuts the distribution that an earlier policy is sampled from, for which its weights "
+            "are wrong. Sample from the full one (`rollout.top_p=1 rollout.top_k=0`), or set "
+            "`algorithm.correction=none`."
         )
 
 

@@ -13,9 +13,12 @@ from rethink.errors import RunFolderError
 from rethink.kinds.grpo import loop
 from rethink.kinds.grpo.collect import Sources
 from rethink.kinds.grpo.data import rubric_of, task_mix
-from rethink.kinds.grpo.loop import GRPO
+from rethink.kinds.grpo.feed import Feed
+from rethink.kinds.grpo.lag import batches_due
+from rethink.kinds.grpo.loop import GRPO, old_source
 from rethink.kinds.grpo.recipe import Recipe
 from rethink.kinds.grpo.room import check_grpo_room
+from rethink.kinds.grpo.versions import read_versions, versions_in
 from rethink.model.build import exact_weights
 from rethink.model.loading import Checkpoint, load_model
 from rethink.model.saving import save_hf_folder
@@ -96,8 +99,7 @@ def train(
 def close(run: GRPO) -> None:
     """Let go of the other ranks, the engine and the reward workers."""
     run.optimizer.ranks.close()
-    run.sources.engine.close()
-    run.sources.rubric.close()
+    run.feed.close()
 
 
 def open_folder(recipe: Recipe, checkpoint: Checkpoint, mix: TaskMix, out: Path, resume: bool) -> RunFolder:
@@ -157,13 +159,15 @@ def assemble(
     ranks = start_ranks(Shared(recipe, checkpoint, opened.name, choices))
     exact = exact_weights(checkpoint, model)
     optimizer = MasterAdamW(model, recipe.optimizer, exact, ranks, recorded_lanes(choices))
+    sources = Sources(mix, renderer, engine, rubric, stops)
     run = GRPO(
         recipe=recipe,
         folder=folder,
         model=model,
         reference=model.clone() if "reference" in recipe.algorithm.needs else None,
         optimizer=optimizer,
-        sources=Sources(mix, renderer, engine, rubric, stops),
+        sources=sources,
+        feed=Feed(recipe, sources, folder, model),
         held_out=held_out,
         progress=progress,
         micro_batch_tokens=int(choices["micro_batch_tokens"]),
@@ -212,30 +216,39 @@ def check_prompts(recipe: Recipe, mix: TaskMix, renderer: PromptRenderer, held_o
 
 def note_old_logprobs(recipe: Recipe, engine: RolloutEngine, progress: Progress) -> None:
     """Say where the old log-probabilities cost a pass of their own."""
-    if "old" in recipe.algorithm.needs and recipe.steps_per_batch > 1 and not engine.exact_logprobs:
-        progress.note(
-            "The engine's log-probabilities may differ from the trainer's in the last bits, so the old ones are "
-            "computed by another pass over each batch."
+    if old_source(recipe, exact=engine.exact_logprobs) == "pass":
+        why = (
+            "The old log-probabilities are those of a later policy than the one that sampled"
+            if recipe.rollout.lag
+            else "The engine's log-probabilities may differ from the trainer's in the last bits"
         )
+        progress.note(f"{why}, so they are computed by another pass over each batch.")
 
 
 def restore_grpo(run: GRPO) -> None:
-    """Bring a run back to its last checkpoint that can be used: a half-used rollout batch must be there too.
+    """Bring a run back to its last checkpoint that can be used: batches that cannot be sampled again must be there too.
 
     Rollouts that are still to be trained on from the start, and are damaged, are sampled again.
     """
     folder, per_batch, note = run.folder, run.recipe.steps_per_batch, run.progress.note
 
     def check(step: int) -> None:
+        checkpoint = dict(folder.checkpoints())[step]
         batch, position = divmod(step, per_batch)
-        if position and folder.read_rollouts(batch) is None:
-            raise RunFolderError(
-                f"`{folder.rollouts_path(batch)}` is missing, and the checkpoint of step {step} is in the midst of it."
-            )
+        for due in batches_due(batch, run.recipe.rollout.lag):
+            half_used, version = position > 0 and due == batch, run.feed.version(due)
+            again = not half_used and (version == step or version in versions_in(checkpoint))
+            if not again and folder.read_rollouts(due) is None:
+                cause = "is in the midst of it" if half_used else f"does not hold version {version}, which samples it"
+                raise RunFolderError(
+                    f"`{folder.rollouts_path(due)}` is missing, and the checkpoint of step {step} {cause}."
+                )
 
     run.state, run.old_logprobs = restore(folder, run.optimizer, run.reference, note, check)
     if run.reference is not None:
         share_reference(run.optimizer.ranks, run.reference)
+    if run.state.step:
+        run.feed.kept = read_versions(dict(folder.checkpoints())[run.state.step])
     for batch in folder.batches():
         if batch * per_batch >= run.state.step:
             try:

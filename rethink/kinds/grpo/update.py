@@ -37,8 +37,8 @@ class MiniBatch:
     groups: Sequence[Group]
     """With advantages."""
     old_logprobs: Sequence[Tensor] | None = None
-    """[length] of each rollout, group after group, under the policy that sampled; None: the policy has not changed
-    since, so they are the current ones (ratio exactly 1, gradient intact)."""
+    """[length] of each rollout, group after group: what the ratio is taken to; None: the current ones (ratio exactly 1,
+    gradient intact)."""
     skip: Sequence[bool] = ()
     """Groups to leave out of the computation, which the loss's denominators count; empty: none."""
     counted: tuple[int, int] | None = None
@@ -236,12 +236,12 @@ def accumulate_gradients(
         if reference is not None:
             with span("reference", micro.batch.input_tokens, micro.batch.target_tokens):
                 reference_C = reference.completion_logprobs(micro.batch, temperature)[0]
-        trained_C = micro.trained
+        trained_C, engine_C = micro.trained, micro.engine_logprobs(model.device)
         known = Known(
             _spread(weights, trained_C),
             _advantages(micro, weights),
             None if kept.old_logprobs is None else micro.joined(kept.old_logprobs),
-            micro.engine_logprobs(model.device) if "engine" in needs else None,
+            engine_C if "engine" in needs else None,
             reference_C,
             micro.batch.lengths if "sequence" in needs else None,
             trained_C,
@@ -254,7 +254,8 @@ def accumulate_gradients(
         value = _finite(loss, step)
         with span("backward"):
             loss.backward()
-        _record_batch(stats, micro, value, logprobs_C, entropies_C)
+        stats.loss += value
+        _record_batch(stats, micro, logprobs_C, entropies_C, engine_C)
     return stats
 
 
@@ -352,11 +353,12 @@ def _record_terms(stats: UpdateStats, terms: LossTerms) -> None:
         stats.add("cut", terms.cut_T)
 
 
-def _record_batch(stats: UpdateStats, micro: MicroBatch, loss: float, logprobs_C: Tensor, entropies_C: Tensor) -> None:
-    stats.loss += loss
-    engine_C, trained_C = micro.engine_logprobs(logprobs_C.device), micro.trained
-    if trained_C is not None:
-        engine_C, logprobs_C, entropies_C = engine_C[trained_C], logprobs_C[trained_C], entropies_C[trained_C]
+def _record_batch(
+    stats: UpdateStats, micro: MicroBatch, logprobs_C: Tensor, entropies_C: Tensor, engine_C: Tensor
+) -> None:
+    if micro.trained is not None:
+        kept = micro.trained
+        engine_C, logprobs_C, entropies_C = engine_C[kept], logprobs_C[kept], entropies_C[kept]
     stats.tokens += len(logprobs_C)
     stats.input_tokens += micro.batch.input_tokens
     stats.add("entropy", entropies_C)

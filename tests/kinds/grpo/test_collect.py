@@ -32,6 +32,7 @@ def test_a_batch_is_a_function_of_its_index(tmp_path: Path, small_tokenizer: Tok
     def sources(*lines: str) -> Sources:
         mix = task_mix(recipe)
         engine = ScriptedEngine(lines, small_tokenizer.encode)
+        engine.publish(None, 4)
         return Sources(mix, PromptRenderer(small_tokenizer, recipe.prompt, 200), engine, rubric_of(recipe, mix), ())
 
     one, other = sources("<think>a</think><answer>1</answer>", "no", "no"), sources("other")
@@ -41,6 +42,7 @@ def test_a_batch_is_a_function_of_its_index(tmp_path: Path, small_tokenizer: Tok
         plan(recipe, other, 0)
         assert plan(recipe, other, 2) == planned
         assert (planned.step, planned.params.max_new_tokens) == (4, 60)
+        assert {one.version for one in planned.asked} == {4}
         assert planned.asked[1].seeds == tuple(draw("rollout", 3, 2, 1, sample) for sample in range(3))
         made, read = collect(recipe, one, folder, 2), collect(recipe, other, folder, 2)
     assert [r.reward for r in made.rollouts] == [1.0, 0.0, 0.0] * 2
