@@ -88,14 +88,18 @@ def test_a_worker_says_where_it_is() -> None:
     def turn(*_: Any) -> None:
         held.set()
         hold.wait()
+        raise SystemExit  # else the thread would spin for as long as the tests run
 
     held_one = RolloutWorker.__new__(RolloutWorker)
+    held_one._changed = threading.Condition()
     held_one._load, held_one._turn = (lambda *_: None), turn  # type: ignore[method-assign,assignment,return-value]
     thread = threading.Thread(target=held_one._run, args=(None, None), daemon=True)
     thread.start()
     assert held.wait(10)
     place = place_of(worker.stacks())
     hold.set()
+    thread.join(10)
+    assert not thread.is_alive()
     assert "threading.py" in place, place
     assert place_of('Thread 1\n  File "x.py", line 3 in main\n') == "in no known place"
 
