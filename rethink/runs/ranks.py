@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from rethink.model.language_model import LanguageModel
-from rethink.model.loading import Checkpoint
-from rethink.recipe.base import TrainingRecipe
+
+if TYPE_CHECKING:  # the GPU check runs where nothing reads recipes
+    from rethink.model.loading import Checkpoint
+    from rethink.recipe.base import TrainingRecipe
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 Named = Mapping[str, Tensor]

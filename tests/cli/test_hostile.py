@@ -59,6 +59,10 @@ REFUSED = {
     "profile": [["profile", HOSTILE]],
     "doctor": [["doctor", HOSTILE]],
     "algorithms": [["algorithms", HOSTILE]],
+    "gpu-check": [["gpu-check", "--device", "cpu", "--small", "--only", HOSTILE, "--out", "OUT"]],
+    "cluster": [["cluster", "plan", HOSTILE, "local:2"], ["cluster", "plan", "quickstart", HOSTILE],
+                ["cluster", "up", HOSTILE], ["cluster", "down", HOSTILE], ["cluster", "status", HOSTILE],
+                ["cluster", "template", "slurm", HOSTILE, "--workers", "1"]],
     "tasks": [["tasks", HOSTILE], ["tasks", "chain_sum", "--option", HOSTILE], ["tasks", "--recipe", HOSTILE],
               ["tasks", "chain_sum", "--option", f"{HOSTILE}=1"], ["tasks", "chain_sum", "--model", HOSTILE]],
 }  # fmt: skip
