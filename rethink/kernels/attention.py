@@ -76,17 +76,16 @@ class TreeLayout:
     buckets: tuple[Bucket, ...]
     plan: BlockPlan = field(repr=False)
     mask: Any = field(default=None, repr=False)
-    """The `BlockMask` of FlexAttention, on a GPU."""
+    """The `BlockMask` of FlexAttention, on a GPU; it takes the place of buckets and plan."""
 
 
 def tree_layout(segments: Sequence[Segment], device: torch.device | str = "cpu") -> TreeLayout:
     """Everything that the kernels need to know of segments (those without tokens leave no trace)."""
-    mask = None
     if torch.device(device).type == "cuda":
         from rethink.kernels.flex import block_mask  # it imports torch's compiler
 
-        mask = block_mask(ends_of(segments), device)
-    return TreeLayout(tuple(segments), _buckets(segments, device), _plan(segments), mask)
+        return TreeLayout(tuple(segments), (), _plan(()), block_mask(ends_of(segments), device))
+    return TreeLayout(tuple(segments), _buckets(segments), _plan(segments))
 
 
 def ends_of(segments: Sequence[Segment]) -> list[int]:
@@ -94,7 +93,7 @@ def ends_of(segments: Sequence[Segment]) -> list[int]:
     return [segment.end for segment in segments for _ in range(segment.size)]
 
 
-def _buckets(segments: Sequence[Segment], device: torch.device | str) -> tuple[Bucket, ...]:
+def _buckets(segments: Sequence[Segment]) -> tuple[Bucket, ...]:
     """Segments of similar length, padded to the longest of their bucket for one attention call."""
     buckets: list[Bucket] = []
     rest = sorted((s for s in segments if s.size), key=lambda s: (-s.size, s.start))
@@ -102,9 +101,9 @@ def _buckets(segments: Sequence[Segment], device: torch.device | str) -> tuple[B
         longest = rest[0].size
         taken = [s for s in rest if s.size >= BUCKET_FILL * longest]
         rest = rest[len(taken) :]
-        offsets = torch.arange(longest, device=device)
-        starts = torch.tensor([s.start for s in taken], device=device)
-        sizes = torch.tensor([s.size for s in taken], device=device)
+        offsets = torch.arange(longest)
+        starts = torch.tensor([s.start for s in taken])
+        sizes = torch.tensor([s.size for s in taken])
         valid = offsets[None, :] < sizes[:, None]
         # Padding repeats the segment's last token: it comes after every real query, so causality hides it.
         index = starts[:, None] + torch.minimum(offsets[None, :], sizes[:, None] - 1)
@@ -142,14 +141,9 @@ def _plan(segments: Sequence[Segment]) -> BlockPlan:
 
 
 def attend(q_BHSD: Tensor, k_BHUD: Tensor, v_BHUD: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
-    """Attention output [B,H,S,D] and its log-sum-exp [B,H,S] (fp32 or better). Scale 1/sqrt(D)."""
-    if q_BHSD.device.type == "cpu":
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q_BHSD, k_BHUD, v_BHUD, 0.0, causal)
-        return out, lse
-    scores = _scores(q_BHSD, k_BHUD, causal)
-    lse = torch.logsumexp(scores, dim=-1)
-    weights = torch.exp(scores - lse[..., None]).to(v_BHUD.dtype)
-    return weights @ v_BHUD, lse
+    """Attention output [B,H,S,D] and its log-sum-exp [B,H,S] (fp32 or better), on a CPU. Scale 1/sqrt(D)."""
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q_BHSD, k_BHUD, v_BHUD, 0.0, causal)
+    return out, lse
 
 
 def attend_backward(
@@ -181,15 +175,6 @@ def attend_backward(
         grad_q[:, :, rows] = torch.matmul(scores, k[:, :, keys]) / math.sqrt(size)
         grad_k[:, :, keys] += torch.matmul(scores.transpose(-1, -2), q_scaled[:, :, rows].to(q.dtype))
     return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype)
-
-
-def _scores(q: Tensor, k: Tensor, causal: bool) -> Tensor:
-    accurate = torch.promote_types(q.dtype, torch.float32)
-    scores = q.to(accurate) @ k.to(accurate).transpose(-1, -2) / math.sqrt(q.shape[-1])
-    if causal:
-        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
-        scores = scores.masked_fill(future, -math.inf)
-    return scores
 
 
 def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:

@@ -42,7 +42,7 @@ class _RMSNorm(torch.autograd.Function):
         scale = mean_square.add_(epsilon).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
         out = torch.empty(x.shape, dtype=dtype, device=x.device)
-        for part in _row_blocks(x):
+        for part in row_blocks(x):
             torch.mul(x[part] * scale[part], weight, out=out[part])
         return out
 
@@ -54,7 +54,7 @@ class _RMSNorm(torch.autograd.Function):
             up = grads[0].contiguous()
             return ops.rms_norm_backward(x, weight, scale, up, grad_weight), grad_weight, None, None
         grad_x, scale = torch.empty_like(x), scale.reshape(*x.shape[:-1], 1)
-        for part in _row_blocks(x):
+        for part in row_blocks(x):
             unit = x[part] * scale[part]
             grad = grads[0][part].to(x.dtype)
             grad_weight += (grad * unit).sum(tuple(range(grad.ndim - 1)))
@@ -69,10 +69,10 @@ def _is_native(x: Tensor, dtype: torch.dtype) -> bool:
     return ops.usable(torch.empty(0, dtype=dtype, device=x.device))
 
 
-def _row_blocks(x: Tensor) -> list[slice]:
-    """Rows of `x` in pieces that stay in a core's cache; on other devices all at once."""
+def row_blocks(x: Tensor, in_cache: int = ROWS_IN_CACHE) -> list[slice]:
+    """Rows of `x` in pieces of so many, which stay in a cache of the CPU; on other devices all at once."""
     rows = x.shape[0]
-    step = ROWS_IN_CACHE if x.device.type == "cpu" else max(rows, 1)
+    step = in_cache if x.device.type == "cpu" else max(rows, 1)
     return [slice(first, first + step) for first in range(0, rows, step)]
 
 
@@ -104,7 +104,7 @@ def _rotated(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor, direction: int) -> T
         return ops.rotate(x_THD, cos_TD, sin_TD, direction)
     half = x_THD.shape[-1] // 2
     out = torch.empty(x_THD.shape, dtype=x_THD.dtype, device=x_THD.device)
-    for part in _row_blocks(x_THD):
+    for part in row_blocks(x_THD):
         cos, sin = cos_TD[part, None, :half], sin_TD[part, None, :half]
         first, second = x_THD[part, ..., :half], x_THD[part, ..., half:]
         out[part, ..., :half] = torch.addcmul(first * cos, second, sin, value=-direction)
@@ -127,7 +127,7 @@ class _SwiGLU(torch.autograd.Function):
             return ops.swiglu_backward(gate_up, grads[0].contiguous())
         result = torch.empty_like(gate_up)
         accurate = torch.promote_types(gate_up.dtype, torch.float32)
-        for part in _row_blocks(gate_up):
+        for part in row_blocks(gate_up):
             gate, up = gate_up[part].to(accurate).chunk(2, dim=-1)
             grad = grads[0][part].to(gate.dtype)
             sigmoid = torch.sigmoid(gate)
@@ -151,9 +151,9 @@ def swiglu_inference(gate_up_T2I: Tensor) -> Tensor:
     if ops.usable(gate_up_T2I) and gate_up_T2I.is_contiguous():
         return ops.swiglu(gate_up_T2I)
     gate, up = gate_up_T2I.chunk(2, dim=-1)
-    if len(_row_blocks(gate)) <= 1:
+    if len(row_blocks(gate)) <= 1:
         return F.silu(gate).mul_(up)
     result = torch.empty_like(gate, memory_format=torch.contiguous_format)
-    for part in _row_blocks(gate):
+    for part in row_blocks(gate):
         torch.mul(F.silu(gate[part]), up[part], out=result[part])
     return result

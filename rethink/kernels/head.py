@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rethink.kernels.elementwise import row_blocks
 from rethink.kernels.linear import main_grad
 from rethink.kernels.native import ops
 from rethink.kernels.trace import traced
@@ -168,13 +169,6 @@ def _chunks(total: int) -> list[slice]:
     return [slice(first, min(first + CHUNK_ROWS, total)) for first in range(0, total, CHUNK_ROWS)]
 
 
-def _row_blocks(logits_CV: Tensor) -> list[slice]:
-    """Rows in pieces that stay in the last-level cache; on other devices all of the chunk at once."""
-    rows = logits_CV.shape[0]
-    step = BLOCK_ROWS if logits_CV.device.type == "cpu" else max(rows, 1)
-    return [slice(first, first + step) for first in range(0, rows, step)]
-
-
 def _chunk_logprobs(
     logits_CV: Tensor, targets_C: Tensor, temperature: float, logprobs_C: Tensor, entropies_C: Tensor
 ) -> Tensor:
@@ -183,7 +177,7 @@ def _chunk_logprobs(
     if logits_CV.dtype == torch.float32 and ops.usable(logits_CV) and logits_CV.stride(1) == 1:
         ops.head_logprobs(logits_CV, targets_C, temperature, logprobs_C, entropies_C, lse_C)
         return lse_C
-    for block in _row_blocks(logits_CV):
+    for block in row_blocks(logits_CV, BLOCK_ROWS):
         scaled = logits_CV[block].to(logprobs_C.dtype, copy=True)
         if temperature != 1.0:
             scaled /= temperature
@@ -205,7 +199,7 @@ def _logits_to_gradients(
     logits_CV: Tensor, lse_C: Tensor, targets_C: Tensor, coefficient_C: Tensor, temperature: float
 ) -> None:
     """Overwrite logits with d loss / d logits = coefficient * (onehot - softmax) / temperature."""
-    for block in _row_blocks(logits_CV):
+    for block in row_blocks(logits_CV, BLOCK_ROWS):
         scaled = logits_CV[block].to(lse_C.dtype)
         if temperature != 1.0:
             scaled /= temperature
