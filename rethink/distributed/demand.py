@@ -16,7 +16,7 @@ from rethink.kinds.pipeline.plan import drawn, stage_shape
 from rethink.kinds.pipeline.stages import pipeline_of, references, resolve
 from rethink.machine.limits import usable_threads
 from rethink.plan.costs import Costs
-from rethink.plan.estimate import ASSUMED_PROMPT_TOKENS, GIB, count_parameters
+from rethink.plan.estimate import ASSUMED_PROMPT_TOKENS, GIB, cache_bytes, count_parameters
 from rethink.recipe.base import AnyRecipe
 from rethink.recipe.kind import kind_named
 from rethink.recipe.schema import ModelShape
@@ -89,10 +89,6 @@ def _keys_and_values(recipe: Any, shape: ModelShape, cluster: Cluster, costs: Co
             return int(budget * GIB) // max(cluster.workers, 1)
     if costs.memory is not None:
         return -(-costs.memory.keys_and_values_most // max(cluster.workers, 1))
-    token = (
-        shape.layers
-        * int(recipe.model.value_bytes)
-        * (shape.kv_values_per_token or 2 * shape.kv_heads * shape.head_dim)
-    )
     limit = int(getattr(recipe, "sampling", recipe).max_new_tokens)
-    return token * CAPACITY * min(shape.context, ASSUMED_PROMPT_TOKENS + limit)
+    longest = min(shape.context, ASSUMED_PROMPT_TOKENS + limit)
+    return cache_bytes(shape, recipe.model.value_bytes) * CAPACITY * longest

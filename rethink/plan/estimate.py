@@ -289,6 +289,11 @@ def largest_micro_batch(device: str) -> int:
     return MICRO_BATCH_TOKENS[device][1]
 
 
+def cache_bytes(shape: ModelShape, value_bytes: int) -> int:
+    """Keys and values of a token, in all layers."""
+    return shape.layers * value_bytes * (shape.kv_values_per_token or 2 * shape.kv_heads * shape.head_dim)
+
+
 def activation_bytes(shape: ModelShape, value_bytes: int) -> int:
     """Bytes that a token leaves for the backward pass: per layer the residual stream twice in fp32, its two normed
     copies, queries and keys before and after their rotation, values, the attention's result, and what the gate takes

@@ -24,6 +24,7 @@ from rethink.plan.estimate import (
     MachineRates,
     Memory,
     Phase,
+    cache_bytes,
     count_parameters,
     largest_update,
     training_memory,
@@ -182,23 +183,21 @@ def _memory(recipe: Recipe, shape: ModelShape, batch: Groups) -> Memory:
     rollout, value_bytes = recipe.rollout, recipe.model.value_bytes
     sequences = min(batch.sequences, rollout.max_concurrent or batch.sequences)
     cached = -(-sequences // batch.group) * batch.prompt + sequences * batch.completion
-    cache_bytes = shape.layers * value_bytes * (shape.kv_values_per_token or 2 * shape.kv_heads * shape.head_dim)
-    cache = cached * cache_bytes
+    token = cache_bytes(shape, value_bytes)
+    cache = cached * token
     if rollout.kv_budget_gb is not None:
         cache = min(cache, int(rollout.kv_budget_gb * GIB))
     longest = batch.prompt + batch.completion
     mini_batch = (batch.prompt_tokens + batch.completion_tokens) // recipe.algorithm.mini_batches
     most = largest_update(recipe, mini_batch, longest)
-    training, parameters = (
-        training_memory(shape, value_bytes, longest, most, logits=True),
-        count_parameters(shape).total,
-    )
+    training = training_memory(shape, value_bytes, longest, most, logits=True)
+    parameters = count_parameters(shape).total
     sums = 4 * parameters if (recipe.optimizer.lanes or 1) > 1 else 0  # of the lanes' gradients, fp32
     return replace(
         training,
         master_and_optimizer=training.master_and_optimizer + sums,
         reference_weights=value_bytes * parameters if "reference" in recipe.algorithm.needs else 0,
-        keys_and_values_least=longest * cache_bytes,
-        keys_and_values_most=max(cache, longest * cache_bytes),
-        earlier_weights=recipe.rollout.lag * value_bytes * count_parameters(shape).total,
+        keys_and_values_least=longest * token,
+        keys_and_values_most=max(cache, longest * token),
+        earlier_weights=recipe.rollout.lag * value_bytes * parameters,
     )
