@@ -26,7 +26,8 @@ def until_done(attempt: Callable[[bool], T], resume: bool, out: Path, note: Call
     Raises:
         RankLost: ranks are lost again and again, and the run gets no further; it can be resumed.
     """
-    fruitless, before = 0, _checkpoints(out)
+    fruitless = 0
+    before: list[str] = []
     while True:
         try:
             return attempt(resume)
