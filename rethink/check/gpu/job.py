@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from rethink.model.decoder.config import DecoderConfig
 from rethink.model.decoder.decoder import Decoder
 from rethink.model.decoder.hf_config import expected_shapes
-from rethink.model.decoder.packing import PackedBatch, PackedGroup, pack
+from rethink.model.decoder.packing import PackedBatch, PackedGroup
 
 QWEN3_06B = DecoderConfig(
     "qwen3", 151_936, 1024, 3072, 28, 16, 8, 128, 1e-6, 1e6, 40_960, tie_word_embeddings=True, qk_norm=True
@@ -98,11 +98,6 @@ def random_groups(
         PackedGroup([*shared, *ids(prompt_tokens - len(shared))], [ids(new_tokens) for _ in range(completions)])
         for _ in range(prompts)
     ]
-
-
-def random_row(config: DecoderConfig, groups: Sequence[PackedGroup], device: str) -> PackedBatch:
-    """The groups as one row on the device."""
-    return pack(groups, device)
 
 
 def operations(config: DecoderConfig, batch: PackedBatch) -> float:

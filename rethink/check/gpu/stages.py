@@ -20,9 +20,9 @@ from rethink.check.gpu.job import (
     operations,
     random_decoder,
     random_groups,
-    random_row,
     relative,
 )
+from rethink.model.decoder.packing import PackedGroup, pack
 
 Found = dict[str, Any]
 BOUNDS = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
@@ -78,10 +78,10 @@ def parity(job: Job) -> Found:
     found, failed = {}, []
     for name, config in PARITY.items():
         groups = random_groups(config, *((2, 2, 20, 10) if job.small else (3, 4, 90, 60)))
-        wanted = _values(random_decoder(config, torch.float64, "cpu"), random_row(config, groups, "cpu"))
+        wanted = _values(random_decoder(config, torch.float64, "cpu"), pack(groups))
         for dtype, bound in BOUNDS.items():
             decoder = random_decoder(config, dtype, job.device)
-            values = _values(decoder, random_row(config, groups, job.device))
+            values = _values(decoder, pack(groups, job.device))
             worst = max((relative(values[key], wanted[key]), key) for key in wanted)
             label = f"{name}_{str(dtype).removeprefix('torch.')}"
             found[label] = {"worst": worst[0], "of": worst[1]}
@@ -103,7 +103,6 @@ def _values(model: Any, batch: Any) -> dict[str, torch.Tensor]:
 
 def engine(job: Job) -> Found:
     """The engine's log-probabilities against the trainer's, of what it drew: training and sampling must agree."""
-    from rethink.model.decoder.packing import PackedGroup, pack
     from rethink.rollout.engines.torch import TorchEngine
     from rethink.types import GenerationRequest, SamplingParams
 
@@ -141,7 +140,7 @@ def training(job: Job) -> Found:
     for name, prompts, new in (("short", 8, 248), ("long", 1, 4096)):
         if job.small:
             prompts, new = 1, 16
-        row = random_row(job.shape, random_groups(job.shape, prompts, 4, 64, new), job.device)
+        row = pack(random_groups(job.shape, prompts, 4, 64, new), job.device)
 
         def step(row: Any = row) -> None:
             loss, _, _ = model.completion_loss(row, lambda logprobs_C, part: -logprobs_C.sum() / row.target_tokens)

@@ -14,11 +14,12 @@ import torch
 
 from rethink.check.gpu import run as gpu_run
 from rethink.check.gpu import stages
-from rethink.check.gpu.job import PARITY, Job, random_decoder, random_groups, random_row
+from rethink.check.gpu.job import PARITY, Job, random_decoder, random_groups
 from rethink.check.gpu.run import check_gpu, failures
 from rethink.cli.main import main
 from rethink.errors import UsageError
 from rethink.model.decoder.decoder import Decoder
+from rethink.model.decoder.packing import pack
 from tests.paths import ROOT
 
 SMALL = Job("cpu", small=True)
@@ -85,7 +86,7 @@ def test_weights_are_the_same_wherever_they_are_made() -> None:
     first, second = (random_decoder(config, torch.float32, "cpu", seed=4) for _ in range(2))
     pairs = zip(first.named_parameters(), second.named_parameters(), strict=True)
     assert all(torch.equal(a, b) for (_, a), (_, b) in pairs)
-    row = random_row(config, random_groups(config, 2, 2, 10, 5), "cpu")
+    row = pack(random_groups(config, 2, 2, 10, 5))
     assert row.target_tokens == 20
     assert row.input_tokens == 5 + 2 * 5 + 4 * 4  # the shared half of the prompts once
 
@@ -102,7 +103,11 @@ def test_the_script_needs_no_more_than_torch_and_transformers(tmp_path: Path) ->
     words = [sys.executable, str(ROOT / "benchmarks/gpu_check.py"), "--device", "cpu", "--small", "--out", str(out)]
     only = [word for name in ("engine", "training") for word in ("--only", name)]
     done = subprocess.run(
-        [*words, *only], env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False
+        [*words, *only],
+        env={"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr + done.stdout
     assert set(json.loads(out.read_text("utf-8"))["stages"]) == {"engine", "training"}
