@@ -22,7 +22,7 @@ EXAMPLES = """\
   rethink cluster up hosts.yaml                      start Ray on a list of hosts, over ssh
   rethink cluster up hosts.yaml --print              only show the commands
   rethink cluster status hosts.yaml                  show the machines that are there
-  rethink cluster down hosts.yaml                    end that Ray, and no other
+  rethink cluster down hosts.yaml                    end that Ray
   rethink cluster template slurm my.yaml --workers 8 --threads 16 >job.sh
 """
 TEMPLATE_NAMES = ("slurm", "kuberay", "skypilot")
@@ -51,7 +51,7 @@ def add_parser(verbs: Verbs) -> None:
     filled = verb(inner, "template", "print a job file for a scheduler", EXAMPLES.splitlines()[-1], template)
     filled.add_argument("scheduler", choices=TEMPLATE_NAMES, help="for which scheduler")
     filled.add_argument("recipe", metavar="RECIPE", help="by a path that every machine has, or a shipped recipe")
-    filled.add_argument("overrides", nargs="*", metavar="key=value", default=[], help=argparse.SUPPRESS)
+    filled.add_argument("overrides", nargs="*", metavar="key=value", default=[], help="override values of the recipe")
     filled.add_argument("--workers", type=whole(1), required=True, metavar="N", help="rollout workers")
     filled.add_argument("--threads", type=whole(1), default=1, metavar="N", help="of each worker (default: 1)")
     filled.add_argument("--nodes", type=whole(1), metavar="N", help="machines (default: one for each worker)")
@@ -179,15 +179,14 @@ def template(args: argparse.Namespace) -> int:
     nodes = args.nodes or args.workers
     if nodes > args.workers:
         raise UsageError(f"--nodes {nodes} is more than --workers {args.workers}: a machine would have no worker")
-    recipe = load_recipe(args.recipe)
+    recipe = load_recipe(args.recipe, args.overrides)
     demand = demand_of(recipe, Cluster(workers=args.workers, threads=args.threads))
     try:
         ray = metadata.version("ray")
     except metadata.PackageNotFoundError:
         ray = TESTED_RAY
-    job = Job(
-        recipe.name, args.recipe, args.workers, args.threads, nodes, demand, hours=args.hours, image=args.image, ray=ray
-    )
+    options = {"hours": args.hours, "image": args.image, "ray": ray, "overrides": tuple(args.overrides)}
+    job = Job(recipe.name, args.recipe, args.workers, args.threads, nodes, demand, **options)
     say(TEMPLATES[args.scheduler](job), end="")
     return 0
 

@@ -72,7 +72,10 @@ def free(port: int) -> bool:
 
 
 def stop(address: str) -> int:
-    """End this user's processes here of the Ray whose head is at an address, and of no other; returns their number."""
+    """End this user's processes here of the Ray whose head is at an address; returns their number.
+
+    A head on a loopback address is known by its port alone.
+    """
     import psutil
 
     mine, (host, _, port) = [], address.rpartition(":")

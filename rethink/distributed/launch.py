@@ -115,7 +115,7 @@ def start_command(hosts: Hosts, index: int) -> list[str]:
 
 
 def stop_command(hosts: Hosts, index: int) -> list[str]:
-    """What ends the Ray of this cluster on a host, and no other."""
+    """What ends the Ray of this cluster on a host: see `host.stop`."""
     return on_host(hosts, index, [hosts.python, "-m", "rethink.distributed.host", "stop", hosts.address])
 
 

@@ -21,7 +21,7 @@ PORT = 6379
 TESTED_RAY = "2.60.0"
 SPARE = 1.3
 """Times the estimate that a machine is asked for: Ray's object store holds the weights as well."""
-_PLAN = "for _ in $(seq 60); do rethink cluster plan {recipe} {cluster} && break; sleep 5; done"
+_PLAN = "for _ in $(seq 60); do rethink cluster plan {recipe} cluster.yaml{overrides} && break; sleep 5; done"
 _READY = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)"
 
 
@@ -42,6 +42,13 @@ class Job:
     """KubeRay: a container image with Rethink and Ray."""
     ray: str = TESTED_RAY
     """Its version of Ray."""
+    overrides: tuple[str, ...] = ()
+    """`key=value` of the recipe."""
+
+    @property
+    def said(self) -> str:
+        """Recipe and overrides, as a shell takes them."""
+        return shlex.join([self.recipe, *self.overrides])
 
     @property
     def cpus(self) -> int:
@@ -57,7 +64,7 @@ class Job:
     @property
     def train(self) -> str:
         """The command that runs the recipe."""
-        return f"rethink train {shlex.quote(self.recipe)} --cluster cluster.yaml --out {self.out} --resume --plain"
+        return f"rethink train {self.said} --cluster cluster.yaml --out {self.out} --resume --plain"
 
     @property
     def out(self) -> str:
@@ -71,7 +78,8 @@ class Job:
     @property
     def plan(self) -> str:
         """Waits for all machines."""
-        return _PLAN.format(recipe=shlex.quote(self.recipe), cluster="cluster.yaml")
+        overrides = "".join(f" {shlex.quote(override)}" for override in self.overrides)
+        return _PLAN.format(recipe=shlex.quote(self.recipe), overrides=overrides)
 
 
 def slurm(job: Job) -> str:

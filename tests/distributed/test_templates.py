@@ -95,3 +95,21 @@ def test_the_command(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "#SBATCH --nodes=2\n" in capsys.readouterr().out
     assert main.main([*words, "--nodes", "3"]) == 2
     assert "would have no worker" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["slurm", "skypilot"])
+def test_overrides_reach_plan_and_training(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    override = "prompt.instruction={question} it's"
+    assert main.main(["cluster", "template", name, "quickstart", override, "--workers", "2"]) == 0
+    printed = capsys.readouterr().out
+    script = yaml.safe_load(printed)["run"] if name == "skypilot" else printed
+    parsed_by_bash(script)
+    (training,) = [shlex.split(line) for line in script.splitlines() if line.startswith("rethink train")]
+    assert training[:4] == ["rethink", "train", "quickstart", override]
+    (planning,) = [shlex.split(line) for line in script.splitlines() if "rethink cluster plan" in line]
+    assert override in planning
+
+
+def test_an_override_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["cluster", "template", "slurm", "quickstart", "stpes=1", "--workers", "2"]) == 2
+    assert "stpes" in capsys.readouterr().err
