@@ -34,7 +34,8 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
-        if x.dim() == 2 and x.dtype == torch.float32 and x.is_contiguous() and _is_native(x, dtype):
+        exact = x.dtype == weight.dtype == torch.float32  # as the kernel reads them
+        if x.dim() == 2 and exact and x.is_contiguous() and _is_native(x, dtype):
             out, scale = ops.rms_norm(x, weight, epsilon, dtype)
             ctx.save_for_backward(x, weight, scale)
             return out
@@ -49,8 +50,8 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, weight, scale = ctx.saved_tensors
-        grad_weight = torch.zeros_like(weight)
-        if x.dim() == 2 and ops.usable(grads[0]) and ops.usable(x) and x.is_contiguous():
+        grad_weight, exact = torch.zeros_like(weight), x.dtype == weight.dtype == torch.float32
+        if x.dim() == 2 and exact and ops.usable(grads[0]) and ops.usable(x) and x.is_contiguous():
             up = grads[0].contiguous()
             return ops.rms_norm_backward(x, weight, scale, up, grad_weight), grad_weight, None, None
         grad_x, scale = torch.empty_like(x), scale.reshape(*x.shape[:-1], 1)

@@ -1,4 +1,5 @@
-"""The native kernels as functions of tensors: they check nothing, callers in `rethink.kernels` do.
+"""The native kernels as functions of tensors. Types of tensors are checked here, since a kernel that reads another type
+runs past the end of its memory; shapes and strides by the callers in `rethink.kernels`.
 
 Axes: T rows, I and O widths, H query heads, K key/value heads, D head size, C head rows, V vocabulary, B sequences.
 """
@@ -18,6 +19,8 @@ from rethink.kernels.trace import span
 from rethink.machine.allocator import ask_for_huge_pages
 
 OUT_BF16, OUT_FP32, OUT_ADD = 0, 1, 2
+BF16, FP32, FP64 = torch.bfloat16, torch.float32, torch.float64
+INT16, INT32, INT64 = torch.int16, torch.int32, torch.int64
 
 
 def usable(x: Tensor) -> bool:
@@ -33,12 +36,26 @@ def has_products(x: Tensor) -> bool:
     return x.dtype == torch.bfloat16 and usable(x)
 
 
-def _pointer(x: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if x is None else x.data_ptr())
+def _address(x: Tensor, dtype: torch.dtype) -> int:
+    """Of a tensor that a kernel takes for one of this type.
+
+    Raises:
+        TypeError: it is of another type.
+    """
+    if x.dtype != dtype:
+        raise TypeError(f"a native kernel reads {dtype} and was given {x.dtype}")
+    return x.data_ptr()
 
 
-def _is_bf16(x: Tensor) -> ctypes.c_int:
-    return ctypes.c_int(x.dtype == torch.bfloat16)
+def _pointer(x: Tensor | None, dtype: torch.dtype) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if x is None else _address(x, dtype))
+
+
+def _is_bf16(x: Tensor) -> bool:
+    """Which of its two types a kernel is told to read."""
+    if x.dtype not in (BF16, FP32):
+        raise TypeError(f"a native kernel reads {BF16} or {FP32} and was given {x.dtype}")
+    return x.dtype == BF16
 
 
 _long, _float, _int = ctypes.c_int64, ctypes.c_float, ctypes.c_int
@@ -69,8 +86,8 @@ def pack_weight(weight: Tensor, transposed: bool, out: Tensor | None = None) -> 
         out = torch.empty(size, dtype=torch.bfloat16)
     with span("rt_pack_b", outputs, inputs):
         _function("rt_pack_b")(
-            _pointer(weight), _long(outputs), _long(inputs), _long(weight.stride(0)), _int(transposed),
-            _int(weight.dtype == torch.float32), _pointer(out),
+            _pointer(weight, weight.dtype), _long(outputs), _long(inputs), _long(weight.stride(0)), _int(transposed),
+            _int(not _is_bf16(weight)), _pointer(out, BF16),
         )  # fmt: skip
     return out[:size]
 
@@ -84,11 +101,12 @@ def product(
     `a` is [T, I], or [I, T] if `transposed`.
     """
     (inputs, rows), outputs = a.shape if transposed else a.shape[::-1], out.shape[1]
-    layout = (2 if transposed else 0) + (a.dtype == torch.float32)
+    layout = (2 if transposed else 0) + (not _is_bf16(a))
     _call(
-        "rt_gemm", _int(layout), _pointer(a), _long(a.stride(0)), _long(rows), _long(inputs), _pointer(packed),
-        _long(outputs), _pointer(bias), _pointer(residual), _long(0 if residual is None else residual.stride(0)),
-        _int(kind), _pointer(out), _long(out.stride(0)), sizes=(rows, inputs, outputs),
+        "rt_gemm", _int(layout), _pointer(a, a.dtype), _long(a.stride(0)), _long(rows), _long(inputs),
+        _pointer(packed, BF16), _long(outputs), _pointer(bias, BF16), _pointer(residual, FP32),
+        _long(0 if residual is None else residual.stride(0)), _int(kind),
+        _pointer(out, BF16 if kind == OUT_BF16 else FP32), _long(out.stride(0)), sizes=(rows, inputs, outputs),
     )  # fmt: skip
     return out
 
@@ -128,8 +146,8 @@ def rms_norm(x_TE: Tensor, weight_E: Tensor, epsilon: float, dtype: torch.dtype)
     """Normed rows in `dtype`, and each row's factor [T]."""
     rows, width = x_TE.shape
     out, scale = torch.empty(rows, width, dtype=dtype), torch.empty(rows)
-    _call("rt_rms_norm", _is_bf16(out), _pointer(x_TE), _pointer(weight_E), _float(epsilon), _long(rows), _long(width),
-          _pointer(out), _pointer(scale))  # fmt: skip
+    _call("rt_rms_norm", _is_bf16(out), _pointer(x_TE, FP32), _pointer(weight_E, FP32), _float(epsilon), _long(rows),
+          _long(width), _pointer(out, dtype), _pointer(scale, FP32))  # fmt: skip
     return out, scale
 
 
@@ -138,9 +156,9 @@ def rms_norm_backward(
 ) -> Tensor:
     """Gradient of x; the weight's is added to `grad_weight`."""
     grad_x = torch.empty_like(x_TE)
-    _call("rt_rms_norm_backward", _is_bf16(grad_TE), _pointer(x_TE), _pointer(weight_E), _pointer(scale_T),
-          _pointer(grad_TE), _long(x_TE.shape[0]), _long(x_TE.shape[1]), _pointer(grad_x),
-          _pointer(grad_weight_E))  # fmt: skip
+    _call("rt_rms_norm_backward", _is_bf16(grad_TE), _pointer(x_TE, FP32), _pointer(weight_E, FP32),
+          _pointer(scale_T, FP32), _pointer(grad_TE, grad_TE.dtype), _long(x_TE.shape[0]), _long(x_TE.shape[1]),
+          _pointer(grad_x, FP32), _pointer(grad_weight_E, FP32))  # fmt: skip
     return grad_x
 
 
@@ -148,15 +166,17 @@ def swiglu(gate_up_T2I: Tensor) -> Tensor:
     """silu(gate) * up [T, I]."""
     rows, width = gate_up_T2I.shape[0], gate_up_T2I.shape[1] // 2
     out = torch.empty(rows, width, dtype=gate_up_T2I.dtype)
-    _call("rt_swiglu", _is_bf16(out), _pointer(gate_up_T2I), _long(rows), _long(width), _pointer(out))
+    kind = out.dtype
+    _call("rt_swiglu", _is_bf16(out), _pointer(gate_up_T2I, kind), _long(rows), _long(width), _pointer(out, kind))
     return out
 
 
 def swiglu_backward(gate_up_T2I: Tensor, grad_TI: Tensor) -> Tensor:
     """Gradient [T, 2I]."""
     out = torch.empty_like(gate_up_T2I)
-    _call("rt_swiglu_backward", _is_bf16(out), _pointer(gate_up_T2I), _pointer(grad_TI), _long(grad_TI.shape[0]),
-          _long(grad_TI.shape[1]), _pointer(out))  # fmt: skip
+    kind = out.dtype
+    _call("rt_swiglu_backward", _is_bf16(out), _pointer(gate_up_T2I, kind), _pointer(grad_TI, kind),
+          _long(grad_TI.shape[0]), _long(grad_TI.shape[1]), _pointer(out, kind))  # fmt: skip
     return out
 
 
@@ -164,8 +184,9 @@ def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor, direction: int) -> Ten
     """Rotary embedding of rows that need not be adjacent; the result is contiguous."""
     rows, heads, size = x_THD.shape
     out = torch.empty(rows, heads, size, dtype=x_THD.dtype)
-    _call("rt_rotate", _is_bf16(out), _pointer(x_THD), _long(x_THD.stride(0)), _long(rows), _long(heads), _long(size),
-          _pointer(cos_TD), _pointer(sin_TD), _float(direction), _pointer(out), _long(heads * size))  # fmt: skip
+    _call("rt_rotate", _is_bf16(out), _pointer(x_THD, out.dtype), _long(x_THD.stride(0)), _long(rows), _long(heads),
+          _long(size), _pointer(cos_TD, FP32), _pointer(sin_TD, FP32), _float(direction), _pointer(out, out.dtype),
+          _long(heads * size))  # fmt: skip
     return out
 
 
@@ -189,8 +210,8 @@ class Runs(ctypes.Structure):
 
 def runs_of(row: Tensor, length: Tensor, position: Tensor, table: Tensor, tables_SW: Tensor) -> Runs:
     """The struct over int32 tensors, which must outlive it."""
-    return Runs(len(row), row.data_ptr(), length.data_ptr(), position.data_ptr(), table.data_ptr(),
-                tables_SW.data_ptr(), tables_SW.stride(0))  # fmt: skip
+    addresses = (_address(x, INT32) for x in (row, length, position, table, tables_SW))
+    return Runs(len(row), *addresses, tables_SW.stride(0))
 
 
 def shape_of(q_THD: Tensor, kv_heads: int) -> Shape:
@@ -205,16 +226,19 @@ def attention_forward(
     out = torch.empty(q_THD.shape, dtype=q_THD.dtype)
     lse = torch.empty(q_THD.shape[:2]) if with_lse else None
     shape = shape_of(q_THD, kv_heads)
-    _call("rt_attention_forward", _is_bf16(q_THD), ctypes.byref(shape), ctypes.byref(runs), _pointer(q_THD),
-          _long(q_THD.stride(0)), _pointer(k_blocks), _pointer(v_blocks), _pointer(out), _long(out.stride(0)),
-          _pointer(lse))  # fmt: skip
+    kind = q_THD.dtype
+    _call("rt_attention_forward", _is_bf16(q_THD), ctypes.byref(shape), ctypes.byref(runs), _pointer(q_THD, kind),
+          _long(q_THD.stride(0)), _pointer(k_blocks, kind), _pointer(v_blocks, kind), _pointer(out, kind),
+          _long(out.stride(0)), _pointer(lse, FP32))  # fmt: skip
     return out, lse
 
 
 def gather_blocks(x_TKD: Tensor, source: Tensor, dots: Tensor | None, sums: Tensor | None) -> None:
     """Blocks of sixteen rows in the layouts of attention.cpp; source [blocks, 16] int32, -1 for nothing."""
-    _call("rt_attention_gather", _is_bf16(x_TKD), _pointer(x_TKD), _long(x_TKD.stride(0)), _long(x_TKD.shape[1]),
-          _long(x_TKD.shape[2]), _pointer(source), _long(source.shape[0]), _pointer(dots), _pointer(sums))  # fmt: skip
+    kind = x_TKD.dtype
+    _call("rt_attention_gather", _is_bf16(x_TKD), _pointer(x_TKD, kind), _long(x_TKD.stride(0)), _long(x_TKD.shape[1]),
+          _long(x_TKD.shape[2]), _pointer(source, INT32), _long(source.shape[0]), _pointer(dots, kind),
+          _pointer(sums, kind))  # fmt: skip
 
 
 def attention_backward(
@@ -225,13 +249,12 @@ def attention_backward(
 
     `attended` is what `attention_forward` gave: outputs and log-sum-exps.
     """
-    (q, k, v), (out, lse) = qkv, attended
-    shape = shape_of(q, k.shape[1])
-    spread = [value for x in grads for value in (_pointer(x), _long(x.stride(0)))]
-    _call("rt_attention_backward", _is_bf16(q), ctypes.byref(shape), ctypes.byref(runs), _pointer(segments),
-          _long(segments.shape[0]), _pointer(source), _long(source.shape[0]), _long(q.shape[0]), _pointer(q),
-          _long(q.stride(0)), _pointer(k), _long(k.stride(0)), _pointer(v), _long(v.stride(0)), _pointer(out),
-          _pointer(lse), _pointer(grad), *spread)  # fmt: skip
+    q, (out, lse) = qkv[0], attended
+    shape = shape_of(q, qkv[1].shape[1])
+    given, made = ([v for x in xs for v in (_pointer(x, q.dtype), _long(x.stride(0)))] for xs in (qkv, grads))
+    _call("rt_attention_backward", _is_bf16(q), ctypes.byref(shape), ctypes.byref(runs), _pointer(segments, INT32),
+          _long(segments.shape[0]), _pointer(source, INT32), _long(source.shape[0]), _long(q.shape[0]), *given,
+          _pointer(out, q.dtype), _pointer(lse, FP32), _pointer(grad, q.dtype), *made)  # fmt: skip
 
 
 def cache_write(
@@ -239,9 +262,10 @@ def cache_write(
 ) -> None:
     """Keys and values into their places of a paged cache."""
     shape = shape_of(k_TKD, k_TKD.shape[1])
-    _call("rt_cache_write", _is_bf16(k_TKD), ctypes.byref(shape), _long(k_TKD.shape[0]), _pointer(k_TKD),
-          _long(k_TKD.stride(0)), _pointer(v_TKD), _long(v_TKD.stride(0)), _pointer(pages_T), _pointer(places_T),
-          _pointer(k_pages), _pointer(v_pages))  # fmt: skip
+    kind = k_TKD.dtype
+    _call("rt_cache_write", _is_bf16(k_TKD), ctypes.byref(shape), _long(k_TKD.shape[0]), _pointer(k_TKD, kind),
+          _long(k_TKD.stride(0)), _pointer(v_TKD, kind), _long(v_TKD.stride(0)), _pointer(pages_T, INT32),
+          _pointer(places_T, INT32), _pointer(k_pages, kind), _pointer(v_pages, kind))  # fmt: skip
 
 
 # --- whole layers --------------------------------------------------------------------------------------------------
@@ -271,8 +295,9 @@ class _Rows(ctypes.Structure):
 
 
 def layer_pointers(**tensors: Tensor | None) -> LayerPointers:
-    """A layer's tensors by field name; None where the family has none."""
-    return LayerPointers(**{name: None if x is None else x.data_ptr() for name, x in tensors.items()})
+    """A layer's tensors by field name, the norms' in fp32, the others in bf16; None where the family has none."""
+    kinds = {name: FP32 if name.endswith("norm") else BF16 for name in tensors}
+    return LayerPointers(**{name: None if x is None else _address(x, kinds[name]) for name, x in tensors.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +313,8 @@ def layers(
     x_TE: Tensor, stack: Stack, runs: Runs, cos_TD: Tensor, sin_TD: Tensor, page_T: Tensor, place_T: Tensor
 ) -> None:
     """All layers over a paged cache; the residual stream (fp32) is overwritten."""
-    rows = _Rows(len(x_TE), *(x.data_ptr() for x in (x_TE, cos_TD, sin_TD, page_T, place_T)))
+    numbers = (_address(x, FP32) for x in (x_TE, cos_TD, sin_TD))
+    rows = _Rows(len(x_TE), *numbers, *(_address(x, INT32) for x in (page_T, place_T)))
     _call("rt_layers", *(ctypes.byref(x) for x in (stack.shape, stack.widths, runs, rows)), stack.pointers)
 
 
@@ -301,9 +327,9 @@ def head_logprobs(
 ) -> None:  # fmt: skip
     """Fill log-probabilities, entropies and log-sum-exps of fp32 logits at a temperature."""
     rows, width = logits_CV.shape
-    _call("rt_head_logprobs", _pointer(logits_CV), _long(logits_CV.stride(0)), _long(rows), _long(width),
-          _pointer(targets_C), _float(1 / temperature), _pointer(logprobs_C), _pointer(entropies_C),
-          _pointer(lse_C))  # fmt: skip
+    _call("rt_head_logprobs", _pointer(logits_CV, FP32), _long(logits_CV.stride(0)), _long(rows), _long(width),
+          _pointer(targets_C, INT64), _float(1 / temperature), _pointer(logprobs_C, FP32), _pointer(entropies_C, FP32),
+          _pointer(lse_C, FP32))  # fmt: skip
 
 
 def head_gradient(
@@ -312,9 +338,9 @@ def head_gradient(
     """Gradient of the logits in their own memory: fp32, or bf16 in the first half of each row."""
     rows, width = logits_CV.shape
     out = logits_CV if dtype == torch.float32 else logits_CV.view(dtype)[:, :width]  # of twice as many, half as wide
-    _call("rt_head_gradient", _pointer(logits_CV), _long(logits_CV.stride(0)), _long(rows), _long(width),
-          _pointer(targets_C), _pointer(lse_C), _pointer(coefficients_C), _float(1 / temperature), _is_bf16(out),
-          _pointer(out), _long(out.stride(0)))  # fmt: skip
+    _call("rt_head_gradient", _pointer(logits_CV, FP32), _long(logits_CV.stride(0)), _long(rows), _long(width),
+          _pointer(targets_C, INT64), _pointer(lse_C, FP32), _pointer(coefficients_C, FP32), _float(1 / temperature),
+          _is_bf16(out), _pointer(out, dtype), _long(out.stride(0)))  # fmt: skip
     return out
 
 
@@ -323,8 +349,9 @@ def sample(logits_BV: Tensor, temperature: float, uniforms_B: Tensor) -> tuple[T
     rows, width = logits_BV.shape
     tokens, logprobs = torch.empty(rows, dtype=torch.long), torch.empty(rows)
     inverse = 1 / temperature if temperature else 1.0
-    _call("rt_sample", _pointer(logits_BV), _long(logits_BV.stride(0)), _long(rows), _long(width), _float(inverse),
-          _int(temperature == 0), _pointer(uniforms_B), _pointer(tokens), _pointer(logprobs))  # fmt: skip
+    _call("rt_sample", _pointer(logits_BV, FP32), _long(logits_BV.stride(0)), _long(rows), _long(width),
+          _float(inverse), _int(temperature == 0), _pointer(uniforms_B, FP64), _pointer(tokens, INT64),
+          _pointer(logprobs, FP32))  # fmt: skip
     return tokens, logprobs
 
 
@@ -353,5 +380,7 @@ def adamw(
     weight_N: Tensor, low_N: Tensor | None, gradient_N: Tensor, mean_N: Tensor, square_N: Tensor, numbers: AdamWNumbers
 ) -> None:
     """One update in place (see `kernels.adamw`); the gradient is cleared."""
-    _call("rt_adamw", _pointer(weight_N), _pointer(low_N), _pointer(gradient_N), _pointer(mean_N), _pointer(square_N),
-          _long(weight_N.numel()), *map(_float, numbers), sizes=(weight_N.numel(),))  # fmt: skip
+    whole = FP32 if low_N is None else BF16
+    _call("rt_adamw", _pointer(weight_N, whole), _pointer(low_N, INT16),
+          *(_pointer(x, FP32) for x in (gradient_N, mean_N, square_N)), _long(weight_N.numel()), *map(_float, numbers),
+          sizes=(weight_N.numel(),))  # fmt: skip
