@@ -150,12 +150,18 @@ class TransformersModel:
             (coefficient_N,) = torch.autograd.grad(value, leaf)
             total += value.detach()
             gradient_NV = _logits_gradient(logits_NV.detach(), lse_N, targets_N, coefficient_N, temperature)
-            made = torch.autograd.grad(logits_NV, parameters, gradient_NV, allow_unused=True)
-            for i, gradient in enumerate(made):
-                if gradient is not None:
-                    sums[i] = _add(sums[i], gradient)
+            self._backward(logits_NV, gradient_NV, parameters, sums)
         loss: Tensor = _MadeGradients.apply(total, sums, *parameters)  # type: ignore[no-untyped-call]
         return loss, logprobs_C, entropies_C
+
+    def _backward(
+        self, logits_NV: Tensor, gradient_NV: Tensor, parameters: list[Tensor], sums: list[Tensor | None]
+    ) -> None:
+        """Add a sequence's gradients of the parameters to the sums."""
+        made = torch.autograd.grad(logits_NV, parameters, gradient_NV, allow_unused=True)
+        for i, gradient in enumerate(made):
+            if gradient is not None:
+                sums[i] = _add(sums[i], gradient)
 
     def clone(self) -> TransformersModel:
         """A copy with weights of its own that need no gradients: a reference model."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rethink.errors import ModelError
-from rethink.kernels.attention import tree_attention
+from rethink.kernels.attention import TreeLayout, tree_attention
 from rethink.kernels.elementwise import rms_norm, rotate, swiglu
 from rethink.kernels.embedding import embed
 from rethink.kernels.head import TokenObjective, head_loss, token_logprobs
@@ -128,16 +128,21 @@ class Decoder:
                 f"this model attends to a sliding window of {window} tokens and the sequence is longer; "
                 "this decoder computes full attention only, so keep prompt and completion within the window"
             )
-        cos, sin = self.rope(batch.positions_T)
+        rope = self.rope(batch.positions_T)
         x = embed(batch.tokens_T, self.embedding, self.accurate)
         for layer in self.layers:
-            h = rms_norm(x, layer.input_norm, c.rms_norm_eps, self.dtype)
-            q, k, v = self.project_qkv(layer, linear(h, layer.qkv, layer.qkv_bias), cos, sin)
-            attended = tree_attention(q, k, v, batch.layout)
-            x = linear(attended.reshape(-1, c.num_heads * c.head_dim), layer.output, residual_TO=x)
-            h = rms_norm(x, layer.post_norm, c.rms_norm_eps, self.dtype)
-            x = linear(swiglu(linear(h, layer.gate_up)), layer.down, residual_TO=x)
+            x = self.through(layer, x, rope, batch.layout)
         return rms_norm(x, self.final_norm, c.rms_norm_eps, self.dtype)
+
+    def through(self, layer: Layer, x_TE: Tensor, rope: tuple[Tensor, Tensor], layout: TreeLayout) -> Tensor:
+        """The residual stream [T, E] behind a layer."""
+        c = self.config
+        h = rms_norm(x_TE, layer.input_norm, c.rms_norm_eps, self.dtype)
+        q, k, v = self.project_qkv(layer, linear(h, layer.qkv, layer.qkv_bias), *rope)
+        attended = tree_attention(q, k, v, layout)
+        x_TE = linear(attended.reshape(-1, c.num_heads * c.head_dim), layer.output, residual_TO=x_TE)
+        h = rms_norm(x_TE, layer.post_norm, c.rms_norm_eps, self.dtype)
+        return linear(swiglu(linear(h, layer.gate_up)), layer.down, residual_TO=x_TE)
 
     def completion_logprobs(self, batch: PackedBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies [C] of the completions' tokens, without a graph."""
