@@ -22,17 +22,16 @@ def measure(a) -> None:
 
     from rethink.distributed.cluster import Cluster
     from rethink.distributed.rank_opening import on_ranks
-    from rethink.kinds.grpo.update import MiniBatch, accumulate_gradients, apply_update
-    from rethink.kinds.grpo.wire import GroupWire
+    from rethink.kinds.grpo.update import MiniBatch, accumulate_gradients
+    from rethink.kinds.grpo.wire import LANES
     from rethink.machine.allocator import tune_allocator
     from rethink.machine.limits import peak_rss_mb
     from rethink.machine.speed import choose_dtype, measure_gemm
     from rethink.model.build import build_model
     from rethink.model.loading import load_checkpoint
     from rethink.recipe.recipe_files import parse_recipe
-    from rethink.runs.optimizer import MasterAdamW
-    from rethink.runs.ranks import Shared, start_ranks
-    from rethink.runs.rounds import train_lanes
+    from rethink.runs.optimizer import apply_update
+    from rethink.runs.rounds import shared_optimizer, train_lanes
 
     tune_allocator()
     torch.set_num_threads(1)
@@ -44,16 +43,15 @@ def measure(a) -> None:
     }  # fmt: skip
     groups, seconds, exchange = MiniBatch(groups_of(a, model.config.vocab_size)), [], []
     with on_ranks(Cluster(workers=0, ranks=a.ranks)) if a.ranks > 1 else contextlib.nullcontext():
-        ranks = start_ranks(Shared(recipe, checkpoint, "torch", choices))
-        optimizer = MasterAdamW(model, recipe.optimizer, None, ranks, a.lanes)
+        optimizer = shared_optimizer(recipe, checkpoint, model, {}, choices)
         for step in range(5):
             started = time.perf_counter()
             compute = partial(accumulate_gradients, recipe, model, None, step=step, limit=a.micro_batch_tokens)
-            train_lanes(optimizer, groups.lanes(a.lanes), compute, GroupWire(step))
-            apply_update(recipe, optimizer, step)
+            train_lanes(optimizer, groups.lanes(a.lanes), compute, LANES, step)
+            row = apply_update(optimizer, recipe.optimizer, step, recipe.steps)
             if step > 1:
                 seconds.append(time.perf_counter() - started)
-                exchange.append(ranks.metrics().get("time/exchange", 0.0))
+                exchange.append(row.get("time/exchange", 0.0))
     digest = hashlib.sha256()
     for _, weight in model.named_parameters():
         digest.update(weight.detach().view(-1).view(torch.uint8).numpy())

@@ -37,7 +37,7 @@ def measure(a) -> None:
     from sft_job import DOCUMENTS, MAX_TOKENS
 
     from rethink.kinds.sft.data import load_data
-    from rethink.kinds.sft.loop import accumulate_gradients
+    from rethink.kinds.sft.update import accumulate_gradients, lanes_of
     from rethink.machine.allocator import tune_allocator
     from rethink.machine.limits import peak_rss_mb, usable_threads
     from rethink.machine.speed import choose_dtype, measure_gemm
@@ -64,7 +64,7 @@ def measure(a) -> None:
         rate = measure_gemm()[dtype]
         started = time.perf_counter()
         documents = data.batch(step, DOCUMENTS)
-        stats = accumulate_gradients(model, documents, recipe.aggregation, a.micro_batch_tokens, step)
+        stats = accumulate_gradients(recipe, model, None, *lanes_of(documents, 1), step, a.micro_batch_tokens)
         optimizer.step(recipe.optimizer.learning_rate)
         seconds = time.perf_counter() - started
         rate = (rate + measure_gemm()[dtype]) / 2

@@ -42,14 +42,14 @@ def measure(a) -> None:
     """One process: two steps while memory is still taken, then three that count, each beside the measured rate."""
     import torch
 
-    from rethink.kinds.grpo.update import MiniBatch, accumulate_gradients, apply_update
+    from rethink.kinds.grpo.update import MiniBatch, accumulate_gradients
     from rethink.machine.allocator import tune_allocator
     from rethink.machine.limits import peak_rss_mb, usable_threads
     from rethink.machine.speed import choose_dtype, measure_gemm
     from rethink.model.build import build_model
     from rethink.model.loading import load_checkpoint
     from rethink.recipe.recipe_files import parse_recipe
-    from rethink.runs.optimizer import MasterAdamW
+    from rethink.runs.optimizer import MasterAdamW, apply_update
 
     tune_allocator()
     torch.set_num_threads(usable_threads())
@@ -66,7 +66,7 @@ def measure(a) -> None:
         rate = measure_gemm()[dtype]
         started = time.perf_counter()
         stats = accumulate_gradients(recipe, model, None, MiniBatch(groups), step, a.micro_batch_tokens)
-        apply_update(recipe, optimizer, step)
+        apply_update(optimizer, recipe.optimizer, step, recipe.steps)
         seconds = time.perf_counter() - started
         flops = 6 * blocks * stats.input_tokens + 6 * head * stats.tokens
         if step > 1:

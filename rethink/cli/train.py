@@ -63,11 +63,10 @@ def run(args: argparse.Namespace) -> int:
                 f"`{recipe.kind}`. In a pipeline, set optimizer.over_memory=true in the stage that may exceed memory"
             )
         recipe = load_recipe(args.recipe, [*args.overrides, "optimizer.over_memory=true"])
-    if args.cluster is not None and not (kind.samples or kind.stages or kind.lane):
-        raise UsageError(
-            f"--cluster spreads sampling over workers and steps over ranks, and a recipe of the kind `{kind.name}` can "
-            "use neither; leave the option out"
-        )
+    if args.cluster is not None and not kind.stages:
+        from rethink.distributed.cluster import check_use, read_cluster
+
+        check_use(read_cluster(args.cluster), recipe.name, samples=kind.samples, shared=kind.lanes is not None)
     selected = selection_of(args, kind)
     if args.dry_run:
         return dry_run(recipe, kind, args.json, {"out": args.out, **selected} if kind.stages else {})

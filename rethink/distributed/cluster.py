@@ -17,6 +17,7 @@ from typing import Literal
 from pydantic import Field
 
 from rethink.errors import UsageError
+from rethink.machine.limits import usable_threads
 from rethink.recipe.recipe_files import load_section
 from rethink.recipe.schema import Section
 
@@ -42,9 +43,17 @@ class Cluster(Section):
     kv_budget_gb: float | None = Field(default=None, gt=0)
     """Memory for keys and values of each worker (GiB); None: its share of what is free on its machine."""
     start_seconds: float = Field(default=180.0, gt=0)
-    """How long a worker may take to start and load the model."""
+    """How long a worker or rank may take to start and load the model."""
     hang_seconds: float = Field(default=10.0, gt=0)
-    """A worker that does not answer for so long is given up, and its samples are asked again elsewhere."""
+    """A worker that does not answer for so long is given up, and its samples are asked again elsewhere. A rank is ended,
+    and all start again."""
+
+    @property
+    def threads_here(self) -> int:
+        """CPU threads of a run that starts and whose recipe says nothing of `threads`."""
+        if self.ranks == 1:
+            return usable_threads()
+        return self.rank_threads or max(usable_threads() // self.ranks, 1)
 
 
 def read_cluster(said: str) -> Cluster:
@@ -62,6 +71,28 @@ def read_cluster(said: str) -> Cluster:
             "`local:N,ranks=R` for R trainer ranks too, or the path of a cluster file (docs/cluster.md)"
         )
     return _with_work(load_section(Path(said), Cluster), said)
+
+
+def check_use(cluster: Cluster, recipe: str, *, samples: bool, shared: bool) -> None:
+    """Refuse a cluster of which a run uses nothing.
+
+    Args:
+        cluster: where it is to run.
+        recipe: its name.
+        samples: whether it samples from a model of its machine.
+        shared: whether ranks can share its steps.
+
+    Raises:
+        UsageError: says what the run could use.
+    """
+    if (cluster.workers and samples) or (cluster.ranks > 1 and shared):
+        return
+    lacks = [*(() if samples else ("samples nothing here",)), *(() if shared else ("has no steps to share",))]
+    instead = "write `local:0,ranks=2`, say" if shared else "write `local:2`, say" if samples else "leave it out"
+    raise UsageError(
+        f"a cluster's workers sample, and its trainer ranks share steps of training; `{recipe}` {' and '.join(lacks)}, "
+        f"so this cluster is of no use to it; {instead}"
+    )
 
 
 def _with_work(cluster: Cluster, said: str) -> Cluster:

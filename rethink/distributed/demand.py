@@ -8,13 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rethink.distributed.cluster import Cluster
+from rethink.distributed.cluster import Cluster, check_use
 from rethink.distributed.layout import Demand
 from rethink.distributed.rollout_worker import CAPACITY
 from rethink.errors import UsageError
 from rethink.kinds.pipeline.plan import drawn, stage_shape
 from rethink.kinds.pipeline.stages import pipeline_of, references, resolve
-from rethink.machine.limits import usable_threads
 from rethink.plan.costs import Costs
 from rethink.plan.estimate import ASSUMED_PROMPT_TOKENS, GIB, cache_bytes, count_parameters
 from rethink.recipe.base import AnyRecipe
@@ -26,11 +25,12 @@ def demand_of(recipe: AnyRecipe, cluster: Cluster) -> Demand:
     """What a run of a recipe needs; of a pipeline the most that any stage does.
 
     Raises:
-        UsageError: it samples nothing, a model cannot be found, or its engine cannot be spread.
+        UsageError: it can use nothing of the cluster, a model cannot be found, or its engine cannot be spread.
     """
-    drivers, workers, paths, notes = [], [], dict[str, None](), []
-    for stage, shape, costs in _stages(recipe):
+    drivers, workers, paths, notes, shared = [], [], dict[str, None](), [], False
+    for stage, shape, costs in _stages(recipe, cluster):
         kind = kind_named(stage.kind)
+        shared = shared or kind.lanes is not None
         value_bytes = stage.model.value_bytes
         model = value_bytes * count_parameters(shape).total
         drivers.append(costs.memory.least if costs.memory is not None else model)
@@ -41,12 +41,9 @@ def demand_of(recipe: AnyRecipe, cluster: Cluster) -> Demand:
                 notes = ["stages sample from the models of earlier ones: run in a folder that all machines share"]
             elif (local := Path(stage.model.path).expanduser()).exists():
                 paths[os.path.abspath(local)] = None
-    if not workers:
-        raise UsageError(
-            f"a cluster spreads sampling over workers, and `{recipe.name}` (kind `{recipe.kind}`) samples nothing "
-            "here; run it without one"
-        )
-    return Demand(recipe.threads or usable_threads(), max(drivers), max(workers), tuple(paths), tuple(notes))
+    check_use(cluster, recipe.name, samples=bool(workers), shared=shared)
+    threads = recipe.threads or cluster.threads_here
+    return Demand(threads, max(drivers), max(workers, default=None), tuple(paths), tuple(notes))
 
 
 def check_spreads(recipe: Any) -> None:
@@ -64,7 +61,7 @@ def check_spreads(recipe: Any) -> None:
             raise not_spread(name)
 
 
-def _stages(recipe: AnyRecipe) -> Iterator[tuple[Any, ModelShape, Costs]]:
+def _stages(recipe: AnyRecipe, cluster: Cluster) -> Iterator[tuple[Any, ModelShape, Costs]]:
     """(recipe, the shape of its model, what it costs) of each run that uses a model of this machine."""
     if kind_named(recipe.kind).stages is None:
         by_name, recipes = {}, [recipe]
@@ -76,6 +73,9 @@ def _stages(recipe: AnyRecipe) -> Iterator[tuple[Any, ModelShape, Costs]]:
         elsewhere = kind.samples_elsewhere is not None and kind.load("samples_elsewhere")(stage)
         shape = None if elsewhere else stage_shape(stage, by_name)
         if shape is not None:
+            if kind.lanes is not None and stage.optimizer.lanes is None:  # as it would be recorded
+                lanes = stage.optimizer.model_copy(update={"lanes": cluster.ranks})
+                stage = stage.model_copy(update={"optimizer": lanes})  # noqa: PLW2901
             of = Costs() if kind.costs is None else kind.load("costs")(stage, shape, partial(drawn, by_name), None)
             yield stage, shape, of
 

@@ -15,8 +15,9 @@ from torch import Tensor
 dist: Any = torch.distributed
 """torch declares only a part of the process group that it has."""
 
-LONGEST = timedelta(minutes=30)
-"""Of a wait between live processes: they are watched by other means, so this is the last resort."""
+LONGEST = timedelta(hours=24)
+"""Of a wait between live processes: they are watched by other means, so this is the last resort. A rank waits for the
+next order while the first one samples or evaluates."""
 JOIN_SECONDS = 60.0
 MOST_TAGS = 1 << 30
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from rethink.distributed.cluster import Cluster
@@ -33,6 +33,7 @@ class Demand:
     """What a run needs. None: not known before it runs."""
 
     driver_threads: int
+    """Of the driver, and of each trainer rank."""
     driver_bytes: int | None
     """Least memory of the driver, which trains."""
     worker_bytes: int | None
@@ -77,10 +78,7 @@ def lay_out(cluster: Cluster, nodes: Sequence[Node], demand: Demand, here: str) 
         demand: what the run needs.
         here: name of the driver's machine, which need not be a node.
     """
-    own = demand.driver_threads
-    if cluster.ranks > 1:
-        own = cluster.rank_threads or max(own // cluster.ranks, 1)
-    seats = [Seat(DRIVER, here, own, demand.driver_bytes)]
+    seats = [Seat(DRIVER, here, demand.driver_threads, demand.driver_bytes)]
     local, threads = cluster.address == "local", cluster.threads
     room = {node.name: cluster.workers if local else int(node.cpus // threads) for node in nodes}
     for index in range(cluster.workers):
@@ -92,7 +90,7 @@ def lay_out(cluster: Cluster, nodes: Sequence[Node], demand: Demand, here: str) 
         seats.append(Seat(f"worker-{index}", name, threads, demand.worker_bytes))
     seated = len(seats) - 1
     # A rank holds no more than the driver: all weights, its lane's gradients, a part of the optimizer.
-    seats += [Seat(f"rank-{rank}", here, own, demand.driver_bytes) for rank in range(1, cluster.ranks)]
+    seats += [replace(seats[0], who=f"rank-{rank}") for rank in range(1, cluster.ranks)]
     missing = [*_without_seat(cluster, nodes, seated), *_memory(nodes, seats), *strange(nodes)]
     cautions = [*(demand.notes if len(nodes) > 1 else ()), *_processors(cluster, nodes)]
     if local and nodes and (wanted := cluster.workers * threads) > nodes[0].cpus:

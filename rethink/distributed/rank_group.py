@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from rethink.errors import NumericsError
-from rethink.runs.ranks import Arrays, Named
+from rethink.runs.lanes import Arrays
+from rethink.runs.ranks import Named
 
 FAILED = "failed"
 """Key of a report in place of statistics: what a lane failed of."""

@@ -194,7 +194,6 @@ def _spec(shared: Shared, rank: int, size: int, meeting: Path) -> RankSpec:
         recipe=recipe_to_yaml(shared.recipe),
         source=os.path.abspath(local) if local.exists() else shared.checkpoint.source,
         revision=shared.checkpoint.revision,
-        engine=shared.engine,
         placement=placement | {"kv_budget_bytes": 0},
         lanes=int(choices.get("lanes", 1)),
         micro_batch_tokens=int(choices["micro_batch_tokens"]),

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rethink.distributed.cluster import Cluster
-from rethink.machine.limits import usable_threads
 from rethink.runs.ranks import Launch, Ranks, Shared, launched_by
 
 
@@ -22,9 +21,8 @@ def on_ranks(cluster: Cluster) -> Iterator[None]:
         started.append(start_local(shared, cluster.ranks, **seconds))
         return started[-1]
 
-    threads = cluster.rank_threads or max(usable_threads() // cluster.ranks, 1)
     try:
-        with launched_by(Launch(cluster.ranks, threads, start)):
+        with launched_by(Launch(cluster.ranks, cluster.threads_here, start)):
             yield
     finally:
         for ranks in started:

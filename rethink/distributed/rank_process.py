@@ -20,12 +20,11 @@ from rethink.distributed.gloo import GlooWire
 from rethink.distributed.rank_group import FAILED, Group
 from rethink.errors import NumericsError, RethinkError
 from rethink.machine.placement import Placement
-from rethink.model.language_model import LanguageModel
 from rethink.model.loading import load_checkpoint
 from rethink.recipe.base import TrainingRecipe
 from rethink.recipe.kind import kind_named
 from rethink.recipe.recipe_files import parse_recipe
-from rethink.rollout.engines import choose_engine
+from rethink.runs.lanes import Lanes
 from rethink.runs.optimizer import MasterAdamW
 from rethink.runs.ranks import receive_reference
 from rethink.terminal import say
@@ -47,7 +46,6 @@ class RankSpec:
     recipe: str
     source: str
     revision: str | None
-    engine: str
     placement: dict[str, Any]
     lanes: int
     micro_batch_tokens: int
@@ -58,22 +56,28 @@ class PeerLostError(Exception):
 
 
 class Rank:
-    """The other side of `Group`'s orders."""
+    """The other side of `Group`'s orders.
 
-    def __init__(self, spec: RankSpec, recipe: TrainingRecipe, model: LanguageModel):
-        self.recipe, self.model, self.limit = recipe, model, spec.micro_batch_tokens
-        self.reference: LanguageModel | None = None
-        wire = GlooWire(Path(spec.meeting), spec.rank, spec.size, lambda rank, what: PeerLostError(f"{rank}: {what}"))
-        self.group = Group(wire, spec.rank, spec.size)
-        self.optimizer = MasterAdamW(model, recipe.optimizer, None, self.group, spec.lanes)
-        self._compute = kind_named(recipe.kind).load("lane")
+    Args:
+        group: this rank's side of it.
+        recipe: of the run.
+        model: as the run builds it; its weights are sent.
+        lanes: of a step.
+        limit: most tokens in one pass.
+    """
+
+    def __init__(self, group: Group, recipe: TrainingRecipe, model: Any, lanes: int, limit: int):
+        self.group, self.recipe, self.model, self.limit = group, recipe, model, limit
+        self.reference: Any = None
+        self.kind: Lanes[Any, Any] = kind_named(recipe.kind).load("lanes")
+        self.optimizer = MasterAdamW(model, recipe.optimizer, None, group, lanes)
 
     def serve(self) -> NoReturn:
         """Do what is ordered, for ever."""
         while True:
             name, facts, lanes = self.group.await_order()
             if name == "lanes":
-                self._train(lanes, facts["number"])
+                self._train(lanes, facts["number"], facts["step"])
             elif name == "update":
                 self.optimizer.step(facts["rate"])
             elif name == "load":
@@ -85,12 +89,15 @@ class Rank:
                 if facts["sent"]:
                     receive_reference(self.group, self.reference)
 
-    def _train(self, lanes: list[Any], number: int) -> None:
+    def _train(self, lanes: list[Any], number: int, step: int) -> None:
         """This rank's lanes of a step, of which there are so many."""
+        kind = self.kind
         for turn, first in enumerate(range(0, number, self.group.size)):
             if turn < len(lanes):
                 try:
-                    facts = self._compute(self.recipe, self.model, self.reference, lanes[turn], self.limit)
+                    lane = kind.unpack(lanes[turn])
+                    found = kind.compute(self.recipe, self.model, self.reference, lane, step, self.limit)
+                    facts = dataclasses.asdict(found)
                 except NumericsError as error:
                     facts = {FAILED: str(error)}
                 self.group.report(facts)
@@ -111,11 +118,11 @@ def main() -> None:
         checkpoint = load_checkpoint(spec.source, revision=spec.revision, trust_remote_code=trust)
         placement = Placement(**spec.placement)
         placement.apply()
-        build = choose_engine(spec.engine, checkpoint).build
-        assert build is not None
-        model = build(checkpoint, placement, trust)
+        model = kind_named(recipe.kind).load("lanes").build(recipe, checkpoint, placement)
         threading.Thread(target=_beat, args=(out,), daemon=True).start()
-        Rank(spec, recipe, model).serve()
+        wire = GlooWire(Path(spec.meeting), spec.rank, spec.size, lambda rank, what: PeerLostError(f"{rank}: {what}"))
+        group = Group(wire, spec.rank, spec.size)
+        Rank(group, recipe, model, spec.lanes, spec.micro_batch_tokens).serve()
     except PeerLostError as error:
         say(f"lost rank {error}", file=sys.stderr)
         os._exit(PEER_LOST)

@@ -245,7 +245,9 @@ def _experts(hidden: int, mixture: MixtureOfExperts, routed: int) -> int:
     return 3 * hidden * mixture.expert_intermediate_size * (routed + mixture.shared_experts)
 
 
-def training_memory(shape: ModelShape, value_bytes: int, longest: int, most: int, *, logits: bool) -> Memory:
+def training_memory(
+    shape: ModelShape, value_bytes: int, longest: int, most: int, *, logits: bool, lanes: int | None
+) -> Memory:
     """Memory of a run that trains, without reference, keys and values.
 
     Args:
@@ -254,12 +256,14 @@ def training_memory(shape: ModelShape, value_bytes: int, longest: int, most: int
         longest: tokens of the longest sequence.
         most: tokens of the largest micro-batch.
         logits: whether it computes any.
+        lanes: parts of a step whose gradients are added up; None: one.
     """
     parameters = count_parameters(shape)
     compute = compute_bytes(parameters, value_bytes)
+    sums = 4 * parameters.total if (lanes or 1) > 1 else 0  # of the lanes' gradients, fp32
     token_bytes = activation_bytes(shape, value_bytes)
     return Memory(
-        master_and_optimizer=BYTES_A_PARAMETER * parameters.total - compute,
+        master_and_optimizer=BYTES_A_PARAMETER * parameters.total - compute + sums,
         compute_weights=compute,
         reference_weights=0,
         logits=LOGIT_ROWS * shape.vocab_size * value_bytes if logits else 0,

@@ -84,9 +84,8 @@ class Kind:
     """`(recipe) -> PipelineRecipe`: of a kind that is made of stages."""
     parts: str | None = None
     """`(name, stage, data) -> dict of Stage by name`: of a kind that, as a stage, stands for several."""
-    lane: str | None = None
-    """`(recipe, model, reference, arrays, micro-batch limit) -> statistics as JSON`: gradients of a part of a step on
-    another trainer rank; None: its steps cannot be shared."""
+    lanes: str | None = None
+    """`runs.lanes.Lanes`: how trainer ranks share its steps; None: they cannot."""
     trains: bool = False
     """Whether it trains a model, which it leaves as `model` and whose checkpoints take disk space. Its metrics have a
     row for each step, from 0, which is before the first."""

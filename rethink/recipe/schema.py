@@ -391,11 +391,6 @@ class OptimizerSection(Section):
     chosen from the free memory, recorded."""
     over_memory: Annotated[bool, Counts.NEVER] = False
     """Train even if the plan needs more memory than is free (`--over-memory`). The run may be killed."""
-
-
-class LanesOptimizerSection(OptimizerSection):
-    """AdamW on fp32 master weights, in a run that several trainer ranks can share."""
-
     lanes: int | None = Field(default=None, gt=0)
     """Parts of a step whose gradients are added up one by one, so that several trainer ranks can share the step
     (`--cluster`). Another number rounds sums in another order. None: the number of ranks at the start, recorded."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -22,17 +22,15 @@ from rethink.plan.estimate import (
     shape_of,
 )
 from rethink.recipe.base import ModelRecipe, TrainingRecipe
-from rethink.recipe.schema import LanesOptimizerSection, RewardSection
+from rethink.recipe.schema import RewardSection
 from rethink.runs.ranks import launch_here
-
-T = TypeVar("T", bound=ModelRecipe)
 
 ACTIVATION_SHARE = 0.35
 """Share of the memory beside weights and optimizer that one micro-batch's activations may take."""
 
 
 def make_choices(recipe: TrainingRecipe, config: DecoderConfig | None, kv_budget_gb: float | None) -> dict[str, Any]:
-    """Threads, device, dtype, kernels, micro-batch and KV budget for this machine; plain JSON values.
+    """Threads, device, dtype, kernels, micro-batch, lanes and KV budget for this machine; plain JSON values.
 
     Args:
         recipe: of a run that samples and trains.
@@ -63,9 +61,13 @@ def training_choices(recipe: TrainingRecipe, config: DecoderConfig | None) -> di
     Raises:
         RecipeError: CUDA is asked for where there is none.
     """
+    launch = launch_here()
+    if launch is not None and not recipe.threads:
+        recipe = recipe.model_copy(update={"threads": launch.threads})
     choices = computing_choices(recipe)
     tokens = recipe.optimizer.micro_batch_tokens or _micro_batch(config, choices["dtype"], choices["device"])
-    return choices | {"micro_batch_tokens": tokens}
+    lanes = recipe.optimizer.lanes or (1 if launch is None else launch.size)
+    return choices | {"micro_batch_tokens": tokens, "lanes": lanes}
 
 
 def computing_choices(recipe: ModelRecipe) -> dict[str, Any]:
@@ -81,18 +83,6 @@ def computing_choices(recipe: ModelRecipe) -> dict[str, Any]:
         "dtype": placed.dtype,
         "kernels": kernels.status().level,
     }
-
-
-def lanes_choice(section: LanesOptimizerSection) -> dict[str, int]:
-    """Into how many lanes a step is cut, of a kind whose steps ranks can share: as the recipe says, or one a rank."""
-    launch = launch_here()
-    return {"lanes": section.lanes or (1 if launch is None else launch.size)}
-
-
-def with_rank_threads(recipe: T) -> T:
-    """The recipe with the threads of a rank, where ranks share its steps and it says nothing of threads."""
-    launch = launch_here()
-    return recipe if launch is None or recipe.threads else recipe.model_copy(update={"threads": launch.threads})
 
 
 def recorded_lanes(choices: Mapping[str, Any]) -> int:

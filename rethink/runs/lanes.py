@@ -10,7 +10,36 @@ Who computes a lane decides neither, so the same lanes give the same bits on any
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:  # the GPU check runs where nothing reads recipes
+    from rethink.machine.placement import Placement
+    from rethink.model.loading import Checkpoint
+
+Arrays = Mapping[str, "np.ndarray[Any, Any]"]
+L = TypeVar("L")
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes(Generic[L, S]):
+    """How trainer ranks share the steps of a kind of run: what its record names as `lanes`."""
+
+    build: Callable[[Any, Checkpoint, Placement], Any]
+    """(recipe, checkpoint, placement) -> the model, as the run itself builds it."""
+    compute: Callable[[Any, Any, Any, L, int, int], S]
+    """(recipe, model, reference, lane, 0-based step, micro-batch limit) -> statistics: forward and backward of a lane.
+    Gradients go where the parameters' hooks put them."""
+    pack: Callable[[L], Arrays]
+    """A lane as arrays: what `compute` reads of it."""
+    unpack: Callable[[Arrays], L]
+    """Inverse of `pack`."""
+    statistics: type[S]
+    """A dataclass of numbers, and of lists and dicts of them."""
 
 
 def cut(sizes: Sequence[int], lanes: int) -> list[list[int]]:
@@ -32,3 +61,20 @@ def balanced(sizes: Sequence[int], bins: int) -> list[int]:
         found[place] = least
         filled[least] += sizes[place]
     return found
+
+
+def ragged(name: str, rows: Sequence[Any], dtype: Any = None) -> dict[str, np.ndarray[Any, Any]]:
+    """Rows of unequal length as arrays: the values of all, one row after the other, and the lengths.
+
+    Args:
+        name: of the values.
+        rows: at least one.
+        dtype: of the values; None: that of the rows.
+    """
+    values = [np.asarray(row, dtype) for row in rows]
+    return {name: np.concatenate(values), f"{name} of each": np.array([len(row) for row in values], np.int64)}
+
+
+def rows_of(arrays: Arrays, name: str) -> list[np.ndarray[Any, Any]]:
+    """Inverse of `ragged`."""
+    return np.split(arrays[name], np.cumsum(arrays[f"{name} of each"])[:-1])

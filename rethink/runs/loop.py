@@ -18,6 +18,7 @@ from rethink.observe.progress import Progress
 from rethink.observe.trackers import Trackers, open_trackers
 from rethink.recipe.base import TrainingRecipe
 from rethink.runs.checkpoint import TrainState
+from rethink.runs.optimizer import MasterAdamW
 from rethink.runs.session import at_work, earlier_seconds, report_if_readable
 from rethink.store.run_folder import RunFolder
 
@@ -29,6 +30,7 @@ class Training(Protocol):
     """What a run of every kind of training holds."""
 
     folder: RunFolder
+    optimizer: MasterAdamW
     progress: Progress
     state: TrainState
     trackers: Trackers
@@ -59,7 +61,7 @@ class Loop(Generic[R]):
     export: Callable[[R, dict[str, Any], Path], None]
     """`(run, summary, empty folder)`: writes the model of a finished run."""
     close: Callable[[R], None] = lambda run: None
-    """Lets go of what the run holds beside its trackers, however it ended."""
+    """Lets go of what the run holds beside trackers and ranks, however it ended."""
 
 
 def run_training(
@@ -82,6 +84,7 @@ def run_training(
             train_until_done(run, loop, stop_requested)
         finally:
             run.trackers.close()
+            run.optimizer.ranks.close()
             loop.close(run)
         finished = run.state.step >= run.steps
         summary = loop.summarise(run, earlier + time.perf_counter() - started, finished)

@@ -17,6 +17,7 @@ from rethink.plan.estimate import (
     training_memory,
 )
 from rethink.recipe.schema import OptimizerSection
+from rethink.runs.choices import recorded_lanes
 
 SMALLEST_COMPLETION = 16
 """Tokens; a shorter limit is not proposed."""
@@ -36,7 +37,7 @@ def check_training_room(
     Args:
         optimizer: of the recipe.
         config: of the model; None: not known, and then nothing is refused.
-        choices: of the run: they decide the micro-batch.
+        choices: of the run: they decide micro-batch and lanes.
         longest: tokens of the longest document.
         batch: tokens of a step's documents, at most.
         logits: whether it computes any.
@@ -48,7 +49,7 @@ def check_training_room(
         return
     shape, value_bytes = shape_of(config), 2 if choices["dtype"] == "bfloat16" else 4
     most = max(longest, min(batch, int(choices["micro_batch_tokens"])))
-    memory = training_memory(shape, value_bytes, longest, most, logits=logits)
+    memory = training_memory(shape, value_bytes, longest, most, logits=logits, lanes=recorded_lanes(choices))
     room = room_refused(optimizer, memory, choices["device"])
     if room is None:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from rethink.errors import NumericsError, RunFolderError
 from rethink.kernels.adamw import Update, adamw_, join, split
+from rethink.kernels.trace import traced
 from rethink.machine.allocator import return_free_memory
 from rethink.runs.lanes import balanced
 from rethink.runs.ranks import ALONE, Ranks
@@ -205,6 +207,24 @@ def learning_rate(section: OptimizerSection, step: int, total: int) -> float:
     if section.schedule == "linear":
         return section.learning_rate - fall * progress
     return section.final_rate + fall * (1 + math.cos(math.pi * progress)) / 2
+
+
+@traced("optimizer")
+def apply_update(optimizer: MasterAdamW, section: OptimizerSection, step: int, total: int) -> dict[str, float]:
+    """Update number `step` (0-based) of `total`, with the gradients that the optimizer holds. Returns its metrics.
+
+    Raises:
+        NumericsError: see `MasterAdamW.step`.
+    """
+    started = time.perf_counter()
+    rate = learning_rate(section, step, total)
+    norm = optimizer.step(rate)
+    return {
+        "optimizer/learning_rate": rate,
+        "optimizer/grad_norm": norm,
+        "time/optimizer": time.perf_counter() - started,
+        **optimizer.ranks.metrics(),
+    }
 
 
 def _collect(weight: Tensor) -> None:

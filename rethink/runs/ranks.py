@@ -13,16 +13,15 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 from torch import Tensor
 
 from rethink.model.language_model import LanguageModel
+from rethink.runs.lanes import Arrays
 
 if TYPE_CHECKING:  # the GPU check runs where nothing reads recipes
     from rethink.model.loading import Checkpoint
     from rethink.recipe.base import TrainingRecipe
 
-Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 Named = Mapping[str, Tensor]
 
 
@@ -130,8 +129,6 @@ class Shared:
 
     recipe: TrainingRecipe
     checkpoint: Checkpoint
-    engine: str
-    """Its `build` makes the model."""
     choices: Mapping[str, Any]
     """Of the run."""
 

@@ -3,30 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from rethink.runs.optimizer import MasterAdamW
-from rethink.runs.ranks import Arrays
+from torch import Tensor
+
+from rethink.runs.choices import recorded_lanes
+from rethink.runs.lanes import Lanes
+from rethink.runs.optimizer import MasterAdamW, Trainable
+from rethink.runs.ranks import Shared, start_ranks
+
+if TYPE_CHECKING:
+    from rethink.model.loading import Checkpoint
+    from rethink.recipe.base import TrainingRecipe
 
 L = TypeVar("L")
 S = TypeVar("S")
-Given = TypeVar("Given", contravariant=True)
-Said = TypeVar("Said", covariant=True)
 
 
-class Wire(Protocol[Given, Said]):
-    """How a kind's lanes and their statistics go from one process to another."""
+def shared_optimizer(
+    recipe: TrainingRecipe,
+    checkpoint: Checkpoint,
+    model: Trainable,
+    exact: dict[str, Tensor],
+    choices: Mapping[str, Any],
+) -> MasterAdamW:
+    """The optimizer of a run, with the ranks that share its steps.
 
-    def pack(self, lane: Given) -> Arrays:
-        """A lane as arrays."""
-        ...
+    Args:
+        recipe: of the run.
+        checkpoint: of its model.
+        model: built from the checkpoint by the `build` of its kind's lanes.
+        exact: see `MasterAdamW`.
+        choices: of the run.
 
-    def read(self, facts: Mapping[str, Any]) -> Said:
-        """Statistics from what `facts` made of them."""
-        ...
+    Raises:
+        UsageError: the run computes where ranks cannot.
+        RankLost: a rank did not start.
+    """
+    ranks = start_ranks(Shared(recipe, checkpoint, choices))
+    return MasterAdamW(model, recipe.optimizer, exact, ranks, recorded_lanes(choices))
 
 
-def train_lanes(optimizer: MasterAdamW, lanes: Sequence[L], compute: Callable[[L], S], wire: Wire[L, S]) -> list[S]:
+def train_lanes(
+    optimizer: MasterAdamW, lanes: Sequence[L], compute: Callable[[L], S], kind: Lanes[L, S], step: int
+) -> list[S]:
     """The gradients of a step's lanes, added up in their order. Returns the statistics of each.
 
     In rounds: each rank computes one lane, then all exchange. Without other ranks, a round is a lane.
@@ -34,18 +54,19 @@ def train_lanes(optimizer: MasterAdamW, lanes: Sequence[L], compute: Callable[[L
     Args:
         optimizer: of the first rank; it holds the sum afterwards.
         lanes: of the step.
-        compute: forward and backward of one lane.
-        wire: takes a lane to another rank.
+        compute: forward and backward of one lane, here.
+        kind: takes lanes to other ranks, and computes them there.
+        step: 0-based.
 
     Raises:
         RunFailure: as `compute`, here or elsewhere; or a rank was lost.
     """
     ranks, found = optimizer.ranks, []
-    each = [[wire.pack(lane) for lane in lanes[rank :: ranks.size]] for rank in range(1, ranks.size)]
-    ranks.order("lanes", each, number=len(lanes))
+    each = [[kind.pack(lane) for lane in lanes[rank :: ranks.size]] for rank in range(1, ranks.size)]
+    ranks.order("lanes", each, number=len(lanes), step=step)
     for first in range(0, len(lanes), ranks.size):
         there = min(ranks.size, len(lanes) - first)
         found.append(compute(lanes[first]))
-        found += [wire.read(facts) for facts in ranks.reports(there)]
+        found += [kind.statistics(**facts) for facts in ranks.reports(there)]
         optimizer.add_round(there)
     return found

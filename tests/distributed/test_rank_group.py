@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import queue
+import dataclasses
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -15,33 +14,16 @@ from torch import Tensor
 from rethink.distributed.rank_group import FAILED, Group
 from rethink.errors import NumericsError
 from rethink.recipe.schema import OptimizerSection
+from rethink.runs.lanes import Lanes
 from rethink.runs.optimizer import MasterAdamW
 from rethink.runs.ranks import ALONE, Ranks
 from rethink.runs.rounds import train_lanes
+from tests.distributed.local_ranks import Queues, lines_of
 
 SECTION = OptimizerSection(learning_rate=0.01, weight_decay=0.1, max_grad_norm=0.5)
 SHAPES = {"embedding": (40, 8), "norm": (8,), "up": (8, 24), "down": (24, 8)} | {
     f"bias.{n}": (5 + n,) for n in range(9)
 }
-
-
-class Queues:
-    """A wire between threads."""
-
-    def __init__(self, rank: int, lines: dict[tuple[int, int], queue.Queue[Tensor]]):
-        self.rank, self.lines = rank, lines
-
-    def send(self, to: int, tensor: Tensor) -> Callable[[str], None]:
-        self.lines[self.rank, to].put(tensor.clone())
-        return lambda what: None
-
-    def receive(self, source: int, tensor: Tensor) -> Callable[[str], None]:
-        line = self.lines[source, self.rank]
-
-        def wait(what: str) -> None:
-            tensor.copy_(line.get(timeout=20))
-
-        return wait
 
 
 class Weights:
@@ -61,14 +43,21 @@ class Weights:
             weight.main_grad.add_(torch.randn(weight.shape, generator=generator) * 10.0**lane)  # type: ignore[attr-defined]
 
 
-class Numbers:
-    """Lanes that are (step, number)."""
+@dataclasses.dataclass
+class Number:
+    """Of a lane."""
 
-    def pack(self, lane: tuple[int, int]) -> dict[str, Any]:
-        return {"lane": np.array(lane)}
+    lane: int
 
-    def read(self, facts: Any) -> int:
-        return int(facts["lane"])
+
+NUMBERS = Lanes(
+    build=lambda *_: None,
+    compute=lambda *_: Number(0),
+    pack=lambda lane: {"lane": np.array(lane)},
+    unpack=lambda arrays: tuple(arrays["lane"].tolist()),
+    statistics=Number,
+)
+"""Lanes that are (step, number)."""
 
 
 def serve(group: Group, model: Weights, optimizer: MasterAdamW) -> None:
@@ -96,9 +85,7 @@ def trained(
     size: int, lanes: int, dtype: torch.dtype, state: dict[str, Tensor] | None = None, steps: range = range(3)
 ) -> tuple[dict[str, Tensor], list[float], list[int]]:
     """State after some steps, norms, and how much state each rank has."""
-    lines: dict[tuple[int, int], queue.Queue[Tensor]] = {
-        (a, b): queue.Queue() for a in range(size) for b in range(size)
-    }
+    lines = lines_of(size)
     groups = [Group(Queues(rank, lines), rank, size) for rank in range(size)]
     failed: list[BaseException] = []
 
@@ -123,10 +110,11 @@ def trained(
         optimizer.load(state)
     norms = []
     for step in steps:
+        asked = [(step, n) for n in range(lanes)]
         found = train_lanes(
-            optimizer, [(step, n) for n in range(lanes)], lambda lane: (model.backward(*lane), lane[1])[1], Numbers()
+            optimizer, asked, lambda lane: (model.backward(*lane), Number(lane[1]))[1], NUMBERS, step
         )
-        assert found == list(range(lanes)), "statistics come in the order of lanes"
+        assert [number.lane for number in found] == list(range(lanes)), "statistics come in the order of lanes"
         norms.append(optimizer.step(0.01))
     parts = [{k: t.clone() for k, t in part.items()} for part in optimizer.states()]
     ranks.order("end")
@@ -176,7 +164,7 @@ def test_a_state_goes_on_at_another_number_of_ranks(before: int, after: int) -> 
 
 
 def test_a_lane_that_fails_elsewhere_stops_the_step() -> None:
-    lines: dict[tuple[int, int], queue.Queue[Tensor]] = {(a, b): queue.Queue() for a in range(2) for b in range(2)}
+    lines = lines_of(2)
     first, second = (Group(Queues(rank, lines), rank, 2) for rank in range(2))
     second.report({FAILED: "the loss of step 3 is nan"})
     with pytest.raises(NumericsError, match="step 3 is nan"):

@@ -7,13 +7,11 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from rethink.distributed.cluster import Cluster
 from rethink.distributed.opening import on_cluster
-from rethink.distributed.rank_group import Group
 from rethink.distributed.watch import Onlooker
 from rethink.errors import RankLost
 from rethink.kinds.grpo.run import train
@@ -24,8 +22,9 @@ from rethink.store.run_folder import RunFolder
 from tests.distributed.test_ray import hash_of
 from tests.runs.compare import timeless
 
+from .conftest import At
+
 Go = Callable[..., list[str]]
-At = Callable[[set[int], Callable[[], None]], None]
 
 
 @pytest.fixture
@@ -53,24 +52,6 @@ def rank_process(number: int) -> int:
                 if ours and f"RETHINK_RANK={number}".encode() in (folder / "environ").read_bytes().split(b"\0"):
                     return int(folder.name)
     raise AssertionError(f"there is no rank {number}")
-
-
-@pytest.fixture
-def at_exchange(monkeypatch: pytest.MonkeyPatch) -> At:
-    """`at_exchange(numbers, strike)`: strike in the midst of steps: before exchanges of gradients of these numbers."""
-
-    def on(numbers: set[int], strike: Callable[[], None]) -> None:
-        add, calls = Group.add, [0]
-
-        def watched(group: Group, *arguments: Any) -> None:
-            calls[0] += 1
-            if calls[0] in numbers:
-                strike()
-            add(group, *arguments)
-
-        monkeypatch.setattr(Group, "add", watched)
-
-    return on
 
 
 def same(one: Path, two: Path) -> None:

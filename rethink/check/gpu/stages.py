@@ -267,9 +267,9 @@ def step_of_grpo(job: Job) -> Found:
     """One step of GRPO: rollouts of 16 prompts x 8, a scripted reward, an update; seconds of each, and the memory."""
     from rethink.algorithms.advantages import group_advantages
     from rethink.kinds.grpo.recipe import Recipe
-    from rethink.kinds.grpo.update import MiniBatch, accumulate_gradients, apply_update
+    from rethink.kinds.grpo.update import MiniBatch, accumulate_gradients
     from rethink.rollout.engines.torch import TorchEngine
-    from rethink.runs.optimizer import MasterAdamW
+    from rethink.runs.optimizer import MasterAdamW, apply_update
     from rethink.types import GenerationRequest, Problem, Prompt, Rollout, SamplingParams
 
     prompts, size, new = (2, 2, 8) if job.small else (16, 8, 256)
@@ -297,7 +297,7 @@ def step_of_grpo(job: Job) -> Found:
 
     def update() -> None:
         accumulate_gradients(recipe, model, None, MiniBatch(groups, None, [False] * len(groups)), 0, 16_384)
-        apply_update(recipe, optimizer, 0)
+        apply_update(optimizer, recipe.optimizer, 0, recipe.steps)
 
     return {
         "completion_tokens": sum(len(c.token_ids) for row in drawn for c in row),

@@ -190,12 +190,10 @@ def _memory(recipe: Recipe, shape: ModelShape, batch: Groups) -> Memory:
     longest = batch.prompt + batch.completion
     mini_batch = (batch.prompt_tokens + batch.completion_tokens) // recipe.algorithm.mini_batches
     most = largest_update(recipe, mini_batch, longest)
-    training = training_memory(shape, value_bytes, longest, most, logits=True)
+    training = training_memory(shape, value_bytes, longest, most, logits=True, lanes=recipe.optimizer.lanes)
     parameters = count_parameters(shape).total
-    sums = 4 * parameters if (recipe.optimizer.lanes or 1) > 1 else 0  # of the lanes' gradients, fp32
     return replace(
         training,
-        master_and_optimizer=training.master_and_optimizer + sums,
         reference_weights=value_bytes * parameters if "reference" in recipe.algorithm.needs else 0,
         keys_and_values_least=longest * token,
         keys_and_values_most=max(cache, longest * token),

@@ -27,14 +27,14 @@ from rethink.kinds.grpo.feed import Feed
 from rethink.kinds.grpo.lag import sampled_by
 from rethink.kinds.grpo.metrics import batch_metrics
 from rethink.kinds.grpo.recipe import Recipe
-from rethink.kinds.grpo.update import MiniBatch, UpdateStats, accumulate_gradients, apply_update, compute_logprobs
+from rethink.kinds.grpo.update import MiniBatch, UpdateStats, accumulate_gradients, compute_logprobs
 from rethink.kinds.grpo.versions import write_versions
-from rethink.kinds.grpo.wire import GroupWire
+from rethink.kinds.grpo.wire import LANES
 from rethink.model.language_model import LanguageModel
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import Trackers
 from rethink.runs.checkpoint import TrainState, write_checkpoint
-from rethink.runs.optimizer import MasterAdamW
+from rethink.runs.optimizer import MasterAdamW, apply_update
 from rethink.runs.rounds import train_lanes
 from rethink.seeds import draw
 from rethink.store.run_folder import RunFolder
@@ -105,13 +105,12 @@ def one_step(run: GRPO) -> dict[str, float]:
     compute = partial(
         accumulate_gradients, recipe, run.model, run.reference, step=state.step, limit=run.micro_batch_tokens
     )
-    stats = UpdateStats.merged(train_lanes(run.optimizer, lanes, compute, GroupWire(state.step)))
+    stats = UpdateStats.merged(train_lanes(run.optimizer, lanes, compute, LANES, state.step))
     row |= stats.metrics(recipe.algorithm)
     row["time/train"] = time.perf_counter() - started
 
     # Update; the engine reads the same weights and only has to know their version: how many updates made them.
-    row |= apply_update(recipe, run.optimizer, state.step)
-    row |= run.optimizer.ranks.metrics()
+    row |= apply_update(run.optimizer, recipe.optimizer, state.step, recipe.steps)
     state.step += 1
     run.sources.engine.publish(run.model, state.step)
     run.feed.advance(state.step)

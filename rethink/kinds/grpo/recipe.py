@@ -18,7 +18,6 @@ from rethink.recipe.schema import (
     AlgorithmSection,
     Counts,
     EvaluationSection,
-    LanesOptimizerSection,
     RolloutSection,
     TaskSource,
 )
@@ -35,8 +34,6 @@ class Recipe(AskingRecipe, TrainingRecipe):
     rollout batch (`mini_batches` x `epochs`), only the first part of the last batch is trained on."""
     tasks: tuple[TaskSource, ...] = Field(min_length=1)
     """Sources of problems, mixed by weight."""
-    optimizer: LanesOptimizerSection = LanesOptimizerSection()
-    """AdamW."""
     rollout: RolloutSection = RolloutSection()
     """Sampling."""
     algorithm: AlgorithmSection = Field(default_factory=AlgorithmSection)

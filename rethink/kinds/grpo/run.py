@@ -34,15 +34,12 @@ from rethink.runs.checkpoint import restore
 from rethink.runs.choices import (
     apply_choices,
     check_reward_models,
-    lanes_choice,
     make_choices,
-    recorded_lanes,
-    with_rank_threads,
 )
 from rethink.runs.inputs import model_hash
 from rethink.runs.loop import Loop, run_training, trackers_of
-from rethink.runs.optimizer import MasterAdamW
-from rethink.runs.ranks import Shared, share_reference, start_ranks
+from rethink.runs.ranks import share_reference
+from rethink.runs.rounds import shared_optimizer
 from rethink.runs.session import open_run, summary_of
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.mix import TaskMix
@@ -97,8 +94,7 @@ def train(
 
 
 def close(run: GRPO) -> None:
-    """Let go of the other ranks, the engine and the reward workers."""
-    run.optimizer.ranks.close()
+    """Let go of the engine and the reward workers."""
     run.feed.close()
 
 
@@ -117,10 +113,7 @@ def open_folder(recipe: Recipe, checkpoint: Checkpoint, mix: TaskMix, out: Path,
         out,
         resume=resume,
         steps=recipe.steps,
-        choices=lambda: (
-            make_choices(with_rank_threads(recipe), checkpoint.config, recipe.rollout.kv_budget_gb)
-            | lanes_choice(recipe.optimizer)
-        ),
+        choices=lambda: make_choices(recipe, checkpoint.config, recipe.rollout.kv_budget_gb),
         also=model_hash(recipe.model.path, checkpoint.folder) | mix.row_hashes() | order,
     )
 
@@ -156,9 +149,7 @@ def assemble(
     stops = tuple(sorted(checkpoint.tokenizer.end_of_turn_ids))
     renderer = PromptRenderer(checkpoint.tokenizer, recipe.prompt, engine.context - recipe.longest_completion)
     check_prompts(recipe, mix, renderer, held_out)
-    ranks = start_ranks(Shared(recipe, checkpoint, opened.name, choices))
-    exact = exact_weights(checkpoint, model)
-    optimizer = MasterAdamW(model, recipe.optimizer, exact, ranks, recorded_lanes(choices))
+    optimizer = shared_optimizer(recipe, checkpoint, model, exact_weights(checkpoint, model), choices)
     sources = Sources(mix, renderer, engine, rubric, stops)
     run = GRPO(
         recipe=recipe,

@@ -6,7 +6,6 @@ Axes: C completion tokens of a micro-batch, N rollouts, T tokens of all rollouts
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -24,7 +23,6 @@ from rethink.model.decoder.packing import PackedBatch, PackedGroup, pack
 from rethink.model.language_model import LanguageModel
 from rethink.recipe.schema import AlgorithmSection
 from rethink.runs.lanes import cut
-from rethink.runs.optimizer import MasterAdamW, learning_rate
 from rethink.types import Rollout
 
 Group = Sequence[Rollout]
@@ -366,16 +364,3 @@ def _record_batch(
     stats.add("mismatch", gap)
     if len(gap):
         stats.mismatch_max = max(stats.mismatch_max, float(gap.max()))
-
-
-@traced("optimizer")
-def apply_update(recipe: Recipe, optimizer: MasterAdamW, step: int) -> dict[str, float]:
-    """The optimizer's part of an update; `step` is 0-based."""
-    started = time.perf_counter()
-    rate = learning_rate(recipe.optimizer, step, recipe.steps)
-    norm = optimizer.step(rate)
-    return {
-        "optimizer/learning_rate": rate,
-        "optimizer/grad_norm": norm,
-        "time/optimizer": time.perf_counter() - started,
-    }

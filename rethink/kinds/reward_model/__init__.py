@@ -11,6 +11,7 @@ KIND = Kind(
     plan="rethink.kinds.reward_model.plan:plan",
     show="rethink.kinds.reward_model.show:show",
     outputs={"model": "model", "pairs": "pairs.jsonl", "folder": "."},
+    lanes="rethink.kinds.reward_model.wire:LANES",
     trains=True,
     costs="rethink.kinds.reward_model.plan:costs",
     charts="rethink.kinds.reward_model.charts:CHARTS",

@@ -2,8 +2,6 @@
 
     examples of the step ─► scores of their responses ─► loss ─► gradients ─► update
         every step: metrics row · held-out evaluation where due · checkpoint where due
-
-Axes: S responses of a micro-batch, B its examples.
 """
 
 from __future__ import annotations
@@ -11,25 +9,34 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from rethink.algorithms.preference import bradley_terry_loss, pointwise_loss
 from rethink.errors import NumericsError
 from rethink.eval.statistics.calibration import expected_calibration_error, reliability
 from rethink.eval.statistics.estimates import wilson_interval
 from rethink.kinds.reward_model.data import Example, RewardData, step_examples
 from rethink.kinds.reward_model.recipe import RewardModelRecipe
+from rethink.kinds.reward_model.update import (
+    Judged,
+    StepStats,
+    accumulate_gradients,
+    judged_by,
+    lanes_of,
+    micro_batches,
+)
+from rethink.kinds.reward_model.wire import LANES
 from rethink.model.heads.value_head import RewardModel
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import Trackers
 from rethink.runs.checkpoint import TrainState, write_checkpoint
-from rethink.runs.optimizer import MasterAdamW, learning_rate
+from rethink.runs.optimizer import MasterAdamW, apply_update
+from rethink.runs.rounds import train_lanes
 from rethink.store.run_folder import RunFolder
 
 
@@ -49,91 +56,13 @@ class RewardRun:
     trackers: Trackers = field(default_factory=lambda: Trackers([], lambda text: None))
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """One example with the scores of its responses."""
-
-    example: Example
-    scores: tuple[float, ...]
-
-    @property
-    def margin(self) -> float:
-        """By how much the right side is ahead: chosen less rejected, or the score with the label's sign."""
-        if len(self.scores) == 2:
-            return self.scores[0] - self.scores[1]
-        return self.scores[0] if self.example.preference.label else -self.scores[0]
-
-    @property
-    def right(self) -> bool:
-        """Whether the right side is ahead; a tie of scores is no success."""
-        return self.margin > 0
-
-
-def micro_batches(examples: Sequence[Example], limit: int) -> Iterator[list[Example]]:
-    """Examples, in order, in parts of at most `limit` tokens; a single example is never cut."""
-    part: list[Example] = []
-    room = limit
-    for example in examples:
-        if part and example.tokens > room:
-            yield part
-            part, room = [], limit
-        part.append(example)
-        room -= example.tokens
-    if part:
-        yield part
-
-
-def losses(scores_S: Tensor, examples: Sequence[Example]) -> Tensor:
-    """Loss [B] of each example from the scores of its responses, which stand in order."""
-    if examples[0].preference.label is None:
-        return bradley_terry_loss(scores_S[0::2], scores_S[1::2])
-    labels = torch.tensor([e.preference.label for e in examples], dtype=scores_S.dtype, device=scores_S.device)
-    return pointwise_loss(scores_S, labels)
-
-
-def accumulate_gradients(
-    model: RewardModel, examples: Sequence[Example], limit: int, step: int
-) -> tuple[float, list[Judged]]:
-    """Forward and backward of the mean loss over the examples, in micro-batches that change memory and nothing else.
-
-    Args:
-        limit: most tokens in one pass.
-        step: 0-based update number, for messages.
-
-    Returns:
-        The loss, and each example with its scores.
-
-    Raises:
-        NumericsError: the loss is not finite; no update was made.
-    """
-    total, judged = 0.0, []
-    for part in micro_batches(examples, limit):
-        scores_S = model.scores([example.group for example in part])
-        loss = losses(scores_S, part).sum() / len(examples)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise NumericsError(
-                f"the loss of step {step + 1} is {value}, so no update was made; the last checkpoint is sound. Start "
-                "anew with a lower optimizer.learning_rate, or with model.dtype=float32"
-            )
-        loss.backward()
-        total += value
-        judged += _judged(scores_S, part)
-    return total, judged
-
-
 def score_examples(model: RewardModel, examples: Sequence[Example], limit: int) -> list[Judged]:
     """The examples with their scores, without a graph."""
     judged: list[Judged] = []
     with torch.no_grad():
         for part in micro_batches(examples, limit):
-            judged += _judged(model.scores([example.group for example in part]), part)
+            judged += judged_by(model.scores([example.group for example in part]), part)
     return judged
-
-
-def _judged(scores_S: Tensor, examples: Sequence[Example]) -> list[Judged]:
-    values = iter(scores_S.detach().tolist())
-    return [Judged(e, tuple(next(values) for _ in e.group.completions)) for e in examples]
 
 
 def held_out_facts(judged: Sequence[Judged]) -> dict[str, Any]:
@@ -181,24 +110,22 @@ def one_step(run: RewardRun) -> dict[str, float]:
     """One update. Returns the step's metrics."""
     run.progress.phase("train")
     started = time.perf_counter()
-    step, section = run.state.step, run.recipe.optimizer
-    examples = step_examples(run.recipe, run.data, step)
-    loss, judged = accumulate_gradients(run.model, examples, run.micro_batch_tokens, step)
-    trained = time.perf_counter()
-    rate = learning_rate(section, step, run.steps)
-    norm = run.optimizer.step(rate)
+    recipe, step = run.recipe, run.state.step
+    examples = step_examples(recipe, run.data, step)
+    lanes = lanes_of(examples, run.optimizer.lanes)
+    compute = partial(accumulate_gradients, recipe, run.model, None, step=step, limit=run.micro_batch_tokens)
+    stats = StepStats.merged(train_lanes(run.optimizer, lanes, compute, LANES, step))
+    row = {"time/train": time.perf_counter() - started}
+    row |= apply_update(run.optimizer, recipe.optimizer, step, run.steps)
     run.state.step += 1
     run.state.tokens_trained += sum(example.tokens for example in examples)
     return {
         "step": run.state.step,
-        "reward_model/loss": loss,
-        "reward_model/accuracy": sum(entry.right for entry in judged) / len(judged),
-        "reward_model/margin": sum(entry.margin for entry in judged) / len(judged),
-        "optimizer/learning_rate": rate,
-        "optimizer/grad_norm": norm,
+        "reward_model/loss": stats.loss,
+        "reward_model/accuracy": sum(margin > 0 for margin in stats.margins) / len(examples),
+        "reward_model/margin": sum(stats.margins) / len(examples),
         "tokens/trained": run.state.tokens_trained,
-        "time/train": trained - started,
-        "time/optimizer": time.perf_counter() - trained,
+        **row,
     }
 
 

@@ -16,10 +16,10 @@ from rethink.kinds.reward_model import loop
 from rethink.kinds.reward_model.data import RewardData, load_reward_data
 from rethink.kinds.reward_model.loop import RewardRun, held_out_facts, score_examples
 from rethink.kinds.reward_model.recipe import RewardModelRecipe
+from rethink.kinds.reward_model.wire import build
 from rethink.model.build import exact_weights
 from rethink.model.heads.value_head import (
     RewardModelInfo,
-    build_reward_model,
     is_reward_model,
     read_info,
     save_reward_model,
@@ -33,7 +33,7 @@ from rethink.runs.choices import apply_choices, training_choices
 from rethink.runs.inputs import model_hash
 from rethink.runs.loop import Loop, run_training, trackers_of
 from rethink.runs.memory_room import check_training_room
-from rethink.runs.optimizer import MasterAdamW
+from rethink.runs.rounds import shared_optimizer
 from rethink.runs.session import open_run, summary_of
 from rethink.store.atomic import write_text
 from rethink.store.integrity import write_index
@@ -132,7 +132,7 @@ def _assemble(
 ) -> RewardRun:
     """Build every part, and put a resumed run's state into them."""
     choices = folder.choices
-    apply_choices(choices)
+    placement = apply_choices(choices)
     longest = max(example.tokens for example in data.train)
     check_training_room(
         recipe.optimizer, checkpoint.config, choices, longest, recipe.batch_size * longest, logits=False
@@ -140,8 +140,8 @@ def _assemble(
     progress.phase("model")
     if not data.held_out:
         progress.note("Nothing is held out, so neither accuracy nor calibration can be reported.")
-    model = build_reward_model(checkpoint, choices["dtype"], choices["device"], recipe.seed)
-    optimizer = MasterAdamW(model, recipe.optimizer, exact_weights(checkpoint, model.decoder))
+    model = build(recipe, checkpoint, placement)
+    optimizer = shared_optimizer(recipe, checkpoint, model, exact_weights(checkpoint, model.decoder), choices)
     limit = int(choices["micro_batch_tokens"])
     run = RewardRun(recipe, folder, model, optimizer, data, steps, progress, limit)
     run.state, _ = restore(folder, optimizer, None, progress.note)

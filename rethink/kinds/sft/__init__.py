@@ -11,6 +11,7 @@ KIND = Kind(
     plan="rethink.kinds.sft.plan:plan",
     show="rethink.kinds.sft.show:show",
     outputs={"model": "model", "folder": "."},
+    lanes="rethink.kinds.sft.wire:LANES",
     trains=True,
     evaluated=True,
     costs="rethink.kinds.sft.plan:costs",

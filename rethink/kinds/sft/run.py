@@ -14,7 +14,8 @@ from rethink.kinds.sft import loop
 from rethink.kinds.sft.data import TrainingData, load_data
 from rethink.kinds.sft.loop import SFT
 from rethink.kinds.sft.recipe import SFTRecipe, check_warmup
-from rethink.model.build import build_model, exact_weights
+from rethink.kinds.sft.wire import build
+from rethink.model.build import exact_weights
 from rethink.model.loading import Checkpoint, load_model
 from rethink.model.saving import save_hf_folder
 from rethink.observe.progress import Progress
@@ -24,7 +25,7 @@ from rethink.runs.choices import apply_choices, training_choices
 from rethink.runs.inputs import model_hash
 from rethink.runs.loop import Loop, run_training, trackers_of
 from rethink.runs.memory_room import check_training_room
-from rethink.runs.optimizer import MasterAdamW
+from rethink.runs.rounds import shared_optimizer
 from rethink.runs.session import open_run, summary_of
 from rethink.store.run_folder import RunFolder
 
@@ -102,13 +103,11 @@ def assemble(
 ) -> SFT:
     """Build every part, and put a resumed run's state into them."""
     choices = folder.choices
-    apply_choices(choices)
+    placement = apply_choices(choices)
     sizes = [len(document.token_ids) for entry in data.sets for document in entry.documents]
     check_training_room(recipe.optimizer, checkpoint.config, choices, max(sizes), recipe.batch_sequences * max(sizes))
     progress.phase("model")
-    model = build_model(
-        checkpoint, choices["dtype"], choices["device"], trust_remote_code=recipe.model.trust_remote_code
-    )
+    model = build(recipe, checkpoint, placement)
     if checkpoint.config is None:
         progress.note(
             f"{checkpoint.source} runs through transformers ({checkpoint.reason}): correct, but slower than the "
@@ -121,7 +120,7 @@ def assemble(
         recipe=recipe,
         folder=folder,
         model=model,
-        optimizer=MasterAdamW(model, recipe.optimizer, exact_weights(checkpoint, model)),
+        optimizer=shared_optimizer(recipe, checkpoint, model, exact_weights(checkpoint, model), choices),
         data=data,
         steps=steps,
         progress=progress,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +16,12 @@ import torch
 from torch import Tensor
 
 from rethink.kinds.grpo.update import MiniBatch, UpdateStats, accumulate_gradients, compute_logprobs
-from rethink.kinds.grpo.wire import GroupWire, compute, lane_of
+from rethink.kinds.grpo.wire import LANES
 from rethink.model.decoder.decoder import Decoder
 from rethink.model.loading import Checkpoint, load_checkpoint
 from rethink.runs.optimizer import MasterAdamW
 from rethink.runs.rounds import train_lanes
-from rethink.types import Rollout, Turn
+from rethink.types import Completion, Problem, Prompt, Rollout, Turn
 from tests.kinds.grpo.test_update import close, groups, recipe
 
 
@@ -44,7 +47,7 @@ def test_lanes_change_the_order_of_sums_alone(checkpoint: Checkpoint, aggregatio
         lanes = whole.lanes(number)
         assert len(lanes) == min(number, 4)
         run = partial(accumulate_gradients, chosen, model, reference, step=0, limit=40)
-        stats = UpdateStats.merged(train_lanes(optimizer, lanes, run, GroupWire(0)))
+        stats = UpdateStats.merged(train_lanes(optimizer, lanes, run, LANES, 0))
         found.append((stats, {n: t.clone() for n, t in optimizer._totals.items()}))
         assert all((g == 0).all() for g in optimizer.gradients().values()) == (number > 1)
     for stats, gradient in found[1:]:
@@ -68,13 +71,13 @@ def test_a_lane_that_travels_as_arrays_has_the_same_bits(
     chosen, model = recipe("algorithm.beta=0.1"), decoder(checkpoint, torch.float32)
     made = [[change(rollout) for rollout in group] for group in groups()]
     old = [v + 0.1 * i for i, v in enumerate(compute_logprobs(model, groups(), 1.0, 99))]
-    optimizer, reference, wire = MasterAdamW(model, chosen.optimizer), model.clone(), GroupWire(3)
+    optimizer, reference = MasterAdamW(model, chosen.optimizer), model.clone()
     for lane in MiniBatch(made, old, [False, True, False, False]).lanes(2):
         here = accumulate_gradients(chosen, model, reference, lane, 3, 40)
         gradient = {n: g.clone() for n, g in optimizer.gradients().items()}
         torch._foreach_zero_(list(optimizer.gradients().values()))
-        there = wire.read(compute(chosen, model, reference, wire.pack(lane), 40))
-        assert there == here
+        there = accumulate_gradients(chosen, model, reference, LANES.unpack(LANES.pack(lane)), 3, 40)
+        assert LANES.statistics(**json.loads(json.dumps(asdict(there)))) == here
         assert all(torch.equal(g, gradient[n]) for n, g in optimizer.gradients().items())
         torch._foreach_zero_(list(optimizer.gradients().values()))
 
@@ -82,9 +85,58 @@ def test_a_lane_that_travels_as_arrays_has_the_same_bits(
 def test_what_is_unknown_stays_unknown(checkpoint: Checkpoint) -> None:
     """Without old log-probabilities, ratios are of the current ones."""
     lane = MiniBatch(groups()).lanes(1)[0]
-    back = lane_of(GroupWire(0).pack(lane))
+    back = LANES.unpack(LANES.pack(lane))
     assert back.old_logprobs is None
     assert back.counted == (16, sum(lane.lengths))
     assert [r.prompt.token_ids for group in back.groups for r in group] == [
         r.prompt.token_ids for group in lane.groups for r in group
     ]
+
+
+READS = [
+    (),
+    ("algorithm.beta=0.1",),
+    ("algorithm.type=gspo",),
+    ("algorithm.aggregation=fixed",),
+    ("rollout.lag=1", "algorithm.correction=tis"),
+]
+"""Recipes that together read all that training ever reads."""
+
+
+def test_what_training_reads_travels(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A field that the gradients begin to read must be packed as well."""
+    made = [[replace(in_turns(r), reward=1.5, outcomes={"a": None}) for r in group] for group in groups()]  # type: ignore[dict-item]
+    model = decoder(checkpoint, torch.float32)
+    old = [v + 0.1 for v in compute_logprobs(model, made, 1.0, 99)]
+    (lane,) = MiniBatch(made, old, [False, True, False, False]).lanes(1)
+    read: dict[type, set[str]] = defaultdict(set)
+    with monkeypatch.context() as patched:
+        for kind in (MiniBatch, Rollout, Completion, Prompt, Problem, Turn):
+            names = {field.name for field in fields(kind)}
+
+            def watched(self: Any, name: str, kind: type = kind, names: set[str] = names) -> Any:
+                if name in names:
+                    read[kind].add(name)
+                return object.__getattribute__(self, name)
+
+            patched.setattr(kind, "__getattribute__", watched, raising=False)
+        for overrides in READS:
+            accumulate_gradients(recipe(*overrides), model, model.clone(), lane, 3, 40)
+    assert {"token_ids", "logprobs"} <= read[Completion]
+
+    def same(one: Any, two: Any, where: str) -> None:
+        if is_dataclass(one):
+            for name in read[type(one)]:
+                same(getattr(one, name), getattr(two, name), f"{where}.{name}")
+        elif isinstance(one, np.ndarray | Tensor):
+            assert np.array_equal(one, two), where
+        elif isinstance(one, list | tuple):
+            assert len(one) == len(two), where
+            for a, b in zip(one, two, strict=True):
+                same(a, b, f"{where}[…]")
+        elif isinstance(one, float) and where.endswith(".advantage"):
+            assert (np.asarray(two) == one).all()
+        else:
+            assert one == two, where
+
+    same(lane, LANES.unpack(LANES.pack(lane)), "lane")

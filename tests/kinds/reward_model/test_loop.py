@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 
 from rethink.errors import ModelError, NumericsError, RunFolderError, TaskError, UsageError
 from rethink.kinds.reward_model.data import Example, step_examples
-from rethink.kinds.reward_model.loop import Judged, accumulate_gradients, held_out_facts, score_examples
+from rethink.kinds.reward_model.loop import held_out_facts, score_examples
 from rethink.kinds.reward_model.run import load_start, read_data, train_reward_model
+from rethink.kinds.reward_model.update import Judged, accumulate_gradients, lanes_of
 from rethink.model.decoder.packing import PackedGroup
 from rethink.model.heads.value_head import build_reward_model, load_reward_checkpoint, read_info
 from rethink.model.loading import load_checkpoint
@@ -124,7 +125,7 @@ def test_packed_equals_single_and_gradients_do_not_depend_on_the_cut(recipe_file
     found = []
     for limit in (10, 10_000):
         optimizer = MasterAdamW(model, recipe.optimizer)
-        loss, _ = accumulate_gradients(model, data.train[:6], limit, 0)
+        loss = accumulate_gradients(recipe, model, None, *lanes_of(data.train[:6], 1), 0, limit).loss
         found.append((loss, {name: g.clone() for name, g in optimizer.gradients().items()}))
         for _, weight in model.named_parameters():  # hooks of the first optimizer must not collect for the second
             weight._post_accumulate_grad_hooks.clear()

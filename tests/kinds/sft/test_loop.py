@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from rethink.errors import NumericsError
-from rethink.kinds.sft.loop import accumulate_gradients, micro_batches, packed_group
-from rethink.kinds.sft.recipe import SFTOptimizer
+from rethink.kinds.sft.recipe import SFTOptimizer, SFTRecipe
+from rethink.kinds.sft.update import accumulate_gradients, lanes_of, micro_batches, packed_group
 from rethink.model.decoder.decoder import Decoder
 from rethink.model.text.training_text import ConversationRenderer, Document
 from rethink.model.tokenizer.tokenizer import Tokenizer
@@ -28,6 +28,12 @@ WHOLE = 10_000
 
 def model_of(family: str) -> Any:
     return tiny_model(family, seed=3, vocab_size=VOCABULARY, max_position_embeddings=128, **SHAPE)
+
+
+def recipe(aggregation: str = "token") -> SFTRecipe:
+    return SFTRecipe.model_validate(
+        {"name": "t", "steps": 9, "data": [{"path": "rows.jsonl"}], "aggregation": aggregation}
+    )
 
 
 def documents() -> list[Document]:
@@ -62,7 +68,7 @@ def ours(
 ) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients, these under Hugging Face's names."""
     optimizer = MasterAdamW(model, SFTOptimizer())
-    stats = accumulate_gradients(model, made, aggregation, limit)
+    stats = accumulate_gradients(recipe(aggregation), model, None, *lanes_of(made, 1), 0, limit)
     assert stats.tokens == sum(document.target_tokens for document in made)
     return stats.loss, {name: g.clone() for name, g in model.hf_tensors(optimizer.gradients()).items()}
 
@@ -185,7 +191,7 @@ def test_a_loss_that_is_not_finite_stops() -> None:
         next(iter(model.named_parameters()))[1].fill_(float("nan"))
     MasterAdamW(model, SFTOptimizer())
     with pytest.raises(NumericsError, match=r"the loss of step 3 is nan.*optimizer\.learning_rate"):
-        accumulate_gradients(model, documents(), "token", WHOLE, step=2)
+        accumulate_gradients(recipe(), model, None, *lanes_of(documents(), 1), 2, WHOLE)
 
 
 def test_a_chat_against_transformers_with_its_template(small_tokenizer: Tokenizer, tmp_path: Path) -> None:
