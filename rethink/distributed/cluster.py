@@ -45,8 +45,8 @@ class Cluster(Section):
     start_seconds: float = Field(default=180.0, gt=0)
     """How long a worker or rank may take to start and load the model."""
     hang_seconds: float = Field(default=10.0, gt=0)
-    """A worker that does not answer for so long is given up, and its samples are asked again elsewhere. A rank is ended,
-    and all start again."""
+    """A worker that does not answer for so long is given up, and its samples are asked again elsewhere. A rank
+    that does not answer is ended, and all start again."""
 
     @property
     def threads_here(self) -> int:

@@ -11,12 +11,11 @@ from typing import Any
 from rethink.distributed.cluster import Cluster, check_use
 from rethink.distributed.layout import Demand
 from rethink.distributed.rollout_worker import CAPACITY
-from rethink.errors import UsageError
 from rethink.kinds.pipeline.plan import drawn, stage_shape
 from rethink.kinds.pipeline.stages import pipeline_of, references, resolve
 from rethink.plan.costs import Costs
-from rethink.plan.estimate import ASSUMED_PROMPT_TOKENS, GIB, cache_bytes, count_parameters
-from rethink.recipe.base import AnyRecipe
+from rethink.plan.estimate import ASSUMED_PROMPT_TOKENS, GIB, cache_bytes, count_parameters, training_memory
+from rethink.recipe.base import AnyRecipe, TrainingRecipe
 from rethink.recipe.kind import kind_named
 from rethink.recipe.schema import ModelShape
 
@@ -33,7 +32,11 @@ def demand_of(recipe: AnyRecipe, cluster: Cluster) -> Demand:
         shared = shared or kind.lanes is not None
         value_bytes = stage.model.value_bytes
         model = value_bytes * count_parameters(shape).total
-        drivers.append(costs.memory.least if costs.memory is not None else model)
+        memory = costs.memory
+        if memory is None and isinstance(stage, TrainingRecipe):  # its data are not counted yet, so no activations
+            lanes = stage.optimizer.lanes
+            memory = training_memory(shape, value_bytes, longest=0, most=0, logits=False, lanes=lanes)
+        drivers.append(model if memory is None else memory.least)
         if kind.samples:
             workers.append(model + _keys_and_values(stage, shape, cluster, costs))
             check_spreads(stage)
@@ -68,16 +71,20 @@ def _stages(recipe: AnyRecipe, cluster: Cluster) -> Iterator[tuple[Any, ModelSha
     else:
         stages = resolve(pipeline_of(recipe))
         by_name, recipes = {stage.name: stage for stage in stages}, [stage.recipe for stage in stages]
-    for stage in recipes:
-        kind = kind_named(stage.kind)
+    for named in recipes:
+        stage, kind = as_started(named, cluster), kind_named(named.kind)
         elsewhere = kind.samples_elsewhere is not None and kind.load("samples_elsewhere")(stage)
         shape = None if elsewhere else stage_shape(stage, by_name)
         if shape is not None:
-            if kind.lanes is not None and stage.optimizer.lanes is None:  # as it would be recorded
-                lanes = stage.optimizer.model_copy(update={"lanes": cluster.ranks})
-                stage = stage.model_copy(update={"optimizer": lanes})  # noqa: PLW2901
             of = Costs() if kind.costs is None else kind.load("costs")(stage, shape, partial(drawn, by_name), None)
             yield stage, shape, of
+
+
+def as_started(recipe: AnyRecipe, cluster: Cluster) -> AnyRecipe:
+    """The recipe with the lanes that a run of it records at its start."""
+    if not isinstance(recipe, TrainingRecipe) or recipe.optimizer.lanes is not None:
+        return recipe
+    return recipe.model_copy(update={"optimizer": recipe.optimizer.model_copy(update={"lanes": cluster.ranks})})
 
 
 def _keys_and_values(recipe: Any, shape: ModelShape, cluster: Cluster, costs: Costs) -> int:

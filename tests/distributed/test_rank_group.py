@@ -111,9 +111,7 @@ def trained(
     norms = []
     for step in steps:
         asked = [(step, n) for n in range(lanes)]
-        found = train_lanes(
-            optimizer, asked, lambda lane: (model.backward(*lane), Number(lane[1]))[1], NUMBERS, step
-        )
+        found = train_lanes(optimizer, asked, lambda lane: (model.backward(*lane), Number(lane[1]))[1], NUMBERS, step)
         assert [number.lane for number in found] == list(range(lanes)), "statistics come in the order of lanes"
         norms.append(optimizer.step(0.01))
     parts = [{k: t.clone() for k, t in part.items()} for part in optimizer.states()]

@@ -1,7 +1,7 @@
 """Training a reward model, top to bottom: what one step of the loop (`runs/loop.py`) is, one optimizer update.
 
-    examples of the step ─► scores of their responses ─► loss ─► gradients ─► update
-        every step: metrics row · held-out evaluation where due · checkpoint where due
+examples of the step ─► scores of their responses ─► loss ─► gradients ─► update
+    every step: metrics row · held-out evaluation where due · checkpoint where due
 """
 
 from __future__ import annotations

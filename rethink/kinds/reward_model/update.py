@@ -92,7 +92,7 @@ def losses(scores_S: Tensor, examples: Sequence[Example]) -> Tensor:
 
 
 def accumulate_gradients(
-    _: RewardModelRecipe, model: RewardModel, __: None, lane: Lane, step: int, limit: int
+    recipe: RewardModelRecipe, model: RewardModel, reference: None, lane: Lane, step: int, limit: int
 ) -> StepStats:
     """Forward and backward of a lane; gradients go where the parameters' hooks put them. There is no reference model.
 

@@ -1,7 +1,7 @@
 """Supervised fine-tuning, top to bottom: what one step of the loop (`runs/loop.py`) is, one optimizer update.
 
-    documents of the step ─► rows without padding ─► loss of the trained tokens ─► gradients ─► update
-          every step: metrics row · held-out loss where due · checkpoint where due
+documents of the step ─► rows without padding ─► loss of the trained tokens ─► gradients ─► update
+      every step: metrics row · held-out loss where due · checkpoint where due
 """
 
 from __future__ import annotations

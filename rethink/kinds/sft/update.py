@@ -69,7 +69,7 @@ class StepStats:
 
 @traced("training")
 def accumulate_gradients(
-    recipe: SFTRecipe, model: LanguageModel, _: None, lane: Lane, step: int, limit: int
+    recipe: SFTRecipe, model: LanguageModel, reference: None, lane: Lane, step: int, limit: int
 ) -> StepStats:
     """Forward and backward of a lane; gradients go where the parameters' hooks put them. There is no reference model.
 
