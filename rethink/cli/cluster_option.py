@@ -24,7 +24,12 @@ def add_cluster(parser: argparse._ActionsContainer) -> None:
 
 @contextmanager
 def placed_on(
-    cluster: str | None, note: Callable[[str], None], progress: Progress | None = None, out: Path | None = None
+    cluster: str | None,
+    note: Callable[[str], None],
+    progress: Progress | None = None,
+    out: Path | None = None,
+    *,
+    shared: bool = False,
 ) -> Iterator[None]:
     """Sample on the cluster that `--cluster` names; None: in this process, and Ray is never imported.
 
@@ -33,6 +38,7 @@ def placed_on(
         note: told what a user should know.
         progress: shows the workers.
         out: the folder of the run or pipeline, which records what is lost.
+        shared: whether workers read what is written there.
 
     Raises:
         UsageError: there is no such file, it is wrong, Ray is missing, or the cluster does not answer.
@@ -41,6 +47,7 @@ def placed_on(
         yield
         return
     from rethink.distributed.cluster import read_cluster
+    from rethink.distributed.nodes import check_shared
     from rethink.distributed.opening import on_cluster
     from rethink.distributed.watch import Onlooker, Seen
     from rethink.store.cluster_log import add_event
@@ -55,5 +62,8 @@ def placed_on(
         if out is not None and (RunFolder.exists(out) or PipelineFolder.exists(out)):
             add_event(out, event)
 
-    with on_cluster(read_cluster(cluster), Onlooker(note, show, record)):
+    where = read_cluster(cluster)
+    if shared and out is not None and where.workers and where.address != "local":
+        check_shared(where.address, out)
+    with on_cluster(where, Onlooker(note, show, record)):
         yield

@@ -78,6 +78,9 @@ def _show(state: Mapping[str, Any]) -> None:
             say(f"\n{stage['name']} failed: {stage['error']}")
         for sentence in stage["damage"]:
             say(f"\n{stage['name']} is damaged: {sentence}")
+    if lost := state["lost"]:
+        last = " of ".join(str(lost[-1][key]) for key in ("worker", "host") if lost[-1].get(key))
+        say(f"\n{len(lost)} workers or trainer ranks were lost, and others started. {last}: {lost[-1]['cause']}")
     done = sum(stage["state"] == "done" for stage in state["stages"])
     say(
         f"\n{done} of {len(state['stages'])} stages done, {size_text(state['disk_bytes'])} on disk, of which "

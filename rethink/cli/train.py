@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         return found
 
     try:
-        with placed_on(args.cluster, progress.note, progress, args.out):
+        with placed_on(args.cluster, progress.note, progress, args.out, shared=bool(kind.stages)):
             summary = until_done(attempt, args.resume, args.out, progress.note)
     except BaseException:
         progress.close()  # before the error is printed: the live view would draw over it

@@ -12,6 +12,7 @@ import hashlib
 import os
 import platform
 import socket
+import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -27,7 +28,8 @@ _BY_CONTENT = 1 << 20
 
 
 def facts(paths: Sequence[str] = (), port: int | None = None) -> dict[str, str]:
-    """Name, versions, processor; of each path a digest of what is there, or `missing`; of a port whether it is in use.
+    """Name, versions, processor, clock (seconds since 1970); of each path a digest of what is there, or `missing`; of a
+    port whether it is in use.
 
     Args:
         paths: files or folders that a run reads.
@@ -37,6 +39,7 @@ def facts(paths: Sequence[str] = (), port: int | None = None) -> dict[str, str]:
     found = {
         "host": socket.gethostname(),
         "cpus": str(os.cpu_count() or 1),
+        "clock": str(round(time.time())),
         "python": ".".join(platform.python_version_tuple()[:2]),
         **{package: _version(package) for package in ("rethink", "ray", "torch")},
         "processor": str(about["name"]),

@@ -13,6 +13,8 @@ from rethink.plan.estimate_text import size_text
 VERSIONS = ("rethink", "ray", "torch", "python")
 """Facts that must be the same on every node."""
 DRIVER = "driver"
+CLOCK_SECONDS = 60
+"""Nodes that are asked at the same time may answer so far apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ def lay_out(cluster: Cluster, nodes: Sequence[Node], demand: Demand, here: str) 
     # A rank holds no more than the driver: all weights, its lane's gradients, a part of the optimizer.
     seats += [replace(seats[0], who=f"rank-{rank}") for rank in range(1, cluster.ranks)]
     missing = [*_without_seat(cluster, nodes, seated), *_memory(nodes, seats), *strange(nodes)]
-    cautions = [*(demand.notes if len(nodes) > 1 else ()), *_processors(cluster, nodes)]
+    cautions = [*(demand.notes if len(nodes) > 1 else ()), *_processors(cluster, nodes), *_clocks(nodes)]
     if local and nodes and (wanted := cluster.workers * threads) > nodes[0].cpus:
         cautions.append(
             f"{cluster.workers} workers of {threads} thread(s) want {wanted} processors, and this machine has "
@@ -153,6 +155,15 @@ def _processors(cluster: Cluster, nodes: Sequence[Node]) -> Iterator[str]:
             else "the run cannot be repeated to the bit"
         )
         yield f"the processors differ ({said}): {cost}"
+
+
+def _clocks(nodes: Sequence[Node]) -> Iterator[str]:
+    told = sorted((int(node.facts["clock"]), node.name) for node in nodes if "clock" in node.facts)
+    if told and (apart := told[-1][0] - told[0][0]) > CLOCK_SECONDS:
+        yield (
+            f"the clock of {told[-1][1]} is {apart} s ahead of that of {told[0][1]}: nothing of the run depends on "
+            "clocks, but times in the logs of these machines do not agree. Set the clocks by NTP"
+        )
 
 
 def _differs(nodes: Sequence[Node], fact: str) -> str | None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
-from rethink.distributed.host import facts
+from rethink.distributed.host import MISSING, facts
 from rethink.distributed.joining import START, ray_module, start_or_join
 from rethink.distributed.layout import Node
 from rethink.errors import RethinkError, UsageError
+from rethink.store.atomic import TEMPORARY, storage_errors
 
 ANSWER_SECONDS = 5.0
 """How long an address may take to answer at all."""
@@ -71,6 +74,22 @@ def nodes_of(ray: Any, paths: Sequence[str] = ()) -> list[Node]:
         if seen[node.name] > 1:
             found[index] = replace(node, name=f"{node.name} #{seen[node.name]}")
     return found
+
+
+def check_shared(address: str, out: Path) -> None:
+    """Whether all machines of a cluster see what this one writes to a folder, which need not be there yet.
+
+    Raises:
+        UsageError: a machine does not; or see `ask_nodes`.
+    """
+    folder = next(path for path in (out.absolute(), *out.absolute().parents) if path.is_dir())
+    with storage_errors(folder), tempfile.NamedTemporaryFile(dir=folder, prefix=f".rethink{TEMPORARY}") as seen:
+        nodes = ask_nodes(address, [seen.name])
+    if lacking := [node.name for node in nodes if node.facts.get(f"path {seen.name}") == MISSING]:
+        raise UsageError(
+            f"`{folder}` is not shared: {', '.join(lacking)} does not see what is written there, and workers load the "
+            "models of a pipeline's earlier stages from `--out`. Give an `--out` in a folder that all machines share"
+        )
 
 
 def ask_nodes(address: str, paths: Sequence[str] = ()) -> list[Node]:

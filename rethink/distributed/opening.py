@@ -62,7 +62,8 @@ def _pool(cluster: Cluster, onlooker: Onlooker, engines: list[PoolEngine], sprea
     opened, local = spreading.opened, spreading.opened.engine
     if cluster.bits == "same" and not local.exact_logprobs:
         onlooker.note(INEXACT)
-    workers = RayProcess(cluster, _spec(cluster, spreading), facts(opened), onlooker.note)
+    weights = sum(p.numel() * p.element_size() for _, p in opened.model.named_parameters())
+    workers = RayProcess(cluster, _spec(cluster, spreading), facts(opened), onlooker.note, weights)
     engine = PoolEngine(
         workers,
         Timing(hung=cluster.hang_seconds),

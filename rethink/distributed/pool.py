@@ -170,7 +170,7 @@ class Pool:
         self.workers[hello.name] = WorkerState(hello, heard=now, progressed=now)
         self.counts["restarts"] += self.counts["restarts"] < self.counts["lost_workers"]
 
-    def lost(self, name: str) -> None:
+    def lost(self, name: str, cause: str = "it did not answer") -> None:
         """A worker is gone: what it held is asked again.
 
         Raises:
@@ -182,7 +182,7 @@ class Pool:
         self.counts["lost_workers"] += 1
         self._ask_again(worker.assigned)
         for key in worker.assigned:
-            self._blame(key, name)
+            self._blame(key, f"{name} ({cause})")
 
     def reported(self, name: str, report: Report, now: float) -> None:
         """Take in what a worker says.
@@ -343,7 +343,7 @@ class Pool:
         self.counts["asked_again"] += len(wanted)
         self._queue.extendleft(reversed(wanted))
 
-    def _blame(self, key: Key, name: str) -> None:
+    def _blame(self, key: Key, whom: str) -> None:
         job = self._jobs.get(key[0])
         if job is None:
             return
@@ -351,7 +351,7 @@ class Pool:
         if job.losses[key[1]] >= self.timing.attempts:
             raise EngineFailure(
                 f"sample {key[1]} of request {key[0]} was held by {job.losses[key[1]]} workers that were lost, at last "
-                f"by {name}: either it ends them (memory, for example), or workers do not last. Lower "
+                f"by {whom}. Either it ends them (memory, for example), or workers do not last. Lower "
                 "rollout.kv_budget_gb or rollout.max_new_tokens, or see the workers' logs; the run can be resumed"
             )
 

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rethink.distributed import weights as weights_of
+from rethink.distributed.clock import RunningClock
 from rethink.distributed.pool import Pool, Timing
 from rethink.distributed.protocol import Weights
 from rethink.distributed.transport import STORED, Joined, Lost, Reported, Stacks, Transport
@@ -29,6 +30,8 @@ from rethink.types import GenerationRequest
 POLL_SECONDS = 0.02
 WAIT_SECONDS = 0.5
 SHOW_SECONDS = 1.0
+STOOD_STILL = 5.0
+"""Seconds that this process was stopped for, from which on it is said."""
 
 
 class PoolEngine(RolloutEngine):
@@ -52,7 +55,8 @@ class PoolEngine(RolloutEngine):
         self.context, self.dtype = opened.engine.context, opened.engine.dtype
         self.pool = Pool(uuid.uuid4().hex, timing)
         self._transport, self._onlooker = transport, onlooker
-        self._watch, self._shown = Watch(), 0.0
+        self._clock = RunningClock()
+        self._watch, self._shown = Watch(), float("-inf")
         self._asked: set[tuple[str, float]] = set()
         """Who was asked what it does, and when it had come furthest."""
         self._told: set[tuple[str, float]] = set()
@@ -153,7 +157,9 @@ class PoolEngine(RolloutEngine):
         try:
             source = self._transport.store(arrays)
         except OSError as error:
-            raise EngineFailure(f"the weights cannot be handed to workers: {error}") from error
+            raise EngineFailure(
+                f"the weights cannot be handed to workers: {error}. Free space there; the run can be resumed"
+            ) from error
         self._stored.pop(version, None)
         self._stored[version] = stores
         for old in list(self._stored)[:-STORED]:
@@ -186,7 +192,9 @@ class PoolEngine(RolloutEngine):
 
     def _carry_once(self) -> None:
         events = self._transport.receive(POLL_SECONDS)
-        now = time.monotonic()
+        before, now = self._clock.left_out, self._clock.now()
+        if (still := self._clock.left_out - before) > STOOD_STILL:
+            self._onlooker.note(f"The run stood still for {still:.0f} s: its process was stopped, or the machine was.")
         with self._changed:
             for event in events:
                 match event:
@@ -196,7 +204,7 @@ class PoolEngine(RolloutEngine):
                         self.pool.reported(name, report, now)
                     case Lost(name, cause, host):
                         self._lost(name, cause, host)
-                        self.pool.lost(name)
+                        self.pool.lost(name, cause)
                     case Stacks(name, text):
                         self._told_stacks(name, text)
             hosts = {name: worker.hello.facts.get("host", "") for name, worker in self.pool.workers.items()}

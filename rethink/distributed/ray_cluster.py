@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from rethink.distributed.clock import RunningClock
 from rethink.distributed.cluster import Cluster
 from rethink.distributed.joining import ray_module, start_or_join
 from rethink.distributed.layout import Demand, lay_out
 from rethink.distributed.nodes import nodes_of
 from rethink.errors import UsageError
 
-ASK_SECONDS, ILL_SECONDS = 3.0, 15.0
+ASK_SECONDS, ILL_SECONDS = 1.0, 10.0
 """How often Ray's control service is asked whether it is there; and after how long without an answer it is given up.
 (Ray gives it up, and ends its process, after a minute.)"""
 UNKNOWN = Demand(driver_threads=0, driver_bytes=None, worker_bytes=None)
@@ -26,44 +26,55 @@ class RayCluster:
     Args:
         cluster: the cluster file.
         paths: files or folders that every worker reads.
+        note: told what a user should know of the machines.
     """
 
-    def __init__(self, cluster: Cluster, paths: Sequence[str] = ()):
-        self.cluster, self._paths = cluster, paths
-        self._answered = 0.0
-        self._watched = threading.Event()
+    def __init__(self, cluster: Cluster, paths: Sequence[str], note: Callable[[str], None]):
+        self.cluster, self._paths, self._note = cluster, paths, note
+        self._nodes: bool | None = None
+        """What Ray's control service said since the last look: whether a node lives; None: nothing."""
+        self._clock, self._answered = RunningClock(), 0.0
+        self._asked = False
+        self._closed = threading.Event()
 
     def connect(self) -> None:
-        """Start or join Ray, and begin to watch it.
+        """Start or join Ray, and begin to ask it whether it is there.
 
         Raises:
             UsageError: Ray is not installed, does not answer, has too few processors, or nodes differ.
         """
         cluster = self.cluster
         start_or_join(cluster.address, cluster.workers * cluster.threads)
-        self._answered = time.monotonic()
         if cluster.address != "local":
             nodes = [node for node in nodes_of(ray_module(), self._paths) if "error" not in node.facts]  # others serve
             found = lay_out(cluster, nodes, UNKNOWN, here="")
             if found.missing:
                 raise UsageError(f"the cluster cannot serve the run. {'. '.join(found.missing)}")
-        threading.Thread(target=self._watch, name="ray watch", daemon=True).start()
+            for caution in found.cautions:
+                self._note(f"{caution}.")
+        self._asked = True
+        threading.Thread(target=self._ask, name="ray asked", daemon=True).start()
 
     def disconnect(self) -> None:
         """End what this run started of it."""
-        self._watched.set()
+        self._closed.set()
         with contextlib.suppress(Exception):
             ray_module().shutdown()
 
-    @property
-    def ill(self) -> bool:
-        """Whether Ray's control service has not answered for too long."""
-        return time.monotonic() - self._answered > ILL_SECONDS
+    def ill(self) -> str | None:
+        """What is wrong with Ray once it is joined; None: nothing. One thread asks this, about once a second."""
+        now, said, self._nodes = self._clock.now(), self._nodes, None
+        if said is False:
+            return "it has no machine left: its raylet has ended, or does not answer"
+        if said or not self._asked:
+            self._answered = now
+        if now - self._answered > ILL_SECONDS:
+            return f"its control service (gcs_server) has not answered for {ILL_SECONDS:.0f} s"
+        return None
 
-    def _watch(self) -> None:
-        """Ask Ray's control service now and then. A call that hangs is an answer too: none."""
+    def _ask(self) -> None:
+        """Ask Ray's control service for its nodes now and then. A call that hangs is an answer too: none."""
         ray = ray_module()
-        while not self._watched.wait(ASK_SECONDS):
+        while not self._closed.wait(ASK_SECONDS):
             with contextlib.suppress(Exception):
-                if any(node["Alive"] for node in ray.nodes()):
-                    self._answered = time.monotonic()
+                self._nodes = any(node["Alive"] for node in ray.nodes())

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rethink.distributed.cluster import Cluster
 from rethink.distributed.joining import ray_module
 from rethink.distributed.protocol import Hello, Order, Report
-from rethink.distributed.ray_cluster import RayCluster
 from rethink.distributed.rollout_worker import RolloutWorker, WorkerSpec
 from rethink.distributed.transport import Event, Joined, Lost, Reported, Stacks, WorkersRefused
 from rethink.errors import EngineFailure
@@ -57,14 +57,14 @@ class RayWorkers:
     """A pool's workers, for the process that uses Ray: see `transport.Transport`, whose names it has.
 
     Args:
-        ray: connected.
+        cluster: the cluster file; Ray is joined.
         spec: what each worker loads.
         expected: facts that a worker's must equal, where the cluster wants the same bits.
         note: told of workers that are lost, and why.
     """
 
-    def __init__(self, ray: RayCluster, spec: WorkerSpec, expected: dict[str, str], note: Callable[[str], None]):
-        self.ray, self.cluster, self.spec, self.expected = ray, ray.cluster, spec, expected
+    def __init__(self, cluster: Cluster, spec: WorkerSpec, expected: dict[str, str], note: Callable[[str], None]):
+        self.cluster, self.spec, self.expected = cluster, spec, expected
         self.note = note
         self.slots = [_Slot(index) for index in range(self.cluster.workers)]
 
@@ -75,8 +75,6 @@ class RayWorkers:
 
     def receive(self, seconds: float) -> list[Event]:
         """See `Transport.receive`."""
-        if self.ray.ill:
-            raise EngineFailure("its control service does not answer")
         ray = ray_module()
         events: list[Event] = []
         now = time.monotonic()
@@ -164,9 +162,9 @@ class RayWorkers:
         try:
             said: Hello | Report = ray.get(call)
         except ray.exceptions.RayTaskError as error:
-            return self._lose(slot, _short(error.cause))
+            return self._lose(slot, short(error.cause))
         except ray.exceptions.RayError as error:
-            return self._lose(slot, _short(error))
+            return self._lose(slot, short(error))
         if isinstance(said, Report):
             return Reported(slot.name, said)
         strange = self._differs(said)
@@ -212,11 +210,11 @@ class RayWorkers:
             with contextlib.suppress(Exception):
                 ray.kill(slot.actor, no_restart=True)
         if slot.hello is not None:
-            _kill_here(slot.hello)
+            kill_here(slot.hello)
         slot.actor = slot.pending = slot.hello = slot.stacks = None
 
 
-def _kill_here(hello: Hello) -> None:
+def kill_here(hello: Hello) -> None:
     """Kill a worker's process on this machine: one that is stopped does not hear Ray."""
     if hello.facts.get("host") != socket.gethostname():
         return
@@ -226,6 +224,7 @@ def _kill_here(hello: Hello) -> None:
             os.kill(int(process.name), signal.SIGKILL)
 
 
-def _short(error: BaseException) -> str:
+def short(error: BaseException) -> str:
+    """One line of an error."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0] if text else ''}"[:500]

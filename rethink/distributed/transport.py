@@ -49,6 +49,10 @@ class WorkersRefused(EngineFailure):
     """Every worker would draw other completions than this process: starting them again changes nothing."""
 
 
+class StoreFull(EngineFailure):
+    """There is no room for the weights: starting Ray again changes nothing."""
+
+
 Event = Joined | Reported | Lost | Stacks
 
 

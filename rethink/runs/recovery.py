@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from rethink.errors import RankLost
+from rethink.store.cluster_log import add_event
 
 FRUITLESS = 3
 """Times in a row that ranks may be lost before there is another checkpoint."""
@@ -21,7 +24,7 @@ def until_done(attempt: Callable[[bool], T], resume: bool, out: Path, note: Call
         attempt: runs what `out` holds; with True it goes on from there.
         resume: for the first attempt.
         out: folder of the run, or of the pipeline.
-        note: told what was lost.
+        note: told what was lost; it is recorded in `out` too.
 
     Raises:
         RankLost: ranks are lost again and again, and the run gets no further; it can be resumed.
@@ -33,6 +36,8 @@ def until_done(attempt: Callable[[bool], T], resume: bool, out: Path, note: Call
             return attempt(resume)
         except RankLost as error:
             lost = str(error)
+        about = {"event": "lost", "time": time.time(), "worker": "trainer ranks", "host": socket.gethostname()}
+        add_event(out, about | {"cause": lost})
         gc.collect()  # the model and optimizer of the attempt, before the next one loads its own
         now = _checkpoints(out)
         fruitless = fruitless + 1 if now == before else 1

@@ -24,6 +24,11 @@ def add_event(folder: Path, event: Mapping[str, Any]) -> None:
                 file.write(json.dumps(dict(event)) + "\n")
 
 
+def losses(folder: Path) -> list[dict[str, Any]]:
+    """What was lost: `worker`, `host`, `cause`, `time` of each."""
+    return [event for event in events(folder) if event.get("event") == "lost"]
+
+
 def events(folder: Path) -> list[dict[str, Any]]:
     """All lines that are whole."""
     try:

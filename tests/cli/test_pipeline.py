@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rethink.cli.main import main
+from rethink.store.cluster_log import add_event
 from tests.kinds.pipeline.conftest import EVALUATION, RECIPE, Fake, broken
 
 SHAPE = """\
@@ -85,8 +86,11 @@ def test_a_failure_and_an_interruption(
     fake.stopping.add("tuned")
     assert run("train", recipe, "--out", out, "--plain") == 130
     assert "The run is saved. To resume:" in capsys.readouterr().err
+    add_event(out, {"event": "lost", "worker": "worker-0.1", "host": "far", "cause": "it was killed"})
     assert run("status", out) == 0
-    assert "interrupted" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "interrupted" in shown
+    assert "1 workers or trainer ranks were lost, and others started. worker-0.1 of far: it was killed" in shown
 
 
 def test_a_plan(fake: Fake, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from rethink.distributed.demand import demand_of
 from rethink.distributed.host import digest, facts
 from rethink.distributed.joining import start_or_join
 from rethink.distributed.layout import Demand, Node, lay_out
-from rethink.distributed.nodes import ask_nodes, check_answers
+from rethink.distributed.nodes import ask_nodes, check_answers, check_shared
 from rethink.distributed.opening import on_cluster
 from rethink.distributed.watch import Onlooker
 from rethink.errors import UsageError
 from rethink.recipe.recipe_files import load_recipe
 from rethink.rollout.engines import Engine, open_engine, spread_over
+from tests.kinds.pipeline.real_stages import write_recipe
 
 GIB = 2**30
 SAME = {"rethink": "1", "ray": "2.60.0", "torch": "2.13.0", "python": "3.11", "instructions": "avx2"}
@@ -83,6 +85,14 @@ def test_other_processors_are_a_caution_that_says_what_they_cost() -> None:
         assert cost in said
 
 
+def test_clocks_that_are_apart_are_a_caution() -> None:
+    there = [Node(name, 8, None, {"clock": clock}) for name, clock in (("a", "1000"), ("b", "1050"), ("c", "1300"))]
+    assert not lay_out(shared(workers=2), there[:2], NEEDS, here="a").cautions
+    (said,) = lay_out(shared(workers=2), there, NEEDS, here="a").cautions
+    assert said.startswith("the clock of c is 300 s ahead of that of a: nothing of the run depends on clocks")
+    assert abs(int(facts()["clock"]) - time.time()) < 60
+
+
 def test_more_workers_than_processors_here_are_a_caution() -> None:
     found = lay_out(Cluster(workers=3, threads=2), nodes(4), NEEDS, here="a")
     assert (len(found.seats), found.missing) == (4, ())
@@ -116,6 +126,26 @@ def test_an_address_that_does_not_answer_is_said_before_anything_else() -> None:
         pytest.importorskip("ray")
         with pytest.raises(UsageError, match="nothing answers"), on_cluster(Cluster(address=address), Onlooker(print)):
             raise AssertionError("it was entered")
+
+
+def test_a_pipeline_whose_folder_is_not_shared_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_folder: Callable[..., Path]
+) -> None:
+    asked: list[str] = []
+
+    def ask(_: str, paths: list[str]) -> list[Node]:
+        asked.extend(paths)
+        assert Path(paths[0]).exists()
+        return [Node("a", 1, None, facts(paths)), Node("b", 1, None, {f"path {paths[0]}": "missing"})]
+
+    monkeypatch.setattr("rethink.distributed.nodes.ask_nodes", ask)
+    with pytest.raises(UsageError, match=rf"`{tmp_path}` is not shared: b does not see"):
+        check_shared("a:6379", tmp_path / "runs" / "r1")
+    assert not Path(asked[0]).exists()
+    recipe, cluster = write_recipe(tmp_path, tiny_folder("llama")), tmp_path / "cluster.yaml"
+    cluster.write_text("address: a:6379\n")
+    assert main.main(["train", str(recipe), "--out", str(tmp_path / "out"), "--cluster", str(cluster)]) == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_ray_of_another_version_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from rethink.kinds.grpo.run import train
 from rethink.observe.progress import make_progress
 from rethink.recipe.recipe_files import load_recipe
 from rethink.runs.recovery import until_done
+from rethink.store.cluster_log import losses
 from rethink.store.run_folder import RunFolder
 from tests.distributed.test_ray import hash_of
 from tests.runs.compare import timeless
@@ -73,6 +74,7 @@ def test_a_rank_that_is_killed_leaves_the_bits_of_one_process(go: Go, at_exchang
     at_exchange({5}, lambda: os.kill(rank_process(1), signal.SIGKILL))
     (note,) = go(tmp_path / "shared", *short, ranks=2)
     assert "trainer rank 1 was ended by SIGKILL, while rank 0 waited for" in note
+    assert "trainer rank 1 was ended by SIGKILL" in (tmp_path / "shared" / "report.html").read_text()
     same(tmp_path / "alone", tmp_path / "shared")
     assert parts(tmp_path / "shared") == [f"optimizer-0000{n}-of-00002.safetensors" for n in (1, 2)]
     assert parts(tmp_path / "alone") == ["optimizer.safetensors"]
@@ -116,4 +118,5 @@ def test_ranks_that_are_lost_again_and_again_stop_the_run(tmp_path: Path) -> Non
     with pytest.raises(RankLost, match=r"3 times without a new checkpoint.*--resume"):
         until_done(attempt, False, tmp_path, notes.append)
     assert attempts == [False, True, True, True]
+    assert [event["cause"] for event in losses(tmp_path)] == ["trainer rank 1 ended"] * 4
     assert len(notes) == 3

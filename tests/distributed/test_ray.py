@@ -6,7 +6,7 @@ import hashlib
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,39 +23,27 @@ from rethink.recipe.recipe_files import load_recipe
 from rethink.store.cluster_log import add_event, events
 from rethink.store.run_folder import RunFolder
 
+from .processes import MARK, marked, role
+
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
 
 CLUSTER = Cluster(workers=2, threads=1)
-OURS = f"RETHINK_TESTED_BY={os.getpid()}"
-"""In the environment of all that these tests start: others may test on this machine at the same time."""
+OURS = str(os.getpid())
 
 
 def hash_of(out: Path) -> str:
     return hashlib.sha256((out / "model" / "model.safetensors").read_bytes()).hexdigest()
 
 
-def ours() -> Iterator[tuple[int, str, dict[str, str]]]:
-    """(id, program, environment) of each process that these tests started."""
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            try:
-                variables = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
-                program = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")[0]
-            except OSError:
-                continue
-            if OURS in variables:
-                yield int(folder.name), program, dict(v.split("=", 1) for v in variables if "=" in v)
-
-
 def worker_processes() -> dict[str, int]:
     """Process id of each live worker, by its name."""
-    return {about["RETHINK_WORKER"]: process for process, _, about in ours() if "RETHINK_WORKER" in about}
+    return {p.environment["RETHINK_WORKER"]: p.id for p in marked(OURS) if role(p) == "worker"}
 
 
 @pytest.fixture
 def run(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """`run(out, *overrides, cluster=…, resume=…)` trains and returns the summary."""
-    monkeypatch.setenv(*OURS.split("="))
+    monkeypatch.setenv(MARK, OURS)
     monkeypatch.setenv("PYTHONPATH", str(recipe_file.parent))  # the rewards' module, for reward workers
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")  # other tests may fill the memory
 
@@ -68,11 +56,6 @@ def run(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dic
             return train(recipe, out, resume=resume, progress=progress)
 
     return go
-
-
-def processes(part: str) -> list[int]:
-    """Processes of Ray whose program has a part in its name."""
-    return [process for process, program, _ in ours() if part in program]
 
 
 Strike = Callable[[], None]
@@ -126,7 +109,7 @@ def test_whoever_dies_the_bits_stay(
     def strike() -> None:
         workers = worker_processes()
         hit = {"a stopped worker": [workers["worker-1.1"]], "all workers": list(workers.values())}
-        for process in hit.get(victim) or processes(victim):
+        for process in hit.get(victim) or [p.id for p in marked(OURS) if role(p) == victim]:
             os.kill(process, signal.SIGSTOP if "stopped" in victim else signal.SIGKILL)
 
     at_third_version(strike)

@@ -53,8 +53,7 @@ def workers(monkeypatch: pytest.MonkeyPatch, bits: str, *facts: dict[str, str]) 
     monkeypatch.setattr(ray_workers, "ray_module", lambda: ray)
     cluster = Cluster.model_validate({"workers": 2, "bits": bits})
     notes: list[str] = []
-    joined: Any = SimpleNamespace(cluster=cluster, ill=False)
-    return RayWorkers(joined, None, {"probe": "a"}, notes.append), notes  # type: ignore[arg-type]
+    return RayWorkers(cluster, None, {"probe": "a"}, notes.append), notes  # type: ignore[arg-type]
 
 
 def test_workers_that_would_all_differ_end_the_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,10 +160,10 @@ def test_what_is_lost_is_recorded_with_its_cause(monkeypatch: pytest.MonkeyPatch
 
 def test_who_is_late_is_asked_once_and_given_up_with_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr("rethink.distributed.pool_engine.time", SimpleNamespace(monotonic=lambda: clock[0], time=float))
     records: list[dict[str, Any]] = []
     script = Script([Joined(Hello("a", {"host": "h"}))])
     engine = engine_on(script, Onlooker(lambda _: None, record=lambda e: records.append(dict(e))), monkeypatch)
+    engine._clock = SimpleNamespace(now=lambda: clock[0], left_out=0.0)  # type: ignore[assignment]
     engine.pool.publish(pool_of().weights[0])
     engine.pool.submit(REQUEST)
     for now in (100.0, 106.0, 107.0, 111.0):
@@ -172,6 +172,21 @@ def test_who_is_late_is_asked_once_and_given_up_with_a_record(monkeypatch: pytes
     assert script.asked == ["a"]
     assert script.killed == [("a", "it did not answer for 10 s")]
     assert [(r["event"], r["host"], r["cause"]) for r in records] == [("lost", "h", "it did not answer for 10 s")]
+
+
+def test_a_driver_that_was_stopped_gives_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = [100.0]
+    monkeypatch.setattr("rethink.distributed.clock.time", SimpleNamespace(monotonic=lambda: seconds[0]))
+    notes: list[str] = []
+    script = Script([Joined(Hello("a", {}))])
+    engine = engine_on(script, Onlooker(notes.append), monkeypatch)
+    engine.pool.publish(pool_of().weights[0])
+    engine.pool.submit(REQUEST)
+    for now in (100.0, 160.0, 161.0):  # stopped for a minute
+        seconds[0] = now
+        engine._carry_once()
+    assert list(engine.pool.workers) == ["a"]
+    assert notes == ["The run stood still for 58 s: its process was stopped, or the machine was."]
 
 
 def test_the_record_is_read_back_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

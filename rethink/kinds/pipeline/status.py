@@ -9,6 +9,7 @@ from typing import Any
 
 from rethink.errors import RethinkError, RunFolderError, TaskError, UsageError
 from rethink.kinds.pipeline.disk import cleanings
+from rethink.store.cluster_log import losses
 from rethink.store.completeness import lost_parts
 from rethink.store.contents import check_contents
 from rethink.store.integrity import check_hash
@@ -52,6 +53,7 @@ def status(folder: PipelineFolder) -> dict[str, Any]:
         "cleanable_bytes": sum(item.size for item in cleanings(folder)),
         "stages": stages,
         "results": summary.get("results", {}),
+        "lost": losses(folder.path),
     }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rethink.analysis.reflection import REFLECTION_WORDS, count_reflection
-from rethink.store.cluster_log import events
+from rethink.store.cluster_log import losses
 from rethink.store.completeness import lost_parts
 from rethink.store.run_folder import RunFolder
 
@@ -49,7 +49,7 @@ def report_data(folder: RunFolder) -> dict[str, Any]:
         "summary": folder.read_summary(),
         "best": folder.best(),
         "lost": lost_parts(folder),
-        "cluster": [event for event in events(folder.path) if event.get("event") == "lost"],
+        "cluster": losses(folder.path),
     }
 
 

@@ -77,14 +77,14 @@ def lost(data: Data) -> str:
 
 
 def lost_workers(data: Data) -> str:
-    """Workers of a cluster that were lost, with the cause; empty where none was."""
+    """Workers and ranks of a cluster that were lost, with the cause; empty where none was."""
     if not data["cluster"]:
         return ""
     shown = data["cluster"][-MOST_LOST:]
     rows = [[text(event.get(key, "")) for key in ("worker", "host", "cause")] for event in shown]
-    words = f"{len(data['cluster'])} lost. Their completions were drawn by others; the result is the same."
-    content = f"<p>{text(words)}</p>" + table(["worker", "machine", "cause"], rows)
-    return section("workers", "Workers that were lost", content)
+    words = f"{len(data['cluster'])} lost. Others did their work; the result is the same."
+    content = f"<p>{text(words)}</p>" + table(["process", "machine", "cause"], rows)
+    return section("workers", "Processes that were lost", content)
 
 
 # --- before and after --------------------------------------------------------------------------------------------
