@@ -2,7 +2,8 @@
 
     checkpoints/step-000010/
       optimizer.safetensors   fp32 masters, Adam moments, count of updates (the model's weights are cast from these);
-                              of several trainer ranks optimizer-00001-of-00002.safetensors, …, a file of each
+                              of several trainer ranks optimizer-00001-of-00002.safetensors, …, a file of each;
+                              of ranks that shard weights sharded-00001-of-00002.safetensors, …
       reference.safetensors   the reference model, where beta > 0
       old_logprobs.safetensors  where a rollout batch is half used: its log-probabilities under the policy that sampled
       state.json              step, token counts, best evaluation
@@ -15,19 +16,18 @@ of batches already sampled lie in the run's folder and are read back.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rethink.errors import RunFolderError
 from rethink.model.language_model import LanguageModel
-from rethink.runs.optimizer import MasterAdamW
+from rethink.runs.optimizer import Optimizer
 from rethink.store.atomic import remove_folder
 from rethink.store.completeness import lost_parts
 from rethink.store.integrity import check_index
@@ -51,15 +51,12 @@ class TrainState:
 def write_checkpoint(
     folder: Path,
     state: TrainState,
-    optimizer: MasterAdamW,
+    optimizer: Optimizer,
     reference: LanguageModel | None,
     old_logprobs: list[Tensor] | None,
 ) -> None:
     """Write all files of a checkpoint into an empty folder (the caller makes it appear atomically)."""
-    size = optimizer.ranks.size
-    for number, part in enumerate(optimizer.states(), 1):
-        name = "optimizer" if size == 1 else f"optimizer-{number:05d}-of-{size:05d}"
-        save_file({k: v.contiguous() for k, v in part.items()}, folder / f"{name}.safetensors")
+    optimizer.write(folder)
     if reference is not None:
         tensors = {name: p.detach().contiguous() for name, p in reference.named_parameters()}
         save_file(tensors, folder / "reference.safetensors")
@@ -70,7 +67,7 @@ def write_checkpoint(
 
 def restore(
     folder: RunFolder,
-    optimizer: MasterAdamW,
+    optimizer: Optimizer,
     reference: LanguageModel | None,
     note: Callable[[str], None],
     check: Callable[[int], None] = lambda step: None,
@@ -119,7 +116,7 @@ def restore(
 
 
 def read_checkpoint(
-    folder: Path, optimizer: MasterAdamW, reference: LanguageModel | None
+    folder: Path, optimizer: Optimizer, reference: LanguageModel | None
 ) -> tuple[TrainState, list[Tensor] | None]:
     """Load optimizer, model (through the optimizer) and reference in place; returns the state and old log-probs.
 
@@ -127,7 +124,7 @@ def read_checkpoint(
         RunFolderError: a file cannot be read, or is not of this run.
     """
     try:
-        optimizer.load(_Parts(folder))
+        optimizer.read(folder)
         if reference is not None:
             saved = load_file(folder / "reference.safetensors")
             with torch.no_grad():
@@ -135,35 +132,10 @@ def read_checkpoint(
                     parameter.copy_(saved[name])
         old = None
         if (folder / "old_logprobs.safetensors").exists():
-            device = next(iter(optimizer.gradients().values())).device
-            old = [t.to(device) for _, t in sorted(load_file(folder / "old_logprobs.safetensors").items())]
+            old = [t.to(optimizer.device) for _, t in sorted(load_file(folder / "old_logprobs.safetensors").items())]
         return TrainState(**json.loads((folder / "state.json").read_text())), old
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise RunFolderError(
             f"the checkpoint `{folder}` cannot be read ({type(error).__name__}: {error}): it is damaged, or of another "
             "model."
         ) from error
-
-
-class _Parts(Mapping[str, Tensor]):
-    """The optimizer's tensors in a checkpoint, however many files they lie in; each is read when it is asked for."""
-
-    def __init__(self, folder: Path):
-        self._files: dict[str, Path] = {}
-        paths = sorted(folder.glob("optimizer*.safetensors")) or [folder / "optimizer.safetensors"]
-        for path in paths:
-            with safe_open(path, framework="pt") as file:
-                self._files |= dict.fromkeys(file.keys(), path)
-        whole = re.fullmatch(r"optimizer-\d+-of-(\d+)", paths[0].stem)
-        if whole is not None and len(paths) != int(whole[1]):
-            raise ValueError(f"the optimizer's state is {whole[1]} files, of which {len(paths)} are there")
-
-    def __getitem__(self, name: str) -> Tensor:
-        with safe_open(self._files[name], framework="pt") as file:
-            return file.get_tensor(name)  # type: ignore[no-any-return]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
-
-    def __len__(self) -> int:
-        return len(self._files)

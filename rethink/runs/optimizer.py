@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from rethink.kernels.adamw import Update, adamw_, join, split
 from rethink.kernels.trace import traced
 from rethink.machine.allocator import return_free_memory
 from rethink.runs.lanes import balanced
+from rethink.runs.parts import Parts, write_parts
 from rethink.runs.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:  # the GPU check runs where nothing reads recipes
@@ -29,6 +31,64 @@ class Trainable(Protocol):
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Trainable leaf tensors in a fixed order, each once."""
+        ...
+
+
+class Optimizer(Protocol):
+    """What a run asks of whatever holds weights, gradients and moments: `MasterAdamW`, or one that shards them."""
+
+    ranks: Ranks
+    """Among whom the work is divided. What follows is called on the first of them; `obey` does it on the others."""
+    lanes: int
+    """Parts of a step, see `lanes.py`."""
+    device: torch.device
+    """Of the weights."""
+    trained: Any
+    """The model, of the run's kind, whose backward passes leave their gradients here."""
+
+    def passes(self, pieces: Callable[[Any, int], list[int]] | None, lanes: Sequence[Any]) -> list[int]:
+        """Passes over the model of each round of these lanes, where all ranks must make equally many; else none.
+
+        Args:
+            pieces: see `Lanes.pieces`.
+            lanes: of a step, a rank each in turn.
+        """
+        ...
+
+    def pad(self, passes: int) -> None:
+        """Make passes without gradients until this round has so many."""
+        ...
+
+    def add_round(self, lanes: int) -> None:
+        """Add what this rank and the others collected, a lane each, to the step's gradient, and collect anew.
+
+        Args:
+            lanes: of this round: those of the first so many ranks.
+        """
+        ...
+
+    def step(self, learning_rate: float) -> float:
+        """Clip, update the weights, clear the gradients. Returns the norm before clipping.
+
+        Raises:
+            NumericsError: a gradient is not finite; nothing was changed.
+        """
+        ...
+
+    def write(self, folder: Path) -> None:
+        """Write all that resuming needs into the folder of a checkpoint."""
+        ...
+
+    def read(self, folder: Path) -> None:
+        """Inverse of `write`, on any number of ranks: the model's weights too.
+
+        Raises:
+            RunFolderError: it cannot be read, or was written in another form.
+        """
+        ...
+
+    def obey(self, name: str, facts: Mapping[str, Any]) -> None:
+        """On another rank than the first: what an order of that name asks of an optimizer."""
         ...
 
 
@@ -62,8 +122,9 @@ class MasterAdamW:
         ranks: Ranks = ALONE,
         lanes: int = 1,
     ):
-        self.ranks, self.lanes = ranks, lanes
+        self.ranks, self.lanes, self.trained = ranks, lanes, model
         self._weights = dict(model.named_parameters())
+        self.device = next(iter(self._weights.values())).device
         places = balanced([weight.numel() for weight in self._weights.values()], ranks.size)
         self._owners = dict(zip(self._weights, places, strict=True))
         self._low: dict[str, Tensor] = {}
@@ -100,12 +161,15 @@ class MasterAdamW:
         """The fp32 gradients collected since the last step, or the last round of lanes, by parameter name."""
         return dict(self._gradients)
 
-    def add_round(self, lanes: int) -> None:
-        """Add what this rank and the others collected, a lane each, to the step's gradient, and collect anew.
+    def passes(self, pieces: Callable[[Any, int], list[int]] | None, lanes: Sequence[Any]) -> list[int]:
+        """See `Optimizer.passes`: each rank computes for itself."""
+        return []
 
-        Args:
-            lanes: of this round: those of the first so many ranks.
-        """
+    def pad(self, passes: int) -> None:
+        """See `Optimizer.pad`: never needed."""
+
+    def add_round(self, lanes: int) -> None:
+        """See `Optimizer.add_round`."""
         if not self._divided:
             return  # it is the step's gradient already
         self.ranks.add(self._gradients, self._totals, self._owners, lanes)
@@ -120,23 +184,12 @@ class MasterAdamW:
         }
 
     def step(self, learning_rate: float) -> float:
-        """Clip, update the masters and with them the model, clear the gradients. Returns the norm before clipping.
-
-        Raises:
-            NumericsError: a gradient is not finite; nothing was changed.
-        """
+        """See `Optimizer.step`: the masters, and with them the model."""
         self.ranks.order("update", rate=learning_rate)
         own = {name: float(torch.linalg.vector_norm(total)) ** 2 for name, total in self._totals.items()}
         squares = self.ranks.numbers(own)
         norm = math.sqrt(sum(squares[name] for name in self._weights))
-        if not math.isfinite(norm):
-            raise NumericsError(
-                "the gradient is not finite (NaN or infinity), so this step was not taken; what was saved is "
-                "untouched. These values are part of what a run is, so start anew with another --out and a lower "
-                "optimizer.learning_rate, with optimizer.max_grad_norm set, or with model.dtype=float32"
-            )
-        section, most = self._section, self._section.max_grad_norm
-        scale = most / norm if most is not None and norm > most else 1.0
+        section, scale = self._section, clipping(self._section, norm)
         self._updates += 1
         update = Update(self._updates, learning_rate, section.beta1, section.beta2, section.epsilon, scale)
         for name, total in self._totals.items():
@@ -155,6 +208,23 @@ class MasterAdamW:
         """The state of each rank, one at a time: all that resuming needs."""
         self.ranks.order("state")
         yield from self.ranks.states(self.state())
+
+    def write(self, folder: Path) -> None:
+        """See `Optimizer.write`: a file of each rank."""
+        write_parts(folder, self.states(), self.ranks.size)
+
+    def read(self, folder: Path) -> None:
+        """See `Optimizer.read`."""
+        self.load(Parts(folder))
+
+    def obey(self, name: str, facts: Mapping[str, Any]) -> None:
+        """See `Optimizer.obey`."""
+        if name == "update":
+            self.step(facts["rate"])
+        elif name == "load":
+            self.load(None)
+        elif name == "state":
+            list(self.states())
 
     def load(self, state: Mapping[str, Tensor] | None) -> None:
         """Inverse of `states` together, read on any number of ranks: the model's weights too.
@@ -189,6 +259,22 @@ class MasterAdamW:
                 yield f"low.{name}", self._low.get(name), owner
             yield f"exp_avg.{name}", self._means.get(name), owner
             yield f"exp_avg_sq.{name}", self._squares.get(name), owner
+
+
+def clipping(section: OptimizerSection, norm: float) -> float:
+    """What gradients of this norm are multiplied with.
+
+    Raises:
+        NumericsError: the norm is not finite.
+    """
+    if not math.isfinite(norm):
+        raise NumericsError(
+            "the gradient is not finite (NaN or infinity), so this step was not taken; what was saved is "
+            "untouched. These values are part of what a run is, so start anew with another --out and a lower "
+            "optimizer.learning_rate, with optimizer.max_grad_norm set, or with model.dtype=float32"
+        )
+    most = section.max_grad_norm
+    return most / norm if most is not None and norm > most else 1.0
 
 
 def learning_rate(section: OptimizerSection, step: int, total: int) -> float:
