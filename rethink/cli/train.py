@@ -63,10 +63,14 @@ def run(args: argparse.Namespace) -> int:
                 f"`{recipe.kind}`. In a pipeline, set optimizer.over_memory=true in the stage that may exceed memory"
             )
         recipe = load_recipe(args.recipe, [*args.overrides, "optimizer.over_memory=true"])
-    if args.cluster is not None and not kind.stages:
+    if args.cluster is not None:
         from rethink.distributed.cluster import check_use, read_cluster
+        from rethink.distributed.rank_opening import check_kind
 
-        check_use(read_cluster(args.cluster), recipe.name, samples=kind.samples, shared=kind.lanes is not None)
+        cluster = read_cluster(args.cluster)
+        if not kind.stages:
+            check_use(cluster, recipe.name, samples=kind.samples, shared=kind.lanes is not None)
+        check_kind(cluster, recipe)
     selected = selection_of(args, kind)
     if args.dry_run:
         return dry_run(recipe, kind, args.json, {"out": args.out, **selected} if kind.stages else {})

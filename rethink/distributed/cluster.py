@@ -22,6 +22,17 @@ from rethink.recipe.recipe_files import load_section
 from rethink.recipe.schema import Section
 
 
+class TrainerSection(Section):
+    """How trainer ranks hold the weights."""
+
+    strategy: Literal["replicated", "fsdp2"] = "replicated"
+    """`replicated`: each rank has all weights, and the result is that of one process to the bit. `fsdp2`: each has a
+    shard of every weight, of its gradient and of the optimizer (torch's FSDP2), for models that do not fit one GPU."""
+    recompute: bool = False
+    """With `fsdp2`: keep only each layer's input for the backward pass and compute the layer again there. It takes less
+    memory for long sequences and about a third more time; the result is the same."""
+
+
 class Cluster(Section):
     """A cluster file."""
 
@@ -34,6 +45,8 @@ class Cluster(Section):
     """CPU threads of each worker; Ray places workers by them."""
     ranks: int = Field(default=1, gt=0)
     """Trainer ranks: processes on this machine that share each step, this one counted."""
+    trainer: TrainerSection = TrainerSection()
+    """Of the ranks."""
     rank_threads: int | None = Field(default=None, gt=0)
     """CPU threads of each rank, for a run that starts and whose recipe says nothing of `threads`; None: an equal part
     of this machine's."""
@@ -85,7 +98,7 @@ def check_use(cluster: Cluster, recipe: str, *, samples: bool, shared: bool) -> 
     Raises:
         UsageError: says what the run could use.
     """
-    if (cluster.workers and samples) or (cluster.ranks > 1 and shared):
+    if (cluster.workers and samples) or ((cluster.ranks > 1 or cluster.trainer.strategy == "fsdp2") and shared):
         return
     lacks = [*(() if samples else ("samples nothing here",)), *(() if shared else ("has no steps to share",))]
     instead = "write `local:0,ranks=2`, say" if shared else "write `local:2`, say" if samples else "leave it out"
@@ -96,7 +109,13 @@ def check_use(cluster: Cluster, recipe: str, *, samples: bool, shared: bool) -> 
 
 
 def _with_work(cluster: Cluster, said: str) -> Cluster:
-    if cluster.workers == 0 and cluster.ranks == 1:
+    sharded = cluster.trainer.strategy == "fsdp2"
+    if cluster.trainer.recompute and not sharded:
+        raise UsageError(
+            f"`--cluster {said}`: `recompute` is of `strategy: fsdp2`, and the strategy is "
+            f"`{cluster.trainer.strategy}`. Leave one out, or write `trainer: {{strategy: fsdp2, recompute: true}}`"
+        )
+    if cluster.workers == 0 and cluster.ranks == 1 and not sharded:
         raise UsageError(
             f"`--cluster {said}` has neither workers nor more than one trainer rank; write `local:2`, say, or leave it "
             "out"

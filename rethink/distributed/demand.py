@@ -10,32 +10,47 @@ from typing import Any
 
 from rethink.distributed.cluster import Cluster, check_use
 from rethink.distributed.layout import Demand
+from rethink.distributed.rank_opening import check_device, check_kind
 from rethink.distributed.rollout_worker import CAPACITY
 from rethink.kinds.pipeline.plan import drawn, stage_shape
 from rethink.kinds.pipeline.stages import pipeline_of, references, resolve
 from rethink.plan.costs import Costs
-from rethink.plan.estimate import ASSUMED_PROMPT_TOKENS, GIB, cache_bytes, count_parameters, training_memory
+from rethink.plan.estimate import (
+    ASSUMED_PROMPT_TOKENS,
+    GIB,
+    cache_bytes,
+    count_parameters,
+    sharded_memory,
+    training_memory,
+)
 from rethink.recipe.base import AnyRecipe, TrainingRecipe
 from rethink.recipe.kind import kind_named
 from rethink.recipe.schema import ModelShape
+from rethink.runs.ranks import FSDP2
 
 
 def demand_of(recipe: AnyRecipe, cluster: Cluster) -> Demand:
     """What a run of a recipe needs; of a pipeline the most that any stage does.
 
     Raises:
-        UsageError: it can use nothing of the cluster, a model cannot be found, or its engine cannot be spread.
+        UsageError: it can use nothing of the cluster, its ranks cannot compute there, a model cannot be found, or its
+            engine cannot be spread.
     """
     drivers, workers, paths, notes, shared = [], [], dict[str, None](), [], False
+    check_kind(cluster, recipe)
     for stage, shape, costs in _stages(recipe, cluster):
         kind = kind_named(stage.kind)
-        shared = shared or kind.lanes is not None
+        if kind.lanes is not None:
+            shared = True
+            check_device(cluster, stage.device)
         value_bytes = stage.model.value_bytes
         model = value_bytes * count_parameters(shape).total
         memory = costs.memory
         if memory is None and isinstance(stage, TrainingRecipe):  # its data are not counted yet, so no activations
             lanes = stage.optimizer.lanes
             memory = training_memory(shape, value_bytes, longest=0, most=0, logits=False, lanes=lanes)
+        if memory is not None and cluster.trainer.strategy == FSDP2:
+            memory = sharded_memory(memory, shape, value_bytes, cluster.ranks, 1)
         drivers.append(model if memory is None else memory.least)
         if kind.samples:
             workers.append(model + _keys_and_values(stage, shape, cluster, costs))

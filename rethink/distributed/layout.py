@@ -91,7 +91,8 @@ def lay_out(cluster: Cluster, nodes: Sequence[Node], demand: Demand, here: str) 
         room[name] -= 1
         seats.append(Seat(f"worker-{index}", name, threads, demand.worker_bytes))
     seated = len(seats) - 1
-    # A rank holds no more than the driver: all weights, its lane's gradients, a part of the optimizer.
+    # A rank holds no more than the driver: all weights (sharded: those that it computes with), gradients, its part of
+    # the optimizer.
     seats += [replace(seats[0], who=f"rank-{rank}") for rank in range(1, cluster.ranks)]
     missing = [*_without_seat(cluster, nodes, seated), *_memory(nodes, seats), *strange(nodes)]
     cautions = [*(demand.notes if len(nodes) > 1 else ()), *_processors(cluster, nodes), *_clocks(nodes)]

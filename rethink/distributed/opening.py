@@ -22,6 +22,7 @@ from rethink.distributed.rollout_worker import CAPACITY, WorkerSpec, facts
 from rethink.distributed.watch import Onlooker
 from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.engines import Spreading, spread_over
+from rethink.runs.ranks import FSDP2
 
 INEXACT = (
     "Without native bf16 kernels a completion's last bits depend on threads and on what is drawn beside it. The run "
@@ -50,7 +51,7 @@ def on_cluster(cluster: Cluster, onlooker: Onlooker) -> Iterator[None]:
         with ExitStack() as stack:
             if cluster.workers:
                 stack.enter_context(spread_over(partial(_pool, cluster, onlooker, engines)))
-            if cluster.ranks > 1:
+            if cluster.ranks > 1 or cluster.trainer.strategy == FSDP2:
                 stack.enter_context(on_ranks(cluster))
             yield
     finally:

@@ -49,6 +49,7 @@ class Group:
 
     def __init__(self, wire: Wire, rank: int, size: int, end: Callable[[], None] = lambda: None):
         self.rank, self.size = rank, size
+        self.sharded: Callable[..., Any] | None = None
         self._wire, self._end = wire, end
         self._others = [other for other in range(size) if other != rank]
         self._seconds = 0.0

@@ -16,12 +16,13 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+from rethink.distributed.cluster import Cluster
 from rethink.distributed.gloo import GlooWire
 from rethink.distributed.rank_group import Group
 from rethink.distributed.rank_process import PEER_LOST, RankSpec
-from rethink.errors import RankLost, UsageError
+from rethink.errors import RankLost
 from rethink.recipe.recipe_files import recipe_to_yaml
-from rethink.runs.ranks import Ranks, Shared
+from rethink.runs.ranks import FSDP2, Ranks, Shared
 
 LOOK_SECONDS = 0.5
 CAUSE_SECONDS = 3.0
@@ -156,40 +157,39 @@ class RankProcesses:
         return f" ({text.splitlines()[-1][-LAST_WORDS:]})" if text else ""
 
 
-def start_local(shared: Shared, size: int, *, start_seconds: float, hang_seconds: float) -> Ranks:
-    """Start so many ranks, less this process, on this machine.
+def start_local(shared: Shared, cluster: Cluster) -> Ranks:
+    """Start the cluster's ranks, less this process, on this machine.
 
     Raises:
-        UsageError: the run computes on a GPU.
         RankLost: one ended, or was too slow, before all had loaded the model.
     """
-    if shared.choices["device"] != "cpu":
-        raise UsageError(
-            f"trainer ranks compute on the processor, and this run computes on {shared.choices['device']}. Add "
-            "device=cpu, or leave `ranks` out of the cluster"
-        )
+    size, trainer = cluster.ranks, cluster.trainer
     folder = tempfile.TemporaryDirectory(prefix="rethink-ranks-")
     meeting = Path(folder.name) / "meeting"
-    processes = RankProcesses([_spec(shared, rank, size, meeting) for rank in range(1, size)], hang_seconds)
+    processes = RankProcesses([_spec(shared, rank, cluster, meeting) for rank in range(1, size)], cluster.hang_seconds)
 
     def end() -> None:
         processes.close()
         folder.cleanup()
 
     try:
-        processes.wait_ready(start_seconds)
+        processes.wait_ready(cluster.start_seconds)
+        if trainer.strategy == FSDP2:
+            from rethink.distributed.sharded_optimizer import join_sharded
+
+            return join_sharded(meeting, 0, size, shared.choices["device"], trainer.recompute, processes.lost, end)
         return Group(GlooWire(meeting, 0, size, processes.lost), 0, size, end)
     except BaseException:
         end()
         raise
 
 
-def _spec(shared: Shared, rank: int, size: int, meeting: Path) -> RankSpec:
+def _spec(shared: Shared, rank: int, cluster: Cluster, meeting: Path) -> RankSpec:
     local, choices = Path(shared.checkpoint.source).expanduser(), shared.choices
     placement: dict[str, Any] = {key: choices[key] for key in ("threads", "device", "dtype")}
     return RankSpec(
         rank=rank,
-        size=size,
+        size=cluster.ranks,
         meeting=str(meeting),
         recipe=recipe_to_yaml(shared.recipe),
         source=os.path.abspath(local) if local.exists() else shared.checkpoint.source,
@@ -197,4 +197,6 @@ def _spec(shared: Shared, rank: int, size: int, meeting: Path) -> RankSpec:
         placement=placement | {"kv_budget_bytes": 0},
         lanes=int(choices.get("lanes", 1)),
         micro_batch_tokens=int(choices["micro_batch_tokens"]),
+        strategy=cluster.trainer.strategy,
+        recompute=cluster.trainer.recompute,
     )

@@ -13,8 +13,12 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
+
+import torch
 
 from rethink.distributed.gloo import GlooWire
 from rethink.distributed.rank_group import FAILED, Group
@@ -24,9 +28,9 @@ from rethink.model.loading import load_checkpoint
 from rethink.recipe.base import TrainingRecipe
 from rethink.recipe.kind import kind_named
 from rethink.recipe.recipe_files import parse_recipe
-from rethink.runs.lanes import Lanes
-from rethink.runs.optimizer import MasterAdamW
-from rethink.runs.ranks import receive_reference
+from rethink.runs.lanes import Arrays, Lanes
+from rethink.runs.optimizer import Optimizer, open_optimizer
+from rethink.runs.ranks import FSDP2, receive_reference
 from rethink.terminal import say
 
 BEAT_SECONDS = 1.0
@@ -49,6 +53,8 @@ class RankSpec:
     placement: dict[str, Any]
     lanes: int
     micro_batch_tokens: int
+    strategy: str
+    recompute: bool
 
 
 class PeerLostError(Exception):
@@ -59,49 +65,78 @@ class Rank:
     """The other side of `Group`'s orders.
 
     Args:
-        group: this rank's side of it.
+        group: joins it.
         recipe: of the run.
-        model: as the run builds it; its weights are sent.
+        build: makes the model as the run does; its weights are sent.
         lanes: of a step.
         limit: most tokens in one pass.
+        ready: called when the model is there.
     """
 
-    def __init__(self, group: Group, recipe: TrainingRecipe, model: Any, lanes: int, limit: int):
-        self.group, self.recipe, self.model, self.limit = group, recipe, model, limit
+    def __init__(
+        self,
+        group: Callable[[], Group],
+        recipe: TrainingRecipe,
+        build: Callable[[], Any],
+        lanes: int,
+        limit: int,
+        ready: Callable[[], None] = lambda: None,
+    ):
+        self.recipe, self.limit, self._build = recipe, limit, build
         self.reference: Any = None
         self.kind: Lanes[Any, Any] = kind_named(recipe.kind).load("lanes")
-        self.optimizer = MasterAdamW(model, recipe.optimizer, None, group, lanes)
+        model = build()
+        ready()
+        self.group = group()
+        self.optimizer = open_optimizer(model, recipe.optimizer, None, self.group, lanes, limit)
 
     def serve(self) -> NoReturn:
         """Do what is ordered, for ever."""
         while True:
             name, facts, lanes = self.group.await_order()
             if name == "lanes":
-                self._train(lanes, facts["number"], facts["step"])
-            elif name == "update":
-                self.optimizer.step(facts["rate"])
-            elif name == "load":
-                self.optimizer.load(None)
-            elif name == "state":
-                list(self.optimizer.states())
+                train_rounds(self.group, self.optimizer, lanes, facts, partial(self._compute, facts["step"]))
             elif name == "reference":
-                self.reference = self.model.clone()
+                whole = self._build() if self.group.sharded else self.optimizer.trained
+                self.reference = whole.clone()
                 if facts["sent"]:
                     receive_reference(self.group, self.reference)
+            else:
+                self.optimizer.obey(name, facts)
 
-    def _train(self, lanes: list[Any], number: int, step: int) -> None:
-        """This rank's lanes of a step, of which there are so many."""
-        kind = self.kind
-        for turn, first in enumerate(range(0, number, self.group.size)):
-            if turn < len(lanes):
-                try:
-                    lane = kind.unpack(lanes[turn])
-                    found = kind.compute(self.recipe, self.model, self.reference, lane, step, self.limit)
-                    facts = dataclasses.asdict(found)
-                except NumericsError as error:
-                    facts = {FAILED: str(error)}
-                self.group.report(facts)
-            self.optimizer.add_round(min(self.group.size, number - first))
+    def _compute(self, step: int, arrays: Arrays) -> Any:
+        lane = self.kind.unpack(arrays)
+        return self.kind.compute(self.recipe, self.optimizer.trained, self.reference, lane, step, self.limit)
+
+
+def train_rounds(
+    group: Group,
+    optimizer: Optimizer,
+    lanes: Sequence[Arrays],
+    facts: Mapping[str, Any],
+    compute: Callable[[Arrays], Any],
+) -> None:
+    """On another rank than the first: its lanes of a step (`runs.rounds.train_lanes`).
+
+    Args:
+        group: of the ranks.
+        optimizer: of this one.
+        lanes: this rank's, one a round.
+        facts: of the order: how many lanes the step has, and the passes of each round.
+        compute: forward and backward of a lane; returns a dataclass.
+    """
+    for turn, first in enumerate(range(0, facts["number"], group.size)):
+        said: dict[str, Any] | None = None
+        if turn < len(lanes):
+            try:
+                said = dataclasses.asdict(compute(lanes[turn]))
+            except NumericsError as error:
+                said = {FAILED: str(error)}
+        if facts["passes"]:
+            optimizer.pad(facts["passes"][turn])
+        if said is not None:
+            group.report(said)
+        optimizer.add_round(min(group.size, facts["number"] - first))
 
 
 def main() -> None:
@@ -118,17 +153,29 @@ def main() -> None:
         checkpoint = load_checkpoint(spec.source, revision=spec.revision, trust_remote_code=trust)
         placement = Placement(**spec.placement)
         placement.apply()
-        model = kind_named(recipe.kind).load("lanes").build(recipe, checkpoint, placement)
-        threading.Thread(target=_beat, args=(out,), daemon=True).start()
-        wire = GlooWire(Path(spec.meeting), spec.rank, spec.size, lambda rank, what: PeerLostError(f"{rank}: {what}"))
-        group = Group(wire, spec.rank, spec.size)
-        Rank(group, recipe, model, spec.lanes, spec.micro_batch_tokens).serve()
+        if placement.device == "cuda":
+            torch.cuda.set_device(spec.rank)
+        build = partial(kind_named(recipe.kind).load("lanes").build, recipe, checkpoint, placement)
+        beat = threading.Thread(target=_beat, args=(out,), daemon=True)
+        Rank(partial(_group, spec), recipe, build, spec.lanes, spec.micro_batch_tokens, beat.start).serve()
     except PeerLostError as error:
         say(f"lost rank {error}", file=sys.stderr)
         os._exit(PEER_LOST)
     except RethinkError as error:
         say(str(error), file=sys.stderr)
         os._exit(1)
+
+
+def _group(spec: RankSpec) -> Group:
+    def lost(rank: int, what: str) -> PeerLostError:
+        return PeerLostError(f"{rank}: {what}")
+
+    meeting = Path(spec.meeting)
+    if spec.strategy == FSDP2:
+        from rethink.distributed.sharded_optimizer import join_sharded
+
+        return join_sharded(meeting, spec.rank, spec.size, spec.placement["device"], spec.recompute, lost)
+    return Group(GlooWire(meeting, spec.rank, spec.size, lost), spec.rank, spec.size)
 
 
 def _beat(out: int) -> None:

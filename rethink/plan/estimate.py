@@ -12,7 +12,7 @@ Axes: L layers, H query heads, K key/value heads, D head size, V vocabulary, E h
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from rethink.recipe.base import TrainingRecipe
@@ -272,6 +272,22 @@ def training_memory(
         activations_least=longest * token_bytes,
         activations_most=most * token_bytes,
     )
+
+
+def sharded_memory(memory: Memory, shape: ModelShape, value_bytes: int, ranks: int, here: int) -> Memory:
+    """The memory of a run whose weights are sharded over ranks.
+
+    Args:
+        memory: of the run in one process.
+        shape: of the model.
+        value_bytes: bytes of a number in the compute type.
+        ranks: how many there are.
+        here: those that share this memory: all on the processor, one on a GPU. Each may hold all weights in the compute
+            type: the first to sample from, the others while they compute.
+    """
+    parameters = count_parameters(shape).total
+    shards = BYTES_A_PARAMETER * parameters * here // ranks
+    return replace(memory, master_and_optimizer=shards, compute_weights=value_bytes * parameters * here)
 
 
 def largest_update(recipe: TrainingRecipe, step_tokens: int, longest: int) -> int:

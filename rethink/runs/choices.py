@@ -23,8 +23,10 @@ from rethink.plan.estimate import (
 )
 from rethink.recipe.base import ModelRecipe, TrainingRecipe
 from rethink.recipe.schema import RewardSection
-from rethink.runs.ranks import launch_here
+from rethink.runs.ranks import REPLICATED, launch_here
 
+STRATEGY = "strategy"
+"""Key of the choice how trainer ranks hold weights; runs without one replicate them."""
 ACTIVATION_SHARE = 0.35
 """Share of the memory beside weights and optimizer that one micro-batch's activations may take."""
 
@@ -67,7 +69,8 @@ def training_choices(recipe: TrainingRecipe, config: DecoderConfig | None) -> di
     choices = computing_choices(recipe)
     tokens = recipe.optimizer.micro_batch_tokens or _micro_batch(config, choices["dtype"], choices["device"])
     lanes = recipe.optimizer.lanes or (1 if launch is None else launch.size)
-    return choices | {"micro_batch_tokens": tokens, "lanes": lanes}
+    strategy = {} if launch is None or launch.strategy == REPLICATED else {STRATEGY: launch.strategy}
+    return choices | {"micro_batch_tokens": tokens, "lanes": lanes} | strategy
 
 
 def computing_choices(recipe: ModelRecipe) -> dict[str, Any]:
@@ -111,8 +114,11 @@ def apply_choices(choices: Mapping[str, Any]) -> Placement:
     """What a run chose at start, set for this process.
 
     Raises:
-        RunFolderError: the run was started on a device that is not there.
+        RunFolderError: the run was started on a device that is not there, or with ranks that hold weights otherwise.
+        UsageError: it cannot be shared among the ranks that are asked for.
     """
+    if "micro_batch_tokens" in choices:  # it trains
+        _check_ranks(choices)
     if choices["device"] == "cuda" and not torch.cuda.is_available():
         raise RunFolderError(
             "this run was started on CUDA, and what was chosen at start holds for the whole run, but torch finds no "
@@ -121,6 +127,22 @@ def apply_choices(choices: Mapping[str, Any]) -> Placement:
     placed = Placement(int(choices["threads"]), choices["device"], choices["dtype"], choices.get("kv_budget_bytes"))
     placed.apply()
     return placed
+
+
+def _check_ranks(choices: Mapping[str, Any]) -> None:
+    launch, begun = launch_here(), choices.get(STRATEGY, REPLICATED)
+    if (REPLICATED if launch is None else launch.strategy) != begun:
+        advice = (
+            "leave `trainer` out of the cluster file"
+            if begun == REPLICATED
+            else f"give a cluster file with `trainer: {{strategy: {begun}}}` and `ranks`"
+        )
+        raise RunFolderError(
+            f"this run was started with the trainer strategy `{begun}`, which decides how sums are rounded and what "
+            f"its checkpoints hold. To go on, {advice}"
+        )
+    if launch is not None:
+        launch.check(choices)
 
 
 def _micro_batch(config: DecoderConfig | None, dtype: str, device: str) -> int:

@@ -40,6 +40,9 @@ class Lanes(Generic[L, S]):
     """Inverse of `pack`."""
     statistics: type[S]
     """A dataclass of numbers, and of lists and dicts of them."""
+    pieces: Callable[[L, int], list[int]] | None = None
+    """(lane, micro-batch limit) -> the sequences with targets of each micro-batch that `compute` makes, so that ranks
+    that shard weights can make equally many passes; None: ranks cannot shard the weights of this kind's model."""
 
 
 def cut(sizes: Sequence[int], lanes: int) -> list[list[int]]:

@@ -18,7 +18,7 @@ from rethink.observe.progress import Progress
 from rethink.observe.trackers import Trackers, open_trackers
 from rethink.recipe.base import TrainingRecipe
 from rethink.runs.checkpoint import TrainState
-from rethink.runs.optimizer import MasterAdamW
+from rethink.runs.optimizer import Optimizer
 from rethink.runs.session import at_work, earlier_seconds, report_if_readable
 from rethink.store.run_folder import RunFolder
 
@@ -30,7 +30,7 @@ class Training(Protocol):
     """What a run of every kind of training holds."""
 
     folder: RunFolder
-    optimizer: MasterAdamW
+    optimizer: Optimizer
     progress: Progress
     state: TrainState
     trackers: Trackers

@@ -14,9 +14,11 @@ from rethink.plan.estimate import (
     Memory,
     activation_bytes,
     shape_of,
+    sharded_memory,
     training_memory,
 )
-from rethink.recipe.schema import OptimizerSection
+from rethink.recipe.schema import ModelShape, OptimizerSection
+from rethink.runs.ranks import FSDP2, launch_here
 from rethink.runs.choices import recorded_lanes
 
 SMALLEST_COMPLETION = 16
@@ -50,6 +52,7 @@ def check_training_room(
     shape, value_bytes = shape_of(config), 2 if choices["dtype"] == "bfloat16" else 4
     most = max(longest, min(batch, int(choices["micro_batch_tokens"])))
     memory = training_memory(shape, value_bytes, longest, most, logits=logits, lanes=recorded_lanes(choices))
+    memory = on_ranks(memory, shape, value_bytes, choices["device"])
     room = room_refused(optimizer, memory, choices["device"])
     if room is None:
         return
@@ -58,6 +61,14 @@ def check_training_room(
     if not ways and room // token >= SMALLEST_COMPLETION:
         ways = [f"max_tokens={room // token} (longer rows are refused or left out: overlong, unusable)"]
     raise too_much(memory, room, ways)
+
+
+def on_ranks(memory: Memory, shape: ModelShape, value_bytes: int, device: str) -> Memory:
+    """The memory of a run in one process as the ranks need it that are to share it here."""
+    launch = launch_here()
+    if launch is None or launch.strategy != FSDP2:
+        return memory
+    return sharded_memory(memory, shape, value_bytes, launch.size, launch.size if device == "cpu" else 1)
 
 
 def room_refused(optimizer: OptimizerSection, memory: Memory, device: str) -> int | None:

@@ -261,6 +261,16 @@ class MasterAdamW:
             yield f"exp_avg_sq.{name}", self._squares.get(name), owner
 
 
+def open_optimizer(
+    model: Trainable, section: OptimizerSection, exact: dict[str, Tensor] | None, ranks: Ranks, lanes: int, limit: int
+) -> Optimizer:
+    """`MasterAdamW`, or what the ranks have in its place. `limit`: most tokens of a micro-batch; the rest as there."""
+    if ranks.sharded is None:
+        return MasterAdamW(model, section, exact, ranks, lanes)
+    made: Optimizer = ranks.sharded(model, section, exact, lanes, limit)
+    return made
+
+
 def clipping(section: OptimizerSection, norm: float) -> float:
     """What gradients of this norm are multiplied with.
 
@@ -296,11 +306,11 @@ def learning_rate(section: OptimizerSection, step: int, total: int) -> float:
 
 
 @traced("optimizer")
-def apply_update(optimizer: MasterAdamW, section: OptimizerSection, step: int, total: int) -> dict[str, float]:
+def apply_update(optimizer: Optimizer, section: OptimizerSection, step: int, total: int) -> dict[str, float]:
     """Update number `step` (0-based) of `total`, with the gradients that the optimizer holds. Returns its metrics.
 
     Raises:
-        NumericsError: see `MasterAdamW.step`.
+        NumericsError: see `Optimizer.step`.
     """
     started = time.perf_counter()
     rate = learning_rate(section, step, total)

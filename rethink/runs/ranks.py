@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # the GPU check runs where nothing reads recipes
     from rethink.recipe.base import TrainingRecipe
 
 Named = Mapping[str, Tensor]
+REPLICATED, FSDP2 = "replicated", "fsdp2"
+"""Strategies: each rank has all weights; each has a shard of every weight."""
 
 
 class Ranks(Protocol):
@@ -36,6 +38,13 @@ class Ranks(Protocol):
     @property
     def size(self) -> int:
         """How many there are."""
+        ...
+
+    @property
+    def sharded(self) -> Callable[..., Any] | None:
+        """(model, section, exact, lanes, micro-batch limit) -> the optimizer (`runs.optimizer.Optimizer`) of ranks that
+        have a shard of each weight. None: each has all weights.
+        """
         ...
 
     def order(self, name: str, each: Sequence[Sequence[Arrays]] = (), **facts: Any) -> None:
@@ -82,7 +91,7 @@ class Ranks(Protocol):
 class Alone:
     """The only rank."""
 
-    rank, size = 0, 1
+    rank, size, sharded = 0, 1, None
 
     def order(self, name: str, each: Sequence[Sequence[Arrays]] = (), **facts: Any) -> None:
         """See `Ranks.order`: there is nobody."""
@@ -142,6 +151,10 @@ class Launch:
     threads: int
     """Of each, for runs that start here and whose recipe says nothing."""
     start: Callable[[Shared], Ranks]
+    check: Callable[[Mapping[str, Any]], None] = lambda choices: None
+    """Raises `UsageError` where a run with these choices cannot be shared so."""
+    strategy: str = REPLICATED
+    """How ranks hold weights. It decides how sums are rounded, so it is recorded at the start of a run."""
 
 
 _launch: ContextVar[Launch | None] = ContextVar("launch", default=None)
@@ -173,10 +186,18 @@ def start_ranks(shared: Shared) -> Ranks:
     return ALONE if launch is None else launch.start(shared)
 
 
-def share_reference(ranks: Ranks, reference: LanguageModel) -> None:
-    """Give every rank the first one's reference model."""
-    ranks.order("reference", sent=True)
-    receive_reference(ranks, reference)
+def share_reference(ranks: Ranks, reference: LanguageModel, *, current: bool = False) -> None:
+    """Give every rank the first one's reference model.
+
+    Args:
+        ranks: the group.
+        reference: whole.
+        current: whether it is the model as it is now, which ranks with all weights have themselves.
+    """
+    sent = not current or ranks.sharded is not None
+    ranks.order("reference", sent=sent)
+    if sent:
+        receive_reference(ranks, reference)
 
 
 def receive_reference(ranks: Ranks, reference: LanguageModel) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rethink.runs.choices import recorded_lanes
 from rethink.runs.lanes import Lanes
-from rethink.runs.optimizer import MasterAdamW, Trainable
+from rethink.runs.optimizer import Optimizer, Trainable, open_optimizer
 from rethink.runs.ranks import Shared, start_ranks
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def shared_optimizer(
     model: Trainable,
     exact: dict[str, Tensor],
     choices: Mapping[str, Any],
-) -> MasterAdamW:
+) -> Optimizer:
     """The optimizer of a run, with the ranks that share its steps.
 
     Args:
@@ -41,11 +41,12 @@ def shared_optimizer(
         RankLost: a rank did not start.
     """
     ranks = start_ranks(Shared(recipe, checkpoint, choices))
-    return MasterAdamW(model, recipe.optimizer, exact, ranks, recorded_lanes(choices))
+    lanes, limit = recorded_lanes(choices), int(choices["micro_batch_tokens"])
+    return open_optimizer(model, recipe.optimizer, exact, ranks, lanes, limit)
 
 
 def train_lanes(
-    optimizer: MasterAdamW, lanes: Sequence[L], compute: Callable[[L], S], kind: Lanes[L, S], step: int
+    optimizer: Optimizer, lanes: Sequence[L], compute: Callable[[L], S], kind: Lanes[L, S], step: int
 ) -> list[S]:
     """The gradients of a step's lanes, added up in their order. Returns the statistics of each.
 
@@ -63,10 +64,13 @@ def train_lanes(
     """
     ranks, found = optimizer.ranks, []
     each = [[kind.pack(lane) for lane in lanes[rank :: ranks.size]] for rank in range(1, ranks.size)]
-    ranks.order("lanes", each, number=len(lanes), step=step)
-    for first in range(0, len(lanes), ranks.size):
+    passes = optimizer.passes(kind.pieces, lanes)
+    ranks.order("lanes", each, number=len(lanes), step=step, passes=passes)
+    for turn, first in enumerate(range(0, len(lanes), ranks.size)):
         there = min(ranks.size, len(lanes) - first)
         found.append(compute(lanes[first]))
+        if passes:
+            optimizer.pad(passes[turn])
         found += [kind.statistics(**facts) for facts in ranks.reports(there)]
         optimizer.add_round(there)
     return found

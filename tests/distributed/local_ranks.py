@@ -7,15 +7,19 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rethink.distributed.rank_group import Group
-from rethink.distributed.rank_process import Rank
+from rethink.distributed.rank_process import Rank, train_rounds
 from rethink.machine.placement import Placement
 from rethink.model.loading import load_checkpoint
 from rethink.recipe.kind import kind_named
+from rethink.runs.lanes import Arrays
+from rethink.runs.optimizer import Optimizer
 from rethink.runs.ranks import Launch, Ranks, Shared, launched_by
 
 Lines = dict[tuple[int, int], "queue.Queue[Tensor | None]"]
@@ -49,6 +53,18 @@ class Queues:
         return wait
 
 
+def serve(group: Group, optimizer: Optimizer, compute: Callable[[Any, Arrays], Any]) -> None:
+    """As `Rank.serve` for a model without a recipe, until the order `end`. `compute(facts of the step, lane)`."""
+    while True:
+        name, facts, lanes = group.await_order()
+        if name == "end":
+            return
+        if name == "lanes":
+            train_rounds(group, optimizer, lanes, facts, partial(compute, facts))
+        else:
+            optimizer.obey(name, facts)
+
+
 @contextmanager
 def local_ranks(size: int) -> Iterator[None]:
     """Within, runs are shared among so many ranks."""
@@ -60,12 +76,16 @@ def local_ranks(size: int) -> Iterator[None]:
         def other(rank: int) -> None:
             checkpoint = load_checkpoint(shared.checkpoint.source)
             placement = Placement(1, choices["device"], choices["dtype"])
-            model = kind_named(shared.recipe.kind).load("lanes").build(shared.recipe, checkpoint, placement)
-            with torch.no_grad():
-                for _, weight in model.named_parameters():
-                    weight.zero_()  # theirs are sent
+
+            def build() -> Any:
+                model = kind_named(shared.recipe.kind).load("lanes").build(shared.recipe, checkpoint, placement)
+                with torch.no_grad():
+                    for _, weight in model.named_parameters():
+                        weight.zero_()  # theirs are sent
+                return model
+
             with contextlib.suppress(SystemExit):
-                Rank(Group(Queues(rank, lines), rank, size), shared.recipe, model, lanes, limit).serve()
+                Rank(lambda: Group(Queues(rank, lines), rank, size), shared.recipe, build, lanes, limit).serve()
 
         threads = [threading.Thread(target=other, args=(rank,), daemon=True) for rank in range(1, size)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +15,11 @@ from torch import Tensor
 from rethink.distributed.rank_group import FAILED, Group
 from rethink.errors import NumericsError
 from rethink.recipe.schema import OptimizerSection
-from rethink.runs.lanes import Lanes
+from rethink.runs.lanes import Arrays, Lanes
 from rethink.runs.optimizer import MasterAdamW
 from rethink.runs.ranks import ALONE, Ranks
 from rethink.runs.rounds import train_lanes
-from tests.distributed.local_ranks import Queues, lines_of
+from tests.distributed.local_ranks import Queues, lines_of, serve
 
 SECTION = OptimizerSection(learning_rate=0.01, weight_decay=0.1, max_grad_norm=0.5)
 SHAPES = {"embedding": (40, 8), "norm": (8,), "up": (8, 24), "down": (24, 8)} | {
@@ -60,27 +61,6 @@ NUMBERS = Lanes(
 """Lanes that are (step, number)."""
 
 
-def serve(group: Group, model: Weights, optimizer: MasterAdamW) -> None:
-    """As a rank's process does."""
-    while True:
-        name, facts, lanes = group.await_order()
-        if name == "lanes":
-            for turn, first in enumerate(range(0, facts["number"], group.size)):
-                if turn < len(lanes):
-                    step, lane = lanes[turn]["lane"].tolist()
-                    model.backward(step, lane)
-                    group.report({"lane": lane})
-                optimizer.add_round(min(group.size, facts["number"] - first))
-        elif name == "update":
-            optimizer.step(facts["rate"])
-        elif name == "load":
-            optimizer.load(None)
-        elif name == "state":
-            list(optimizer.states())
-        else:
-            return
-
-
 def trained(
     size: int, lanes: int, dtype: torch.dtype, state: dict[str, Tensor] | None = None, steps: range = range(3)
 ) -> tuple[dict[str, Tensor], list[float], list[int]]:
@@ -95,7 +75,13 @@ def trained(
             with torch.no_grad():
                 for weight in model.tensors.values():
                     weight.zero_()  # theirs are sent
-            serve(group, model, MasterAdamW(model, SECTION, None, group, lanes))  # type: ignore[arg-type]
+
+            def compute(facts: Any, arrays: Arrays) -> Number:
+                lane = arrays["lane"].tolist()
+                model.backward(*lane)
+                return Number(lane[1])
+
+            serve(group, MasterAdamW(model, SECTION, None, group, lanes), compute)  # type: ignore[arg-type]
         except BaseException as error:
             failed.append(error)
             raise

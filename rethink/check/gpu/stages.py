@@ -15,7 +15,6 @@ import torch
 
 from rethink.check.gpu.job import (
     PARITY,
-    SMALL,
     Job,
     operations,
     random_decoder,
@@ -186,52 +185,48 @@ def decoding(job: Job) -> Found:
 
 
 def sharding(job: Job) -> Found:
-    """FSDP2 of torch on a model of `transformers`, one rank: a step, and a checkpoint (DCP) written and read back."""
-    import torch.distributed as dist
-    from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-    from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
-    from torch.distributed.checkpoint.state_dict_loader import load
-    from torch.distributed.checkpoint.state_dict_saver import save
-    from torch.distributed.fsdp import fully_shard
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    """FSDP2 with one rank: the norm of the decoder's gradient against the whole decoder's, the seconds of a step, and a
+    checkpoint (DCP) written and read back.
+    """
+    from rethink.distributed.sharded_group import ShardedGroup
+    from rethink.distributed.sharded_optimizer import ShardedAdamW
+    from rethink.runs.optimizer import MasterAdamW
 
-    c = SMALL if job.small else job.shape
-    config = Qwen3Config(
-        vocab_size=c.vocab_size, hidden_size=c.hidden_size, intermediate_size=c.intermediate_size,
-        num_hidden_layers=c.num_layers, num_attention_heads=c.num_heads, num_key_value_heads=c.num_kv_heads,
-        head_dim=c.head_dim, tie_word_embeddings=True,
-    )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        backend = "nccl" if job.device == "cuda" else "gloo"
-        dist.init_process_group(backend, init_method=f"file://{folder}/store", rank=0, world_size=1)
-        mesh = dist.device_mesh.init_device_mesh(job.device, (1,))
-        model = Qwen3ForCausalLM(config).to(job.device)
-        for layer in model.model.layers:
-            fully_shard(layer, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-        ids = torch.randint(c.vocab_size, (1, 64), device=job.device)
+    model = random_decoder(job.shape, job.dtype, job.device, spread=0.02)
+    row = pack(random_groups(job.shape, 1, 2, 16, 16), job.device)
 
-        def step() -> None:
-            model(input_ids=ids, labels=ids).loss.backward()
+    def step(optimizer: Any) -> float:
+        loss, _, _ = optimizer.trained.completion_loss(row, lambda logprobs_C, part: -logprobs_C.sum())
+        loss.backward()
+        return float(optimizer.step(1e-6))
 
-        seconds = job.seconds(step, 1)
-        before = {name: value.clone() for name, value in _whole(get_model_state_dict(model)).items()}
-        save(get_model_state_dict(model), storage_writer=FileSystemWriter(Path(folder) / "dcp"))
-        state = get_model_state_dict(model)
+    whole = step(MasterAdamW(random_decoder(job.shape, job.dtype, job.device, spread=0.02), _constants()))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        group = ShardedGroup(folder / "meeting", 0, 1, job.device, False, lambda rank, what: RuntimeError(what))
+        optimizer = ShardedAdamW(group, model, _constants(), {}, 1, row.input_tokens)
+        gap = abs(step(optimizer) - whole) / whole
+        seconds = job.seconds(lambda: step(optimizer), 1)
+        state = optimizer.state()
+        before = {key: value.clone() for key, value in state.items()}
+        optimizer.write(folder)
         with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.zero_()
-        load(state, storage_reader=FileSystemReader(Path(folder) / "dcp"))
-        set_model_state_dict(model, state)
-        after = _whole(get_model_state_dict(model))
-        lost = [name for name, value in before.items() if not torch.equal(value, after[name])]
-        dist.destroy_process_group()
-    return {"step_s": seconds, "tensors": len(before), "failed": [f"{name}: other values after DCP" for name in lost]}
+            for value in state.values():
+                value.zero_()
+        optimizer.read(folder)
+        after = optimizer.state()
+        lost = [key for key, value in before.items() if not torch.equal(*map(_local, (value, after[key])))]
+        group.close()
+    failed = [f"{key}: other values after DCP" for key in lost]
+    if not gap <= BOUNDS[job.dtype]:
+        failed.append(f"the gradient's norm differs by {gap:.2g} from the whole decoder's")
+    return {"step_s": seconds, "tensors": len(before), "norm_gap": gap, "failed": failed}
 
 
-def _whole(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Sharded tensors put together."""
-    return {name: value.full_tensor() for name, value in state.items()}
+def _local(value: torch.Tensor) -> torch.Tensor:
+    """A shard as a tensor of its own."""
+    found: torch.Tensor = value.to_local() if hasattr(value, "to_local") else value
+    return found
 
 
 def handover(job: Job) -> Found:

@@ -34,7 +34,8 @@ from rethink.model.language_model import LanguageModel
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import Trackers
 from rethink.runs.checkpoint import TrainState, write_checkpoint
-from rethink.runs.optimizer import MasterAdamW, apply_update
+from rethink.runs.optimizer import Optimizer, apply_update
+from rethink.runs.ranks import share_reference
 from rethink.runs.rounds import train_lanes
 from rethink.seeds import draw
 from rethink.store.run_folder import RunFolder
@@ -49,7 +50,7 @@ class GRPO:
     folder: RunFolder
     model: LanguageModel
     reference: LanguageModel | None
-    optimizer: MasterAdamW
+    optimizer: Optimizer
     sources: Sources
     feed: Feed
     held_out: list[Problem]
@@ -103,7 +104,12 @@ def one_step(run: GRPO) -> dict[str, float]:
     chosen = mini_batch(run, run.batch, position)
     lanes = chosen.lanes(run.optimizer.lanes)
     compute = partial(
-        accumulate_gradients, recipe, run.model, run.reference, step=state.step, limit=run.micro_batch_tokens
+        accumulate_gradients,
+        recipe,
+        run.optimizer.trained,
+        run.reference,
+        step=state.step,
+        limit=run.micro_batch_tokens,
     )
     stats = UpdateStats.merged(train_lanes(run.optimizer, lanes, compute, LANES, state.step))
     row |= stats.metrics(recipe.algorithm)
@@ -175,7 +181,7 @@ def replace_reference(run: GRPO) -> None:
     every = run.recipe.algorithm.reference_every
     if run.reference is not None and every is not None and run.state.step % every == 0:
         run.reference = run.model.clone()
-        run.optimizer.ranks.order("reference", sent=False)
+        share_reference(run.optimizer.ranks, run.reference, current=True)
 
 
 def evaluate_now(run: GRPO) -> dict[str, float]:

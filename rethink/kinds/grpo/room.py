@@ -11,7 +11,7 @@ from rethink.kinds.grpo.recipe import Recipe
 from rethink.model.decoder.config import DecoderConfig
 from rethink.plan.estimate import ASSUMED_PROMPT_TOKENS, GIB, activation_bytes, shape_of
 from rethink.runs.choices import recorded_lanes
-from rethink.runs.memory_room import SMALLEST_COMPLETION, room_refused, smaller_batches, too_much
+from rethink.runs.memory_room import SMALLEST_COMPLETION, on_ranks, room_refused, smaller_batches, too_much
 
 
 def check_grpo_room(recipe: Recipe, config: DecoderConfig | None, choices: Mapping[str, Any]) -> None:
@@ -39,6 +39,7 @@ def check_grpo_room(recipe: Recipe, config: DecoderConfig | None, choices: Mappi
     )
     prompt = min(ASSUMED_PROMPT_TOKENS, shape.context)
     memory = estimate(chosen, shape, prompt_tokens=prompt).memory
+    memory = on_ranks(memory, shape, chosen.model.value_bytes, choices["device"])
     room = room_refused(recipe.optimizer, memory, choices["device"])
     if room is None:
         return

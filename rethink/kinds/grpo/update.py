@@ -238,7 +238,7 @@ def accumulate_gradients(
         known = Known(
             _spread(weights, trained_C),
             _advantages(micro, weights),
-            None if kept.old_logprobs is None else micro.joined(kept.old_logprobs),
+            None if kept.old_logprobs is None else micro.joined(kept.old_logprobs).to(model.device),
             engine_C if "engine" in needs else None,
             reference_C,
             micro.batch.lengths if "sequence" in needs else None,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from rethink.kinds.grpo.recipe import Recipe
-from rethink.kinds.grpo.update import MiniBatch, UpdateStats, accumulate_gradients
+from rethink.kinds.grpo.update import MiniBatch, UpdateStats, accumulate_gradients, micro_batches
 from rethink.machine.placement import Placement
 from rethink.model.loading import Checkpoint
 from rethink.rollout.engines import choose_engine
@@ -60,4 +60,10 @@ def _rollout(prompt: Prompt, tokens: Any, logprobs: Any, advantages: Any, turns:
     return Rollout(Problem("", "", "", None), prompt, completion, {}, None, advantages, sampled)
 
 
-LANES = Lanes(build, accumulate_gradients, pack, unpack, UpdateStats)
+def pieces(lane: MiniBatch, limit: int) -> list[int]:
+    """See `Lanes.pieces`."""
+    made = micro_batches(lane.kept().groups, limit, torch.device("cpu"))
+    return [sum(length > 0 for length in micro.batch.lengths) for micro in made]
+
+
+LANES = Lanes(build, accumulate_gradients, pack, unpack, UpdateStats, pieces)

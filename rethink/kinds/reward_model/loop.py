@@ -35,7 +35,7 @@ from rethink.model.heads.value_head import RewardModel
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import Trackers
 from rethink.runs.checkpoint import TrainState, write_checkpoint
-from rethink.runs.optimizer import MasterAdamW, apply_update
+from rethink.runs.optimizer import Optimizer, apply_update
 from rethink.runs.rounds import train_lanes
 from rethink.store.run_folder import RunFolder
 
@@ -47,7 +47,7 @@ class RewardRun:
     recipe: RewardModelRecipe
     folder: RunFolder
     model: RewardModel
-    optimizer: MasterAdamW
+    optimizer: Optimizer
     data: RewardData
     steps: int
     progress: Progress

@@ -20,7 +20,7 @@ from rethink.model.language_model import LanguageModel
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import Trackers
 from rethink.runs.checkpoint import TrainState, write_checkpoint
-from rethink.runs.optimizer import MasterAdamW, apply_update
+from rethink.runs.optimizer import Optimizer, apply_update
 from rethink.runs.rounds import train_lanes
 from rethink.store.run_folder import RunFolder
 
@@ -32,7 +32,7 @@ class SFT:
     recipe: SFTRecipe
     folder: RunFolder
     model: LanguageModel
-    optimizer: MasterAdamW
+    optimizer: Optimizer
     data: TrainingData
     steps: int
     """Updates in all."""

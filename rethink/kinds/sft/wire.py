@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from rethink.kinds.sft.recipe import SFTRecipe
-from rethink.kinds.sft.update import Lane, StepStats, accumulate_gradients
+from rethink.kinds.sft.update import Lane, StepStats, accumulate_gradients, micro_batches
 from rethink.machine.placement import Placement
 from rethink.model.build import build_model
 from rethink.model.language_model import LanguageModel
@@ -34,4 +35,10 @@ def unpack(arrays: Arrays) -> Lane:
     return Lane([Document(*part) for part in parts], (documents, tokens))
 
 
-LANES = Lanes(build, accumulate_gradients, pack, unpack, StepStats)
+def pieces(lane: Lane, limit: int) -> list[int]:
+    """See `Lanes.pieces`."""
+    made = micro_batches(lane.documents, limit, torch.device("cpu"))
+    return [sum(length > 0 for length in batch.lengths) for batch in made]
+
+
+LANES = Lanes(build, accumulate_gradients, pack, unpack, StepStats, pieces)
