@@ -18,8 +18,8 @@ from rethink.plan.estimate import (
     training_memory,
 )
 from rethink.recipe.schema import ModelShape, OptimizerSection
-from rethink.runs.ranks import FSDP2, launch_here
 from rethink.runs.choices import recorded_lanes
+from rethink.runs.ranks import FSDP2, launch_here
 
 SMALLEST_COMPLETION = 16
 """Tokens; a shorter limit is not proposed."""

@@ -198,14 +198,14 @@ def test_norm_and_gate_of_any_width(dtype: torch.dtype, rows: int, width: int) -
             assert float((actual.double() - expected).abs().max()) < tolerance(dtype) * scale
 
 
-@needs_bf16
-def test_a_norm_whose_weight_is_bf16_is_computed_and_not_read_as_fp32() -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_norm_whose_weight_is_bf16_is_computed_and_not_read_as_fp32(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     x, weight = torch.randn(5, 64), torch.randn(64).to(torch.bfloat16)
     leaves = [x.clone().requires_grad_(), weight.clone().requires_grad_()]
     exact = [x.double().requires_grad_(), weight.double().requires_grad_()]
-    low, wanted = rms_norm(*leaves, 1e-5, torch.bfloat16), rms_norm(*exact, 1e-5, torch.float64)
-    assert worst(low.detach(), wanted.detach()) < tolerance(torch.bfloat16)
+    low, wanted = rms_norm(*leaves, 1e-5, dtype), rms_norm(*exact, 1e-5, torch.float64)
+    assert worst(low.detach(), wanted.detach()) < tolerance(dtype)
     low.backward(torch.ones_like(low))
     wanted.backward(torch.ones_like(wanted))
     for got, right in zip(leaves, exact, strict=True):
@@ -214,15 +214,16 @@ def test_a_norm_whose_weight_is_bf16_is_computed_and_not_read_as_fp32() -> None:
         assert worst(got.grad, right.grad) < 3 * tolerance(torch.bfloat16)
 
 
-@needs_bf16
+@needs_native
 def test_kernels_refuse_tensors_of_another_type() -> None:
     x, half = torch.randn(8, 32), torch.randn(8, 32).to(torch.bfloat16)
     numbers = ops.AdamWNumbers(*[0.5] * 7)
     calls = {
         "norm": lambda: ops.rms_norm(x, half[0], 1e-5, torch.bfloat16),
-        "bias": lambda: ops.product(half, ops.pack_weight(half, True), torch.empty(8, 8), ops.OUT_FP32, bias=x[0]),
-        "out": lambda: ops.product(half, ops.pack_weight(half, True), torch.empty(8, 8), ops.OUT_BF16),
-        "fp64": lambda: ops.pack_weight(x.double(), True),
+        "bias": lambda: ops.product(half, half, torch.empty(8, 8), ops.OUT_FP32, bias=x[0]),
+        "packed": lambda: ops.product(half, x, torch.empty(8, 8), ops.OUT_FP32),
+        "out": lambda: ops.product(half, half, torch.empty(8, 8), ops.OUT_BF16),
+        "fp64": lambda: ops.swiglu(x.double()),
         "gate": lambda: ops.swiglu_backward(half, x),
         "angles": lambda: ops.rotate(half.view(8, 1, 32), half, half, 1),
         "targets": lambda: ops.head_logprobs(x, torch.zeros(8, dtype=torch.int32), 1.0, x[:, 0], None, None),
