@@ -13,6 +13,7 @@ SETTINGS = {
     "health_check_period_ms": 1000,
     "health_check_timeout_ms": 2000,
     "health_check_failure_threshold": 3,
+    "prestart_worker_first_driver": False,  # a process for each processor, which no worker of ours ever uses
 }
 QUIET = {"log_to_driver": False, "configure_logging": False}
 START = (

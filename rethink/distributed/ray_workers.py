@@ -18,6 +18,7 @@ from rethink.distributed.protocol import Hello, Order, Report
 from rethink.distributed.rollout_worker import RolloutWorker, WorkerSpec
 from rethink.distributed.transport import Event, Joined, Lost, Reported, Stacks, WorkersRefused
 from rethink.errors import EngineFailure
+from rethink.machine.limits import oom_kills
 
 EXCHANGE_SECONDS = 0.2
 """How long a worker keeps an exchange open when it has nothing to tell."""
@@ -26,6 +27,8 @@ FAILED_STARTS = 3
 LONGEST_PAUSE = 30.0
 STACKS_SECONDS = 3.0
 """How long a worker may take to say what its threads do."""
+DIED, NODE_DIED = "its worker process has died", "its node has died"
+"""What Ray says of an actor that neither it nor the actor has ended."""
 NAME = "RETHINK_WORKER"
 """Environment variable that holds a worker's name."""
 
@@ -66,6 +69,7 @@ class RayWorkers:
     def __init__(self, cluster: Cluster, spec: WorkerSpec, expected: dict[str, str], note: Callable[[str], None]):
         self.cluster, self.spec, self.expected = cluster, spec, expected
         self.note = note
+        self._oom_kills = oom_kills()
         self.slots = [_Slot(index) for index in range(self.cluster.workers)]
 
     @property
@@ -164,7 +168,7 @@ class RayWorkers:
         except ray.exceptions.RayTaskError as error:
             return self._lose(slot, short(error.cause))
         except ray.exceptions.RayError as error:
-            return self._lose(slot, short(error))
+            return self._lose(slot, self._cause(slot, error))
         if isinstance(said, Report):
             return Reported(slot.name, said)
         strange = self._differs(said)
@@ -173,6 +177,19 @@ class RayWorkers:
             return self._lose(slot, strange)
         slot.hello, slot.failed = said, 0
         return Joined(said)
+
+    def _cause(self, slot: _Slot, error: Exception) -> str:
+        """Why a worker ended, as far as Ray or the system of this machine knows."""
+        if NODE_DIED in str(error):
+            return "its machine did not answer, or Ray ended there"
+        if DIED not in str(error):
+            return short(error)
+        before, self._oom_kills = self._oom_kills, oom_kills()
+        if slot.hello is None or slot.hello.facts.get("host") != socket.gethostname():
+            return "its process was killed, for want of memory perhaps, or crashed"
+        if self._oom_kills > before:
+            return "the system killed a process, this one it seems, because memory was short"
+        return "its process was killed, not for want of memory, or crashed"
 
     def _differs(self, hello: Hello) -> str | None:
         if self.cluster.bits == "any":
@@ -225,6 +242,7 @@ def kill_here(hello: Hello) -> None:
 
 
 def short(error: BaseException) -> str:
-    """One line of an error."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}"[:500]
+    """One line of an error; of one about an actor, which begins with who that was, the line that says why."""
+    lines = [line for line in str(error).strip().splitlines() if not line.startswith("\t")] or [""]
+    said = lines[1] if len(lines) > 1 and lines[0].startswith("The actor died") else lines[0]
+    return f"{type(error).__name__}: {said}"[:300]

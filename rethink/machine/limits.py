@@ -70,6 +70,15 @@ def memory(root: Path = Path("/")) -> Memory:
     return Memory(total=total, available=available, limited=limited)
 
 
+def oom_kills(root: Path = Path("/")) -> int:
+    """Processes of this machine that its system has ended since it started, because memory was short."""
+    for line in _read(root / "proc/vmstat").splitlines():
+        name, _, value = line.partition(" ")
+        if name == "oom_kill" and value.isdecimal():
+            return int(value)
+    return 0
+
+
 def free_memory(device: str) -> int:
     """Bytes that can be taken on `cpu` or `cuda` now."""
     if device == "cpu":

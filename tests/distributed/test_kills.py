@@ -27,7 +27,7 @@ import pytest
 
 from rethink.store.run_folder import RunFolder
 from tests.paths import ROOT
-from tests.runs.compare import timeless
+from tests.runs.compare import PLACES, timeless
 
 from .processes import MARK, end_all, left_over, marked, role
 from .test_ray import hash_of
@@ -162,6 +162,8 @@ class Run:
 
 
 Start = Callable[..., Run]
+Result = tuple[str, list[dict[str, Any]]]
+_alone: list[Result] = []
 
 
 @pytest.fixture
@@ -187,24 +189,30 @@ def start(recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def strike_all(start: Start, moments: list[Moment]) -> None:
     """Strike at each moment, in as many runs as that takes; each must end as one process does."""
-    alone = start("alone", spread=False)
-    alone.finish()
-    left, number = list(moments), 0
+    expected, left, number = alone(start), list(moments), 0
     while left:
         run = start(f"struck-{number}")
         while left and run.strike(left[0]):
             print(f"{run.out.name}: {left.pop(0)} after {run.rows()} rows", flush=True)
         run.finish()
-        same(alone.out, run.out)
+        assert result(run.out) == expected
         number += 1
 
 
-def same(one: Path, two: Path) -> None:
-    """The same model, and each step once with the same metrics."""
-    assert hash_of(one) == hash_of(two)
-    rows = timeless(RunFolder.open(two), ("cluster/",))
+def alone(start: Start) -> Result:
+    """Of one process. The model of every test is the same, so that it is trained once."""
+    if not _alone:
+        run = start("alone", spread=False)
+        run.finish()
+        _alone.append(result(run.out))
+    return _alone[0]
+
+
+def result(out: Path) -> Result:
+    """The model's hash, and the metrics: each step once."""
+    rows = timeless(RunFolder.open(out), PLACES)
     assert [row["step"] for row in rows] == list(range(len(rows)))
-    assert rows == timeless(RunFolder.open(one), ("cluster/",))
+    return hash_of(out), rows
 
 
 def test_a_rank_and_a_driver_that_are_killed(start: Start) -> None:
@@ -235,8 +243,7 @@ NAMED = {
 def test_who_is_stopped_is_named_and_the_run_goes_on(
     start: Start, victim: str, record_property: Callable[[str, Any], None]
 ) -> None:
-    alone, run = start("alone", spread=False), start("stopped")
-    alone.finish()
+    expected, run = alone(start), start("stopped")
     assert run.strike(Moment(victim, 2, 0.2, 0.0), signal.SIGSTOP)
     struck = time.monotonic()
     if victim == "driver":
@@ -249,4 +256,4 @@ def test_who_is_stopped_is_named_and_the_run_goes_on(
     print(f"{victim}: named after {seconds:.1f} s")
     run.finish()
     assert any(NAMED[victim] in note for note in run.notes()), run.notes()
-    same(alone.out, run.out)
+    assert result(run.out) == expected

@@ -96,7 +96,7 @@ def test_workers_give_the_bits_of_one_process_though_one_is_killed(
     assert sum(row.get("cluster/lost", 0) for row in rows) == 1
     (lost,) = events(tmp_path / "spread")
     assert (lost["event"], lost["worker"], lost["host"]) == ("lost", "worker-0.1", socket.gethostname())
-    assert lost["cause"]
+    assert lost["cause"] == "its process was killed, not for want of memory, or crashed"
 
 
 @pytest.mark.slow

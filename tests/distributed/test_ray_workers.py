@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from types import SimpleNamespace
 from typing import Any
 
@@ -66,6 +67,37 @@ def test_workers_that_would_all_differ_end_the_run_at_once(monkeypatch: pytest.M
 def test_one_that_differs_is_refused_and_the_others_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     some, _ = workers(monkeypatch, "same", {"probe": "b"}, {"probe": "a"})
     assert {type(event) for event in some.receive(0.0)} == {Joined, Lost}
+
+
+class ActorDied(OSError):
+    """As Ray 2.60 says it."""
+
+
+@pytest.mark.parametrize(
+    ("host", "kills", "cause"),
+    [
+        (socket.gethostname(), [3, 3], "its process was killed, not for want of memory, or crashed"),
+        (socket.gethostname(), [3, 4], "the system killed a process, this one it seems, because memory was short"),
+        ("far", [3, 4], "its process was killed, for want of memory perhaps, or crashed"),
+    ],
+)
+def test_a_worker_that_dies_has_a_cause(
+    monkeypatch: pytest.MonkeyPatch, host: str, kills: list[int], cause: str
+) -> None:
+    monkeypatch.setattr(ray_workers, "oom_kills", lambda: kills.pop(0))
+    made, _ = workers(monkeypatch, "same", *[{"probe": "a", "host": host, "pid": "0"}] * 2)
+    first, _ = made.receive(0.0)
+    assert isinstance(first, Joined)
+    died = ActorDied(f"The actor died unexpectedly.\n\tpid: 9\nThe actor is dead because {ray_workers.DIED}. And so on")
+    assert made._cause(made.slots[0], died) == cause
+    gone = ActorDied(f"The actor died because {ray_workers.NODE_DIED}. Node Id: 7")
+    assert made._cause(made.slots[0], gone) == "its machine did not answer, or Ray ended there"
+
+
+def test_other_causes_are_those_of_ray() -> None:
+    died = ActorDied("The actor died unexpectedly.\n\tpid: 9\nIt was preempted.\nMore")
+    assert ray_workers.short(died) == "ActorDied: It was preempted."
+    assert ray_workers.short(ValueError("a\nb")) == "ValueError: a"
 
 
 def test_any_bits_are_taken_where_the_cluster_file_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

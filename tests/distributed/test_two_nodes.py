@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from rethink.distributed.launch import Hosts, start_command
-from rethink.store.cluster_log import events
+from rethink.store.cluster_log import losses
 
 from .processes import MARK, end_all
-from .test_kills import OVERRIDES, Run, same
+from .test_kills import OVERRIDES, Run, result
 
 pytestmark = pytest.mark.slow
 ADDRESSES = ("10.213.77.1", "10.213.77.2")
@@ -84,7 +84,7 @@ def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.mark.timeout(900)
 def test_a_cable_that_is_pulled_leaves_the_bits_of_one_process(nodes: str, recipe_file: Path, tmp_path: Path) -> None:
-    longer = [*OVERRIDES, "steps=60"]  # it lasts longer than the cable is out
+    longer = [*OVERRIDES, "steps=40"]  # it lasts longer than the cable is out
     alone = Run(recipe_file, tmp_path / "alone", None, longer)
     alone.finish()
     cluster = tmp_path / "cluster.yaml"
@@ -101,6 +101,6 @@ def test_a_cable_that_is_pulled_leaves_the_bits_of_one_process(nodes: str, recip
         run.finish()
     finally:
         end_all(run.marks[-1])
-    same(alone.out, run.out)
-    (lost, *_) = events(run.out)
-    assert lost["event"] == "lost"
+    assert result(run.out) == result(alone.out)
+    first, *_ = losses(run.out)
+    assert first["cause"] in ("its machine did not answer, or Ray ended there", "it did not answer for 10 s")

@@ -151,3 +151,10 @@ class TestAllocator:
         monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _: Library)
         assert allocator.tune_allocator() is True
         assert calls == [(-3, 32 << 20), (-1, 2**31 - 1)]
+
+
+def test_kills_for_memory_are_counted_where_the_system_says(tmp_path: Path) -> None:
+    assert limits.oom_kills(tmp_path) == 0
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "vmstat").write_text("pgfault 7\noom_kill 3\noom_kill_extra x\n")
+    assert limits.oom_kills(tmp_path) == 3
