@@ -113,6 +113,8 @@ def _unknown(path: Sequence[Segment], model: type[BaseModel]) -> str:
 
 
 def _recipe(model: type[BaseModel]) -> str:
+    if "kind" not in model.model_fields:
+        return "this file"
     kind = model.model_fields["kind"].default
     return "a recipe" if kind == DEFAULT_KIND else f"a recipe of the kind `{kind}`"
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from rethink.errors import RankLost
 from rethink.machine.limits import peak_rss_mb
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import Trackers, open_trackers
@@ -82,6 +83,9 @@ def run_training(
         earlier = earlier_seconds(folder)
         try:
             train_until_done(run, loop, stop_requested)
+        except RankLost as error:
+            progress.note(f"{error}.")  # at once: what the run holds may take long to end
+            raise
         finally:
             run.trackers.close()
             run.optimizer.ranks.close()

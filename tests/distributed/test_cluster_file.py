@@ -31,6 +31,15 @@ def test_what_is_no_cluster_is_refused_with_what_is(said: str) -> None:
         read_cluster(said)
 
 
+def test_a_key_that_is_none_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text("gpus: 8\nworkers: 2\n")
+    with pytest.raises(
+        UsageError, match=r"`gpus` is not a key of this file\. The top-level keys are: address, workers,"
+    ):
+        read_cluster(str(path))
+
+
 def test_a_file_without_work_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "cluster.yaml"
     path.write_text("workers: 0\n")

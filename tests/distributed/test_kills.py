@@ -37,6 +37,8 @@ MOMENTS = int(os.environ.get("RETHINK_KILLS", "200"))
 BLOCK = 10
 FIRST = int(os.environ.get("RETHINK_KILLS_SEED", "0"))
 OVERRIDES = ("steps=16", "optimizer.lanes=2", "model.dtype=bfloat16", "rollout.max_new_tokens=24")
+LONGER = (*OVERRIDES, "steps=40", "rollout.max_new_tokens=150")
+"""It lasts longer than whoever is stopped goes unnoticed."""
 CLUSTER = "workers: 2\nranks: 2\n"
 END_SECONDS = 30.0
 """How long processes of a driver that was killed may outlive it."""
@@ -163,20 +165,20 @@ class Run:
 
 Start = Callable[..., Run]
 Result = tuple[str, list[dict[str, Any]]]
-_alone: list[Result] = []
+_alone: dict[Sequence[str], Result] = {}
 
 
 @pytest.fixture
 def start(recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """`start(name, spread=…)`: a run in `tmp_path / name`."""
+    """`start(name, overrides, spread=…)`: a run in `tmp_path / name`."""
     pytest.importorskip("ray", reason="the extra `ray` is not installed")
     ray = tempfile.mkdtemp(prefix="ray-")  # a short path, for its sockets
     monkeypatch.setenv("RAY_TMPDIR", ray)
     cluster, runs = tmp_path / "cluster.yaml", list[Run]()
     cluster.write_text(CLUSTER)
 
-    def run(name: str, *, spread: bool = True) -> Run:
-        runs.append(Run(recipe_file, tmp_path / name, cluster if spread else None))
+    def run(name: str, overrides: Sequence[str] = OVERRIDES, *, spread: bool = True) -> Run:
+        runs.append(Run(recipe_file, tmp_path / name, cluster if spread else None, overrides))
         return runs[-1]
 
     yield run
@@ -199,13 +201,13 @@ def strike_all(start: Start, moments: list[Moment]) -> None:
         number += 1
 
 
-def alone(start: Start) -> Result:
+def alone(start: Start, overrides: Sequence[str] = OVERRIDES) -> Result:
     """Of one process. The model of every test is the same, so that it is trained once."""
-    if not _alone:
-        run = start("alone", spread=False)
+    if overrides not in _alone:
+        run = start("alone", overrides, spread=False)
         run.finish()
-        _alone.append(result(run.out))
-    return _alone[0]
+        _alone[overrides] = result(run.out)
+    return _alone[overrides]
 
 
 def result(out: Path) -> Result:
@@ -243,7 +245,7 @@ NAMED = {
 def test_who_is_stopped_is_named_and_the_run_goes_on(
     start: Start, victim: str, record_property: Callable[[str, Any], None]
 ) -> None:
-    expected, run = alone(start), start("stopped")
+    expected, run = alone(start, LONGER), start("stopped", LONGER)
     assert run.strike(Moment(victim, 2, 0.2, 0.0), signal.SIGSTOP)
     struck = time.monotonic()
     if victim == "driver":
