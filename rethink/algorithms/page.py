@@ -144,7 +144,8 @@ def _corrections() -> Iterator[str]:
         "the engine did. It is applied outside the clip, has no gradient, and does not touch the KL. "
         "Tokens that are dropped still count in the aggregation's denominators. With the engine of Rethink, whose "
         "log-probabilities are the trainer's to the bit where kernels allow it, all weights are 1: corrections "
-        "are for engines whose numbers differ (`policy/mismatch`). Both sides are the full distribution's, before "
+        "are for engines whose numbers differ (`policy/mismatch`). With the engine `vllm` the default is `tis`; with "
+        "any other it is `none`. Both sides are the full distribution's, before "
         "top-p and top-k, so a correction does not make up for `rollout.allow_truncated`. A correction by "
         "completion costs a second pass of the head."
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from rethink.check import measure
@@ -18,6 +19,7 @@ from rethink.check.found import Report
 from rethink.errors import UsageError
 from rethink.kinds.grpo.collect import Sources
 from rethink.machine.limits import free_memory
+from rethink.machine.placement import Placement
 from rethink.model.loading import Checkpoint, load_model
 from rethink.model.text.prompt import PromptRenderer
 from rethink.plan.estimate import GIB, shape_of
@@ -25,7 +27,7 @@ from rethink.recipe.base import AskingRecipe
 from rethink.recipe.checks import check_against_context
 from rethink.recipe.identity import recipe_hash
 from rethink.rewards.rubric import build_rubric, closing
-from rethink.rollout.engines import EngineFactory, open_engine
+from rethink.rollout.engines import EngineFactory, Opened, open_engine
 from rethink.runs.choices import apply_choices, computing_choices, kv_choice
 from rethink.runs.examined import Examined
 from rethink.runs.planning import measure_rates
@@ -83,16 +85,10 @@ def check(
                     encode = checkpoint.tokenizer.encode
                     measure.check_examples(report, recipe, rubric, encode)
                     measure.check_cheats(report, reward.answer, limit, rubric, rendered[1], encode)
-                if rubric is not None and trained:
+                make = partial(_open, recipe, how, checkpoint, placement, engine_factory)
+                if rubric is not None and trained and (opened := _attempt(report, "model", make)) is not None:
                     size = min(how.rollout.group_size, measure.MOST_GROUP)
                     note(f"up to {len(trained)} groups of {size} completions")
-                    opened = open_engine(
-                        checkpoint,
-                        placement,
-                        engine=engine_factory or how.rollout.engine,
-                        max_concurrent=how.rollout.max_concurrent,
-                        trust_remote_code=recipe.model.trust_remote_code,
-                    )
                     stops = sorted(checkpoint.tokenizer.end_of_turn_ids)
                     sources = Sources(mix, rendered[0], opened.engine, rubric, tuple(stops))
                     groups, seconds = measure.sample_groups(how.rollout, recipe.seed, sources, trained, SECONDS)
@@ -101,6 +97,18 @@ def check(
     judge(report, reward)
     report.seconds = time.perf_counter() - started
     return report
+
+
+def _open(
+    recipe: AskingRecipe, how: Examined, checkpoint: Checkpoint, placement: Placement, factory: EngineFactory | None
+) -> Opened:
+    return open_engine(
+        checkpoint,
+        placement,
+        engine=factory or how.rollout.engine,
+        max_concurrent=how.rollout.max_concurrent,
+        trust_remote_code=recipe.model.trust_remote_code,
+    )
 
 
 def _attempt(report: Report, what: str, make: Callable[[], T]) -> T | None:

@@ -68,14 +68,15 @@ def plan(args: argparse.Namespace) -> int:
     from rethink.distributed.cluster import read_cluster
     from rethink.distributed.demand import demand_of
     from rethink.distributed.layout import lay_out
-    from rethink.distributed.nodes import ask_nodes, check_answers, this_machine
+    from rethink.distributed.nodes import Question, ask_nodes, check_answers, this_machine
     from rethink.recipe.recipe_files import load_recipe
 
     cluster = read_cluster(args.cluster)
     check_answers(cluster.address)
     demand = demand_of(load_recipe(args.recipe, args.overrides), cluster)
     local = cluster.address == "local"
-    nodes = [this_machine(demand.paths)] if local else ask_nodes(cluster.address, demand.paths)
+    asked = Question(demand.paths, cluster.python, demand.engines)
+    nodes = [this_machine(asked)] if local else ask_nodes(cluster.address, asked)
     host = socket.gethostname()
     here = next((node.name for node in nodes if node.facts.get("host") == host), host)
     layout = lay_out(cluster, nodes, demand, here)

@@ -121,9 +121,9 @@ def loader(engine: str, endpoint: str | None) -> Load:
 
         return lambda model, _: EndpointBackend(model, endpoint)
     from rethink.eval.backend import open_backend
-    from rethink.rollout.engines import check_engine
+    from rethink.rollout.engines import check_there
 
-    check_engine(engine)  # before data is read
+    check_there(engine)  # before data is read
     return lambda model, dtype: open_backend(model, dtype, engine)
 
 

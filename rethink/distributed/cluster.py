@@ -43,6 +43,10 @@ class Cluster(Section):
     """Rollout workers; 0: the trainer's process samples, and Ray is not needed."""
     threads: int = Field(default=1, gt=0)
     """CPU threads of each worker; Ray places workers by them."""
+    python: str | None = Field(default=None, pattern=r"^/")
+    """The Python of the workers, by its path, which is the same on every machine; None: that of the driver. For an
+    engine whose packages the driver's environment cannot have (`vllm`). It has Rethink, and the same Ray and Python
+    version."""
     ranks: int = Field(default=1, gt=0)
     """Trainer ranks: processes on this machine that share each step, this one counted."""
     trainer: TrainerSection = TrainerSection()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from rethink.plan.estimate import (
 from rethink.recipe.base import AnyRecipe, TrainingRecipe
 from rethink.recipe.kind import kind_named
 from rethink.recipe.schema import ModelShape
+from rethink.rollout.engines import AUTO, takes_own_copy, wanted_by
 from rethink.runs.ranks import FSDP2
 
 
@@ -33,10 +35,9 @@ def demand_of(recipe: AnyRecipe, cluster: Cluster) -> Demand:
     """What a run of a recipe needs; of a pipeline the most that any stage does.
 
     Raises:
-        UsageError: it can use nothing of the cluster, its ranks cannot compute there, a model cannot be found, or its
-            engine cannot be spread.
+        UsageError: it can use nothing of the cluster, its ranks cannot compute there, or a model cannot be found.
     """
-    drivers, workers, paths, notes, shared = [], [], dict[str, None](), [], False
+    drivers, workers, paths, engines, notes, shared = [], [], dict[str, None](), dict[str, None](), [], False
     check_kind(cluster, recipe)
     for stage, shape, costs in _stages(recipe, cluster):
         kind = kind_named(stage.kind)
@@ -49,34 +50,23 @@ def demand_of(recipe: AnyRecipe, cluster: Cluster) -> Demand:
         if memory is None and isinstance(stage, TrainingRecipe):  # its data are not counted yet, so no activations
             lanes = stage.optimizer.lanes
             memory = training_memory(shape, value_bytes, longest=0, most=0, logits=False, lanes=lanes)
+        if memory is not None and cluster.workers:  # which have the engine's copy of the weights
+            memory = replace(memory, engine_weights=0)
         if memory is not None and cluster.trainer.strategy == FSDP2:
             memory = sharded_memory(memory, shape, value_bytes, cluster.ranks, 1)
         drivers.append(model if memory is None else memory.least)
         if kind.samples:
-            workers.append(model + _keys_and_values(stage, shape, cluster, costs))
-            check_spreads(stage)
+            name = wanted_by(stage)
+            copies = 2 if takes_own_copy(name) else 1
+            workers.append(copies * model + _keys_and_values(stage, shape, cluster, costs))
+            engines |= {name: None} if name != AUTO else {}
             if references(stage.model.path):
                 notes = ["stages sample from the models of earlier ones: run in a folder that all machines share"]
             elif (local := Path(stage.model.path).expanduser()).exists():
                 paths[os.path.abspath(local)] = None
     check_use(cluster, recipe.name, samples=bool(workers), shared=shared)
-    threads = recipe.threads or cluster.threads_here
-    return Demand(threads, max(drivers), max(workers, default=None), tuple(paths), tuple(notes))
-
-
-def check_spreads(recipe: Any) -> None:
-    """Refuse a recipe whose engine cannot draw on workers.
-
-    Raises:
-        UsageError: it loads its model by itself.
-    """
-    from rethink.rollout.engines import AUTO, check_engine, engine_named, not_spread
-
-    name = getattr(getattr(recipe, "rollout", None), "engine", AUTO)
-    if name != AUTO:
-        check_engine(name, training=True)
-        if engine_named(name).build is None:
-            raise not_spread(name)
+    threads, most = recipe.threads or cluster.threads_here, max(workers, default=None)
+    return Demand(threads, max(drivers), most, tuple(paths), tuple(engines), tuple(notes))
 
 
 def _stages(recipe: AnyRecipe, cluster: Cluster) -> Iterator[tuple[Any, ModelShape, Costs]]:

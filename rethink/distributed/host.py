@@ -1,6 +1,6 @@
 """What a machine of a cluster tells of itself, and what ends Ray on it.
 
-python -m rethink.distributed.host facts [--port PORT] [PATH …]     one JSON object
+python -m rethink.distributed.host facts [--port PORT] [--engine NAME] [PATH …]     one JSON object
 python -m rethink.distributed.host stop HOST:PORT                   the number of processes that were ended
 """
 
@@ -17,23 +17,26 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+from rethink.errors import RethinkError
 from rethink.store.environment import processor
 from rethink.terminal import json_text, say
 
 MISSING = "missing"
 BUSY = "in use"
+THERE = "there"
 _STOP_SECONDS = 5.0
 _BY_CONTENT = 1 << 20
 """Files up to so many bytes are compared by their content, larger ones by their size."""
 
 
-def facts(paths: Sequence[str] = (), port: int | None = None) -> dict[str, str]:
+def facts(paths: Sequence[str] = (), port: int | None = None, engines: Sequence[str] = ()) -> dict[str, str]:
     """Name, versions, processor, clock (seconds since 1970); of each path a digest of what is there, or `missing`; of a
-    port whether it is in use.
+    port whether it is in use; of each engine that it is there, or why not.
 
     Args:
         paths: files or folders that a run reads.
         port: on which a server is to listen.
+        engines: names of engines that are to sample.
     """
     about = processor()
     found = {
@@ -45,6 +48,7 @@ def facts(paths: Sequence[str] = (), port: int | None = None) -> dict[str, str]:
         "processor": str(about["name"]),
         "instructions": " ".join(about["instructions"]),
         **{f"path {path}": digest(Path(path)) for path in paths},
+        **{f"engine {name}": _engine(name) for name in engines},
     }
     return found if port is None else found | {"port": "free" if free(port) else BUSY}
 
@@ -104,10 +108,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     what = parser.add_subparsers(dest="what", required=True)
     telling = what.add_parser("facts")
     telling.add_argument("--port", type=int)
+    telling.add_argument("--engine", action="append", default=[], dest="engines")
     telling.add_argument("paths", nargs="*")
     what.add_parser("stop").add_argument("address")
     args = parser.parse_args(argv)
-    say(json_text(facts(args.paths, args.port)) if args.what == "facts" else stop(args.address))
+    say(json_text(facts(args.paths, args.port, args.engines)) if args.what == "facts" else stop(args.address))
     return 0
 
 
@@ -120,6 +125,16 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return MISSING
+
+
+def _engine(name: str) -> str:
+    from rethink.rollout.engines import check_there
+
+    try:
+        check_there(name)
+    except RethinkError as error:
+        return str(error)
+    return THERE
 
 
 def _addresses(host: str) -> set[str]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from rethink.distributed.cluster import Cluster
-from rethink.distributed.host import MISSING
+from rethink.distributed.host import MISSING, THERE
 from rethink.plan.estimate_text import size_text
 
 VERSIONS = ("rethink", "ray", "torch", "python")
@@ -42,6 +42,8 @@ class Demand:
     """Most memory of a rollout worker: the model, and keys and values."""
     paths: tuple[str, ...] = ()
     """Files and folders that every worker reads by the same name."""
+    engines: tuple[str, ...] = ()
+    """That every worker samples with, where the recipe names them."""
     notes: tuple[str, ...] = ()
     """What the user should know of it on several machines."""
 
@@ -130,6 +132,9 @@ def strange(nodes: Sequence[Node]) -> Iterator[str]:
     for node in nodes:
         if "error" in node.facts:
             yield f"{node.name} cannot be asked: {node.facts['error']}"
+        for fact, answer in node.facts.items():
+            if fact.startswith("engine ") and answer != THERE:
+                yield f"on {node.name} {answer}"
     for fact in VERSIONS:
         if said := _differs(nodes, fact):
             yield f"{fact} differs: {said}. Install the same version everywhere"

@@ -8,7 +8,7 @@ import socket
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from rethink.distributed.host import MISSING, facts
 from rethink.distributed.joining import START, ray_module, start_or_join
 from rethink.distributed.layout import Node
+from rethink.distributed.other_python import SECONDS, facts_of
 from rethink.errors import RethinkError, UsageError
 from rethink.store.atomic import TEMPORARY, storage_errors
 
@@ -24,6 +25,7 @@ ANSWER_SECONDS = 5.0
 FACTS_SECONDS = 20.0
 """How long a node may take to say what it is."""
 ASK_SECONDS = 60.0
+"""How long the process that asks them may take, where no other Python is asked."""
 
 
 def check_answers(address: str) -> None:
@@ -46,27 +48,52 @@ def check_answers(address: str) -> None:
         raise UsageError(f"nothing answers at `{address}` ({error.strerror or error}). {START}") from error
 
 
-def this_machine(paths: Sequence[str] = ()) -> Node:
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What each machine is asked of a worker's place there."""
+
+    paths: Sequence[str] = ()
+    """Files or folders that it looks for."""
+    python: str | None = None
+    """The Python of workers; None: that of the driver."""
+    engines: Sequence[str] = ()
+    """Names of engines that it is to have."""
+
+
+NOTHING = Question()
+
+
+def this_machine(asked: Question = NOTHING) -> Node:
     """This machine as the only node."""
     from rethink.machine.limits import memory
 
-    return Node(socket.gethostname(), float(os.cpu_count() or 1), memory().available, facts(paths))
+    if asked.python is None:
+        found = facts(asked.paths, engines=asked.engines)
+    else:
+        found = facts_of(asked.python, asked.paths, asked.engines)
+    return Node(socket.gethostname(), float(os.cpu_count() or 1), memory().available, found)
 
 
-def nodes_of(ray: Any, paths: Sequence[str] = ()) -> list[Node]:
+def nodes_of(ray: Any, asked: Question = NOTHING) -> list[Node]:
     """The live nodes of the Ray that this process is connected to; each is asked what it is.
 
     Args:
         ray: the module.
-        paths: files or folders that each looks for.
+        asked: see `Question`.
     """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     alive = [node for node in ray.nodes() if node["Alive"]]
     asking = ray.remote(facts)
     at = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in alive]
-    calls = [asking.options(num_cpus=0, max_retries=0, scheduling_strategy=node).remote(paths) for node in at]
-    ray.wait(calls, num_returns=len(calls), timeout=FACTS_SECONDS)
+    other = {} if asked.python is None else {"runtime_env": {"py_executable": asked.python}}
+    calls = [
+        asking.options(num_cpus=0, max_retries=0, scheduling_strategy=node, **other).remote(
+            asked.paths, engines=asked.engines
+        )
+        for node in at
+    ]
+    ray.wait(calls, num_returns=len(calls), timeout=FACTS_SECONDS if asked.python is None else SECONDS)
     found = [_node(ray, node, call) for node, call in zip(alive, calls, strict=True)]
     seen: Counter[str] = Counter()
     for index, node in enumerate(found):  # a machine may have several
@@ -84,7 +111,7 @@ def check_shared(address: str, out: Path) -> None:
     """
     folder = next(path for path in (out.absolute(), *out.absolute().parents) if path.is_dir())
     with storage_errors(folder), tempfile.NamedTemporaryFile(dir=folder, prefix=f".rethink{TEMPORARY}") as seen:
-        nodes = ask_nodes(address, [seen.name])
+        nodes = ask_nodes(address, Question([seen.name]))
     if lacking := [node.name for node in nodes if node.facts.get(f"path {seen.name}") == MISSING]:
         raise UsageError(
             f"`{folder}` is not shared: {', '.join(lacking)} does not see what is written there, and workers load the "
@@ -92,7 +119,7 @@ def check_shared(address: str, out: Path) -> None:
         )
 
 
-def ask_nodes(address: str, paths: Sequence[str] = ()) -> list[Node]:
+def ask_nodes(address: str, asked: Question = NOTHING) -> list[Node]:
     """The nodes of the cluster at an address, asked in a process of its own: Ray may end a process that uses it.
 
     Raises:
@@ -101,11 +128,11 @@ def ask_nodes(address: str, paths: Sequence[str] = ()) -> list[Node]:
     check_answers(address)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_ask, args=(theirs, address, tuple(paths)), daemon=True)
+    process = context.Process(target=_ask, args=(theirs, address, asked), daemon=True)
     process.start()
     theirs.close()
     try:
-        said = ours.recv() if ours.poll(ASK_SECONDS) else None
+        said = ours.recv() if ours.poll(ASK_SECONDS + (SECONDS if asked.python else 0)) else None
     except EOFError:
         said = None
     finally:
@@ -118,10 +145,10 @@ def ask_nodes(address: str, paths: Sequence[str] = ()) -> list[Node]:
     return found
 
 
-def _ask(asker: Connection, address: str, paths: tuple[str, ...]) -> None:
+def _ask(asker: Connection, address: str, asked: Question) -> None:
     try:
         start_or_join(address, 0)
-        asker.send(nodes_of(ray_module(), paths))
+        asker.send(nodes_of(ray_module(), asked))
     except RethinkError as error:
         asker.send(error)
 

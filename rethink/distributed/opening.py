@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
 from rethink.distributed.cluster import Cluster
 from rethink.distributed.joining import ray_module
-from rethink.distributed.layout import lay_out
-from rethink.distributed.nodes import check_answers, this_machine
+from rethink.distributed.layout import lay_out, strange
+from rethink.distributed.nodes import Question, check_answers, this_machine
 from rethink.distributed.pool import Timing
 from rethink.distributed.pool_engine import PoolEngine
 from rethink.distributed.rank_opening import on_ranks
@@ -20,10 +20,17 @@ from rethink.distributed.ray_cluster import UNKNOWN
 from rethink.distributed.ray_process import RayProcess
 from rethink.distributed.rollout_worker import CAPACITY, WorkerSpec, facts
 from rethink.distributed.watch import Onlooker
+from rethink.errors import UsageError
 from rethink.rollout.engine import RolloutEngine
-from rethink.rollout.engines import Spreading, spread_over
+from rethink.rollout.engines import Engine, Spreading, is_corrected, spread_over
 from rethink.runs.ranks import FSDP2
 
+WITHOUT_SECONDS = 120.0
+"""Least time without a worker after which a run stops; the first may take as long as it may to start."""
+OWN_NUMBERS = (
+    "The workers' engine `{}` computes otherwise than the trainer, and its completions depend on what is drawn beside "
+    "them: `bits: same` does not hold for it (docs/determinism.md)."
+)
 INEXACT = (
     "Without native bf16 kernels a completion's last bits depend on threads and on what is drawn beside it. The run "
     "ends as in one process, unless a draw falls within that rounding (docs/determinism.md)."
@@ -44,13 +51,15 @@ def on_cluster(cluster: Cluster, onlooker: Onlooker) -> Iterator[None]:
     if cluster.workers:
         ray_module()  # before anything slow
         check_answers(cluster.address)
+        _check_python(cluster)
     for caution in lay_out(cluster, [this_machine()], UNKNOWN, here="").cautions if cluster.address == "local" else ():
         onlooker.note(f"{caution}.")
     engines: list[PoolEngine] = []
     try:
         with ExitStack() as stack:
             if cluster.workers:
-                stack.enter_context(spread_over(partial(_pool, cluster, onlooker, engines)))
+                pool, check = partial(_pool, cluster, onlooker, engines), partial(_check_engine, cluster)
+                stack.enter_context(spread_over(pool, check))
             if cluster.ranks > 1 or cluster.trainer.strategy == FSDP2:
                 stack.enter_context(on_ranks(cluster))
             yield
@@ -59,18 +68,38 @@ def on_cluster(cluster: Cluster, onlooker: Onlooker) -> Iterator[None]:
             engine.close()
 
 
+def _check_python(cluster: Cluster, engines: Sequence[str] = ()) -> None:
+    """Refuse a Python of workers that cannot be one's, where it is of this machine; others are asked through Ray.
+
+    Raises:
+        UsageError: it is not there, lacks Rethink or an engine's packages, or has other versions.
+    """
+    if cluster.python is None or cluster.address != "local":
+        return
+    if problems := list(strange([this_machine(Question(python=cluster.python, engines=engines))])):
+        raise UsageError(f"no worker can start. {'. '.join(problems)}.")
+
+
+def _check_engine(cluster: Cluster, engine: Engine) -> None:
+    if cluster.python is None:
+        engine.check()
+    else:
+        _check_python(cluster, [engine.name])
+
+
 def _pool(cluster: Cluster, onlooker: Onlooker, engines: list[PoolEngine], spreading: Spreading) -> RolloutEngine:
     opened, local = spreading.opened, spreading.opened.engine
-    if cluster.bits == "same" and not local.exact_logprobs:
-        onlooker.note(INEXACT)
+    exact = local.exact_logprobs and cluster.bits == "same" and not is_corrected(opened.name)
+    if cluster.bits == "same" and not exact:
+        onlooker.note(OWN_NUMBERS.format(opened.name) if is_corrected(opened.name) else INEXACT)
     weights = sum(p.numel() * p.element_size() for _, p in opened.model.named_parameters())
     workers = RayProcess(cluster, _spec(cluster, spreading), facts(opened), onlooker.note, weights)
     engine = PoolEngine(
         workers,
-        Timing(hung=cluster.hang_seconds),
+        Timing(hung=cluster.hang_seconds, without=max(WITHOUT_SECONDS, cluster.start_seconds)),
         opened,
         onlooker,
-        exact_logprobs=local.exact_logprobs and cluster.bits == "same",
+        exact_logprobs=exact,
     )
     engine.publish(opened.model, 0)
     engines.append(engine)

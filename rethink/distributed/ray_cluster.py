@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from rethink.distributed.clock import RunningClock
 from rethink.distributed.cluster import Cluster
 from rethink.distributed.joining import ray_module, start_or_join
-from rethink.distributed.layout import Demand, lay_out
-from rethink.distributed.nodes import nodes_of
+from rethink.distributed.layout import Demand, lay_out, strange
+from rethink.distributed.nodes import Question, nodes_of
 from rethink.errors import UsageError
 
 ASK_SECONDS, ILL_SECONDS = 1.0, 10.0
@@ -25,12 +25,12 @@ class RayCluster:
 
     Args:
         cluster: the cluster file.
-        paths: files or folders that every worker reads.
+        asked: what each machine must have.
         note: told what a user should know of the machines.
     """
 
-    def __init__(self, cluster: Cluster, paths: Sequence[str], note: Callable[[str], None]):
-        self.cluster, self._paths, self._note = cluster, paths, note
+    def __init__(self, cluster: Cluster, asked: Question, note: Callable[[str], None]):
+        self.cluster, self._question, self._note = cluster, asked, note
         self._nodes: bool | None = None
         """What Ray's control service said since the last look: whether a node lives; None: nothing."""
         self._clock, self._answered = RunningClock(), 0.0
@@ -46,7 +46,10 @@ class RayCluster:
         cluster = self.cluster
         start_or_join(cluster.address, cluster.workers * cluster.threads)
         if cluster.address != "local":
-            nodes = [node for node in nodes_of(ray_module(), self._paths) if "error" not in node.facts]  # others serve
+            every = nodes_of(ray_module(), self._question)
+            nodes = [node for node in every if "error" not in node.facts]  # others serve
+            if every and not nodes:
+                raise UsageError(f"the cluster cannot serve the run. {'. '.join(strange(every))}.")
             found = lay_out(cluster, nodes, UNKNOWN, here="")
             if found.missing:
                 raise UsageError(f"the cluster cannot serve the run. {'. '.join(found.missing)}")

@@ -28,6 +28,7 @@ import numpy as np
 from rethink.distributed.clock import RunningClock
 from rethink.distributed.cluster import Cluster
 from rethink.distributed.joining import ray_module
+from rethink.distributed.nodes import Question
 from rethink.distributed.protocol import Hello, Order
 from rethink.distributed.ray_cluster import RayCluster
 from rethink.distributed.ray_workers import RayWorkers, kill_here, short
@@ -254,8 +255,9 @@ def serve(connection: Connection, cluster: Cluster, spec: WorkerSpec, expected: 
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's, which lets the step end
     paths, parent = [spec.source] if os.path.isabs(spec.source) else [], os.getppid()
+    engines = [spec.engine] if cluster.python is not None else []  # the driver has looked in its own Python
     trainer = _Trainer(connection)
-    ray, workers = RayCluster(cluster, paths, trainer.send), None
+    ray, workers = RayCluster(cluster, Question(paths, cluster.python, engines), trainer.send), None
     threading.Thread(target=_beat, args=(trainer, ray), name="beat", daemon=True).start()
     try:
         ray.connect()

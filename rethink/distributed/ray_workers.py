@@ -155,7 +155,10 @@ class RayWorkers:
             max_concurrency=4,
             max_restarts=0,
             scheduling_strategy="SPREAD",
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads), NAME: slot.name}},
+            runtime_env={
+                "env_vars": {"OMP_NUM_THREADS": str(threads), NAME: slot.name},
+                **({} if self.cluster.python is None else {"py_executable": self.cluster.python}),
+            },
         )
         slot.actor = actor.remote(slot.name, self.spec, ray.get)
         slot.pending = slot.actor.hello.remote()

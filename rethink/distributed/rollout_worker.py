@@ -85,18 +85,22 @@ class EngineDrawer:
 
 
 def facts(opened: Any) -> dict[str, str]:
-    """What decides the bits of a completion, and a probe of them: completions of the model as it was loaded."""
+    """What decides the bits of a completion, and a probe of them: completions of the model as it was loaded. Of an
+    engine whose numbers are its own, which no other worker repeats, only what must be the same for it to serve.
+    """
     import torch
 
     from rethink import __version__
     from rethink.kernels.native import library
+    from rethink.rollout.engines import is_corrected
 
-    return {
-        "rethink": __version__,
+    same = {"rethink": __version__, "engine": opened.name, "dtype": opened.engine.dtype}
+    if is_corrected(opened.name):
+        return same
+    return same | {
         "torch": torch.__version__,
         "kernels": library.status().level if opened.engine.exact_logprobs else "torch",
         "processor": platform.machine(),
-        "dtype": opened.engine.dtype,
         "probe": probe(opened),
     }
 
@@ -197,6 +201,7 @@ class RolloutWorker:
             engine=spec.engine,
             max_concurrent=spec.max_concurrent,
             trust_remote_code=spec.trust_remote_code,
+            training=True,
         )
         worker = Worker(EngineDrawer(opened, fetch, spec.capacity))
         about = facts(opened) | {"host": socket.gethostname(), "pid": str(os.getpid())}

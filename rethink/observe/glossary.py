@@ -325,6 +325,9 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
                        "within `time/train` and `time/optimizer`.",
                        "A small share of `time/train`.",
                        "Lanes of unequal size (more prompts a step), or ranks that compete for cores.", _TRAIN),
+            MetricInfo("time/sync", "s", "Handing the weights of the step before to an engine of this process that has "
+                       "a copy (`rollout.engine: vllm`).", "Constant: a copy of the weights in memory.", _NOTHING,
+                       _TRAIN),
             MetricInfo("time/evaluation", "s", "Held-out evaluation, in steps that have one.",
                        "A small share of the run.",
                        "Evaluate less often or fewer problems (`evaluation.every`, `every_problems`).", _TRAIN),

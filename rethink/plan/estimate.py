@@ -110,16 +110,23 @@ class Memory:
     """Saved for the backward pass of the largest micro-batch."""
     earlier_weights: int = 0
     """Versions of the policy that are still to sample (`rollout.lag`)."""
+    engine_weights: int = 0
+    """The copy of an engine that has one (`vllm`), which keeps its keys and values too while the policy is trained."""
 
     @property
     def weights(self) -> int:
         """What is held all the time."""
-        return self.master_and_optimizer + self.compute_weights + self.reference_weights + self.earlier_weights
+        policy = self.master_and_optimizer + self.compute_weights
+        return policy + self.reference_weights + self.earlier_weights + self.engine_weights
+
+    def at_once(self, keys_and_values: int, activations: int) -> int:
+        """Of both, what is held at one time."""
+        return keys_and_values + activations if self.engine_weights else max(keys_and_values, activations)
 
     @property
     def least(self) -> int:
         """Least that the run needs."""
-        return self.weights + self.logits + max(self.keys_and_values_least, self.activations_least)
+        return self.weights + self.logits + self.at_once(self.keys_and_values_least, self.activations_least)
 
     @property
     def most(self) -> int:

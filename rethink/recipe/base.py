@@ -53,10 +53,14 @@ class AnyRecipe(Section):
 
     @model_validator(mode="after")
     def _refuse_degenerate(self) -> AnyRecipe:
+        self.settle()
         found = list(self.contradictions())
         if found:
             raise RecipeError(" ".join(found))
         return self
+
+    def settle(self) -> None:
+        """Set what one section leaves open and another decides."""
 
     def contradictions(self) -> Iterator[str]:
         """Values that contradict each other or would do nothing: a paragraph for each, with what to write instead."""

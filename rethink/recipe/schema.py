@@ -205,12 +205,14 @@ class RolloutSection(Section):
     and nothing is faster."""
     engine: str = "auto"
     """What samples. `torch`: the engine of Rethink's own decoder; `transformers`: slower, for other architectures;
-    `auto`: the first of these that takes the model. An installed package may bring others. `vllm` cannot train yet."""
+    `auto`: the first of these that takes the model. `vllm`: vLLM, with a copy of the weights; its log-probabilities are
+    its own, so that `algorithm.correction` is `tis` unless it is set. An installed package may bring others."""
     max_concurrent: int | None = Field(default=None, gt=0)
-    """Sequences decoded at once; None: what the KV budget allows (the engine `transformers` takes 16)."""
+    """Sequences decoded at once; None: what the KV budget allows (the engine `transformers` takes 16, `vllm` its own
+    default)."""
     kv_budget_gb: float | None = Field(default=None, gt=0)
-    """Memory for keys and values (GiB) of the engine `torch`; None: a share of the free memory at start, recorded. The
-    engine `transformers` is limited only by `max_concurrent`."""
+    """Memory for keys and values (GiB) of the engines `torch` and `vllm`, which keeps it all the time; None: a share of
+    the free memory at start, recorded. The engine `transformers` is limited only by `max_concurrent`."""
 
     def max_new_tokens_at(self, step: int) -> int:
         """Token limit of the rollouts sampled for `step` (0-based)."""
@@ -324,7 +326,8 @@ class AlgorithmSection(Section):
     correction: Literal["none", "tis", "sequence-tis", "mask", "sequence-mask"] = "none"
     """Weight of the policy loss that makes up for an engine whose log-probabilities differ from the trainer's, or for
     `rollout.lag`: truncated importance sampling by token or by completion, or masking of tokens or completions outside
-    bounds. `none` with a lag: the ratio is taken to the policy that sampled."""
+    bounds. `none` with a lag: the ratio is taken to the policy that sampled. With the engine `vllm` the default is
+    `tis`."""
     correction_cap: float | None = Field(default=None, gt=0)
     """Largest weight of the correction; None: its default (2; `mask`: 5)."""
     correction_floor: float | None = Field(default=None, ge=0)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from rethink.errors import UsageError
 from rethink.machine.allocator import tune_allocator
 from rethink.model.loading import Checkpoint, load_checkpoint
-from rethink.rollout.engines import AUTO, check_engine, open_engine
+from rethink.rollout.engines import AUTO, check_there, open_engine
 from rethink.types import Completion, GenerationRequest, SamplingParams
 
 
@@ -33,7 +33,7 @@ def sample_text(
         UsageError: the model cannot be read, has no chat template, or the prompt leaves no room; or the engine cannot
             be had.
     """
-    check_engine(engine)
+    check_there(engine)
     tune_allocator()
     checkpoint = load_checkpoint(model)
     ids = _prompt_ids(checkpoint, prompt)

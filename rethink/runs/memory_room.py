@@ -74,8 +74,7 @@ def on_ranks(memory: Memory, shape: ModelShape, value_bytes: int, device: str) -
 def room_refused(optimizer: OptimizerSection, memory: Memory, device: str) -> int | None:
     """What is left for activations, keys and values where the run does not fit; None where it does, or goes anyway."""
     room = free_memory(device) - memory.weights - memory.logits
-    # Keys and values are given back before the policy is trained.
-    fits = max(memory.keys_and_values_most, memory.activations_most) <= room
+    fits = memory.at_once(memory.keys_and_values_most, memory.activations_most) <= room
     return None if fits or optimizer.over_memory else room
 
 
@@ -88,11 +87,12 @@ def smaller_batches(memory: Memory, token_bytes: int, room: int) -> list[str]:
 
 def too_much(memory: Memory, room: int, ways: list[str]) -> UsageError:
     """The error that names what takes the memory, and ways that would fit."""
-    planned = memory.weights + memory.logits + max(memory.keys_and_values_most, memory.activations_most)
+    planned = memory.weights + memory.logits + memory.at_once(memory.keys_and_values_most, memory.activations_most)
     free = room + memory.weights + memory.logits
     parts = [
         ("weights, gradients and optimizer", memory.master_and_optimizer + memory.compute_weights),
         ("the reference model", memory.reference_weights),
+        ("the engine's copy of the weights", memory.engine_weights),
         ("activations of a micro-batch", memory.activations_most),
         ("keys and values while sampling", memory.keys_and_values_most),
     ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,8 +39,9 @@ class LocalWorkers:
         self._stored = 0
         self._events: list[Event] = []
         for number in range(workers):
-            with spread_over(lambda spreading: spreading.opened.engine):
-                opened = open_engine(load_checkpoint(spreading.opened.checkpoint.source), spreading.placement)
+            model, engine = load_checkpoint(spreading.opened.checkpoint.source), spreading.opened.name
+            make = partial(open_engine, model, spreading.placement, engine=engine, training=True)
+            opened = contextvars.Context().run(make)  # of its own: here it would be spread again
             drawer = EngineDrawer(opened, self._arrays.__getitem__, capacity=3)
             self.workers[f"w{number}"] = Worker(drawer)
             self._events.append(Joined(Hello(f"w{number}", {})))

@@ -14,7 +14,7 @@ import pytest
 
 from rethink.cli import main
 from rethink.distributed.launch import Ended, Hosts, check, down, facts_command, start_command, stop_command, up
-from rethink.distributed.nodes import ask_nodes
+from rethink.distributed.nodes import Question, ask_nodes
 from rethink.errors import RecipeError, RunFailure, UsageError
 from rethink.recipe.recipe_files import load_section
 from tests.runs.compare import PLACES, same_run
@@ -124,7 +124,7 @@ def test_a_run_on_two_hosts_that_are_this_machine(
     cluster.write_text(f"address: {here.address}\nworkers: 2\n")
     try:
         up(here, print)
-        nodes = ask_nodes(here.address, [str(tmp_path)])
+        nodes = ask_nodes(here.address, Question([str(tmp_path)]))
         assert [node.cpus for node in nodes] == [1, 1]
         assert nodes[0].facts["host"] == socket.gethostname()
         assert f"path {tmp_path}" in nodes[1].facts

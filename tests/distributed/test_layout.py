@@ -16,7 +16,7 @@ from rethink.distributed.demand import demand_of
 from rethink.distributed.host import digest, facts
 from rethink.distributed.joining import start_or_join
 from rethink.distributed.layout import Demand, Node, lay_out
-from rethink.distributed.nodes import ask_nodes, check_answers, check_shared
+from rethink.distributed.nodes import Question, ask_nodes, check_answers, check_shared
 from rethink.distributed.opening import on_cluster
 from rethink.distributed.watch import Onlooker
 from rethink.errors import UsageError
@@ -133,7 +133,8 @@ def test_a_pipeline_whose_folder_is_not_shared_is_refused(
 ) -> None:
     asked: list[str] = []
 
-    def ask(_: str, paths: list[str]) -> list[Node]:
+    def ask(_: str, question: Question) -> list[Node]:
+        paths = question.paths
         asked.extend(paths)
         assert Path(paths[0]).exists()
         return [Node("a", 1, None, facts(paths)), Node("b", 1, None, {f"path {paths[0]}": "missing"})]
@@ -159,17 +160,20 @@ def test_a_ray_of_another_version_is_said(monkeypatch: pytest.MonkeyPatch) -> No
         start_or_join("a:6379", 1)
 
 
-def test_an_engine_that_cannot_be_spread_is_refused_before_it_loads(tiny_folder: Callable[..., Path]) -> None:
+def test_an_engine_with_a_copy_of_the_weights_is_opened_by_workers_alone(tiny_folder: Callable[..., Path]) -> None:
     from rethink.rollout import engines
 
     def never(*_: Any) -> Any:
         raise AssertionError("it was opened")
 
-    alone = Engine(name="alone", open=never, build=None)
+    alone, given = Engine(name="alone", open=never, build=None, check=never), []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engines, "engines", lambda: {"alone": alone})
-        with spread_over(never), pytest.raises(UsageError, match="`alone` loads its model by itself"):
+        patch.setitem(engines.engines(), "alone", alone)
+        with spread_over(lambda spreading: given.append(spreading), lambda engine: None):  # type: ignore[func-returns-value, arg-type, return-value]
             open_engine(str(tiny_folder("llama")), engine="alone")
+    (spreading,) = given
+    assert spreading.opened.name == "alone"
+    assert spreading.opened.engine.model is spreading.opened.model
 
 
 def test_the_plan_of_a_recipe(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,8 +77,8 @@ def test_what_is_emitted_is_what_is_documented(folder: Path, tiny_folder: Callab
         emitted |= {name for row in RunFolder.open(out).metrics() for name in row}
     for name in emitted:
         describe(name)
-    # These need workers or ranks: tests/distributed.
-    one_process = {name for name in GLOSSARY if not name.startswith("cluster/")} - {"time/exchange"}
+    # These need workers, ranks (tests/distributed) or vLLM (tests/kinds/grpo/test_vllm.py).
+    one_process = {name for name in GLOSSARY if not name.startswith("cluster/")} - {"time/exchange", "time/sync"}
     assert {PATTERNS.get(name, name) for name in one_process} - emitted == set()
 
 

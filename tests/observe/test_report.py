@@ -170,7 +170,7 @@ def test_charts_hold_the_metrics_of_every_step(finished: RunFolder) -> None:
     assert checked > 3 * 20  # every metric of the glossary but those that no chart is for
     charted = {name for panel in drawn for name in panel.metrics}
     left_out = {"step", "batch", "tokens/trained", "tokens/total", "rollout/tokens", "rollout/reflection",
-                "rollout/reexamining", "rollout/corrected", "time/step", "time/exchange",  # a part of `time/train`
+                "rollout/reexamining", "rollout/corrected", "time/step", "time/exchange", "time/sync",  # parts
                 "policy/ratio_mean", "policy/ratio_max", "eval/accuracy_low", "eval/accuracy_high", "eval/truncated",
                 "eval/n", "eval/judged", "reward/<part>", "failure/<cause>",
                 "policy/correction", "policy/correction_cut", "policy/lag", "time/wait",

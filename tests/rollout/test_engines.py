@@ -16,7 +16,7 @@ from rethink.errors import EngineFailure, ModelError, RecipeError
 from rethink.machine import limits, speed
 from rethink.machine.placement import Placement
 from rethink.recipe.recipe_files import parse_recipe
-from rethink.rollout.engines import choose_engine, engines, open_engine
+from rethink.rollout.engines import Engine, choose_engine, engines, open_engine
 from rethink.rollout.engines.scripted import ScriptedEngine
 from rethink.store.run_folder import RunFolder
 from rethink.types import GenerationRequest, SamplingParams
@@ -68,7 +68,7 @@ def test_an_engine_of_another_package_trains_and_is_evaluated(
 
 
 @pytest.mark.usefixtures("outside")
-def test_what_cannot_be_had_is_refused_with_what_can(rows: Path) -> None:
+def test_what_cannot_be_had_is_refused_with_what_can(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def parse(engine: str) -> None:
         parse_recipe(RECIPE.format(model="embedded", rows=rows, engine=engine), "The recipe")
 
@@ -77,8 +77,11 @@ def test_what_cannot_be_had_is_refused_with_what_can(rows: Path) -> None:
         RecipeError, match=r"no engine 'echoo'; allowed are auto, torch, transformers, vllm, echo\..*`echo`"
     ):
         parse("echoo")
-    with pytest.raises(RecipeError, match=r"`vllm` cannot train yet.*Allowed are auto, torch, transformers, echo"):
-        parse("vllm")
+    monkeypatch.setitem(engines(), "reads-once", Engine("reads-once", open=lambda _: None, build=None, trains=False))  # type: ignore[arg-type, return-value]
+    with pytest.raises(
+        RecipeError, match=r"`reads-once` cannot train.*Allowed are auto, torch, transformers, vllm, echo"
+    ):
+        parse("reads-once")
     with pytest.raises(RecipeError, match="no engine 'scripted'"):
         open_engine("embedded", engine="scripted")
 

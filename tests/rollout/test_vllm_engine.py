@@ -130,7 +130,7 @@ def test_without_vllm_the_error_says_what_to_install(monkeypatch: pytest.MonkeyP
         VllmEngine(FOLDER, spell)
 
 
-def test_it_does_not_train_and_lets_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_model_it_takes_no_weights_and_lets_go(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = fake_vllm.install(monkeypatch, lambda prompt, params: ([1], "length"))
     engine = VllmEngine(FOLDER, spell)
     with pytest.raises(EngineFailure, match="cannot take others"):

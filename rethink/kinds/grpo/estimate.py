@@ -31,6 +31,7 @@ from rethink.plan.estimate import (
 )
 from rethink.recipe.objective import NEEDS
 from rethink.recipe.schema import ModelShape
+from rethink.rollout.engines import takes_own_copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +186,10 @@ def _memory(recipe: Recipe, shape: ModelShape, batch: Groups) -> Memory:
     cached = -(-sequences // batch.group) * batch.prompt + sequences * batch.completion
     token = cache_bytes(shape, value_bytes)
     cache = cached * token
+    own = takes_own_copy(rollout.engine)
     if rollout.kv_budget_gb is not None:
-        cache = min(cache, int(rollout.kv_budget_gb * GIB))
+        budget = int(rollout.kv_budget_gb * GIB)
+        cache = budget if own else min(cache, budget)  # an engine with a copy of its own takes all of it
     longest = batch.prompt + batch.completion
     mini_batch = (batch.prompt_tokens + batch.completion_tokens) // recipe.algorithm.mini_batches
     most = largest_update(recipe, mini_batch, longest)
@@ -198,4 +201,5 @@ def _memory(recipe: Recipe, shape: ModelShape, batch: Groups) -> Memory:
         keys_and_values_least=longest * token,
         keys_and_values_most=max(cache, longest * token),
         earlier_weights=recipe.rollout.lag * value_bytes * parameters,
+        engine_weights=value_bytes * parameters if own else 0,
     )

@@ -21,7 +21,10 @@ from rethink.recipe.schema import (
     RolloutSection,
     TaskSource,
 )
-from rethink.rollout.engines import check_engine
+from rethink.rollout.engines import check_trains, is_corrected
+
+DEFAULT_CORRECTION: Literal["tis"] = "tis"
+"""Of an engine whose log-probabilities another program computes."""
 
 
 class Recipe(AskingRecipe, TrainingRecipe):
@@ -67,6 +70,12 @@ class Recipe(AskingRecipe, TrainingRecipe):
             limits["evaluation.max_new_tokens"] = evaluation.max_new_tokens
         return limits
 
+    def settle(self) -> None:
+        """An engine whose numbers are its own gets a correction, unless the recipe says which, or `none`."""
+        given = {name: getattr(self.algorithm, name) for name in self.algorithm.model_fields_set}
+        if "correction" not in given and is_corrected(self.rollout.engine):
+            object.__setattr__(self, "algorithm", AlgorithmSection(**given, correction=DEFAULT_CORRECTION))
+
     def contradictions(self) -> Iterator[str]:
         """What cannot be meant in a run of this kind."""
         yield from _engine(self.rollout.engine)
@@ -80,7 +89,7 @@ class Recipe(AskingRecipe, TrainingRecipe):
 
 def _engine(name: str) -> Iterator[str]:
     try:
-        check_engine(name, training=True)
+        check_trains(name)
     except RecipeError as error:
         yield f"`rollout.engine`: {error}"
 
@@ -149,13 +158,28 @@ def _correction(rollout: RolloutSection, algorithm: AlgorithmSection) -> Iterato
             "sampled, so it would take its rollouts for the present policy's. Set `algorithm.correction=tis`, or "
             "`rollout.lag=0`."
         )
-    if rollout.lag and algorithm.correction != "none" and (rollout.top_p < 1 or rollout.top_k > 0):
+    cut = rollout.top_p < 1 or rollout.top_k > 0
+    if cut and is_corrected(rollout.engine) and (rollout.lag or algorithm.correction != "none"):
+        yield (
+            f"`rollout.engine` is `{rollout.engine}`, which does not say how likely a token was before `rollout.top_p` "
+            f"or `rollout.top_k` cut the distribution, and {_wants_logprobs(rollout, algorithm)}. Sample from the full "
+            "one (`rollout.top_p=1 rollout.top_k=0`), set `rollout.engine=auto`, or train without "
+            "(`algorithm.correction=none rollout.lag=0`)."
+        )
+    elif rollout.lag and algorithm.correction != "none" and cut:
         yield (
             f"`algorithm.correction` is `{algorithm.correction}` and `rollout.lag` {rollout.lag}, but `rollout.top_p` "
             "or `rollout.top_k` cuts the distribution that an earlier policy is sampled from, for which its weights "
             "are wrong. Sample from the full one (`rollout.top_p=1 rollout.top_k=0`), or set "
             "`algorithm.correction=none`."
         )
+
+
+def _wants_logprobs(rollout: RolloutSection, algorithm: AlgorithmSection) -> str:
+    if algorithm.correction != "none":
+        usual = f" (the default with this engine is `{DEFAULT_CORRECTION}`)"
+        return f"`algorithm.correction={algorithm.correction}`{usual} needs that"
+    return f"`rollout.lag={rollout.lag}` needs that"
 
 
 def _evaluation(evaluation: EvaluationSection) -> Iterator[str]:

@@ -29,7 +29,7 @@ from rethink.observe.trackers import check_trackers
 from rethink.recipe.checks import check_against_context
 from rethink.rewards.rubric import Rubric
 from rethink.rollout.engine import RolloutEngine
-from rethink.rollout.engines import EngineFactory, choose_engine, open_engine
+from rethink.rollout.engines import EngineFactory, check_there, choose_engine, is_corrected, open_engine
 from rethink.runs.checkpoint import restore
 from rethink.runs.choices import (
     apply_choices,
@@ -71,6 +71,8 @@ def train(
     """
     started = time.perf_counter()
     check_trackers(recipe.trackers)
+    if engine_factory is None:
+        check_there(recipe.rollout.engine)
     checkpoint = load_model(recipe.model)
     if checkpoint.config is not None:
         check_against_context(recipe.prompt, recipe.token_limits(), checkpoint.config.max_position_embeddings)
@@ -142,6 +144,7 @@ def assemble(
         engine=engine_factory or recipe.rollout.engine,
         max_concurrent=recipe.rollout.max_concurrent,
         trust_remote_code=recipe.model.trust_remote_code,
+        training=True,
     )
     engine, model = opened.engine, opened.model
     check_against_context(recipe.prompt, recipe.token_limits(), engine.context)
@@ -206,7 +209,12 @@ def check_prompts(recipe: Recipe, mix: TaskMix, renderer: PromptRenderer, held_o
 
 
 def note_old_logprobs(recipe: Recipe, engine: RolloutEngine, progress: Progress) -> None:
-    """Say where the old log-probabilities cost a pass of their own."""
+    """Say where the engine's numbers are its own, and where the old log-probabilities cost a pass of their own."""
+    if is_corrected(name := recipe.rollout.engine):
+        progress.note(
+            f"The engine `{name}` computes otherwise than the trainer: `algorithm.correction` is "
+            f"`{recipe.algorithm.correction}`, and the run cannot be repeated to the bit (docs/determinism.md)."
+        )
     if old_source(recipe, exact=engine.exact_logprobs) == "pass":
         why = (
             "The old log-probabilities are those of a later policy than the one that sampled"

@@ -145,6 +145,8 @@ class UpdateStats:
         if self.tokens:
             out |= {metric: self.sums.get(name, 0.0) / self.tokens for name, metric in names.items()}
             out |= {"policy/ratio_max": self.ratio_max, "policy/mismatch_max": self.mismatch_max}
+        if math.isnan(self.sums.get("mismatch", 0.0)):  # an engine that does not know, where top-p or top-k cut
+            del out["policy/mismatch"], out["policy/mismatch_max"]
         return out
 
 

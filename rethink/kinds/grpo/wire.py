@@ -12,14 +12,14 @@ from rethink.kinds.grpo.recipe import Recipe
 from rethink.kinds.grpo.update import MiniBatch, UpdateStats, accumulate_gradients, micro_batches
 from rethink.machine.placement import Placement
 from rethink.model.loading import Checkpoint
-from rethink.rollout.engines import choose_engine
+from rethink.rollout.engines import builder_of
 from rethink.runs.lanes import Arrays, Lanes, ragged, rows_of
 from rethink.types import Completion, Problem, Prompt, Rollout, Turn
 
 
 def build(recipe: Recipe, checkpoint: Checkpoint, placement: Placement) -> Any:
     """The policy, as the engine of the recipe makes it."""
-    make = choose_engine(recipe.rollout.engine, checkpoint).build
+    make = builder_of(recipe.rollout.engine, checkpoint).build
     assert make is not None
     return make(checkpoint, placement, recipe.model.trust_remote_code)
 

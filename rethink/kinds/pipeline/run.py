@@ -32,6 +32,7 @@ from rethink.observe.report.pipeline import write_pipeline_report
 from rethink.recipe.base import AnyRecipe
 from rethink.recipe.kind import kind_named
 from rethink.recipe.recipe_files import recipe_to_yaml
+from rethink.rollout.engines import check_there, wanted_by
 from rethink.store.environment import environment
 from rethink.store.pipeline_folder import PipelineFolder, StageRecord, disk_bytes, now
 
@@ -80,7 +81,7 @@ def run_pipeline(
         selection: a part of the graph; None: all of it.
 
     Raises:
-        UsageError: the recipe, the folder or the selection does not allow the run.
+        UsageError: the recipe, the folder or the selection does not allow the run, or a stage's engine cannot be had.
         RunFailure: a stage failed; the others are done, and the same command tries it again.
     """
     started = time.perf_counter()
@@ -93,6 +94,9 @@ def run_pipeline(
         records = folder.records()
         done = {name for name, value in hashes.items() if value in records and records[value].state == "done"}
         wanted.check_inputs(stages, done)
+        for stage in stages:
+            if stage.name in chosen and stage.name not in done:
+                check_there(wanted_by(stage.recipe))  # not hours later
         follow_move(folder)
         folder.update(recipe_to_yaml(recipe), _facts(pipeline), _entries(stages, hashes))
         rows = Rows.of(stages, done, chosen)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from rethink.errors import ModelError, RecipeError, UsageError
+from rethink.errors import ModelError, RecipeError
 from rethink.machine.placement import Placement
 from rethink.recipe.registry import registered
 
@@ -42,7 +42,8 @@ class Opening:
     placement: Placement
     """Decided, where the engine has `build`."""
     model: Any
-    """What `build` made; None without it."""
+    """The model in this process: what `build` made or, of an engine without it, the trainer's, whose weights it takes
+    over when they are published; None: there is none."""
     max_concurrent: int | None
     """Sequences decoded at once; None: the engine's choice."""
     logprobs: bool
@@ -59,13 +60,16 @@ class Engine:
     """Makes the engine."""
     build: Callable[[Checkpoint, Placement, bool], LanguageModel] | None
     """(checkpoint, placement, trust_remote_code) -> the model that it samples from, which a trainer trains; None: it
-    loads the model's folder by itself."""
+    loads the model's folder by itself, and has a copy of the weights."""
     refuses: Callable[[Checkpoint], str | None] = lambda _: None
     """Why it cannot run a model; None: it can."""
     check: Callable[[], None] = lambda: None
     """Raises `UsageError` where a package is missing, and says what to install."""
     trains: bool = True
     """Whether it can sample for training."""
+    corrected: bool = False
+    """Whether another program computes its log-probabilities, so that training weighs them by default
+    (`algorithm.correction`), and no run with it repeats to the bit."""
     caution: str | None = None
     """What a user should know who gets it."""
 
@@ -84,33 +88,41 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Spreading:
-    """An engine that was opened in this process, for whoever has its work done elsewhere."""
+    """A model that is loaded in this process, for whoever has the work of its engine done elsewhere."""
 
     opened: Opened
+    """Its `name` is the engine's; its `engine` is one of the model's own, where that has weights of its own."""
     placement: Placement
     max_concurrent: int | None
     trust_remote_code: bool
 
 
-_spread: ContextVar[Callable[[Spreading], RolloutEngine] | None] = ContextVar("spread", default=None)
+@dataclass(frozen=True, slots=True)
+class _Spread:
+    """Who has the work of engines done elsewhere."""
+
+    make: Callable[[Spreading], RolloutEngine]
+    check: Callable[[Engine], None]
+
+
+_spread: ContextVar[_Spread | None] = ContextVar("spread", default=None)
 
 
 @contextmanager
-def spread_over(spread: Callable[[Spreading], RolloutEngine]) -> Iterator[None]:
-    """Within, every engine that is opened is replaced by what `spread` makes of it: a pool of workers, say."""
-    token = _spread.set(spread)
+def spread_over(
+    make: Callable[[Spreading], RolloutEngine], check: Callable[[Engine], None] = lambda engine: engine.check()
+) -> Iterator[None]:
+    """Within, every engine that is opened is replaced by what `make` makes of it: a pool of workers, say.
+
+    Args:
+        make: see above.
+        check: raises `UsageError` where an engine cannot be had there.
+    """
+    token = _spread.set(_Spread(make, check))
     try:
         yield
     finally:
         _spread.reset(token)
-
-
-def not_spread(name: str) -> UsageError:
-    """That an engine cannot draw on a cluster's workers."""
-    return UsageError(
-        f"the engine `{name}` loads its model by itself, and cannot be spread over a cluster yet; leave the engine at "
-        f"`{AUTO}`, or leave --cluster out"
-    )
 
 
 @cache
@@ -133,28 +145,45 @@ def engine_named(name: str) -> Engine:
     return found
 
 
-def check_engine(name: str, *, training: bool = False) -> None:
-    """Refuse an engine that is not there, before anything slow.
-
-    Args:
-        name: `auto`, or that of an engine.
-        training: whether it is to sample for training.
+def check_trains(name: str) -> None:
+    """Refuse an engine that cannot sample for training; whether its packages are installed is not asked.
 
     Raises:
         RecipeError: there is none of that name, or it does not train.
-        UsageError: it needs a package that is not installed.
     """
-    if name == AUTO:
-        return
-    engine = engine_named(name)
-    if training and not engine.trains:
+    if name != AUTO and not engine_named(name).trains:
         allowed = ", ".join([AUTO, *(other.name for other in engines().values() if other.trains)])
         raise RecipeError(
-            f"the engine `{name}` cannot train yet: it samples from weights that it reads once, from a folder. Allowed "
-            f"are {allowed}. Write `{AUTO}`."
+            f"the engine `{name}` cannot train: it samples from weights that it reads once, from a folder. Allowed are "
+            f"{allowed}. Write `{AUTO}`."
         )
-    if not training:
-        engine.check()
+
+
+def check_there(name: str) -> None:
+    """Refuse an engine that cannot be had where it samples (here, or on a cluster's workers), before anything slow.
+
+    Raises:
+        RecipeError: there is none of that name.
+        UsageError: it needs a package that is not installed there.
+    """
+    if name != AUTO:
+        engine, spread = engine_named(name), _spread.get()
+        engine.check() if spread is None else spread.check(engine)
+
+
+def wanted_by(recipe: Any) -> str:
+    """The engine that a recipe names in its section `rollout`; `auto` where it has none."""
+    return str(getattr(getattr(recipe, "rollout", None), "engine", AUTO))
+
+
+def takes_own_copy(name: str) -> bool:
+    """Whether an engine of that name has a copy of the weights in this process, beside the trainer's."""
+    return name != AUTO and engine_named(name).build is None and _spread.get() is None
+
+
+def is_corrected(name: str) -> bool:
+    """Whether training weighs the log-probabilities of an engine by default; False where there is none of that name."""
+    return name in engines() and engines()[name].corrected
 
 
 def choose_engine(name: str, checkpoint: Checkpoint) -> Engine:
@@ -175,6 +204,17 @@ def choose_engine(name: str, checkpoint: Checkpoint) -> Engine:
     return engine
 
 
+def builder_of(name: str, checkpoint: Checkpoint) -> Engine:
+    """The engine whose `build` makes the model that a trainer trains: the one of that name, or what `auto` means.
+
+    Raises:
+        RecipeError: there is no such engine.
+        ModelError: it cannot run the model.
+    """
+    chosen = choose_engine(name, checkpoint)
+    return chosen if chosen.build is not None else choose_engine(AUTO, checkpoint)
+
+
 def open_engine(
     source: str | Checkpoint,
     placement: Placement | None = None,
@@ -183,6 +223,7 @@ def open_engine(
     max_concurrent: int | None = None,
     trust_remote_code: bool = False,
     logprobs: bool = True,
+    training: bool = False,
 ) -> Opened:
     """Load a model into an engine.
 
@@ -194,13 +235,14 @@ def open_engine(
         max_concurrent: sequences decoded at once; None: the engine's choice.
         trust_remote_code: whether code of the model's repository may run.
         logprobs: whether completions need log-probabilities; without, some engines are faster.
+        training: whether weights will be published, so that the model is built in this process too.
 
     Raises:
         UsageError: the model cannot be found, read or run by the engine, or the engine needs a package that is not
             installed.
     """
     name = engine if isinstance(engine, str) else AUTO
-    check_engine(name)
+    check_there(name)
     placement = placement or Placement()
     if isinstance(source, str):
         from rethink.machine.allocator import tune_allocator
@@ -208,19 +250,19 @@ def open_engine(
 
         tune_allocator()  # reading may convert, which takes memory
         source = load_checkpoint(source)
-    chosen, model = choose_engine(name, source), None
-    spread = _spread.get()
-    if spread is not None and chosen.build is None:
-        raise not_spread(chosen.name)
-    if chosen.build is not None:
+    chosen, model, spread = choose_engine(name, source), None, _spread.get()
+    opener = chosen
+    if chosen.build is not None or training or spread is not None:
+        builder = builder_of(name, source)
+        assert builder.build is not None
         placement = placement.decided()
         placement.apply()
-        model = chosen.build(source, placement, trust_remote_code)
+        model = builder.build(source, placement, trust_remote_code)
+        opener = chosen if spread is None else builder  # a copy of the weights is where it samples
     if not isinstance(engine, str):
         return Opened(engine(model, source), chosen.name, source, model)
-    opened = Opened(
-        chosen.open(Opening(source, placement, model, max_concurrent, logprobs)), chosen.name, source, model
-    )
+    own = opener.open(Opening(source, placement, model, max_concurrent, logprobs))
+    opened = Opened(own, chosen.name, source, model)
     if spread is None:
         return opened
-    return replace(opened, engine=spread(Spreading(opened, placement, max_concurrent, trust_remote_code)))
+    return replace(opened, engine=spread.make(Spreading(opened, placement, max_concurrent, trust_remote_code)))

@@ -109,6 +109,17 @@ def test_a_failed_stage_leaves_the_others(go: Go, fake: Fake, tmp_path: Path) ->
     assert fake.ran[3:] == ["tuned", "last"]
 
 
+def test_an_engine_that_is_not_there_stops_it_at_once(go: Go, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(name: str) -> None:
+        assert name == "auto"
+        raise UsageError("it needs a package")
+
+    monkeypatch.setattr("rethink.kinds.pipeline.run.check_there", check)
+    with pytest.raises(UsageError, match="needs a package"):
+        go()
+    assert fake.ran == []
+
+
 def test_a_full_disk_stops_the_pipeline(go: Go, fake: Fake) -> None:
     fake.failing["tuned"] = StorageFailure("the disk is full")
     with pytest.raises(StorageFailure):
