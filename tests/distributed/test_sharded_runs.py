@@ -89,12 +89,12 @@ def test_a_driver_that_is_killed_is_resumed_to_the_same_weights(
     file.write_text(FILE)
     recipe.write_text(recipe_file.read_text().replace("rollout: {", f"rollout: {{engine: {engine}, "))
     command = ["train", str(recipe), "--plain", "--cluster", str(file), "--resume", "--out"]
-    assert main([*command, str(tmp_path / "whole")]) == 0
+    assert main.main([*command, str(tmp_path / "whole")]) == 0
     killed = subprocess.run(
         [sys.executable, str(DIE), str(recipe), str(tmp_path / "killed"), "40", "before", str(file)], check=False
     )
     assert killed.returncode == -signal.SIGKILL
-    assert main([*command, str(tmp_path / "killed")]) == 0
+    assert main.main([*command, str(tmp_path / "killed")]) == 0
     same(tmp_path / "whole", tmp_path / "killed")
 
 
