@@ -5,7 +5,11 @@
 
 namespace {
 
+#ifdef __AVX512F__
 typedef int16_t h16 __attribute__((vector_size(32), aligned(2), may_alias));
+#else
+typedef int16_t h8 __attribute__((vector_size(16), aligned(2), may_alias));
+#endif
 
 struct Constants { float scale, keep, mean_share, square_keep, step, spread, epsilon; };
 
@@ -25,27 +29,46 @@ inline void put_apart(float x, bf16& weight, int16_t& low) {
     low = (int16_t)(rest > 0x7fff ? 0x7fff : rest);
 }
 
+inline v16i widened(const int16_t* p) {
+#ifdef __AVX512F__
+    h16 x;
+    __builtin_memcpy(&x, p, 32);
+    return __builtin_convertvector(x, v16i);
+#else
+    h8 x, y;
+    __builtin_memcpy(&x, p, 16);
+    __builtin_memcpy(&y, p + 8, 16);
+    return {__builtin_convertvector(x, v8i), __builtin_convertvector(y, v8i)};
+#endif
+}
+
+inline void narrow(int16_t* p, v16i x) {
+#ifdef __AVX512F__
+    const h16 y = __builtin_convertvector(x, h16);
+    __builtin_memcpy(p, &y, 32);
+#else
+    const h8 low = __builtin_convertvector(x.low, h8), high = __builtin_convertvector(x.high, h8);
+    __builtin_memcpy(p, &low, 16);
+    __builtin_memcpy(p + 8, &high, 16);
+#endif
+}
+
 inline v16 joined16(const bf16* weight, const int16_t* low) {
-    h16 upper, rest;
-    __builtin_memcpy(&upper, weight, 32);
-    __builtin_memcpy(&rest, low, 32);
-    return (v16)((__builtin_convertvector(upper, v16i) << 16) + __builtin_convertvector(rest, v16i));
+    return of_bits((widened((const int16_t*)weight) << 16) + widened(low));
 }
 
 inline void put_apart16(v16 x, bf16* weight, int16_t* low) {
-    const v16i bits = (v16i)x;
-    const v16i upper = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    v16i rest = bits - (upper << 16);
-    rest = rest > 0x7fff ? v16i{} + 0x7fff : rest;
-    const h16 kept = __builtin_convertvector(upper, h16), taken = __builtin_convertvector(rest, h16);
-    __builtin_memcpy(weight, &kept, 32);
-    __builtin_memcpy(low, &taken, 32);
+    const v16i bits = bits_of(x), most = splat_int(0x7fff);
+    const v16i upper = (bits + most + ((bits >> 16) & splat_int(1))) >> 16, rest = bits - (upper << 16);
+    narrow((int16_t*)weight, upper);
+    narrow(low, bits_of(select(rest > most, of_bits(most), of_bits(rest))));
 }
 
 inline v16 root(v16 x) {
-    v16 out;
-    for (int i = 0; i < 16; i++) out[i] = sqrtf(x[i]);
-    return out;
+    float out[16];
+    store16(out, x);
+    for (int i = 0; i < 16; i++) out[i] = sqrtf(out[i]);
+    return load16(out);
 }
 
 // One update of 16 entries; the new weights.
@@ -53,7 +76,7 @@ inline v16 updated16(v16 w, float* gradient, float* mean, float* square, const C
     const v16 g = load16(gradient) * splat(c.scale), before = load16(mean);
     const v16 m = before + splat(c.mean_share) * (g - before);
     const v16 s = splat(c.square_keep) * load16(square) + splat(1 - c.square_keep) * g * g;
-    store16(gradient, v16{});
+    store16(gradient, splat(0));
     store16(mean, m);
     store16(square, s);
     return w * splat(c.keep) - splat(c.step) * m / (root(s) / splat(c.spread) + splat(c.epsilon));

@@ -57,7 +57,7 @@ void forward(const Shape& s, const Runs& runs, const T* q, long ld_q, const T* k
                     }
                     int limit = piece.position + (from + r) / fold - (int)b * BLOCK;  // last visible lane
                     x = x * splat(scale);
-                    if (limit < BLOCK - 1) x = LANES > (v16i{} + limit) ? splat(-INFINITY) : x;
+                    if (limit < BLOCK - 1) x = select(LANES > splat_int(limit), splat(-INFINITY), x);
                     store16(scores + r * ld + b * BLOCK, x);
                     top[r] = vmax(top[r], x);
                 });

@@ -52,7 +52,7 @@ void backward_queries(const Shape& s, const Runs& runs, const T* q, long ld_q, c
                 dot_rows(n, rows + (long)from * size, size, k_at, number, size, [&](long b, int r, v16 x) {
                     int limit = piece.position + (from + r) / fold - (int)b * BLOCK;
                     v16 p = exp2_16(x * splat(s.scale * LOG2E) - splat(log_total[r]));
-                    if (limit < BLOCK - 1) p = LANES > (v16i{} + limit) ? splat(0) : p;
+                    if (limit < BLOCK - 1) p = select(LANES > splat_int(limit), splat(0), p);
                     store16(scores + r * ld + b * BLOCK, p);
                 });
                 dot_rows(n, up + (long)from * size, size, v_at, number, size, [&](long b, int r, v16 x) {
@@ -120,9 +120,9 @@ void backward_keys(const Shape& s, const int32_t* segments, long number, const T
                         dot_rows(n, keys + from * ld_k, ld_k, q_at, blocks, size, [&](long b, int r, v16 x) {
                             const int row = (int)(first + b) * BLOCK;
                             v16 p = exp2_16(x * splat(s.scale * LOG2E) - load16(lse + row));
-                            v16i lane = LANES + row;
+                            v16i lane = LANES + splat_int(row);
                             if (row < tile.row + from + r || row + BLOCK > tile.end)
-                                p = (lane < (v16i{} + (tile.row + from + r))) | (lane >= (v16i{} + tile.end)) ? splat(0) : p;
+                                p = select((lane < splat_int(tile.row + from + r)) | (lane >= splat_int(tile.end)), splat(0), p);
                             store16(p_full + (from + r) * ld + b * BLOCK, p);
                             store_any(weights + (from + r) * ld + b * BLOCK, p);
                         });

@@ -26,6 +26,11 @@ typedef void* Mut;
 namespace {
 
 constexpr int BLOCK = 16, ROWS = 8;
+#ifdef __AVX512F__
+constexpr int SUMS = 16;  // vectors of sixteen that are summed at once, in 32 registers of sixteen
+#else
+constexpr int SUMS = 4;  // in 16 registers of eight
+#endif
 
 #ifdef RT_BF16
 // acc[r][u] += row r . block u, each of 16 lanes a vector of the block.
@@ -75,36 +80,59 @@ inline void weigh(const bf16* weights, long ld, Blocks blocks, long number, int 
 #endif
 
 template <int R, int U> inline void dot(const float* rows, long ld, const float* const* blocks, int size, v16 (&out)[R][U]) {
+    v16 acc[R][U];
+#pragma GCC unroll 8
     for (int r = 0; r < R; r++)
-        for (int u = 0; u < U; u++) out[r][u] = splat(0);
-    for (int i = 0; i < size; i++)
-        for (int u = 0; u < U; u++) {
-            v16 b = load16(blocks[u] + i * BLOCK);
-            for (int r = 0; r < R; r++) out[r][u] += splat(rows[r * ld + i]) * b;
-        }
+#pragma GCC unroll 8
+        for (int u = 0; u < U; u++) acc[r][u] = splat(0);
+    for (int i = 0; i < size; i++) {
+        v16 b[U];
+#pragma GCC unroll 8
+        for (int u = 0; u < U; u++) b[u] = load16(blocks[u] + i * BLOCK);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+            for (int u = 0; u < U; u++) acc[r][u] += splat(rows[r * ld + i]) * b[u];
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+        for (int u = 0; u < U; u++) out[r][u] = acc[r][u];
 }
 
 template <int R, int C, class Blocks>
 inline void weigh(const float* weights, long ld, Blocks blocks, long number, int size, int d0, float* out, long ld_out) {
     v16 acc[R][C];
+#pragma GCC unroll 8
     for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
         for (int c = 0; c < C; c++) acc[r][c] = load16(out + r * ld_out + d0 + 16 * c);
-    for (long b = 0; b < number; b++)
+    for (long b = 0; b < number; b++) {
+        const float* block = blocks(b) + d0;
         for (int i = 0; i < BLOCK; i++) {
-            const float* v = blocks(b) + (long)i * size + d0;
+            v16 v[C];
+#pragma GCC unroll 8
+            for (int c = 0; c < C; c++) v[c] = load16(block + (long)i * size + 16 * c);
+#pragma GCC unroll 8
             for (int r = 0; r < R; r++)
-                for (int c = 0; c < C; c++) acc[r][c] += splat(weights[r * ld + b * BLOCK + i]) * load16(v + 16 * c);
+#pragma GCC unroll 8
+                for (int c = 0; c < C; c++) acc[r][c] += splat(weights[r * ld + b * BLOCK + i]) * v[c];
         }
+    }
+#pragma GCC unroll 8
     for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
         for (int c = 0; c < C; c++) store16(out + r * ld_out + d0 + 16 * c, acc[r][c]);
 }
 
-// A few rows at a time, so that the sums stay in registers; four vectors of the head at a time.
+// A few rows at a time, so that the sums stay in registers; up to four vectors of the head at a time.
 template <int R, class T, class Blocks>
 inline void weigh_columns(const T* weights, long ld, Blocks blocks, long number, int size, float* out, long ld_out) {
     int d0 = 0;
-    for (; d0 + 64 <= size; d0 += 64) weigh<R, 4>(weights, ld, blocks, number, size, d0, out, ld_out);
-    for (; d0 + 32 <= size; d0 += 32) weigh<R, 2>(weights, ld, blocks, number, size, d0, out, ld_out);
+    if constexpr (R * 4 <= SUMS)
+        for (; d0 + 64 <= size; d0 += 64) weigh<R, 4>(weights, ld, blocks, number, size, d0, out, ld_out);
+    if constexpr (R * 2 <= SUMS)
+        for (; d0 + 32 <= size; d0 += 32) weigh<R, 2>(weights, ld, blocks, number, size, d0, out, ld_out);
     for (; d0 + 16 <= size; d0 += 16) weigh<R, 1>(weights, ld, blocks, number, size, d0, out, ld_out);
 }
 
@@ -142,9 +170,10 @@ inline void dot_rows(int rows, const T* x, long ld, Blocks blocks, long number, 
     auto shifted = [&](long b, int r, v16 s) { use(b, done + r, s); };
     if (sizeof(T) == 2)
         for (; rows - done >= 8; done += 8) dot_blocks<8, 2>(x + done * ld, ld, blocks, number, size, shifted);
-    for (; rows - done >= 4; done += 4) dot_blocks<4, 2>(x + done * ld, ld, blocks, number, size, shifted);
-    if (rows - done == 3) return dot_blocks<3, 4>(x + done * ld, ld, blocks, number, size, shifted);
-    if (rows - done == 2) return dot_blocks<2, 4>(x + done * ld, ld, blocks, number, size, shifted);
+    constexpr bool MANY = SUMS > 4;
+    for (; rows - done >= 4; done += 4) dot_blocks<4, MANY ? 2 : 1>(x + done * ld, ld, blocks, number, size, shifted);
+    if (rows - done == 3) return dot_blocks<3, MANY ? 4 : 1>(x + done * ld, ld, blocks, number, size, shifted);
+    if (rows - done == 2) return dot_blocks<2, MANY ? 4 : 2>(x + done * ld, ld, blocks, number, size, shifted);
     if (rows - done == 1) return dot_blocks<1, 4>(x + done * ld, ld, blocks, number, size, shifted);
 }
 
@@ -153,7 +182,11 @@ template <class T> inline void prefetch(const T* block, int size) {
     for (long i = 0; i < BLOCK * size * (long)sizeof(T); i += 64) __builtin_prefetch((const char*)block + i);
 }
 
+#ifdef __AVX512F__
 const v16i LANES = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#else
+const v16i LANES = {{0, 1, 2, 3, 4, 5, 6, 7}, {8, 9, 10, 11, 12, 13, 14, 15}};
+#endif
 
 // One vector into its place in a block.
 template <class T> inline void write_dot(T* block, int place, const T* x, int size) {

@@ -1,7 +1,8 @@
 // What the native kernels share: bf16, sixteen-wide vectors, exp2, buffers.
 //
 // Vectors are GCC's vector extension, so that the same code compiles for AVX2 and AVX-512; only the bf16 products use
-// intrinsics (AVX512-BF16), and are left out where the processor has none.
+// intrinsics (AVX512-BF16), and are left out where the processor has none. On AVX2 a vector of sixteen is two of eight:
+// GCC keeps one that no register holds in memory. Lanes have the same sums either way.
 #pragma once
 
 #include <cstdint>
@@ -17,12 +18,55 @@
 #define RT_API extern "C" __attribute__((visibility("default")))
 
 typedef uint16_t bf16;
+#ifdef __AVX512F__
 typedef float v16 __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t v16i __attribute__((vector_size(64), aligned(4), may_alias));
 
 static inline v16 splat(float x) { return v16{} + x; }
+static inline v16i splat_int(int32_t x) { return v16i{} + x; }
+static inline v16 select(v16i mask, v16 a, v16 b) { return mask ? a : b; }
+static inline v16i bits_of(v16 x) { return (v16i)x; }
+static inline v16 of_bits(v16i x) { return (v16)x; }
 static inline v16 load16(const float* p) { v16 v; __builtin_memcpy(&v, p, 64); return v; }
 static inline void store16(float* p, v16 v) { __builtin_memcpy(p, &v, 64); }
+#else
+typedef float v8 __attribute__((vector_size(32), aligned(4), may_alias));
+typedef int32_t v8i __attribute__((vector_size(32), aligned(4), may_alias));
+struct v16 { v8 low, high; };
+struct v16i { v8i low, high; };
+
+#define RT_BY_HALVES(result, type, op) \
+    static inline result operator op(type a, type b) { return {a.low op b.low, a.high op b.high}; }
+RT_BY_HALVES(v16, v16, +)
+RT_BY_HALVES(v16, v16, -)
+RT_BY_HALVES(v16, v16, *)
+RT_BY_HALVES(v16, v16, /)
+RT_BY_HALVES(v16i, v16, <)
+RT_BY_HALVES(v16i, v16, >)
+RT_BY_HALVES(v16i, v16, !=)
+RT_BY_HALVES(v16i, v16i, +)
+RT_BY_HALVES(v16i, v16i, -)
+RT_BY_HALVES(v16i, v16i, |)
+RT_BY_HALVES(v16i, v16i, &)
+RT_BY_HALVES(v16i, v16i, <)
+RT_BY_HALVES(v16i, v16i, >)
+RT_BY_HALVES(v16i, v16i, >=)
+#undef RT_BY_HALVES
+static inline v16i operator<<(v16i a, int by) { return {a.low << by, a.high << by}; }
+static inline v16i operator>>(v16i a, int by) { return {a.low >> by, a.high >> by}; }
+static inline v16& operator+=(v16& a, v16 b) { return a = a + b; }
+
+static inline v16 splat(float x) {
+    const v8 all = {x, x, x, x, x, x, x, x};
+    return {all, all};
+}
+static inline v16i splat_int(int32_t x) { return {v8i{} + x, v8i{} + x}; }
+static inline v16 select(v16i mask, v16 a, v16 b) { return {mask.low ? a.low : b.low, mask.high ? a.high : b.high}; }
+static inline v16i bits_of(v16 x) { return {(v8i)x.low, (v8i)x.high}; }
+static inline v16 of_bits(v16i x) { return {(v8)x.low, (v8)x.high}; }
+static inline v16 load16(const float* p) { return {*(const v8*)p, *(const v8*)(p + 8)}; }
+static inline void store16(float* p, v16 v) { *(v8*)p = v.low, *(v8*)(p + 8) = v.high; }
+#endif
 
 static inline float from_bf16(bf16 x) {
     uint32_t bits = (uint32_t)x << 16;
@@ -39,7 +83,7 @@ static inline bf16 to_bf16(float x) {
     return (bf16)((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
 }
 
-static inline v16 vmax(v16 a, v16 b) { return a > b ? a : b; }
+static inline v16 vmax(v16 a, v16 b) { return select(a > b, a, b); }
 
 static inline float sum_lanes(v16 v) {
     float s[16];
@@ -61,7 +105,7 @@ static inline float max_lanes(v16 v) {
 static inline v16 exp2_16(v16 x) {
     const v16 magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer
     v16i tiny = x < splat(-126.0f);
-    v16 clipped = tiny ? splat(-126.0f) : x;
+    v16 clipped = select(tiny, splat(-126.0f), x);
     v16 shifted = clipped + magic;
     v16 f = clipped - (shifted - magic);
     v16 p = splat(1.5403530e-4f);
@@ -71,8 +115,8 @@ static inline v16 exp2_16(v16 x) {
     p = p * f + splat(2.4022651e-1f);
     p = p * f + splat(6.9314718e-1f);
     p = p * f + splat(1.0f);
-    v16 out = (v16)((v16i)p + ((v16i)shifted << 23));
-    return tiny ? splat(0.0f) : out;
+    v16 out = of_bits(bits_of(p) + (bits_of(shifted) << 23));
+    return select(tiny, splat(0.0f), out);
 }
 
 static const float LOG2E = 1.4426950408889634f;

@@ -69,8 +69,8 @@ void rms_norm_backward(const float* x, const float* weight, const float* scale, 
 inline v16 sigmoid(v16 x) {
     v16 power = x * splat(-LOG2E);
     v16i none = power > splat(126.0f);
-    v16 s = splat(1.0f) / (splat(1.0f) + exp2_16(none ? splat(0.0f) : power));
-    return none ? splat(0.0f) : s;
+    v16 s = splat(1.0f) / (splat(1.0f) + exp2_16(select(none, splat(0.0f), power)));
+    return select(none, splat(0.0f), s);
 }
 
 // Sixteen values of a row, or what is left of it (the rest reads as zero).

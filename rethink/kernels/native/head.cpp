@@ -37,7 +37,7 @@ RT_ONE_BODY Row row_of(const float* x, long width, float inverse, float* groups,
         for (int j = 0; j < 4; j++) {
             v16 v = lanes_of(x, i + 16 * j < width ? i + 16 * j : width, width, inverse);
             tops[j] = vmax(tops[j], v);
-            bad = v != v ? splat(1) : bad;
+            bad = select(v != v, splat(1), bad);
         }
     Row row;
     row.top = max_lanes(vmax(vmax(tops[0], tops[1]), vmax(tops[2], tops[3])));
@@ -51,7 +51,7 @@ RT_ONE_BODY Row row_of(const float* x, long width, float inverse, float* groups,
             sums[j] += w;
             part += w;
             // An excluded entry (-infinity) weighs nothing; 0 * infinity would be no number.
-            if (mean) means += w > splat(0) ? w * (scaled - splat(row.top)) : splat(0);
+            if (mean) means += select(w > splat(0), w * (scaled - splat(row.top)), splat(0));
         }
         if (groups) groups[i / GROUP] = sum_lanes(part);
     }
