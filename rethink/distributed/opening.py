@@ -32,7 +32,7 @@ OWN_NUMBERS = (
     "them: `bits: same` does not hold for it (docs/determinism.md)."
 )
 INEXACT = (
-    "Without native bf16 kernels a completion's last bits depend on threads and on what is drawn beside it. The run "
+    "Without native kernels a completion's last bits depend on threads and on what is drawn beside it. The run "
     "ends as in one process, unless a draw falls within that rounding (docs/determinism.md)."
 )
 

@@ -58,6 +58,7 @@ class LayerStack:
             ops.Shape(shape.heads, shape.kv_heads, shape.size, shape.size**-0.5),
             ops.Widths(len(layers), shape.hidden, shape.intermediate, shape.epsilon),
             (ops.LayerPointers * len(layers))(*(_pointers(w) for w in layers)),
+            bf16=layers[0].cache.k.dtype == torch.bfloat16,
         )
 
     def __call__(self, x_TE: Tensor, cos_TD: Tensor, sin_TD: Tensor, rows: CacheRows) -> None:
@@ -67,7 +68,7 @@ class LayerStack:
 
 
 def layer_stack(shape: StackShape, layers: Sequence[LayerWeights]) -> LayerStack | None:
-    """The layers as one call; None where a part of them has no native bf16 kernel."""
+    """The layers as one call; None where a part of them has no native kernel."""
     products = [p for w in layers for p in (w.qkv, w.output, w.gate_up, w.down)]
     native = all(p.native is not None for p in products) and all(w.cache.native for w in layers)
     return LayerStack(shape, layers) if native and layers else None
@@ -82,7 +83,8 @@ def _pointers(w: LayerWeights) -> ops.LayerPointers:
         return weight
 
     return ops.layer_pointers(
-        input_norm=norm(w.input_norm), qkv=packed(w.qkv), qkv_bias=None if w.qkv.native is None else w.qkv.native[1],
+        w.cache.k.dtype, input_norm=norm(w.input_norm), qkv=packed(w.qkv),
+        qkv_bias=None if w.qkv.native is None else w.qkv.native[1],
         q_norm=norm(w.q_norm), k_norm=norm(w.k_norm), output=packed(w.output), post_norm=norm(w.post_norm),
         gate_up=packed(w.gate_up), down=packed(w.down), k_pages=w.cache.k, v_pages=w.cache.v,
     )  # fmt: skip

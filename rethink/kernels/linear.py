@@ -1,8 +1,8 @@
 """Matrix products with weights: `x @ W.T + bias + residual`, differentiable; and weights laid out once for decoding.
 
-The native product (bf16 on CPU) keeps its sums in fp32 to the end, adds bias and residual there, and computes each row
-in one fixed order however many there are, so that a token's values are the same in training and in decoding. The
-gradient of a weight goes straight into the fp32 buffer that the optimizer hangs on it (`main_grad`), with no bf16 copy.
+The native product (bf16 and fp32 on CPU) keeps its sums in fp32 to the end, adds bias and residual there, and computes
+each row in one fixed order however many there are, so that a token's values are the same in training and in decoding.
+The gradient of a weight goes straight into the fp32 buffer that the optimizer hangs on it (`main_grad`).
 
 Axes: T rows, I inputs, O outputs.
 """
@@ -30,7 +30,8 @@ def main_grad(weight: Tensor) -> Tensor | None:
 
 def linear(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None, residual_TO: Tensor | None = None) -> Tensor:
     """x W^T (+ bias), in the type of `x`; with a residual, residual + x W^T in the residual's type. Differentiable."""
-    if ops.has_products(x_TI) and x_TI.is_contiguous() and (residual_TO is None or residual_TO.dtype == torch.float32):
+    served = ops.has_products(x_TI) and x_TI.dtype == weight_OI.dtype and x_TI.is_contiguous()
+    if served and (residual_TO is None or residual_TO.dtype == torch.float32):
         result: Tensor = _Linear.apply(x_TI, weight_OI, bias_O, residual_TO)  # type: ignore[no-untyped-call]
         return result
     product = F.linear(x_TI, weight_OI, bias_O)
@@ -50,7 +51,7 @@ class _Linear(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         grad, weight, bias = grads[0].contiguous(), ctx.weight, ctx.bias
         grad_x = torch.empty_like(x)
-        ops.product(grad, ops.pack_now(weight, transposed=False), grad_x, ops.OUT_BF16)
+        ops.product(grad, ops.pack_now(weight, transposed=False), grad_x, _kind(grad_x.dtype))
         grad_weight = add_weight_gradient(weight, grad, x) if ctx.needs_input_grad[1] else None
         grad_bias = None
         if bias is not None and ctx.needs_input_grad[2]:
@@ -70,9 +71,12 @@ def add_weight_gradient(weight: Tensor, grad_TO: Tensor, x_TI: Tensor) -> Tensor
 
 
 def _forward(x: Tensor, packed: Tensor, outputs: int, bias: Tensor | None, residual: Tensor | None) -> Tensor:
-    kind, dtype = (ops.OUT_BF16, torch.bfloat16) if residual is None else (ops.OUT_FP32, torch.float32)
-    out = torch.empty(x.shape[0], outputs, dtype=dtype)
-    return ops.product(x, packed, out, kind, bias=bias, residual=residual)
+    out = torch.empty(x.shape[0], outputs, dtype=x.dtype if residual is None else torch.float32)
+    return ops.product(x, packed, out, _kind(out.dtype), bias=bias, residual=residual)
+
+
+def _kind(dtype: torch.dtype) -> int:
+    return ops.OUT_BF16 if dtype == torch.bfloat16 else ops.OUT_FP32
 
 
 @functools.cache
@@ -90,7 +94,7 @@ def _reorders_bf16() -> bool:
 class PackedLinear:
     """`linear` without a graph, the weight laid out once.
 
-    bf16 on CPU: natively, or reordered by oneDNN (bit-equal to `F.linear`); elsewhere `F.linear` itself.
+    On CPU natively, or, bf16, reordered by oneDNN (bit-equal to `F.linear`); elsewhere `F.linear` itself.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None):

@@ -56,13 +56,13 @@ def unaligned(x: Tensor) -> Tensor:
 # --- matrix products -----------------------------------------------------------------------------------------------
 
 
-@needs_bf16
+@pytest.mark.parametrize("dtype", DTYPES)
 @given(rows=st.integers(1, 40), inputs=st.integers(1, 70), outputs=st.integers(1, 80), seed=st.integers(0, 9))
 @settings(max_examples=60, deadline=None, derandomize=True)
-def test_products_of_any_shape(rows: int, inputs: int, outputs: int, seed: int) -> None:
+def test_products_of_any_shape(dtype: torch.dtype, rows: int, inputs: int, outputs: int, seed: int) -> None:
     torch.manual_seed(seed)
-    x, w = torch.randn(rows, inputs).bfloat16(), torch.randn(outputs, inputs).bfloat16()
-    bias, residual = torch.randn(outputs).bfloat16(), torch.randn(rows, outputs)
+    x, w = torch.randn(rows, inputs).to(dtype), torch.randn(outputs, inputs).to(dtype)
+    bias, residual = torch.randn(outputs).to(dtype), torch.randn(rows, outputs)
     exact = x.double() @ w.double().t()
     forward, backward = ops.pack_weight(unaligned(w), True), ops.pack_weight(w.t().contiguous(), False)
     assert torch.equal(forward, backward)
@@ -70,39 +70,41 @@ def test_products_of_any_shape(rows: int, inputs: int, outputs: int, seed: int) 
     assert worst(ops.product(unaligned(x), forward, out, ops.OUT_FP32, residual=residual), exact + residual) < 1e-5
     assert worst(ops.product(x.t().contiguous(), forward, out, ops.OUT_FP32, transposed=True), exact) < 1e-5
     assert worst(ops.product(x.float(), forward, out.fill_(1), ops.OUT_ADD), exact + 1) < 1e-5
-    low = torch.empty(rows, outputs, dtype=torch.bfloat16)
-    assert worst(ops.product(x, forward, low, ops.OUT_BF16, bias=bias), exact + bias.double()) < BF16
+    own = torch.empty(rows, outputs, dtype=dtype)
+    kind, most = (ops.OUT_BF16, BF16) if dtype == torch.bfloat16 else (ops.OUT_FP32, 1e-5)
+    assert worst(ops.product(x, forward, own, kind, bias=bias), exact + bias.double()) < most
 
 
-@needs_bf16
-def test_long_sums_are_cut_alike_for_any_number_of_rows() -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("inputs", [1000, 9001])
+def test_long_sums_are_cut_alike_for_any_number_of_rows(dtype: torch.dtype, inputs: int) -> None:
     torch.manual_seed(0)
-    x, w = torch.randn(40, 9001).bfloat16(), torch.randn(33, 9001).bfloat16()
+    x, w = torch.randn(400, inputs).to(dtype), torch.randn(33, inputs).to(dtype)
     packed = ops.pack_weight(w, True)
-    whole = ops.product(x, packed, torch.empty(40, 33), ops.OUT_FP32)
+    whole = ops.product(x, packed, torch.empty(400, 33), ops.OUT_FP32)
     assert worst(whole, x.double() @ w.double().t()) < 1e-5
-    for rows in (1, 7, 13):
+    for rows in (1, 7, 13, 40):
         assert torch.equal(ops.product(x[:rows], packed, torch.empty(rows, 33), ops.OUT_FP32), whole[:rows])
 
 
-@needs_bf16
-def test_a_row_is_the_same_among_any_others() -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_is_the_same_among_any_others(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    x, w = torch.randn(300, 96).bfloat16(), torch.randn(130, 96).bfloat16()
+    x, w = torch.randn(300, 96).to(dtype), torch.randn(130, 96).to(dtype)
     packed = PackedLinear(w)
     whole = linear(x, w)
     for first, rows in [(0, 1), (7, 2), (30, 11), (12, 12), (40, 13), (100, 64), (0, 299)]:
         assert torch.equal(packed(x[first : first + rows]), whole[first : first + rows])
 
 
-@needs_bf16
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("with_buffer", [False, True])
-def test_gradients_of_a_product(with_buffer: bool) -> None:
+def test_gradients_of_a_product(dtype: torch.dtype, with_buffer: bool) -> None:
     torch.manual_seed(0)
-    x, w, b = torch.randn(37, 48).bfloat16(), torch.randn(70, 48).bfloat16(), torch.randn(70).bfloat16()
+    x, w, b = torch.randn(37, 48).to(dtype), torch.randn(70, 48).to(dtype), torch.randn(70).to(dtype)
     leaves = [t.requires_grad_() for t in (x, w, b)]
     exact = [t.detach().double().requires_grad_() for t in leaves]
-    up = torch.randn(37, 70).bfloat16()
+    up = torch.randn(37, 70).to(dtype)
     buffers = [torch.ones(t.shape) for t in (w, b)]
     if with_buffer:
         w.main_grad, b.main_grad = buffers  # type: ignore[attr-defined]
@@ -112,14 +114,14 @@ def test_gradients_of_a_product(with_buffer: bool) -> None:
     for actual, wanted in zip(got, exact, strict=True):
         assert actual is not None
         assert wanted.grad is not None
-        assert worst(actual, wanted.grad) < BF16
+        assert worst(actual, wanted.grad) < (BF16 if dtype == torch.bfloat16 else 1e-5)
     assert (w.grad is None) == with_buffer
 
 
-@needs_bf16
-def test_a_residual_keeps_its_precision() -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_residual_keeps_its_precision(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    x, w = torch.randn(5, 16).bfloat16(), torch.randn(8, 16).bfloat16() * 2**-10
+    x, w = torch.randn(5, 16).to(dtype), torch.randn(8, 16).to(dtype) * 2**-10
     residual = torch.randn(5, 8).requires_grad_()
     out = linear(x, w, residual_TO=residual)
     assert out.dtype == torch.float32
@@ -228,8 +230,23 @@ def test_kernels_refuse_tensors_of_another_type() -> None:
         "angles": lambda: ops.rotate(half.view(8, 1, 32), half, half, 1),
         "targets": lambda: ops.head_logprobs(x, torch.zeros(8, dtype=torch.int32), 1.0, x[:, 0], None, None),
         "moments": lambda: ops.adamw(x[0], None, x[1], half[0], x[2], numbers),
-        "layer": lambda: ops.layer_pointers(input_norm=half),
+        "layer": lambda: ops.layer_pointers(torch.bfloat16, input_norm=half),
         "rows": lambda: ops.runs_of(*[torch.zeros(1, dtype=torch.int64)] * 4, torch.zeros(1, 1, dtype=torch.int32)),
+    }
+    for call in calls.values():
+        with pytest.raises(TypeError, match="a native kernel reads"):
+            call()
+
+
+@needs_native
+def test_fp32_products_refuse_tensors_of_another_type() -> None:
+    x, packed, out = torch.randn(8, 32), ops.pack_weight(torch.randn(8, 32), True), torch.empty(8, 8)
+    calls = {
+        "rows": lambda: ops.product(x.bfloat16(), packed, out, ops.OUT_FP32),
+        "bias": lambda: ops.product(x, packed, out, ops.OUT_FP32, bias=x[0].bfloat16()),
+        "residual": lambda: ops.product(x, packed, out, ops.OUT_FP32, residual=out.bfloat16()),
+        "out": lambda: ops.product(x, packed, out.bfloat16(), ops.OUT_FP32),
+        "layer": lambda: ops.layer_pointers(torch.float32, qkv=x.bfloat16()),
     }
     for call in calls.values():
         with pytest.raises(TypeError, match="a native kernel reads"):

@@ -19,9 +19,14 @@ from rethink.model.decoder.packing import PackedGroup, pack
 from rethink.rollout.engines.torch import TorchEngine
 from rethink.types import Completion, GenerationRequest, SamplingParams
 
-pytestmark = pytest.mark.skipif(
-    not ops.has_products(torch.empty(0, dtype=torch.bfloat16)), reason=f"no native bf16 kernels here: {status()}"
-)
+DTYPES = [
+    pytest.param(
+        dtype,
+        marks=pytest.mark.skipif(not ops.usable(torch.empty(0, dtype=dtype)), reason=f"no native kernels: {status()}"),
+    )
+    for dtype in (torch.bfloat16, torch.float32)
+]
+pytestmark = pytest.mark.parametrize("dtype", DTYPES, ids=["bf16", "fp32"])
 SHAPES: list[tuple[str, dict[str, Any]]] = [
     ("Llama", {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 32, "hidden_size": 96}),
     ("Qwen2", {"num_attention_heads": 7, "num_key_value_heads": 1, "head_dim": 16, "hidden_size": 112}),
@@ -29,7 +34,7 @@ SHAPES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def make(family: str, overrides: dict[str, Any]) -> Decoder:
+def make(family: str, overrides: dict[str, Any], dtype: torch.dtype) -> Decoder:
     values = {"vocab_size": 211, "intermediate_size": 150, "num_hidden_layers": 3, "max_position_embeddings": 512}
     config = getattr(transformers, f"{family}Config")(**(values | overrides))
     model = transformers.AutoModelForCausalLM.from_config(config)
@@ -38,7 +43,7 @@ def make(family: str, overrides: dict[str, Any]) -> Decoder:
         torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name else 0.0, std=0.12)
     parsed = parse_hf_config(config.to_dict(), "test").config
     assert parsed is not None
-    return Decoder(parsed, dict(model.state_dict()), torch.bfloat16)
+    return Decoder(parsed, dict(model.state_dict()), dtype)
 
 
 def requests(dice: random.Random) -> list[GenerationRequest]:
@@ -66,9 +71,9 @@ def logprobs_of(model: Decoder, asked: list[GenerationRequest], results: list[li
 
 
 @pytest.mark.parametrize(("family", "overrides"), SHAPES, ids=[name for name, _ in SHAPES])
-def test_log_probabilities_are_equal_to_the_bit(family: str, overrides: dict[str, Any]) -> None:
+def test_log_probabilities_are_equal_to_the_bit(family: str, overrides: dict[str, Any], dtype: torch.dtype) -> None:
     """More than ten thousand tokens over the three families, in batches of any size, ended in any order."""
-    model, dice = make(family, overrides), random.Random(7)
+    model, dice = make(family, overrides, dtype), random.Random(7)
     tokens = 0
     for options in ({}, {"max_concurrent": 5}, {"max_concurrent": 37, "prefill_tokens": 50}):
         asked = requests(dice)
@@ -81,9 +86,9 @@ def test_log_probabilities_are_equal_to_the_bit(family: str, overrides: dict[str
 
 @pytest.mark.parametrize(("family", "overrides"), SHAPES, ids=[name for name, _ in SHAPES])
 def test_layers_in_one_call_are_the_calls_one_by_one(
-    family: str, overrides: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    family: str, overrides: dict[str, Any], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, asked = make(family, overrides), requests(random.Random(5))
+    model, asked = make(family, overrides, dtype), requests(random.Random(5))
     calls: list[str] = []
     whole = LayerStack.__call__
     monkeypatch.setattr(LayerStack, "__call__", lambda *a: (calls.append("stack"), whole(*a))[1])
@@ -92,15 +97,15 @@ def test_layers_in_one_call_are_the_calls_one_by_one(
     calls.clear()
     with watching(lambda name, _: (calls.append(name), contextlib.nullcontext())[1]):
         apart = TorchEngine(model, lambda _: "").generate(asked)
-    assert "rt_gemm" in calls
+    assert ("rt_gemm" if dtype == torch.bfloat16 else "rt_gemm_f32") in calls
     assert "stack" not in calls
     for a, b in zip((c for r in together for c in r), (c for r in apart for c in r), strict=True):
         np.testing.assert_array_equal(a.token_ids, b.token_ids)
         np.testing.assert_array_equal(a.logprobs, b.logprobs)
 
 
-def test_samples_are_the_same_in_any_company() -> None:
-    model, asked = make(*SHAPES[0]), requests(random.Random(1))
+def test_samples_are_the_same_in_any_company(dtype: torch.dtype) -> None:
+    model, asked = make(*SHAPES[0], dtype), requests(random.Random(1))
     expected = TorchEngine(model, lambda _: "").generate(asked)
     budget = 60 * 2 * 3 * 2 * 32 * 2 * 16  # sixty pages: most samples wait
     for options in ({"max_concurrent": 3}, {"kv_budget_bytes": budget}, {"prefill_tokens": 9}):
@@ -111,10 +116,10 @@ def test_samples_are_the_same_in_any_company() -> None:
                 np.testing.assert_array_equal(actual.logprobs, other.logprobs)
 
 
-def test_the_embedded_model_agrees_too(embedded: Any) -> None:
+def test_the_embedded_model_agrees_too(embedded: Any, dtype: torch.dtype) -> None:
     from rethink.model.build import build_model
 
-    model = build_model(embedded, "bfloat16", "cpu")
+    model = build_model(embedded, str(dtype).removeprefix("torch."), "cpu")
     assert isinstance(model, Decoder)
     prompts = [embedded.tokenizer.encode(f"Question: what is {n} + {n + 3}? Answer:") for n in (2, 31)]
     params = SamplingParams(max_new_tokens=24)

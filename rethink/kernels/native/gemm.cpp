@@ -6,16 +6,14 @@
 //
 // A is packed into tiles of up to 12 rows, B into panels of 32 columns, both as pairs along K, which is what the
 // processor multiplies at once: A [K/2][rows][2], B [N/32][K/2][32][2].
-#include "common.h"
+#include "gemm.h"
 
 #ifdef RT_BF16
-#include <omp.h>
 
 namespace {
 
 constexpr int MR = 12, NR = 32;
 constexpr int AHEAD = 128;  // vectors of B, 8 KiB
-constexpr long BLOCK_BYTES = 384 << 10;  // of packed A that should stay in a core's second-level cache
 constexpr long LONGEST_K = 8192, K_BLOCK = 4096;
 
 enum Out { OUT_BF16 = 0, OUT_F32 = 1, OUT_F32_ADD = 2 };
@@ -189,11 +187,11 @@ void pack_a(int layout, const void* a, long ld, long row, int rows, long k0, lon
 
 }  // namespace
 
-// Bytes of a packed B.
-RT_API long rt_packed_bytes(long n, long k) { return (n + NR - 1) / NR * ((k + 1) / 2) * NR * 2 * (long)sizeof(bf16); }
+// Entries of a packed B.
+RT_API long rt_packed_bf16(long n, long k) { return (n + NR - 1) / NR * ((k + 1) / 2) * NR * 2; }
 
-// Pack B. transposed: the source is [N][K] (a weight of `x @ W.T`); otherwise [K][N]. float32: of fp32 numbers.
-RT_API void rt_pack_b(const void* source, long n, long k, long ld, int transposed, int float32, bf16* out) {
+// Pack B. transposed: the source is [N][K] (a weight of `x @ W.T`); otherwise [K][N].
+RT_API void rt_pack_b(const bf16* source, long n, long k, long ld, int transposed, bf16* out) {
     long panels = (n + NR - 1) / NR, pairs = (k + 1) / 2;
 #pragma omp parallel for schedule(static)
     for (long p = 0; p < panels; p++) {
@@ -202,17 +200,15 @@ RT_API void rt_pack_b(const void* source, long n, long k, long ld, int transpose
             long first = p * NR + 16 * half, left = n - first;
             int count = left >= 16 ? 16 : left < 0 ? 0 : (int)left;
             uint32_t* part = to + 16 * half;
-            if (!half && !transposed && !float32 && left >= NR) {
-                pack_panel((const bf16*)source + first, ld, k, to);
+            if (!half && !transposed && left >= NR) {
+                pack_panel(source + first, ld, k, to);
                 break;
             }
             if (count < 16)
                 for (long i = 0; i < pairs; i++) memset(part + i * NR, 0, 64);
             if (!count) continue;
-            if (transposed && float32) pack_rows((const float*)source + first * ld, ld, count, k, part, NR);
-            else if (transposed) pack_rows((const bf16*)source + first * ld, ld, count, k, part, NR);
-            else if (float32) pack_cols((const float*)source + first, ld, count, k, part, NR);
-            else pack_cols((const bf16*)source + first, ld, count, k, part, NR);
+            if (transposed) pack_rows(source + first * ld, ld, count, k, part, NR);
+            else pack_cols(source + first, ld, count, k, part, NR);
         }
     }
 }
@@ -224,51 +220,17 @@ RT_API void rt_pack_b(const void* source, long n, long k, long ld, int transpose
 RT_API int rt_gemm(int a_layout, const void* a, long ld_a, long m, long k, const bf16* packed_b, long n, const bf16* bias,
                    const float* residual, long ld_residual, int kind, void* out, long ld_out) try {
     if (m <= 0 || n <= 0) return 0;
-    const long panels = (n + NR - 1) / NR, all_pairs = (k + 1) / 2, threads = omp_get_max_threads();
+    const long panels = (n + NR - 1) / NR, all_pairs = (k + 1) / 2;
     const long k_block = k > LONGEST_K && kind != OUT_BF16 ? K_BLOCK : k;
-    const long tiles = (m + MR - 1) / MR, pairs_block = (k_block + 1) / 2;
-    // Rows are spread evenly over the tiles: a short last tile would keep few sums in flight.
-    auto start = [&](long t) { return t * m / tiles; };
-    long blocks = (tiles * MR * pairs_block * 4 + BLOCK_BYTES - 1) / BLOCK_BYTES;
-    const bool by_rows = tiles >= 2 * threads && blocks > 1;  // many rows: each thread packs and multiplies blocks of its own
-    if (by_rows) blocks = (blocks + threads - 1) / threads * threads;
-    if (blocks > tiles) blocks = tiles;
-    auto first_tile = [&](long block) { return block * tiles / blocks; };
     const bool past_caches = kind == OUT_BF16 && n % NR == 0 && ld_out % NR == 0 && (uintptr_t)out % 64 == 0 && m * n > (4 << 20);
-    static thread_local Buffer shared;
-    uint32_t* whole = by_rows ? nullptr : shared.get<uint32_t>((size_t)m * pairs_block);
-    bool failed = false;
-    for (long k0 = 0; k0 < k; k0 += k_block) {
-        Job job{m, n, k - k0 < k_block ? k - k0 : k_block, bias, residual, ld_residual, out, ld_out, kind, past_caches};
-        if (k0) { job.kind = OUT_F32_ADD; job.residual = nullptr; job.bias = nullptr; }
-        const long pairs = (job.k + 1) / 2;
-        auto panel = [&](long p) { return (const __m512i*)(packed_b) + (p * all_pairs + k0 / 2) * 2; };
-        auto pack = [&](long t, uint32_t* to) { pack_a(a_layout, a, ld_a, start(t), (int)(start(t + 1) - start(t)), k0, job.k, to); };
-        auto multiply_tile = [&](long t, const uint32_t* from, long p) {
-            TILES[start(t + 1) - start(t)](from, panel(p), job, start(t), p * NR);
-        };
-#pragma omp parallel
-        if (by_rows) {
-            static thread_local Buffer own;
-#pragma omp for schedule(static)
-            for (long block = 0; block < blocks; block++) try {
-                const long from = first_tile(block), to = first_tile(block + 1);
-                uint32_t* packed = own.get<uint32_t>((size_t)(start(to) - start(from)) * pairs);
-                for (long t = from; t < to; t++) pack(t, packed + (start(t) - start(from)) * pairs);
-                for (long p = 0; p < panels; p++)
-                    for (long t = from; t < to; t++) multiply_tile(t, packed + (start(t) - start(from)) * pairs, p);
-            } catch (const std::bad_alloc&) { failed = true; }
-        } else {
-#pragma omp for schedule(static)
-            for (long t = 0; t < tiles; t++) pack(t, whole + start(t) * pairs);
-#pragma omp for schedule(static)
-            for (long task = 0; task < blocks * panels; task++)
-                for (long t = first_tile(task / panels); t < first_tile(task / panels + 1); t++)
-                    multiply_tile(t, whole + start(t) * pairs, task % panels);
-        }
-    }
-    if (failed) return 1;
-    return 0;
+    const bool done = over_tiles<MR, 2>(
+        m, panels, k, k_block, [&](long row, int rows, long k0, long part, uint32_t* to) { pack_a(a_layout, a, ld_a, row, rows, k0, part, to); },
+        [&](long row, int rows, long k0, long part, const uint32_t* from, long panel) {
+            Job job{m, n, part, bias, residual, ld_residual, out, ld_out, kind, past_caches};
+            if (k0) { job.kind = OUT_F32_ADD; job.residual = nullptr; job.bias = nullptr; }
+            TILES[rows](from, (const __m512i*)packed_b + (panel * all_pairs + k0 / 2) * 2, job, row, panel * NR);
+        });
+    return done ? 0 : 1;
 } catch (const std::bad_alloc&) { return 1; }
 
 #endif

@@ -4,8 +4,6 @@
 #include "attention.h"
 #include "common.h"
 
-#ifdef RT_BF16
-
 typedef const void* In;
 typedef void* Mut;
 
@@ -13,23 +11,24 @@ extern "C" {
 int rt_rms_norm(int, const float*, const float*, float, int64_t, int64_t, Mut, float*);
 int rt_swiglu(int, In, int64_t, int64_t, Mut);
 int rt_rotate(int, In, int64_t, int64_t, int64_t, int64_t, const float*, const float*, float, Mut, int64_t);
+#ifdef RT_BF16
 int rt_gemm(int, const void*, long, long, long, const bf16*, long, const bf16*, const float*, long, int, void*, long);
+#endif
+int rt_gemm_f32(int, const float*, long, long, long, const float*, long, const float*, const float*, long, int, float*, long);
 int rt_cache_write(int, const Shape*, int64_t, In, int64_t, In, int64_t, const int32_t*, const int32_t*, Mut, Mut);
 int rt_attention_forward(int, const Shape*, const Runs*, In, int64_t, In, In, Mut, int64_t, float*);
 }
 
 namespace {
 
-constexpr int ROWS_BF16 = 0, OUT_BF16 = 0, OUT_F32 = 1;
-
-struct Layer {  // shared with Python
+template <class T> struct Layer {  // shared with Python
     const float* input_norm;
-    const bf16 *qkv, *qkv_bias;
+    const T *qkv, *qkv_bias;
     const float *q_norm, *k_norm;  // null where the family has none
-    const bf16* output;
+    const T* output;
     const float* post_norm;
-    const bf16 *gate_up, *down;
-    bf16 *k_pages, *v_pages;
+    const T *gate_up, *down;
+    T *k_pages, *v_pages;
 };
 
 struct Widths {
@@ -48,38 +47,45 @@ struct Memory {  // kept by the thread: a decode step asks for the same again
     Buffer normed, fused, rotated, attended, wide, scale, exact, heads;
 };
 
+template <class T> constexpr int IS_BF16 = sizeof(T) == 2;
+
 // Heads of `x` normed one by one (Qwen3); consecutive rows of `heads` heads.
-void norm_heads(const bf16* x, long ld, const float* weight, float epsilon, long rows, long heads, long size, Memory& memory, bf16* out) {
+template <class T>
+void norm_heads(const T* x, long ld, const float* weight, float epsilon, long rows, long heads, long size, Memory& memory, T* out) {
     float* exact = memory.exact.get<float>((size_t)rows * heads * size);
 #pragma omp parallel for schedule(static)
     for (long t = 0; t < rows; t++)
-        for (long i = 0; i < heads * size; i++) exact[t * heads * size + i] = from_bf16(x[t * ld + i]);
-    rt_rms_norm(1, exact, weight, epsilon, rows * heads, size, out, memory.scale.get<float>(rows * heads));
+        for (long i = 0; i < heads * size; i++) exact[t * heads * size + i] = value(x[t * ld + i]);
+    rt_rms_norm(IS_BF16<T>, exact, weight, epsilon, rows * heads, size, out, memory.scale.get<float>(rows * heads));
 }
 
 // Queries and keys rotated; returns where they lie and how far apart their rows are.
-struct Rotated {
-    const bf16 *q, *k;
+template <class T> struct Rotated {
+    const T *q, *k;
     long ld_q, ld_k;
 };
 
-Rotated rotate(const Shape& s, const Widths& w, const Rows& r, const Layer& layer, const bf16* fused, long ld, Memory& memory) {
+template <class T>
+Rotated<T> rotate(const Shape& s, const Widths& w, const Rows& r, const Layer<T>& layer, const T* fused, long ld, Memory& memory) {
     const long queries = s.heads * s.size, keys = s.kv_heads * s.size;
-    bf16* out = memory.rotated.get<bf16>((size_t)r.number * (queries + keys));
+    T* out = memory.rotated.get<T>((size_t)r.number * (queries + keys));
     if (!layer.q_norm) {  // queries and keys lie side by side
-        rt_rotate(1, fused, ld, r.number, s.heads + s.kv_heads, s.size, r.cos, r.sin, 1.0f, out, queries + keys);
+        rt_rotate(IS_BF16<T>, fused, ld, r.number, s.heads + s.kv_heads, s.size, r.cos, r.sin, 1.0f, out, queries + keys);
         return {out, out + queries, queries + keys, queries + keys};
     }
-    bf16* normed = memory.heads.get<bf16>((size_t)r.number * (queries + keys));
-    bf16 *normed_k = normed + r.number * queries, *out_k = out + r.number * queries;
+    T* normed = memory.heads.get<T>((size_t)r.number * (queries + keys));
+    T *normed_k = normed + r.number * queries, *out_k = out + r.number * queries;
     norm_heads(fused, ld, layer.q_norm, w.epsilon, r.number, s.heads, s.size, memory, normed);
     norm_heads(fused + queries, ld, layer.k_norm, w.epsilon, r.number, s.kv_heads, s.size, memory, normed_k);
-    rt_rotate(1, normed, queries, r.number, s.heads, s.size, r.cos, r.sin, 1.0f, out, queries);
-    rt_rotate(1, normed_k, keys, r.number, s.kv_heads, s.size, r.cos, r.sin, 1.0f, out_k, keys);
+    rt_rotate(IS_BF16<T>, normed, queries, r.number, s.heads, s.size, r.cos, r.sin, 1.0f, out, queries);
+    rt_rotate(IS_BF16<T>, normed_k, keys, r.number, s.kv_heads, s.size, r.cos, r.sin, 1.0f, out_k, keys);
     return {out, out_k, queries, keys};
 }
 
-// C = A B (+ bias), in bf16; or x += A B in fp32.
+// C = A B (+ bias); or x += A B in fp32.
+#ifdef RT_BF16
+constexpr int ROWS_BF16 = 0, OUT_BF16 = 0, OUT_F32 = 1;
+
 int product(const bf16* a, long rows, long inputs, const bf16* weight, long outputs, const bf16* bias, bf16* out) {
     return rt_gemm(ROWS_BF16, a, inputs, rows, inputs, weight, outputs, bias, nullptr, 0, OUT_BF16, out, outputs);
 }
@@ -87,34 +93,48 @@ int product(const bf16* a, long rows, long inputs, const bf16* weight, long outp
 int add_product(const bf16* a, long rows, long inputs, const bf16* weight, long outputs, float* x) {
     return rt_gemm(ROWS_BF16, a, inputs, rows, inputs, weight, outputs, nullptr, x, outputs, OUT_F32, x, outputs);
 }
+#endif
 
-int one_layer(const Shape& s, const Widths& w, const Runs& runs, const Rows& r, const Layer& layer, Memory& memory) {
+int product(const float* a, long rows, long inputs, const float* weight, long outputs, const float* bias, float* out) {
+    return rt_gemm_f32(0, a, inputs, rows, inputs, weight, outputs, bias, nullptr, 0, 0, out, outputs);
+}
+
+int add_product(const float* a, long rows, long inputs, const float* weight, long outputs, float* x) {
+    return rt_gemm_f32(0, a, inputs, rows, inputs, weight, outputs, nullptr, x, outputs, 0, x, outputs);
+}
+
+template <class T> int one_layer(const Shape& s, const Widths& w, const Runs& runs, const Rows& r, const Layer<T>& layer, Memory& memory) {
     const long rows = r.number, queries = s.heads * s.size, ld = (s.heads + 2 * s.kv_heads) * s.size;
-    bf16* normed = memory.normed.get<bf16>((size_t)rows * (w.hidden > w.intermediate ? w.hidden : w.intermediate));
-    bf16* fused = memory.fused.get<bf16>((size_t)rows * ld);
-    bf16* attended = memory.attended.get<bf16>((size_t)rows * queries);
-    bf16* wide = memory.wide.get<bf16>((size_t)rows * 2 * w.intermediate);
+    T* normed = memory.normed.get<T>((size_t)rows * (w.hidden > w.intermediate ? w.hidden : w.intermediate));
+    T* fused = memory.fused.get<T>((size_t)rows * ld);
+    T* attended = memory.attended.get<T>((size_t)rows * queries);
+    T* wide = memory.wide.get<T>((size_t)rows * 2 * w.intermediate);
 
-    rt_rms_norm(1, r.x, layer.input_norm, w.epsilon, rows, w.hidden, normed, memory.scale.get<float>(rows));
+    rt_rms_norm(IS_BF16<T>, r.x, layer.input_norm, w.epsilon, rows, w.hidden, normed, memory.scale.get<float>(rows));
     if (product(normed, rows, w.hidden, layer.qkv, ld, layer.qkv_bias, fused)) return 1;
-    const Rotated qk = rotate(s, w, r, layer, fused, ld, memory);
-    rt_cache_write(1, &s, rows, qk.k, qk.ld_k, fused + ld - s.kv_heads * s.size, ld, r.page, r.place, layer.k_pages, layer.v_pages);
-    if (rt_attention_forward(1, &s, &runs, qk.q, qk.ld_q, layer.k_pages, layer.v_pages, attended, queries, nullptr)) return 1;
+    const Rotated<T> qk = rotate(s, w, r, layer, fused, ld, memory);
+    rt_cache_write(IS_BF16<T>, &s, rows, qk.k, qk.ld_k, fused + ld - s.kv_heads * s.size, ld, r.page, r.place, layer.k_pages, layer.v_pages);
+    if (rt_attention_forward(IS_BF16<T>, &s, &runs, qk.q, qk.ld_q, layer.k_pages, layer.v_pages, attended, queries, nullptr)) return 1;
     if (add_product(attended, rows, queries, layer.output, w.hidden, r.x)) return 1;
 
-    rt_rms_norm(1, r.x, layer.post_norm, w.epsilon, rows, w.hidden, normed, memory.scale.get<float>(rows));
+    rt_rms_norm(IS_BF16<T>, r.x, layer.post_norm, w.epsilon, rows, w.hidden, normed, memory.scale.get<float>(rows));
     if (product(normed, rows, w.hidden, layer.gate_up, 2 * w.intermediate, nullptr, wide)) return 1;
-    rt_swiglu(1, wide, rows, w.intermediate, normed);
+    rt_swiglu(IS_BF16<T>, wide, rows, w.intermediate, normed);
     return add_product(normed, rows, w.intermediate, layer.down, w.hidden, r.x);
+}
+
+template <class T> int all_layers(const Shape& s, const Widths& w, const Runs& runs, const Rows& rows, const void* layers) {
+    static thread_local Memory memory;
+    for (int64_t i = 0; i < w.layers; i++)
+        if (one_layer(s, w, runs, rows, ((const Layer<T>*)layers)[i], memory)) return 1;
+    return 0;
 }
 
 }  // namespace
 
-RT_API int rt_layers(const Shape* s, const Widths* w, const Runs* runs, const Rows* rows, const Layer* layers) try {
-    static thread_local Memory memory;
-    for (int64_t i = 0; i < w->layers; i++)
-        if (one_layer(*s, *w, *runs, *rows, layers[i], memory)) return 1;
-    return 0;
-} catch (const std::bad_alloc&) { return 1; }
-
+RT_API int rt_layers(int is_bf16, const Shape* s, const Widths* w, const Runs* runs, const Rows* rows, const void* layers) try {
+#ifdef RT_BF16
+    if (is_bf16) return all_layers<bf16>(*s, *w, *runs, *rows, layers);
 #endif
+    return all_layers<float>(*s, *w, *runs, *rows, layers);
+} catch (const std::bad_alloc&) { return 1; }

@@ -29,6 +29,7 @@ VARIABLE = "RETHINK_KERNELS"
 CHOICES = ("auto", "reference", "avx2")
 SOURCES = (
     "gemm.cpp",
+    "gemm_f32.cpp",
     "attention.cpp",
     "attention_backward.cpp",
     "elementwise.cpp",
@@ -36,7 +37,7 @@ SOURCES = (
     "layers.cpp",
     "adamw.cpp",
 )
-HEADERS = ("common.h", "attention.h", "attention_blocks.h")
+HEADERS = ("common.h", "gemm.h", "attention.h", "attention_blocks.h")
 LEVELS = {
     "avx512-bf16": ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16"),
     "avx2": ("avx2", "fma", "f16c"),
@@ -56,7 +57,7 @@ class Native:
 
     @property
     def bf16(self) -> bool:
-        """Whether it has bf16 kernels (and matrix products); fp32 ones it always has."""
+        """Whether it has bf16 kernels; fp32 ones it always has."""
         return self.level == "avx512-bf16"
 
 

@@ -32,8 +32,8 @@ def usable(x: Tensor) -> bool:
 
 
 def has_products(x: Tensor) -> bool:
-    """Whether the native bf16 matrix product serves this tensor."""
-    return x.dtype == torch.bfloat16 and usable(x)
+    """Whether a native matrix product serves this tensor."""
+    return usable(x)
 
 
 def _address(x: Tensor, dtype: torch.dtype) -> int:
@@ -79,15 +79,17 @@ def _call(name: str, *arguments: Any, sizes: tuple[int, ...] = ()) -> None:
 
 
 def pack_weight(weight: Tensor, transposed: bool, out: Tensor | None = None) -> Tensor:
-    """A matrix laid out for `product`: [O, I] for `x @ W.T` (`transposed`), or [I, O] for `x @ W`. bf16 or fp32."""
+    """A matrix laid out for `product`: [O, I] for `x @ W.T` (`transposed`), or [I, O] for `x @ W`. In its type: bf16 or
+    fp32.
+    """
     outputs, inputs = weight.shape if transposed else weight.shape[::-1]
-    size = -(-outputs // 32) * -(-inputs // 2) * 64
+    size = _packed_size(outputs, inputs, weight.dtype)
     if out is None:
-        out = torch.empty(size, dtype=torch.bfloat16)
+        out = torch.empty(size, dtype=weight.dtype)
     with span("rt_pack_b", outputs, inputs):
-        _function("rt_pack_b")(
+        _function("rt_pack_b" if _is_bf16(weight) else "rt_pack_b_f32")(
             _pointer(weight, weight.dtype), _long(outputs), _long(inputs), _long(weight.stride(0)), _int(transposed),
-            _int(not _is_bf16(weight)), _pointer(out, BF16),
+            _pointer(out, weight.dtype),
         )  # fmt: skip
     return out[:size]
 
@@ -96,19 +98,30 @@ def product(
     a: Tensor, packed: Tensor, out: Tensor, kind: int, *, transposed: bool = False, bias: Tensor | None = None,
     residual: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """A B (+ bias) (+ residual) into `out` [T, O]: bf16, fp32, or added to fp32.
+    """A B (+ bias) (+ residual) into `out` [T, O]: bf16, fp32, or added to fp32. All of the type of `packed`, but the
+    residual is fp32, and so is an `a` where that is wanted.
 
     `a` is [T, I], or [I, T] if `transposed`.
     """
     (inputs, rows), outputs = a.shape if transposed else a.shape[::-1], out.shape[1]
-    layout = (2 if transposed else 0) + (not _is_bf16(a))
+    bf16 = _is_bf16(packed)
+    own = packed.dtype if kind == OUT_BF16 else FP32
+    layout = (2 if transposed else 0) + (not _is_bf16(a)) if bf16 else int(transposed)
     _call(
-        "rt_gemm", _int(layout), _pointer(a, a.dtype), _long(a.stride(0)), _long(rows), _long(inputs),
-        _pointer(packed, BF16), _long(outputs), _pointer(bias, BF16), _pointer(residual, FP32),
-        _long(0 if residual is None else residual.stride(0)), _int(kind),
-        _pointer(out, BF16 if kind == OUT_BF16 else FP32), _long(out.stride(0)), sizes=(rows, inputs, outputs),
+        "rt_gemm" if bf16 else "rt_gemm_f32", _int(layout), _pointer(a, a.dtype if bf16 else FP32), _long(a.stride(0)),
+        _long(rows), _long(inputs), _pointer(packed, packed.dtype), _long(outputs), _pointer(bias, packed.dtype),
+        _pointer(residual, FP32), _long(0 if residual is None else residual.stride(0)),
+        _int(kind if bf16 else kind == OUT_ADD), _pointer(out, own), _long(out.stride(0)),
+        sizes=(rows, inputs, outputs),
     )  # fmt: skip
     return out
+
+
+def _packed_size(outputs: int, inputs: int, dtype: torch.dtype) -> int:
+    """Entries of a packed matrix."""
+    function = _function("rt_packed_bf16" if dtype == BF16 else "rt_packed_f32")
+    function.restype = _long
+    return int(function(_long(outputs), _long(inputs)))
 
 
 _KEPT = threading.local()
@@ -118,7 +131,7 @@ def scratch(size: int, purpose: str = "packed", dtype: torch.dtype = torch.bfloa
     """Memory that each thread keeps for a purpose, one user at a time: fresh pages would be faulted in every time."""
     mine = vars(_KEPT)
     kept: Tensor | None = mine.get(purpose)
-    if kept is None or kept.numel() < size:
+    if kept is None or kept.numel() < size or kept.dtype != dtype:
         mine.pop(purpose, None)
         del kept  # before the larger one is taken
         kept = mine[purpose] = torch.empty(size, dtype=dtype)
@@ -136,7 +149,7 @@ def release_scratch(above: int) -> None:
 def pack_now(matrix: Tensor, transposed: bool, purpose: str = "packed") -> Tensor:
     """`pack_weight` into scratch memory: valid until the next call for the same purpose."""
     outputs, inputs = matrix.shape if transposed else matrix.shape[::-1]
-    return pack_weight(matrix, transposed, scratch(-(-outputs // 32) * -(-inputs // 2) * 64, purpose))
+    return pack_weight(matrix, transposed, scratch(_packed_size(outputs, inputs, matrix.dtype), purpose, matrix.dtype))
 
 
 # --- element-wise --------------------------------------------------------------------------------------------------
@@ -294,9 +307,9 @@ class _Rows(ctypes.Structure):
     )  # fmt: skip
 
 
-def layer_pointers(**tensors: Tensor | None) -> LayerPointers:
-    """A layer's tensors by field name, the norms' in fp32, the others in bf16; None where the family has none."""
-    kinds = {name: FP32 if name.endswith("norm") else BF16 for name in tensors}
+def layer_pointers(dtype: torch.dtype, **tensors: Tensor | None) -> LayerPointers:
+    """A layer's tensors by field name, the norms' in fp32, the others in `dtype`; None where the family has none."""
+    kinds = {name: FP32 if name.endswith("norm") else dtype for name in tensors}
     return LayerPointers(**{name: None if x is None else _address(x, kinds[name]) for name, x in tensors.items()})
 
 
@@ -307,6 +320,8 @@ class Stack:
     shape: Shape
     widths: Widths
     pointers: ctypes.Array[LayerPointers]
+    bf16: bool
+    """Type of the products; else fp32."""
 
 
 def layers(
@@ -315,7 +330,8 @@ def layers(
     """All layers over a paged cache; the residual stream (fp32) is overwritten."""
     numbers = (_address(x, FP32) for x in (x_TE, cos_TD, sin_TD))
     rows = _Rows(len(x_TE), *numbers, *(_address(x, INT32) for x in (page_T, place_T)))
-    _call("rt_layers", *(ctypes.byref(x) for x in (stack.shape, stack.widths, runs, rows)), stack.pointers)
+    structs = (ctypes.byref(x) for x in (stack.shape, stack.widths, runs, rows))
+    _call("rt_layers", _int(stack.bf16), *structs, stack.pointers)
 
 
 # --- head ----------------------------------------------------------------------------------------------------------

@@ -147,7 +147,7 @@ def _key_within(outer: Key | None, event: Any, matrices: Mapping[tuple[int, int]
 def _factors(event: Any) -> tuple[int, int, int] | None:
     """Rows, inner size and columns of a matrix product; None of anything else."""
     name, sizes = _parsed(event.name)
-    if name == "rt_gemm":
+    if name in ("rt_gemm", "rt_gemm_f32"):
         rows, inner, columns = sizes
         return rows, inner, columns
     place = PRODUCTS.get(event.name)
