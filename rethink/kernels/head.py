@@ -119,6 +119,7 @@ class _HeadLoss(torch.autograd.Function):
                 (coefficient,) = torch.autograd.grad(value, leaf)
             loss += value.detach()
             if back is not None:
+                coefficient = coefficient.contiguous()  # that of a sum is one number, read again and again
                 slopes = ops.head_gradient(logits, targets[chunk], lse, coefficient, temperature, hidden.dtype)
                 wide = torch.empty(rows.shape)  # V products a sum: long enough to be cut, and so in fp32
                 ops.product(slopes, back, wide, ops.OUT_FP32)

@@ -297,10 +297,27 @@ def test_draws_follow_the_reference() -> None:
     assert torch.equal(sampling.sample(logits, 0.0, 1.0, 0, uniforms)[0], logits.argmax(-1))
 
 
-@needs_bf16
-def test_head_in_chunks_is_the_head_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradients_of_the_head_where_the_objective_is_a_plain_sum(dtype: torch.dtype) -> None:
+    """Its gradient is one number that torch repeats without storing it again."""
     torch.manual_seed(0)
-    hidden, weight = torch.randn(23, 32).bfloat16(), torch.randn(70, 32).bfloat16()
+    hidden, weight = torch.randn(9, 32).to(dtype), torch.randn(43, 32).to(dtype)
+    targets = torch.randint(43, (9,))
+    leaves = [t.clone().requires_grad_() for t in (hidden, weight)]
+    exact = [t.double().requires_grad_() for t in (hidden, weight)]
+    head.head_loss(*leaves, targets, lambda logprobs_C, _: -0.1 * logprobs_C.sum())[0].backward()
+    logprobs = torch.log_softmax(exact[0] @ exact[1].t(), -1)
+    (-0.1 * logprobs.gather(1, targets[:, None]).sum()).backward()
+    for got, right in zip(leaves, exact, strict=True):
+        assert got.grad is not None
+        assert right.grad is not None
+        assert worst(got.grad, right.grad) < 2 * tolerance(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_head_in_chunks_is_the_head_at_once(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(23, 32).to(dtype), torch.randn(70, 32).to(dtype)
     targets = torch.randint(70, (23,))
     whole = head.token_logprobs(hidden, weight, targets, 0.9)
     monkeypatch.setattr(head, "CHUNK_ROWS", 5)
