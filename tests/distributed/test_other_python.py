@@ -82,12 +82,16 @@ def test_it_is_a_path(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_grpo_on_the_real_vllm_in_another_environment(recipe_file: Path, tmp_path: Path) -> None:
+def test_grpo_on_the_real_vllm_in_another_environment(
+    recipe_file: Path, tmp_path: Path, tiny_folder: Callable[..., Path]
+) -> None:
     if not VLLM_PYTHON:
         pytest.skip("RETHINK_VLLM_PYTHON names no Python that has vLLM (docs/cluster.md says how to make one)")
+    shape = {"hidden_size": 128, "head_dim": 32, "tie_word_embeddings": True}  # the narrowest heads that it takes
     cluster = tmp_path / "cluster.yaml"
     cluster.write_text(f"workers: 1\npython: {VLLM_PYTHON}\nkv_budget_gb: 0.1\nstart_seconds: 600\n")
-    one_update = ("algorithm.mini_batches=1", "algorithm.epochs=1")
+    model = tiny_folder("llama", "wide", **shape)
+    one_update = (f"model.path={model}", "algorithm.mini_batches=1", "algorithm.epochs=1")
     words = ("rollout.engine=vllm", "steps=2", "optimizer.warmup_steps=1", "evaluation={problems: 0}", *one_update)
     done = python(
         "-m", "rethink", "train", recipe_file, *words, "--out", tmp_path / "run", "--cluster", cluster, folder=tmp_path
