@@ -53,7 +53,7 @@ def measure(a) -> None:
         ended = threading.Thread(target=lambda: all(iter(engine.step, False)), daemon=True)
         ended.start()
         pool, until = engine.pool, time.monotonic() + cluster.start_seconds
-        while not (len(pool.workers) == 2 and all(worker.tokens > 100 for worker in list(pool.workers.values()))):
+        while not (len(pool.workers) == 2 and all(worker.tokens for worker in list(pool.workers.values()))):
             if time.monotonic() > until:
                 raise SystemExit("the workers do not draw")
             time.sleep(0.01)

@@ -40,8 +40,8 @@ OVERRIDES = ("steps=16", "optimizer.lanes=2", "model.dtype=bfloat16", "rollout.m
 LONGER = (*OVERRIDES, "steps=40", "rollout.max_new_tokens=150")
 """It lasts longer than whoever is stopped goes unnoticed."""
 CLUSTER = "workers: 2\nranks: 2\n"
-END_SECONDS = 30.0
-"""How long processes of a driver that was killed may outlive it."""
+END_SECONDS = 120.0
+"""How long processes may outlive a run: agents of a raylet that was killed first try to tell its control service."""
 
 
 @dataclass(frozen=True, slots=True)
