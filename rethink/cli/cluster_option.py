@@ -63,7 +63,7 @@ def placed_on(
             add_event(out, event)
 
     where = read_cluster(cluster)
-    if shared and out is not None and where.workers and where.address != "local":
+    if shared and out is not None and where.uses_ray and where.address != "local":
         check_shared(where.address, out)
     with on_cluster(where, Onlooker(note, show, record)):
         yield

@@ -2,6 +2,7 @@
 
     workers: 4                 # rollout workers
     threads: 8                 # of each
+    ranks: 2                   # trainer ranks, the process that is started counted
     address: auto              # a Ray cluster that runs; local: start Ray on this machine
 
 A recipe says what a run is, a cluster file where it runs. So the file is no part of a run's identity: a run may be
@@ -48,12 +49,13 @@ class Cluster(Section):
     engine whose packages the driver's environment cannot have (`vllm`). It has Rethink, and the same Ray and Python
     version."""
     ranks: int = Field(default=1, gt=0)
-    """Trainer ranks: processes on this machine that share each step, this one counted."""
+    """Trainer ranks: processes that share each step, this one counted. With `address: local` or `strategy: fsdp2` they
+    are on this machine, otherwise Ray places all but this one on nodes that have room."""
     trainer: TrainerSection = TrainerSection()
     """Of the ranks."""
     rank_threads: int | None = Field(default=None, gt=0)
-    """CPU threads of each rank, for a run that starts and whose recipe says nothing of `threads`; None: an equal part
-    of this machine's."""
+    """CPU threads of each rank, for a run that starts and whose recipe says nothing of `threads`; None: those of this
+    machine, of ranks that are all here an equal part of them."""
     bits: Literal["same", "any"] = "same"
     """`same`: refuse a worker whose completions would differ in the last bits (another processor or version), so that
     the run ends as one process would. `any`: take it, and compute log-probabilities anew before training."""
@@ -70,7 +72,18 @@ class Cluster(Section):
         """CPU threads of a run that starts and whose recipe says nothing of `threads`."""
         if self.ranks == 1:
             return usable_threads()
-        return self.rank_threads or max(usable_threads() // self.ranks, 1)
+        sharing = 1 if self.ranks_on_nodes else self.ranks
+        return self.rank_threads or max(usable_threads() // sharing, 1)
+
+    @property
+    def ranks_on_nodes(self) -> bool:
+        """Whether Ray places ranks."""
+        return self.ranks > 1 and self.address != "local" and self.trainer.strategy == "replicated"
+
+    @property
+    def uses_ray(self) -> bool:
+        """Whether anything of it is placed by Ray."""
+        return self.workers > 0 or self.ranks_on_nodes
 
 
 def read_cluster(said: str) -> Cluster:

@@ -60,8 +60,9 @@ def demand_of(recipe: AnyRecipe, cluster: Cluster) -> Demand:
             copies = 2 if takes_own_copy(name) else 1
             workers.append(copies * model + _keys_and_values(stage, shape, cluster, costs))
             engines |= {name: None} if name != AUTO else {}
+        if kind.samples or (kind.lanes is not None and cluster.ranks > 1):
             if references(stage.model.path):
-                notes = ["stages sample from the models of earlier ones: run in a folder that all machines share"]
+                notes = ["stages read the models of earlier ones: run in a folder that all machines share"]
             elif (local := Path(stage.model.path).expanduser()).exists():
                 paths[os.path.abspath(local)] = None
     check_use(cluster, recipe.name, samples=bool(workers), shared=shared)

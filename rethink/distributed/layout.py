@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -74,7 +75,9 @@ class Layout:
 
 
 def lay_out(cluster: Cluster, nodes: Sequence[Node], demand: Demand, here: str) -> Layout:
-    """Seat driver and trainer ranks, and the workers in turn on the nodes that have room, as Ray spreads them.
+    """Seat the driver, then trainer ranks and workers in turn on the nodes that have room, as Ray spreads them.
+
+    Ranks that are not placed on nodes are beside the driver.
 
     Args:
         cluster: the cluster file.
@@ -82,37 +85,44 @@ def lay_out(cluster: Cluster, nodes: Sequence[Node], demand: Demand, here: str) 
         demand: what the run needs.
         here: name of the driver's machine, which need not be a node.
     """
+    local = cluster.address == "local"
     seats = [Seat(DRIVER, here, demand.driver_threads, demand.driver_bytes)]
-    local, threads = cluster.address == "local", cluster.threads
-    room = {node.name: cluster.workers if local else int(node.cpus // threads) for node in nodes}
-    for index in range(cluster.workers):
-        able = [name for name, left in room.items() if left]
-        if not able:
-            break
-        name = min(able, key=lambda n: sum(seat.node == n for seat in seats if seat.who != DRIVER))
-        room[name] -= 1
-        seats.append(Seat(f"worker-{index}", name, threads, demand.worker_bytes))
-    seated = len(seats) - 1
     # A rank holds no more than the driver: all weights (sharded: those that it computes with), gradients, its part of
     # the optimizer.
-    seats += [replace(seats[0], who=f"rank-{rank}") for rank in range(1, cluster.ranks)]
-    missing = [*_without_seat(cluster, nodes, seated), *_memory(nodes, seats), *strange(nodes)]
+    ranks = [replace(seats[0], who=f"rank-{rank}") for rank in range(1, cluster.ranks)]
+    workers = [Seat(f"worker-{index}", "", cluster.threads, demand.worker_bytes) for index in range(cluster.workers)]
+    seats += [] if cluster.ranks_on_nodes else ranks
+    room = {node.name: math.inf if local else node.cpus for node in nodes}
+    lacking: list[Seat] = []
+    for seat in [*(ranks if cluster.ranks_on_nodes else ()), *workers]:
+        able = [name for name, left in room.items() if left >= seat.threads]
+        if not able:
+            lacking.append(seat)
+            continue
+        name = min(able, key=lambda n: sum(other.node == n for other in seats if other.who != DRIVER))
+        room[name] -= seat.threads
+        seats.append(replace(seat, node=name))
+    missing = [*_without_seat(cluster, nodes, lacking), *_memory(nodes, seats), *strange(nodes)]
     cautions = [*(demand.notes if len(nodes) > 1 else ()), *_processors(cluster, nodes), *_clocks(nodes)]
-    if local and nodes and (wanted := cluster.workers * threads) > nodes[0].cpus:
+    if local and nodes and (wanted := cluster.workers * cluster.threads) > nodes[0].cpus:
         cautions.append(
-            f"{cluster.workers} workers of {threads} thread(s) want {wanted} processors, and this machine has "
+            f"{cluster.workers} workers of {cluster.threads} thread(s) want {wanted} processors, and this machine has "
             f"{nodes[0].cpus:.0f}: they take turns. The result is the same, and no sooner than with fewer workers"
         )
     return Layout(tuple(seats), tuple(missing), tuple(cautions))
 
 
-def _without_seat(cluster: Cluster, nodes: Sequence[Node], seated: int) -> Iterator[str]:
-    if (left := cluster.workers - seated) > 0:
-        there = ", ".join(f"{node.name} has {node.cpus:.0f}" for node in nodes) or "there is no node"
-        yield (
-            f"{left} of the {cluster.workers} workers find no room: each takes {cluster.threads} processor(s) of one "
-            f"node, and {there}. Lower `workers` or `threads` in the cluster file, or add machines"
-        )
+def _without_seat(cluster: Cluster, nodes: Sequence[Node], lacking: Sequence[Seat]) -> Iterator[str]:
+    there = ", ".join(f"{node.name} has {node.cpus:.0f}" for node in nodes) or "there is no node"
+    for kind, all_of, fields in (
+        ("rank", f"{cluster.ranks - 1} trainer ranks beside the driver", "`ranks` or `rank_threads`"),
+        ("worker", f"{cluster.workers} workers", "`workers` or `threads`"),
+    ):
+        if left := [seat for seat in lacking if seat.who.startswith(kind)]:
+            yield (
+                f"{len(left)} of the {all_of} find no room: each takes {left[0].threads} processor(s) of one node, and "
+                f"{there}. Lower {fields} in the cluster file, or add machines"
+            )
 
 
 def _memory(nodes: Sequence[Node], seats: Sequence[Seat]) -> Iterator[str]:

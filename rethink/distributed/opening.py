@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -48,23 +49,23 @@ def on_cluster(cluster: Cluster, onlooker: Onlooker) -> Iterator[None]:
     Raises:
         UsageError: Ray is missing, the cluster does not answer, or has too few processors.
     """
-    if cluster.workers:
+    if cluster.uses_ray:
         ray_module()  # before anything slow
         check_answers(cluster.address)
         _check_python(cluster)
     for caution in lay_out(cluster, [this_machine()], UNKNOWN, here="").cautions if cluster.address == "local" else ():
         onlooker.note(f"{caution}.")
-    engines: list[PoolEngine] = []
+    engines: weakref.WeakSet[PoolEngine] = weakref.WeakSet()  # one that is closed is not kept, nor its model
     try:
         with ExitStack() as stack:
             if cluster.workers:
                 pool, check = partial(_pool, cluster, onlooker, engines), partial(_check_engine, cluster)
                 stack.enter_context(spread_over(pool, check))
             if cluster.ranks > 1 or cluster.trainer.strategy == FSDP2:
-                stack.enter_context(on_ranks(cluster))
+                stack.enter_context(on_ranks(cluster, onlooker.note))
             yield
     finally:
-        for engine in engines:
+        for engine in list(engines):
             engine.close()
 
 
@@ -87,7 +88,9 @@ def _check_engine(cluster: Cluster, engine: Engine) -> None:
         _check_python(cluster, [engine.name])
 
 
-def _pool(cluster: Cluster, onlooker: Onlooker, engines: list[PoolEngine], spreading: Spreading) -> RolloutEngine:
+def _pool(
+    cluster: Cluster, onlooker: Onlooker, engines: weakref.WeakSet[PoolEngine], spreading: Spreading
+) -> RolloutEngine:
     opened, local = spreading.opened, spreading.opened.engine
     exact = local.exact_logprobs and cluster.bits == "same" and not is_corrected(opened.name)
     if cluster.bits == "same" and not exact:
@@ -102,7 +105,7 @@ def _pool(cluster: Cluster, onlooker: Onlooker, engines: list[PoolEngine], sprea
         exact_logprobs=exact,
     )
     engine.publish(opened.model, 0)
-    engines.append(engine)
+    engines.add(engine)
     return engine
 
 

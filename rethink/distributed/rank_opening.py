@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,16 +14,21 @@ from rethink.runs.ranks import FSDP2, Launch, Ranks, Shared, launched_by
 
 
 @contextmanager
-def on_ranks(cluster: Cluster) -> Iterator[None]:
-    """Within, runs whose steps can be shared get the cluster's ranks, which end with it."""
+def on_ranks(cluster: Cluster, note: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+    """Within, runs whose steps can be shared get the cluster's ranks, which end with it.
+
+    Args:
+        cluster: where.
+        note: told what a user should know of the machines.
+    """
     started: list[Ranks] = []
 
     def start(shared: Shared) -> Ranks:
-        from rethink.distributed.rank_launch import start_local
+        from rethink.distributed.rank_start import start_on
 
         check_kind(cluster, shared.recipe)  # again: of a pipeline, each stage by itself
         close()  # what an attempt that failed early has left
-        started.append(start_local(shared, cluster))
+        started.append(start_on(cluster, shared, note))
         return started[-1]
 
     def close() -> None:

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -20,9 +21,11 @@ from typing import Any, NoReturn
 
 import torch
 
-from rethink.distributed.gloo import GlooWire
+from rethink.distributed.gloo import GlooWire, find_store
+from rethink.distributed.host import facts
 from rethink.distributed.rank_group import FAILED, Group
 from rethink.errors import NumericsError, RethinkError
+from rethink.kernels.native import library
 from rethink.machine.placement import Placement
 from rethink.model.loading import load_checkpoint
 from rethink.recipe.base import TrainingRecipe
@@ -36,8 +39,8 @@ from rethink.terminal import say
 BEAT_SECONDS = 1.0
 READY, ALIVE = b"r", b"."
 """Bytes on standard output: the model is loaded; the process lives."""
-PEER_LOST = 75
-"""Exit code of a rank that ends because another one did."""
+PEER_LOST, REFUSED = 75, 76
+"""Exit codes of a rank that ends because another one did, and of one whose machine cannot serve the run."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,6 +50,9 @@ class RankSpec:
     rank: int
     size: int
     meeting: str
+    """See `gloo.find_store`."""
+    host: str
+    """This machine's address for the other ranks."""
     recipe: str
     source: str
     revision: str | None
@@ -55,10 +61,18 @@ class RankSpec:
     micro_batch_tokens: int
     strategy: str
     recompute: bool
+    expected: dict[str, str]
+    """What must be here as `deciding` says."""
 
 
 class PeerLostError(Exception):
     """Another rank is lost; the first one knows which."""
+
+
+def deciding() -> dict[str, str]:
+    """What decides the bits of a gradient on this machine."""
+    about = facts()
+    return {name: about[name] for name in ("rethink", "torch", "instructions")} | {"kernels": library.status().level}
 
 
 class Rank:
@@ -146,6 +160,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     spec = RankSpec(**json.loads(sys.stdin.buffer.readline()))
     threading.Thread(target=_end_with_the_first, args=(os.getppid(),), daemon=True).start()
+    _check_bits(spec.expected)
     try:
         recipe = parse_recipe(spec.recipe, "the run's recipe")
         assert isinstance(recipe, TrainingRecipe)
@@ -170,12 +185,25 @@ def _group(spec: RankSpec) -> Group:
     def lost(rank: int, what: str) -> PeerLostError:
         return PeerLostError(f"{rank}: {what}")
 
-    meeting = Path(spec.meeting)
     if spec.strategy == FSDP2:
         from rethink.distributed.sharded_optimizer import join_sharded
 
-        return join_sharded(meeting, spec.rank, spec.size, spec.placement["device"], spec.recompute, lost)
-    return Group(GlooWire(meeting, spec.rank, spec.size, lost), spec.rank, spec.size)
+        return join_sharded(Path(spec.meeting), spec.rank, spec.size, spec.placement["device"], spec.recompute, lost)
+    wire = GlooWire(find_store(spec.meeting, spec.size), spec.host, spec.rank, spec.size, lost)
+    return Group(wire, spec.rank, spec.size)
+
+
+def _check_bits(expected: Mapping[str, str]) -> None:
+    """End where this machine would compute other bits than the first rank's."""
+    found = deciding()
+    if strange := [name for name, value in expected.items() if found[name] != value]:
+        said = "; ".join(f"{name}: {found[name]}, and {expected[name]} on the driver's" for name in strange)
+        say(
+            f"is refused, since its gradients would differ in the last bits on {socket.gethostname()} ({said}). Use "
+            "machines of one kind, or write `bits: any`",
+            file=sys.stderr,
+        )
+        os._exit(REFUSED)
 
 
 def _beat(out: int) -> None:

@@ -1,4 +1,6 @@
-"""Ray itself: started or joined, and watched. Only the process of `ray_process.py` and workers import it."""
+"""Ray itself: started or joined, and watched. Only processes of their own import it (`ray_process.py`,
+`rank_nodes.py`), and workers.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,11 @@ class RayCluster:
         cluster: the cluster file.
         asked: what each machine must have.
         note: told what a user should know of the machines.
+        demand: what the run needs.
     """
 
-    def __init__(self, cluster: Cluster, asked: Question, note: Callable[[str], None]):
-        self.cluster, self._question, self._note = cluster, asked, note
+    def __init__(self, cluster: Cluster, asked: Question, note: Callable[[str], None], demand: Demand = UNKNOWN):
+        self.cluster, self._question, self._note, self._demand = cluster, asked, note, demand
         self._nodes: bool | None = None
         """What Ray's control service said since the last look: whether a node lives; None: nothing."""
         self._clock, self._answered = RunningClock(), 0.0
@@ -50,7 +53,7 @@ class RayCluster:
             nodes = [node for node in every if "error" not in node.facts]  # others serve
             if every and not nodes:
                 raise UsageError(f"the cluster cannot serve the run. {'. '.join(strange(every))}.")
-            found = lay_out(cluster, nodes, UNKNOWN, here="")
+            found = lay_out(cluster, nodes, self._demand, here="")
             if found.missing:
                 raise UsageError(f"the cluster cannot serve the run. {'. '.join(found.missing)}")
             for caution in found.cautions:

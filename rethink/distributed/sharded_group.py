@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from rethink.distributed.gloo import JOIN_SECONDS, LONGEST, GlooWire, Lost
+from rethink.distributed.gloo import HERE, JOIN_SECONDS, LONGEST, GlooWire, Lost, file_store
 from rethink.distributed.rank_group import FAILED, Group
 from rethink.distributed.sharded_model import Sharding
 from rethink.runs.ranks import Named
@@ -52,7 +52,7 @@ class ShardedGroup(Group):
         lost: Lost,
         end: Callable[[], None] = lambda: None,
     ):
-        super().__init__(GlooWire(meeting, rank, size, lost), rank, size, end)
+        super().__init__(GlooWire(file_store(str(meeting), size), HERE, rank, size, lost), rank, size, end)
         self._lost = lost
         own = torch.device(device, rank) if device == "cuda" else torch.device(device)
         with self.exchanging("all ranks to join"):

@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from rethink.distributed.launch import Hosts, down, up
 from rethink.distributed.rank_group import Group
 from tests.kinds.grpo.conftest import recipe_file
 
 __all__ = ["recipe_file"]
 At = Callable[[set[int], Callable[[], None]], None]
+
+
+@pytest.fixture
+def two_hosts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
+    """A list of two hosts that are this machine, for Ray on a port of its own; ended if it was started."""
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")
+    own = tempfile.mkdtemp(prefix="ray-")  # a short path, for its sockets
+    monkeypatch.setenv("RAY_TMPDIR", own)  # Ray leaves a file here that others would find
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    listed = [{"host": name, "cpus": 2} for name in ("127.0.0.1", "localhost")]
+    try:
+        yield Hosts.model_validate({"hosts": listed, "port": port, "seconds": 120})
+    finally:
+        shutil.rmtree(own)
+
+
+@pytest.fixture
+def two_nodes(two_hosts: Hosts) -> Iterator[str]:
+    """The address of a cluster of two nodes, which are two raylets of this machine with two processors each."""
+    try:
+        up(two_hosts, print)
+        yield two_hosts.address
+    finally:
+        down(two_hosts, print)
 
 
 @pytest.fixture

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 import socket
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -108,24 +106,14 @@ def test_a_port_in_use_is_said_and_commands_can_be_read_first(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_run_on_two_hosts_that_are_this_machine(
-    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("ray")
-    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")
-    own = tempfile.mkdtemp(prefix="ray-")  # a short path, for its sockets
-    monkeypatch.setenv("RAY_TMPDIR", own)  # Ray leaves a file here that others would find
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
-    listed = [{"host": name, "cpus": 1} for name in ("127.0.0.1", "localhost")]
-    here = Hosts.model_validate({"hosts": listed, "port": port, "seconds": 120})
+def test_a_run_on_two_hosts_that_are_this_machine(recipe_file: Path, two_hosts: Hosts, tmp_path: Path) -> None:
+    here = two_hosts
     cluster = tmp_path / "cluster.yaml"
     cluster.write_text(f"address: {here.address}\nworkers: 2\n")
     try:
         up(here, print)
         nodes = ask_nodes(here.address, Question([str(tmp_path)]))
-        assert [node.cpus for node in nodes] == [1, 1]
+        assert [node.cpus for node in nodes] == [2, 2]
         assert nodes[0].facts["host"] == socket.gethostname()
         assert f"path {tmp_path}" in nodes[1].facts
         with pytest.raises(UsageError, match="is in use"):
@@ -135,7 +123,6 @@ def test_a_run_on_two_hosts_that_are_this_machine(
     finally:
         said: list[str] = []
         down(here, said.append)
-        shutil.rmtree(own)
     assert "0 processes" not in said[0]  # of all on this machine; the head has nothing left to end
     rethink("train", recipe_file, "--out", tmp_path / "one", folder=tmp_path)
     same_run(tmp_path / "one", tmp_path / "two", PLACES)

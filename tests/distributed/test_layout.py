@@ -48,6 +48,20 @@ def test_workers_are_seated_in_turn_where_there_is_room() -> None:
     ]  # fmt: skip
 
 
+def test_ranks_are_beside_the_driver_here_and_on_nodes_elsewhere() -> None:
+    found = lay_out(Cluster(workers=1, ranks=3), nodes(4), NEEDS, here="a")
+    assert [(seat.who, seat.node) for seat in found.seats] == [
+        (w, "a") for w in ("driver", "rank-1", "rank-2", "worker-0")
+    ]
+    found = lay_out(shared(workers=1, ranks=3), nodes(2, 3, 1), NEEDS, here="c")
+    assert [(seat.who, seat.node, seat.threads) for seat in found.seats] == [
+        ("driver", "c", 2), ("rank-1", "a", 2), ("rank-2", "b", 2), ("worker-0", "c", 1),
+    ]  # fmt: skip
+    (said,) = lay_out(shared(workers=1, ranks=4), nodes(2, 3, 1), NEEDS, here="c").missing
+    assert said.startswith("1 of the 3 trainer ranks beside the driver find no room: each takes 2 processor(s) of one")
+    assert "Lower `ranks` or `rank_threads`" in said
+
+
 def test_what_has_no_room_is_said_though_processors_would_do_together() -> None:
     """Three nodes of six have 18 processors, and still only three workers of four find room."""
     (said,) = lay_out(shared(workers=4, threads=4), nodes(6, 6, 6), NEEDS, here="a").missing

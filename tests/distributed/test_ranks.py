@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,10 +69,18 @@ def parts(out: Path) -> list[str]:
     return sorted(path.name for path in latest[1].glob("optimizer*"))
 
 
-def test_a_rank_that_is_killed_leaves_the_bits_of_one_process(go: Go, at_exchange: At, tmp_path: Path) -> None:
+def test_a_rank_that_is_killed_leaves_the_bits_of_one_process(
+    go: Go, at_exchange: At, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     short = ("model.dtype=bfloat16", "steps=5", "evaluation={problems: 0}")
     go(tmp_path / "alone", *short)
-    at_exchange({5}, lambda: os.kill(rank_process(1), signal.SIGKILL))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def strike() -> None:
+        assert not list(tmp_path.glob("rethink-ranks-*")), "where the ranks met, which a killed driver would leave"
+        os.kill(rank_process(1), signal.SIGKILL)
+
+    at_exchange({5}, strike)
     (note,) = go(tmp_path / "shared", *short, ranks=2)
     assert "trainer rank 1 was ended by SIGKILL, while rank 0 waited for" in note
     assert "trainer rank 1 was ended by SIGKILL" in (tmp_path / "shared" / "report.html").read_text()

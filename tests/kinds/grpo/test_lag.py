@@ -26,6 +26,7 @@ from rethink.model.loading import load_checkpoint
 from rethink.runs.optimizer import MasterAdamW
 from rethink.store.completeness import lost_parts
 from rethink.store.run_folder import RunFolder
+from tests.distributed.local_ranks import local_ranks
 from tests.distributed.local_workers import local_workers
 from tests.kinds.grpo.test_objectives import clipped, logprobs_with_graph
 from tests.kinds.grpo.test_resume import die, kill_and_resume
@@ -144,6 +145,18 @@ def test_workers_sample_ahead_and_give_the_bits_of_one_process(run: Run, whole: 
     assert versions(tmp_path / "spread") == [{0}, {0}, {2}, {4}]
     alone, spread = (RunFolder.open(out).read_samples("step-000007") for out in (whole, tmp_path / "spread"))
     assert alone == spread
+
+
+def test_ranks_share_the_steps_of_a_run_that_lags(run: Run, tmp_path: Path) -> None:
+    two = (*LAGGING, "optimizer.lanes=2")
+    run(tmp_path / "alone", *two)
+    with local_ranks(2):
+        run(tmp_path / "ranks", *two)
+    with local_ranks(3), local_workers():
+        run(tmp_path / "spread", *two)
+    for name in ("ranks", "spread"):
+        assert weights(tmp_path / "alone") == weights(tmp_path / name)
+        assert versions(tmp_path / name) == [{0}, {0}, {2}, {4}]
 
 
 @pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
