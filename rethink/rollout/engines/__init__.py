@@ -183,7 +183,7 @@ def takes_own_copy(name: str) -> bool:
 
 def is_corrected(name: str) -> bool:
     """Whether training weighs the log-probabilities of an engine by default; False where there is none of that name."""
-    return name in engines() and engines()[name].corrected
+    return name != AUTO and name in engines() and engines()[name].corrected
 
 
 def choose_engine(name: str, checkpoint: Checkpoint) -> Engine:
