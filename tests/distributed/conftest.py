@@ -6,16 +6,22 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rethink.distributed.launch import Hosts, down, up
 from rethink.distributed.rank_group import Group
-from tests.kinds.grpo.conftest import recipe_file
+from tests.kinds.grpo.conftest import write_recipe
 
-__all__ = ["recipe_file"]
 At = Callable[[set[int], Callable[[], None]], None]
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path, tiny_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The run of the GRPO tests on a model that the native kernels serve whole, so that its engine is exact."""
+    return write_recipe(tmp_path, tiny_folder("llama", head_dim=16), monkeypatch)
 
 
 @pytest.fixture

@@ -114,7 +114,7 @@ def test_curated_samples(tiny_folder: Callable[..., Path], tmp_path: Path) -> No
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_pipeline(tiny_folder: Callable[..., Path], tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, tiny_folder("llama"))
+    recipe = write_recipe(tmp_path, tiny_folder("llama", head_dim=16))
     rethink("train", recipe, "--out", tmp_path / "one", folder=tmp_path)
     rethink("train", recipe, "--out", tmp_path / "two", *SPREAD, folder=tmp_path)
     same_pipeline(tmp_path / "one", tmp_path / "two", PLACES)

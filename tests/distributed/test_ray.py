@@ -22,6 +22,7 @@ from rethink.observe.progress import make_progress
 from rethink.recipe.recipe_files import load_recipe
 from rethink.store.cluster_log import add_event, events
 from rethink.store.run_folder import RunFolder
+from tests.runs.compare import PLACES, same_run
 
 from .processes import MARK, marked, role
 
@@ -94,6 +95,7 @@ def test_workers_give_the_bits_of_one_process_though_one_is_killed(
         name for name in GLOSSARY if name.startswith("cluster/")
     }
     assert sum(row.get("cluster/lost", 0) for row in rows) == 1
+    same_run(tmp_path / "alone", tmp_path / "spread", PLACES)
     (lost,) = events(tmp_path / "spread")
     assert (lost["event"], lost["worker"], lost["host"]) == ("lost", "worker-0.1", socket.gethostname())
     assert lost["cause"] == "its process was killed, not for want of memory, or crashed"

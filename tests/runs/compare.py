@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rethink.kernels.native.library import native
 from rethink.store.run_folder import RunFolder
 
 CLOCKS = ("time/", "memory/", "rollout/tokens_per_s")
-PLACES = ("cluster/", "policy/mismatch", "logprobs", "sampled_logprobs")
-"""What workers may change besides, without native bf16 kernels: see docs/determinism.md."""
+PLACES = ("cluster/", *(() if native() else ("policy/mismatch", "logprobs", "sampled_logprobs")))
+"""What workers may change besides; more without native kernels, see docs/determinism.md."""
 
 
 def same_run(one: Path, two: Path, aside: tuple[str, ...] = ()) -> None:

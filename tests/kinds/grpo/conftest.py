@@ -38,15 +38,21 @@ def letters(problem, text):
 '''
 
 
+def write_recipe(folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe on a tiny model, beside the module with its reward. It uses everything that carries state: a reference
+    that is replaced, several updates a batch, a schedule, evaluations, a best model.
+    """
+    (folder / "rewards_for_tests.py").write_text(REWARDS)
+    monkeypatch.syspath_prepend(str(folder))
+    path = folder / "tiny.yaml"
+    path.write_text(RECIPE.format(model=model))
+    return path
+
+
 @pytest.fixture
 def recipe_file(tmp_path: Path, tiny_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A recipe on a tiny model, beside the module with its reward. It uses everything that carries state: a reference
-    that is replaced, several updates a batch, a schedule, evaluations, a best model."""
-    (tmp_path / "rewards_for_tests.py").write_text(REWARDS)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    path = tmp_path / "tiny.yaml"
-    path.write_text(RECIPE.format(model=tiny_folder("llama")))
-    return path
+    """See `write_recipe`."""
+    return write_recipe(tmp_path, tiny_folder("llama"), monkeypatch)
 
 
 @pytest.fixture
