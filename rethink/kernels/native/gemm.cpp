@@ -193,7 +193,7 @@ RT_API long rt_packed_bf16(long n, long k) { return (n + NR - 1) / NR * ((k + 1)
 // Pack B. transposed: the source is [N][K] (a weight of `x @ W.T`); otherwise [K][N].
 RT_API void rt_pack_b(const bf16* source, long n, long k, long ld, int transposed, bf16* out) {
     long panels = (n + NR - 1) / NR, pairs = (k + 1) / 2;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (n * k > ALONE / 8)
     for (long p = 0; p < panels; p++) {
         uint32_t* to = (uint32_t*)out + p * pairs * NR;
         for (int half = 0; half < 2; half++) {

@@ -8,6 +8,7 @@
 namespace {
 
 constexpr long BLOCK_BYTES = 384 << 10;  // of packed A that should stay in a core's second-level cache
+constexpr long ALONE = 1 << 19;          // products that one thread has done before the others are awake
 
 // Multiplies C[M,N] = A[M,K] B[K,N] in tiles of up to MR rows and one panel of columns, K in blocks. Packed, a row of A is
 // one word of four bytes for every PER_WORD entries along K.
@@ -17,7 +18,8 @@ constexpr long BLOCK_BYTES = 384 << 10;  // of packed A that should stay in a co
 // Returns false where memory ran out.
 template <int MR, int PER_WORD, class Pack, class Multiply>
 bool over_tiles(long m, long panels, long k, long k_block, Pack pack, Multiply multiply) {
-    const long threads = omp_get_max_threads(), tiles = (m + MR - 1) / MR, most_words = (k_block + PER_WORD - 1) / PER_WORD;
+    const bool together = m * panels * 16 * k > ALONE;
+    const long threads = together ? omp_get_max_threads() : 1, tiles = (m + MR - 1) / MR, most_words = (k_block + PER_WORD - 1) / PER_WORD;
     // Rows are spread evenly over the tiles: a short last tile would keep few sums in flight.
     auto start = [&](long t) { return t * m / tiles; };
     long blocks = (tiles * MR * most_words * 4 + BLOCK_BYTES - 1) / BLOCK_BYTES;
@@ -31,7 +33,7 @@ bool over_tiles(long m, long panels, long k, long k_block, Pack pack, Multiply m
     for (long k0 = 0; k0 < k; k0 += k_block) {
         const long part = k - k0 < k_block ? k - k0 : k_block, words = (part + PER_WORD - 1) / PER_WORD;
         auto rows = [&](long t) { return (int)(start(t + 1) - start(t)); };
-#pragma omp parallel
+#pragma omp parallel if (together)
         if (by_rows) {
             static thread_local Buffer own;
 #pragma omp for schedule(static)

@@ -112,7 +112,7 @@ RT_API long rt_packed_f32(long n, long k) { return (n + NR - 1) / NR * NR * k; }
 // Pack B. transposed: the source is [N][K] (a weight of `x @ W.T`); otherwise [K][N].
 RT_API void rt_pack_b_f32(const float* source, long n, long k, long ld, int transposed, float* out) {
     const long panels = (n + NR - 1) / NR;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (n * k > ALONE / 8)
     for (long p = 0; p < panels; p++) {
         float* to = out + p * k * NR;
         const long first = p * NR, left = n - first;
