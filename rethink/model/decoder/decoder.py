@@ -147,14 +147,14 @@ class Decoder:
     def completion_logprobs(self, batch: PackedBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies [C] of the completions' tokens, without a graph."""
         with torch.no_grad():
-            hidden = self.hidden(batch)[batch.head_rows_C]
+            hidden = self.hidden(batch).index_select(0, batch.head_rows_C)
             return token_logprobs(hidden, self.head, batch.targets_C, temperature)
 
     def completion_loss(
         self, batch: PackedBatch, objective: TokenObjective, temperature: float = 1.0, *, whole: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss of the completions' tokens (see `head_loss`) with a graph; log-probabilities and entropies [C]."""
-        hidden = self.hidden(batch)[batch.head_rows_C]
+        hidden = self.hidden(batch).index_select(0, batch.head_rows_C)
         return head_loss(hidden, self.head, batch.targets_C, objective, temperature, whole)
 
     def logits(self, batch: PackedBatch) -> Tensor:
