@@ -152,6 +152,21 @@ static inline float value(bf16 x) { return from_bf16(x); }
 static inline void put(float& to, float x) { to = x; }
 static inline void put(bf16& to, float x) { to = to_bf16(x); }
 
+// Sixteen values of a row, or what is left of it (the rest reads as zero).
+template <class T> static inline v16 some(const T* p, long left) {
+    if (left >= 16) return load_any(p);
+    float out[16] = {0};
+    for (long i = 0; i < left; i++) out[i] = value(p[i]);
+    return load16(out);
+}
+
+template <class T> static inline void keep(T* p, v16 v, long left) {
+    if (left >= 16) return store_any(p, v);
+    float x[16];
+    store16(x, v);
+    for (long i = 0; i < left; i++) put(p[i], x[i]);
+}
+
 // A block of memory that grows and is kept by its thread; 64-byte aligned.
 struct Buffer {
     char* data = nullptr;

@@ -73,21 +73,6 @@ inline v16 sigmoid(v16 x) {
     return select(none, splat(0.0f), s);
 }
 
-// Sixteen values of a row, or what is left of it (the rest reads as zero).
-template <class T> inline v16 some(const T* p, long left) {
-    if (left >= 16) return load_any(p);
-    float out[16] = {0};
-    for (long i = 0; i < left; i++) out[i] = value(p[i]);
-    return load16(out);
-}
-
-template <class T> inline void keep(T* p, v16 v, long left) {
-    if (left >= 16) return store_any(p, v);
-    float x[16];
-    store16(x, v);
-    for (long i = 0; i < left; i++) put(p[i], x[i]);
-}
-
 template <class T> void swiglu(const T* gate_up, long rows, long width, T* out) {
 #pragma omp parallel for schedule(static)
     for (long t = 0; t < rows; t++) {

@@ -54,13 +54,6 @@ template <int R> inline void multiply(const float* __restrict a, const float* __
         for (int u = 0; u < VECTORS; u++) out[r][u] = c[r][u];
 }
 
-inline v16 some(const float* p, long left) {
-    if (left >= 16) return load16(p);
-    float x[16] = {0};
-    for (long i = 0; i < left; i++) x[i] = p[i];
-    return load16(x);
-}
-
 template <int R> void tile(const float* a, const float* b, const Job& job, long row, long col) {
     v16 c[R][VECTORS];
     multiply<R>(a, b, job.k, c);
@@ -75,13 +68,7 @@ template <int R> void tile(const float* a, const float* b, const Job& job, long 
             if (job.bias) x = x + bias;
             if (job.residual) x = some(job.residual + (row + r) * job.ld_residual + first, left) + x;
             if (job.add) x = some(to, left) + x;
-            if (left >= 16) {
-                store16(to, x);
-            } else {
-                float entries[16];
-                store16(entries, x);
-                for (long i = 0; i < left; i++) to[i] = entries[i];
-            }
+            keep(to, x, left);
         }
     }
 }
