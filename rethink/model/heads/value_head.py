@@ -95,7 +95,7 @@ class RewardModel:
         """
         batch = _with_last_tokens(groups, self.device)
         ends = torch.tensor(list(itertools.accumulate(batch.lengths)), device=self.device) - 1
-        last_SE = self.decoder.hidden(batch)[batch.head_rows_C[ends]].to(self.weight.dtype)
+        last_SE = self.decoder.hidden(batch).index_select(0, batch.head_rows_C[ends]).to(self.weight.dtype)
         scores: Tensor = (last_SE @ self.weight.t())[:, 0] + self.bias
         return scores
 

@@ -449,3 +449,22 @@ def test_missing_tensor_is_named() -> None:
     assert config is not None
     with pytest.raises(ModelError, match=r"no tensor 'model\.layers\.1\.mlp\.up_proj\.weight'"):
         Decoder(config, state, torch.float32)
+
+
+def test_rows_that_completions_share_get_their_gradient_in_one_order() -> None:
+    """The last token of a prompt belongs to all of its completions. torch adds the gradients of `x[rows]` for repeated
+    rows in whatever order its threads come.
+    """
+    decoder = decoder_of(make_hf("Llama"))
+    batch = pack([PackedGroup(some_ids(5)[0], some_ids(3, 4, seed=1))])
+    assert len(set(batch.head_rows_C.tolist())) < len(batch.head_rows_C)
+    loss, *_ = decoder.completion_loss(batch, lambda logprobs_C, _: logprobs_C.sum())
+    seen, rest = set(), [loss.grad_fn]
+    while rest:
+        node = rest.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            rest += [further for further, _ in node.next_functions]
+    names = {node.name() for node in seen}
+    assert "IndexSelectBackward0" in names
+    assert "IndexBackward0" not in names
