@@ -106,7 +106,7 @@ class _HeadLoss(torch.autograd.Function):
         accurate = logprobs.dtype
         grad_hidden = torch.zeros_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=accurate) if kept is None else kept
-        logits_of, native = _logits_of(hidden, weight), ops.has_products(hidden)
+        logits_of, native = _logits_of(hidden, weight), ops.usable(hidden)
         back = ops.pack_now(weight, False, "head backward") if native else None
         loss = torch.zeros((), dtype=accurate, device=hidden.device)
         for chunk in _chunks(len(targets)):
@@ -147,7 +147,7 @@ class _HeadLoss(torch.autograd.Function):
 
 def _logits_of(hidden: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor]:
     """Rows of hidden states to logits (valid until the next call), with the weight laid out once."""
-    if not ops.has_products(hidden):
+    if not ops.usable(hidden):
         return lambda rows: rows @ weight.t()
     packed = ops.pack_now(weight, True, "head")
     # Rows a power of two apart would fall on the same few lines of the caches, hence the gap between them.

@@ -30,7 +30,7 @@ def main_grad(weight: Tensor) -> Tensor | None:
 
 def linear(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None, residual_TO: Tensor | None = None) -> Tensor:
     """x W^T (+ bias), in the type of `x`; with a residual, residual + x W^T in the residual's type. Differentiable."""
-    served = ops.has_products(x_TI) and x_TI.dtype == weight_OI.dtype and x_TI.is_contiguous()
+    served = ops.usable(x_TI) and x_TI.dtype == weight_OI.dtype and x_TI.is_contiguous()
     if served and (residual_TO is None or residual_TO.dtype == torch.float32):
         result: Tensor = _Linear.apply(x_TI, weight_OI, bias_O, residual_TO)  # type: ignore[no-untyped-call]
         return result
@@ -101,7 +101,7 @@ class PackedLinear:
         self._bias = None if bias is None else bias.detach()
         self._weight = weight = weight.detach()
         self._packed: Tensor | None = None
-        self._native = ops.has_products(weight)
+        self._native = ops.usable(weight)
         if self._native:
             self._packed = ops.pack_weight(weight, transposed=True)
         elif weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and _reorders_bf16():

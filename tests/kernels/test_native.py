@@ -23,7 +23,7 @@ from rethink.model.decoder.packing import PackedGroup, pack
 BF16 = 2**-8
 """Relative rounding of bf16 (half of the distance between neighbours is 2**-9; two roundings are allowed)."""
 needs_bf16 = pytest.mark.skipif(
-    not ops.has_products(torch.empty(0, dtype=torch.bfloat16)), reason=f"no native bf16 kernels here: {status()}"
+    not ops.usable(torch.empty(0, dtype=torch.bfloat16)), reason=f"no native bf16 kernels here: {status()}"
 )
 ADAMW = str(Path(__file__).with_name("test_adamw.py"))
 needs_native = pytest.mark.skipif(native() is None, reason=f"no native kernels here: {status()}")

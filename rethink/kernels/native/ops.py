@@ -31,11 +31,6 @@ def usable(x: Tensor) -> bool:
     return found is not None and (found.bf16 or x.dtype == torch.float32)
 
 
-def has_products(x: Tensor) -> bool:
-    """Whether a native matrix product serves this tensor."""
-    return usable(x)
-
-
 def _address(x: Tensor, dtype: torch.dtype) -> int:
     """Of a tensor that a kernel takes for one of this type.
 

@@ -175,7 +175,7 @@ def context_of(config: DecoderConfig) -> int:
 
 def has_exact_kernels(model: Decoder) -> bool:
     """Whether every operation has a native kernel whose rows do not depend on each other."""
-    return ops.has_products(model.embedding) and model.config.head_dim % PAGE == 0
+    return ops.usable(model.embedding) and model.config.head_dim % PAGE == 0
 
 
 def _refuses(checkpoint: Checkpoint) -> str | None:
