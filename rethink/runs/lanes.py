@@ -10,7 +10,7 @@ Who computes a lane decides neither, so the same lanes give the same bits on any
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # the GPU check runs where nothing reads recipes
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
 L = TypeVar("L")
 S = TypeVar("S")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,21 @@ def balanced(sizes: Sequence[int], bins: int) -> list[int]:
         found[place] = least
         filled[least] += sizes[place]
     return found
+
+
+def within(items: Iterable[T], size: Callable[[T], int], limit: int) -> Iterator[list[T]]:
+    """Items, in order, in micro-batches of at most `limit` tokens; an item that is larger has one of its own."""
+    part: list[T] = []
+    room = limit
+    for item in items:
+        taken = size(item)
+        if part and taken > room:
+            yield part
+            part, room = [], limit
+        part.append(item)
+        room -= taken
+    if part:
+        yield part
 
 
 def ragged(name: str, rows: Sequence[Any], dtype: Any = None) -> dict[str, np.ndarray[Any, Any]]:

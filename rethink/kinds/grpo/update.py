@@ -22,7 +22,7 @@ from rethink.kinds.grpo.recipe import Recipe
 from rethink.model.decoder.packing import PackedBatch, PackedGroup, pack
 from rethink.model.language_model import LanguageModel
 from rethink.recipe.schema import AlgorithmSection
-from rethink.runs.lanes import cut
+from rethink.runs.lanes import cut, within
 from rethink.types import Rollout
 
 Group = Sequence[Rollout]
@@ -152,18 +152,12 @@ class UpdateStats:
 
 def micro_batches(groups: Sequence[Group], limit: int, device: torch.device) -> Iterator[MicroBatch]:
     """Pack groups, in order, into rows of at most `limit` input tokens; a larger group is cut between completions."""
-    pending: list[tuple[PackedGroup, list[Rollout]]] = []
-    room, first = limit, 0
-    for group in groups:
-        for rollouts in _cut(group, limit):
-            packed = _packed(rollouts)
-            if pending and packed.input_tokens > room:
-                yield (micro := _micro_batch(pending, first, device))
-                pending, room, first = [], limit, first + len(micro.rollouts)
-            pending.append((packed, rollouts))
-            room -= packed.input_tokens
-    if pending:
-        yield _micro_batch(pending, first, device)
+    parts = ((_packed(rollouts), rollouts) for group in groups for rollouts in _cut(group, limit))
+    first = 0
+    for row in within(parts, lambda part: part[0].input_tokens, limit):
+        micro = _micro_batch(row, first, device)
+        yield micro
+        first += len(micro.rollouts)
 
 
 def _packed(rollouts: Group) -> PackedGroup:

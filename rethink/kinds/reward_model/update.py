@@ -17,7 +17,7 @@ from rethink.errors import NumericsError
 from rethink.kinds.reward_model.data import Example
 from rethink.kinds.reward_model.recipe import RewardModelRecipe
 from rethink.model.heads.value_head import RewardModel
-from rethink.runs.lanes import cut
+from rethink.runs.lanes import cut, within
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,16 +71,7 @@ class Judged:
 
 def micro_batches(examples: Sequence[Example], limit: int) -> Iterator[list[Example]]:
     """Examples, in order, in parts of at most `limit` tokens; a single example is never cut."""
-    part: list[Example] = []
-    room = limit
-    for example in examples:
-        if part and example.tokens > room:
-            yield part
-            part, room = [], limit
-        part.append(example)
-        room -= example.tokens
-    if part:
-        yield part
+    return within(examples, lambda example: example.tokens, limit)
 
 
 def losses(scores_S: Tensor, examples: Sequence[Example]) -> Tensor:

@@ -22,7 +22,7 @@ from rethink.kinds.sft.recipe import SFTRecipe
 from rethink.model.decoder.packing import PackedBatch, PackedGroup, pack
 from rethink.model.language_model import LanguageModel
 from rethink.model.text.training_text import Document
-from rethink.runs.lanes import cut
+from rethink.runs.lanes import cut, within
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,17 +114,8 @@ def accumulate_gradients(
 
 def micro_batches(documents: Sequence[Document], limit: int, device: torch.device) -> Iterator[PackedBatch]:
     """Documents, in order, packed into rows of at most `limit` input tokens; a longer one has a row of its own."""
-    pending: list[PackedGroup] = []
-    room = limit
-    for document in documents:
-        group = packed_group(document)
-        if pending and group.input_tokens > room:
-            yield pack(pending, device)
-            pending, room = [], limit
-        pending.append(group)
-        room -= group.input_tokens
-    if pending:
-        yield pack(pending, device)
+    for groups in within(map(packed_group, documents), lambda group: group.input_tokens, limit):
+        yield pack(groups, device)
 
 
 def packed_group(document: Document) -> PackedGroup:
