@@ -9,6 +9,7 @@
     └── RunFailure         (1)   a run that had started cannot go on; what was saved stays valid
         ├── NumericsError        a loss or gradient is not finite
         ├── RewardFailure        too large a share of the rewards failed
+        ├── SignalFailure        too few groups of rollouts have a signal
         ├── EngineFailure        a rollout engine broke
         ├── RankLost             a trainer rank ended or does not answer
         └── StorageFailure       the run's folder cannot be written (disk full, permission)
@@ -55,6 +56,10 @@ class NumericsError(RunFailure):
 
 class RewardFailure(RunFailure):
     """A larger share of the rewards failed than the recipe allows."""
+
+
+class SignalFailure(RunFailure):
+    """Too few groups of a rollout batch have rewards that differ, so that there is too little to learn from."""
 
 
 class EngineFailure(RunFailure):

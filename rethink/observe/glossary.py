@@ -106,10 +106,17 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
             MetricInfo("rollout/truncated", "share", "Share of completions cut off by the token limit.",
                        "Below 0.1.", "Raise `rollout.max_new_tokens`. If the texts are repetitive, lower the learning "
                        "rate or the temperature.", _TRAIN),
-            MetricInfo("rollout/no_signal", "share", "Share of groups whose rewards are all equal: their advantages "
-                       "are 0.",
+            MetricInfo("rollout/no_signal", "share", "Share of the groups sampled whose rewards are all equal, or the "
+                       "scores of `rollout.dynamic_sampling.reward`: their advantages are 0.",
                        "Below 0.5.", "With a high reward, the task is too easy; with a low one, too hard. Change the "
                        "mixture or curriculum, or raise `group_size`.", _TRAIN),
+            MetricInfo("rollout/groups", "groups", "Groups sampled for the batch, trained on or not. Only with "
+                       "`rollout.dynamic_sampling`.", "Below twice `prompts_per_batch`.",
+                       "Much of the sampling is for nothing: see `rollout/no_signal`.", _TRAIN),
+            MetricInfo("rollout/rounds", "rounds", "Rounds of sampling for the batch. Only with "
+                       "`rollout.dynamic_sampling`.", "Well below `max_rounds`.",
+                       "At `max_rounds`, the batch may have too few groups with a signal: see `rollout/no_signal`.",
+                       _TRAIN),
             MetricInfo("rollout/reflection", "words per 1,000 words", "Words of reflection (such as \"wait\", "
                        "\"let me check\") per 1,000 words of completion text.",
                        "Low for small models. A rise together with accuracy is the paper's aha moment.",

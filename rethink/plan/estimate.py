@@ -180,16 +180,20 @@ class Estimate:
     total_tokens: int
     """Prompt and completion tokens trained on in the whole run, an epoch counted once."""
     total_seconds: float | None
+    most_rounds: float = 1
+    """Rollouts that a batch may sample at most, in batches: more than 1 with dynamic sampling. Phases count one."""
+    total_seconds_most: float | None = None
+    """`total_seconds` where every batch samples so many; None: no rate was given."""
 
     @property
     def generated_tokens(self) -> int:
-        """Completion tokens of the whole run, evaluations included."""
+        """Most completion tokens of the whole run, evaluations included."""
         batches = sum(phase.completion_tokens_batch * self._batches(phase) for phase in self.phases)
-        return batches + self.evaluation_tokens
+        return round(batches * self.most_rounds) + self.evaluation_tokens
 
     @property
     def total_flops(self) -> float:
-        """Of sampling and training in the whole run; evaluations are left out."""
+        """Of sampling, each batch once, and training in the whole run; evaluations are left out."""
         return sum(
             self._batches(p)
             * (p.decoding_flops + p.training_flops + p.attention_flops_decoding + p.attention_flops_training)

@@ -14,6 +14,7 @@ def estimate_text(estimate: Estimate) -> str:
         ("Parameters", parameters_text(estimate.parameters)),
         ("Prompts", f"about {estimate.prompt_tokens} tokens each{assumed}, computed once per group"),
         *(_phase_text(phase, estimate.steps_per_batch) for phase in estimate.phases),
+        *_rounds_text(estimate),
         (
             "Evaluation",
             f"{estimate.evaluations} times, at most {count_text(estimate.evaluation_tokens)} completion tokens in all"
@@ -71,6 +72,19 @@ def _phase_text(phase: Phase, steps_per_batch: int) -> tuple[str, str]:
         f"{seconds_text(phase.seconds_per_step, ' a step')}"
         f"{seconds_text(phase.seconds_overlapped, ' with --cluster, where sampling overlaps training')}",
     )
+
+
+def _rounds_text(estimate: Estimate) -> list[tuple[str, str]]:
+    if estimate.most_rounds == 1:
+        return []
+    seconds = seconds_text(estimate.total_seconds_most, " for the whole run")
+    return [
+        (
+            "Dynamic sampling",
+            f"up to {estimate.most_rounds:g} times the rollouts of a batch, as groups have no signal; all else here "
+            f"counts them once. At most {count_text(estimate.generated_tokens)} completion tokens sampled{seconds}",
+        )
+    ]
 
 
 def count_text(number: float) -> str:

@@ -180,6 +180,24 @@ class TaskSource(Section):
         return changes[-1] if changes else self.weight
 
 
+class DynamicSampling(Section):
+    """Sampling of further problems in place of groups without signal, whose rewards are all equal (DAPO, arXiv
+    2503.14476, section 3.2). Each further round of a batch asks new problems.
+    """
+
+    max_rounds: Annotated[int, Counts.WHEN_NEW] = Field(default=10, gt=0)
+    """Most rounds of sampling for a batch, the first one included."""
+    when_short: Annotated[Literal["stop", "fill"], Counts.WHEN_NEW] = "stop"
+    """What to do if that does not give enough groups. `stop`: stop the run, which can be resumed; `fill`: fill up the
+    batch with groups without signal, which give no gradient."""
+    prompts_per_round: int | None = Field(default=None, gt=0)
+    """Least number of prompts in a round. More than are missing may save a round; groups with signal that are then left
+    over are not trained on. None: as many prompts as groups are missing."""
+    reward: str | None = None
+    """Name of the reward function whose scores must differ within a group, such as `accuracy`, in addition to the
+    rewards; None: the rewards alone."""
+
+
 class RolloutSection(Section):
     """How completions are sampled."""
 
@@ -199,6 +217,9 @@ class RolloutSection(Section):
     """Train on samples from a distribution that top-p or top-k truncated, although the loss uses the full one."""
     stop_strings: tuple[str, ...] = ()
     """Strings that end a completion, in addition to the model's end-of-turn tokens."""
+    dynamic_sampling: DynamicSampling | None = None
+    """Whether and how groups without signal are replaced; `{}` turns it on with its defaults. None: they stay in the
+    batch and give no gradient."""
     lag: int = Field(default=0, ge=0, le=8)
     """Batches between sampling and training: batch b is sampled by the policy after batch b - 1 - lag; 0: on-policy.
     With `--cluster`, workers sample batch b + lag while batch b is trained on; in one process the result is the same,
@@ -213,6 +234,16 @@ class RolloutSection(Section):
     kv_budget_gb: float | None = Field(default=None, gt=0)
     """Memory for keys and values (GiB) of the engines `torch` and `vllm`, which keeps it all the time; None: a share of
     the free memory at start, recorded. The engine `transformers` is limited only by `max_concurrent`."""
+
+    @property
+    def sampling_rounds(self) -> DynamicSampling:
+        """`dynamic_sampling`, or what is the same as none: one round, whatever comes of it."""
+        return self.dynamic_sampling or DynamicSampling(max_rounds=1, when_short="fill")
+
+    @property
+    def prompts_at_once(self) -> int:
+        """Most prompts of a round."""
+        return max(self.prompts_per_batch, self.sampling_rounds.prompts_per_round or 0)
 
     def max_new_tokens_at(self, step: int) -> int:
         """Token limit of the rollouts sampled for `step` (0-based)."""

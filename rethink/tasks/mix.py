@@ -6,7 +6,9 @@ Everything is a function of (tasks, seed, position): a resumed run draws what th
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 from rethink.errors import TaskError
@@ -26,6 +28,15 @@ _BUILDERS: Mapping[str, Callable[[str, TaskSource, int, bool], Source]] = {
     "hub": hub_source,
     "python": python_source,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where the problems of a rollout batch begin."""
+
+    batch: int
+    taken: tuple[int, ...]
+    """Problems that each source has given before it, in the order of `tasks`."""
 
 
 class TaskMix:
@@ -58,28 +69,43 @@ class TaskMix:
         self._steps_per_batch = steps_per_batch
         self._by_name = {source.name: source for source in sources}
         self.split: Split = split_of(source.separate_keys() for source in sources if source.separate)
-        # Problems taken from each source before batch `_next`; replayed from the start when another batch is wanted.
-        self._next = 0
-        self._taken = [0] * len(sources)
+        self._next = self.start
 
-    def train_batch(self, index: int, number: int, step: int) -> list[Problem]:
-        """The problems of rollout batch `index`, whose first update is `step`.
+    @property
+    def start(self) -> Position:
+        """Of the first batch."""
+        return Position(0, (0,) * len(self._sources))
+
+    def after(self, position: Position, number: int, step: int) -> Position:
+        """Where the next batch begins, once `number` problems were drawn for this one, whose first update is `step`."""
+        drawn = Counter(self._choices(position.batch, number, step))
+        return Position(position.batch + 1, tuple(n + drawn[source] for source, n in enumerate(position.taken)))
+
+    def problems(self, position: Position, places: range, step: int) -> list[Problem]:
+        """The problems at some places of a batch: however many are drawn, each has its place.
 
         Raises:
             TaskError: a source has no problem for training.
         """
-        if index < self._next:
-            self._next, self._taken = 0, [0] * len(self._sources)
-        while self._next < index:
-            for chosen in self._choices(self._next, number, self._next * self._steps_per_batch):
-                self._taken[chosen] += 1
-            self._next += 1
-        problems, taken = [], list(self._taken)
-        for chosen in self._choices(index, number, step):
-            source = self._sources[chosen]
-            problems.append(source.train_problem(taken[chosen], step, self._trains(source)))
+        problems, taken = [], list(position.taken)
+        for place, chosen in enumerate(self._choices(position.batch, places.stop, step)):
+            if place in places:
+                source = self._sources[chosen]
+                problems.append(source.train_problem(taken[chosen], step, self._trains(source)))
             taken[chosen] += 1
         return problems
+
+    def train_batch(self, index: int, number: int, step: int) -> list[Problem]:
+        """The problems of batch `index`, whose first update is `step`, where each batch has `number` of them.
+
+        Raises:
+            TaskError: a source has no problem for training.
+        """
+        if index < self._next.batch:
+            self._next = self.start
+        while self._next.batch < index:
+            self._next = self.after(self._next, number, self._next.batch * self._steps_per_batch)
+        return self.problems(self._next, range(number), step)
 
     def held_out(self, number: int) -> list[Problem]:
         """The first `number` held-out problems: the same for every seed; fewer where there are no more.

@@ -18,7 +18,8 @@ RECIPES = {
     "grpo": """\
 tasks: [{{kind: reasoning-gym, name: chain_sum, params: {{min_terms: 2, max_terms: 2, max_digits: 1}}}}]
 prompt: {{template: raw, instruction: "{{question}}"}}
-rollout: {{prompts_per_batch: 2, group_size: 2, max_new_tokens: 4, kv_budget_gb: 0.1, lag: 1}}
+rollout: {{prompts_per_batch: 2, group_size: 2, max_new_tokens: 4, kv_budget_gb: 0.1, lag: 1,
+  dynamic_sampling: {{when_short: fill}}}}
 reward: {{max_failure_share: 1.0, parts: [{{name: accuracy}}, {{name: format}},
   {{name: broken, function: "broken_reward:broken"}}]}}
 algorithm: {{beta: 0.1, correction: tis}}

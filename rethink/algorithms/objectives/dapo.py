@@ -7,13 +7,13 @@ from rethink.recipe.objective import Objective
 
 OBJECTIVE = Objective(
     name="dapo",
-    summary="GRPO with a higher upper clip, a mean over all tokens and no KL: the loss of DAPO, not its sampling",
+    summary="GRPO with a higher upper clip, a mean over all tokens and no KL: the loss of DAPO",
     source="DAPO (arXiv 2503.14476), equation 8",
     equation=grpo.OBJECTIVE.equation,
     loss=grpo.loss,
     needs=grpo.OBJECTIVE.needs,
     defaults={"clip_low": 0.2, "clip_high": 0.28, "aggregation": "token"},
-    notes="This is the loss alone. Of the paper's other parts, the penalty on overlong completions is the reward "
-    "`overlong`; dynamic sampling and the filtering of truncated completions are not there yet: groups without signal "
-    "are left out of the computation, but no others are sampled in their place.",
+    notes="This is the loss alone. Of the paper's other parts, dynamic sampling is `rollout.dynamic_sampling` "
+    "(docs/sampling.md), and the penalty on overlong completions is the reward `overlong`. The filtering of truncated "
+    "completions is not there yet.",
 )

@@ -1,18 +1,29 @@
-"""One rollout batch: what it asks (`plan`), sampled and scored, put together (`assemble`); or read back after a resume.
+"""One rollout batch: what its rounds ask (`plan`), sampled and scored, put together (`assemble`); or read back after a
+resume.
 
-Axes: P prompts of the batch, G group size.
+    position ─► plan ─► sample ─► which groups have a signal? ─► enough, or no round left: assemble ─► file
+                  ▲                            │
+                  └──── further problems ◄─────┘
+
+Axes: P groups of the batch, G group size.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from rethink.algorithms.advantages import group_advantages, no_signal_groups
+from rethink.errors import SignalFailure
 from rethink.kinds.grpo.lag import sampled_by
+from rethink.kinds.grpo.positions import Positions
 from rethink.kinds.grpo.recipe import Recipe
+from rethink.kinds.grpo.rounds import round_size, rounds_of, trained_places
 from rethink.model.text.prompt import PromptRenderer
 from rethink.recipe.schema import RolloutSection
 from rethink.rewards.rubric import Rubric
@@ -20,18 +31,22 @@ from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.sampler import Asked, sample
 from rethink.seeds import draw
 from rethink.store.run_folder import RunFolder
-from rethink.tasks.mix import TaskMix
+from rethink.tasks.mix import Position, TaskMix
 from rethink.types import Rollout, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutBatch:
-    """P groups of G rollouts, in order, and how long they took."""
+    """Groups of G rollouts, in the order in which they were asked, and how long they took."""
 
     index: int
     groups: tuple[tuple[Rollout, ...], ...]
     no_signal: tuple[bool, ...]
     """By group: every reward equal (or fewer than two rewards), so no gradient."""
+    trained: tuple[int, ...]
+    """Places of the groups that are trained on."""
+    rounds: int = 1
+    """Of sampling."""
     rollout_seconds: float = 0.0
     reward_seconds: float = 0.0
     """0 where it was read back."""
@@ -45,6 +60,11 @@ class RolloutBatch:
     def rollouts(self) -> list[Rollout]:
         """All rollouts, group after group."""
         return [rollout for group in self.groups for rollout in group]
+
+    @property
+    def trained_groups(self) -> list[tuple[Rollout, ...]]:
+        """Those that are trained on, in order."""
+        return [self.groups[place] for place in self.trained]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +80,7 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    """What a batch asks: a function of the recipe and the batch's index alone."""
+    """What a round of a batch asks: a function of the recipe and of where the batch begins."""
 
     index: int
     step: int
@@ -69,28 +89,72 @@ class BatchPlan:
     params: SamplingParams
 
 
-def collect(recipe: Recipe, sources: Sources, folder: RunFolder, index: int) -> RolloutBatch:
+def collect(recipe: Recipe, sources: Sources, folder: RunFolder, positions: Positions, index: int) -> RolloutBatch:
     """The rollout batch of that index.
 
     A batch that is already on disk (a run was killed after sampling it) is read back: its token ids, and the outcomes
     of its rewards, which may have depended on the clock, are facts by now.
+
+    Raises:
+        SignalFailure: too few of its groups have a signal.
     """
     recorded = folder.read_rollouts(index)
     if recorded is not None:
         return assemble(recipe, index, recorded)
-    planned = plan(recipe, sources, index)
-    sampled = sample(sources.engine, sources.rubric, planned.asked, planned.params, step=planned.step)
-    sources.rubric.check_failures(sampled.rollouts)
-    batch = assemble(recipe, index, sampled.rollouts)
-    folder.write_rollouts(index, batch.rollouts, {"step": planned.step + 1})
-    return replace(batch, rollout_seconds=sampled.rollout_seconds, reward_seconds=sampled.reward_seconds)
+    batch = sample_rounds(recipe, sources, positions.before(index))
+    extra: dict[str, Any] = {"step": index * recipe.steps_per_batch + 1}
+    if recipe.rollout.dynamic_sampling is not None:
+        extra["trained"] = [place in batch.trained for place, group in enumerate(batch.groups) for _ in group]
+    folder.write_rollouts(index, batch.rollouts, extra, group_size=recipe.rollout.group_size)
+    return batch
 
 
-def plan(recipe: Recipe, sources: Sources, index: int) -> BatchPlan:
-    """What the batch of that index asks."""
-    step, group = index * recipe.steps_per_batch, range(recipe.rollout.group_size)
+def sample_rounds(recipe: Recipe, sources: Sources, position: Position) -> RolloutBatch:
+    """Sample and score, round after round, until enough groups have a signal or the recipe allows no further round.
+
+    Raises:
+        SignalFailure: there are too few then, and the recipe says to stop.
+    """
+    rollout, bounds = recipe.rollout, recipe.rollout.sampling_rounds
+    batch, rollouts = RolloutBatch(position.batch, (), (), (), rounds=0), list[Rollout]()
+    while size := round_size(batch.no_signal, rollout.prompts_per_batch, bounds.prompts_per_round or 0):
+        if batch.rounds == bounds.max_rounds:
+            if bounds.when_short == "stop":
+                raise _too_few(batch, rollout.prompts_per_batch)
+            break
+        asked = len(batch.groups)
+        planned = plan(recipe, sources, position, range(asked, asked + size))
+        sampled = sample(sources.engine, sources.rubric, planned.asked, planned.params, step=planned.step)
+        rollouts += sampled.rollouts
+        sources.rubric.check_failures(rollouts)
+        batch = replace(
+            assemble(recipe, position.batch, rollouts),
+            rollout_seconds=batch.rollout_seconds + sampled.rollout_seconds,
+            reward_seconds=batch.reward_seconds + sampled.reward_seconds,
+        )
+    return batch
+
+
+def _too_few(batch: RolloutBatch, wanted: int) -> SignalFailure:
+    silent = sum(batch.no_signal)
+    rewards = [r.reward for group, no in zip(batch.groups, batch.no_signal, strict=True) if no for r in group]
+    mean = statistics.fmean(reward or 0.0 for reward in rewards)
+    there = len(batch.groups) - silent
+    return SignalFailure(
+        f"{silent} of the {len(batch.groups)} groups ({silent / len(batch.groups):.0%}) that were sampled for rollout "
+        f"batch {batch.index} have no signal, so after {batch.rounds} rounds it has {there} of the {wanted} groups "
+        f"that it needs. The mean reward of those without signal is {mean:.3g}. Where that is low, take easier "
+        "problems, an example in the prompt or a larger rollout.group_size; where it is high, harder problems. What "
+        "was saved stays, and --resume continues the run. rollout.dynamic_sampling.max_rounds may then be another; "
+        "with rollout.dynamic_sampling.when_short=fill groups without signal fill up such a batch"
+    )
+
+
+def plan(recipe: Recipe, sources: Sources, position: Position, places: range) -> BatchPlan:
+    """What a batch asks at these places."""
+    index, group = position.batch, range(recipe.rollout.group_size)
+    step = index * recipe.steps_per_batch
     version = sampled_by(index, recipe.rollout.lag) * recipe.steps_per_batch
-    problems = sources.mix.train_batch(index, recipe.rollout.prompts_per_batch, step)
     asked = tuple(
         Asked(
             problem,
@@ -98,20 +162,33 @@ def plan(recipe: Recipe, sources: Sources, index: int) -> BatchPlan:
             tuple(draw("rollout", recipe.seed, index, place, number) for number in group),
             version,
         )
-        for place, problem in enumerate(problems)
+        for place, problem in zip(places, sources.mix.problems(position, places, step), strict=True)
     )
     return BatchPlan(index, step, asked, sampling_params(recipe.rollout, sources, step))
 
 
 def assemble(recipe: Recipe, index: int, rollouts: Sequence[Rollout]) -> RolloutBatch:
-    """The batch of these rollouts, in the order of its plan: groups with their advantages."""
-    size = recipe.rollout.group_size
-    rewards_PG = torch.tensor([r.reward or 0.0 for r in rollouts], dtype=torch.float64).view(-1, size)
-    valid_PG = torch.tensor([r.reward is not None for r in rollouts]).view(-1, size)
-    advantages = group_advantages(rewards_PG, recipe.algorithm.advantage, valid_PG).reshape(-1).tolist()
+    """The batch of these rollouts, in the order of its plans: advantages of all groups, and which are trained on."""
+    size, wanted, bounds = recipe.rollout.group_size, recipe.rollout.prompts_per_batch, recipe.rollout.sampling_rounds
+    rewards_PG, valid_PG = _table([r.reward for r in rollouts], size)
+    no_signal_P = no_signal_groups(rewards_PG, valid_PG)
+    advantages_PG = group_advantages(rewards_PG, recipe.algorithm.advantage, valid_PG)
+    if bounds.reward is not None:
+        alike_P = no_signal_groups(*_table([r.outcomes[bounds.reward].score for r in rollouts], size))
+        no_signal_P |= alike_P
+        advantages_PG = advantages_PG.masked_fill(alike_P[:, None], 0.0)
+    advantages = advantages_PG.reshape(-1).tolist()
     weighed = [replace(rollout, advantage=a) for rollout, a in zip(rollouts, advantages, strict=True)]
     groups = tuple(tuple(weighed[i : i + size]) for i in range(0, len(weighed), size))
-    return RolloutBatch(index, groups, tuple(no_signal_groups(rewards_PG, valid_PG).tolist()))
+    no_signal = tuple(no_signal_P.tolist())
+    rounds = rounds_of(no_signal, wanted, bounds.prompts_per_round or 0)
+    return RolloutBatch(index, groups, no_signal, trained_places(no_signal, wanted), rounds)
+
+
+def _table(values: Sequence[float | None], size: int) -> tuple[Tensor, Tensor]:
+    """([P, G] values, 0 where there is none; [P, G] whether there is one)."""
+    numbers = torch.tensor([value or 0.0 for value in values], dtype=torch.float64)
+    return numbers.view(-1, size), torch.tensor([value is not None for value in values]).view(-1, size)
 
 
 def sampling_params(r: RolloutSection, sources: Sources, step: int) -> SamplingParams:

@@ -14,6 +14,7 @@ Axes: P prompts, G group size, N rollouts, H query heads, D head size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rethink.kinds.grpo.recipe import Recipe
@@ -104,6 +105,7 @@ def estimate(
     evaluation_flops = evaluated * sum(Groups(1, 1, prompt, length).forward(shape))
     evaluation_seconds = None if rates is None else evaluation_flops / rates.decoding
     seconds = [phase.seconds_per_step * phase.steps for phase in phases if phase.seconds_per_step is not None]
+    total_seconds = None if evaluation_seconds is None else sum(seconds) + evaluation_seconds
     return Estimate(
         parameters=count_parameters(shape),
         prompt_tokens=prompt,
@@ -118,8 +120,22 @@ def estimate(
             (phase.prompt_tokens_batch + phase.completion_tokens_batch) * -(-phase.steps // recipe.steps_per_batch)
             for phase in phases
         ),
-        total_seconds=None if evaluation_seconds is None else sum(seconds) + evaluation_seconds,
+        total_seconds=total_seconds,
+        most_rounds=_most_rounds(recipe),
+        total_seconds_most=None if total_seconds is None else total_seconds + _further_rounds(recipe, phases, rates),
     )
+
+
+def _most_rounds(recipe: Recipe) -> float:
+    """Rollouts that a batch samples at most, in batches; 1 without dynamic sampling."""
+    return recipe.rollout.sampling_rounds.max_rounds * recipe.rollout.prompts_at_once / recipe.rollout.prompts_per_batch
+
+
+def _further_rounds(recipe: Recipe, phases: Sequence[Phase], rates: MachineRates | None) -> float:
+    """Seconds of what all batches of a run sample at most beyond the first rollouts; 0 without rates."""
+    flops = sum((phase.decoding_flops + phase.attention_flops_decoding) * phase.steps for phase in phases)
+    batches = flops / recipe.steps_per_batch
+    return 0.0 if rates is None else (_most_rounds(recipe) - 1) * batches / rates.decoding
 
 
 def _limits(recipe: Recipe) -> list[tuple[int, int, int]]:
@@ -182,7 +198,8 @@ def _evaluations(recipe: Recipe) -> tuple[int, int]:
 
 def _memory(recipe: Recipe, shape: ModelShape, batch: Groups) -> Memory:
     rollout, value_bytes = recipe.rollout, recipe.model.value_bytes
-    sequences = min(batch.sequences, rollout.max_concurrent or batch.sequences)
+    at_once = rollout.prompts_at_once * batch.group
+    sequences = min(at_once, rollout.max_concurrent or at_once)
     cached = -(-sequences // batch.group) * batch.prompt + sequences * batch.completion
     token = cache_bytes(shape, value_bytes)
     cache = cached * token

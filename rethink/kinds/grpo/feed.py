@@ -18,6 +18,7 @@ import torch
 from rethink.errors import EngineFailure
 from rethink.kinds.grpo.collect import RolloutBatch, Sources, collect
 from rethink.kinds.grpo.lag import batches_due, policies_needed, sampled_by
+from rethink.kinds.grpo.positions import Positions
 from rethink.kinds.grpo.recipe import Recipe
 from rethink.kinds.grpo.versions import Weights, copy_of, lent
 from rethink.model.language_model import LanguageModel
@@ -40,6 +41,8 @@ class Feed:
     def __init__(self, recipe: Recipe, sources: Sources, folder: RunFolder, model: LanguageModel):
         self.kept: dict[int, Weights] = {}
         """Versions that are still to sample, and that training has changed, or may change."""
+        self.positions = Positions(recipe, sources.mix, folder)
+        """Where the problems of each batch begin."""
         self._recipe, self._sources, self._folder, self._model = recipe, sources, folder, model
         self._lag, self._batches = recipe.rollout.lag, -(-recipe.steps // recipe.steps_per_batch)
         self._ahead = self._lag > 0 and sources.engine.overlaps
@@ -128,7 +131,7 @@ class Feed:
         self.kept = {version: weights for version, weights in self.kept.items() if version in wanted}
 
     def _collect(self, index: int) -> RolloutBatch:
-        return collect(self._recipe, self._sources, self._folder, index)
+        return collect(self._recipe, self._sources, self._folder, self.positions, index)
 
     # Before training goes on
 

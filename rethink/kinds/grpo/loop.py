@@ -62,7 +62,8 @@ class GRPO:
     batch: RolloutBatch | None = None
     trackers: Trackers = field(default_factory=lambda: Trackers([], lambda text: None))
     old_logprobs: list[Tensor] | None = None
-    """Of the current batch's rollouts, in order (`old_logprobs`); None while they are the current policy's."""
+    """Of the current batch's rollouts that are trained on, in order (`old_logprobs`); None while they are the current
+    policy's."""
 
     @property
     def steps(self) -> int:
@@ -126,7 +127,8 @@ def one_step(run: GRPO) -> dict[str, float]:
 
 
 def old_logprobs(run: GRPO, batch: RolloutBatch) -> list[Tensor] | None:
-    """What the ratio is taken to: log-probabilities [length] of each rollout, before the first update on the batch.
+    """What the ratio is taken to: log-probabilities [length] of each rollout that is trained on, before the first
+    update on the batch.
 
     Without a correction they are those of the behaviour policy, which sampled. With one they are those of the proximal
     policy, the present one, and the correction weighs it against the behaviour policy; without a lag these two are one
@@ -137,8 +139,8 @@ def old_logprobs(run: GRPO, batch: RolloutBatch) -> list[Tensor] | None:
     if source == "current":
         return None
     if source == "engine":
-        return [torch.from_numpy(r.completion.logprobs).to(run.model.device) for r in batch.rollouts]
-    return compute_logprobs(run.model, batch.groups, recipe.rollout.temperature, run.micro_batch_tokens)
+        return [torch.from_numpy(r.completion.logprobs).to(run.model.device) for g in batch.trained_groups for r in g]
+    return compute_logprobs(run.model, batch.trained_groups, recipe.rollout.temperature, run.micro_batch_tokens)
 
 
 def old_source(recipe: Recipe, *, exact: bool) -> Literal["current", "engine", "pass"]:
@@ -158,16 +160,19 @@ def mini_batch(run: GRPO, batch: RolloutBatch, position: int) -> MiniBatch:
     A group without signal has no gradient unless the KL term gives it one.
     """
     chosen = chosen_groups(run.recipe, batch.index, position)
-    size, old = run.recipe.rollout.group_size, run.old_logprobs
+    size, old, places = run.recipe.rollout.group_size, run.old_logprobs, [batch.trained[g] for g in chosen]
     return MiniBatch(
-        [batch.groups[g] for g in chosen],
+        [batch.groups[place] for place in places],
         None if old is None else [old[i] for g in chosen for i in range(g * size, (g + 1) * size)],
-        [batch.no_signal[g] and run.recipe.algorithm.beta == 0 for g in chosen],
+        [batch.no_signal[place] and run.recipe.algorithm.beta == 0 for place in places],
     )
 
 
 def chosen_groups(recipe: Recipe, batch_index: int, position: int) -> list[int]:
-    """Which groups of the batch the update at `position` uses: each once an epoch, in an order drawn per epoch."""
+    """Which of a batch's groups the update at `position` uses: each once an epoch, in an order drawn per epoch.
+
+    They are numbered from 0 among those that are trained on.
+    """
     epoch, part = divmod(position, recipe.algorithm.mini_batches)
     groups = list(range(recipe.rollout.prompts_per_batch))
     if recipe.algorithm.mini_batches > 1:
@@ -224,3 +229,4 @@ def write(run: GRPO, folder: Path) -> None:
     half_used = run.state.step % run.recipe.steps_per_batch != 0
     write_checkpoint(folder, run.state, run.optimizer, run.reference, run.old_logprobs if half_used else None)
     write_versions(folder, run.feed.needed(run.state.step))
+    run.feed.positions.write(folder, run.state.step // run.recipe.steps_per_batch)

@@ -30,6 +30,7 @@ def batch_metrics(batch: RolloutBatch, recipe: Recipe, *, sampled_now: bool) -> 
         "rollout/length_max": max(lengths),
         "rollout/truncated": statistics.fmean(r.completion.finish_reason == "length" for r in rollouts),
         "rollout/no_signal": statistics.fmean(batch.no_signal),
+        **_rounds(batch, recipe),
         "rollout/reflection": reflection_rate([r.completion.text for r in rollouts]),
         "rollout/reexamining": corrections.marked / len(rollouts),
         "rollout/corrected": corrections.outcomes["corrected"],
@@ -45,6 +46,13 @@ def batch_metrics(batch: RolloutBatch, recipe: Recipe, *, sampled_now: bool) -> 
     if rewards:
         row |= {"reward/mean": statistics.fmean(rewards), "reward/std": statistics.pstdev(rewards)}
     return row | _parts(rollouts, [part.name for part in recipe.reward.parts])
+
+
+def _rounds(batch: RolloutBatch, recipe: Recipe) -> dict[str, float]:
+    """Of dynamic sampling."""
+    if recipe.rollout.dynamic_sampling is None:
+        return {}
+    return {"rollout/rounds": batch.rounds, "rollout/groups": len(batch.groups)}
 
 
 def _parts(rollouts: list[Rollout], names: list[str]) -> dict[str, float]:

@@ -77,8 +77,9 @@ def costs(recipe: Recipe, shape: ModelShape, _: Any, rates: MachineRates | None)
 
 def drawn(recipe: Recipe) -> Drawn:
     """What its rollouts hold at most, for a reward model that is trained on them."""
-    batches, group = -(-recipe.steps // recipe.steps_per_batch), recipe.rollout.group_size
-    return Drawn(batches * recipe.rollout.prompts_per_batch, group, group, recipe.longest_completion)
+    rollout, group = recipe.rollout, recipe.rollout.group_size
+    asked = rollout.sampling_rounds.max_rounds * rollout.prompts_at_once
+    return Drawn(-(-recipe.steps // recipe.steps_per_batch) * asked, group, group, recipe.longest_completion)
 
 
 def keeps(recipe: Recipe) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from rethink.errors import RecipeError
 from rethink.recipe.base import AskingRecipe, TrainingRecipe
+from rethink.recipe.kind import listed
 from rethink.recipe.schema import (
     AlgorithmSection,
     Counts,
@@ -81,6 +82,7 @@ class Recipe(AskingRecipe, TrainingRecipe):
         yield from _engine(self.rollout.engine)
         yield from _batch(self)
         yield from _sampling(self.rollout)
+        yield from _dynamic_sampling(self)
         yield from _algorithm(self.algorithm)
         yield from _correction(self.rollout, self.algorithm)
         yield from _evaluation(self.evaluation)
@@ -136,6 +138,33 @@ def _sampling(rollout: RolloutSection) -> Iterator[str]:
         )
     if min(limit, default=0) < 0 or min(limit.values(), default=1) < 1:
         yield f"`rollout.max_new_tokens` is {limit}; steps must be 0 or more and limits 1 or more."
+
+
+def _dynamic_sampling(recipe: Recipe) -> Iterator[str]:
+    bounds, rollout = recipe.rollout.dynamic_sampling, recipe.rollout
+    if bounds is None:
+        return
+    key = "`rollout.dynamic_sampling"
+    if bounds.max_rounds == 1 and rollout.prompts_at_once == rollout.prompts_per_batch:
+        yield (
+            f"{key}.max_rounds` is 1, so no further problems would be sampled in place of groups without signal. Use 2 "
+            f"or more (10 is usual), or a first round of more prompts than the batch's {rollout.prompts_per_batch} "
+            "(`rollout.dynamic_sampling.prompts_per_round`)."
+        )
+    if bounds.reward is None:
+        return
+    part = next((part for part in recipe.reward.parts if part.name == bounds.reward), None)
+    if part is None:
+        names = listed(part.name for part in recipe.reward.parts)
+        yield f"{key}.reward` is `{bounds.reward}`, which is no part of `reward.parts`. Use {names}, or remove it."
+        return
+    without = next((i for i, task in enumerate(recipe.tasks) if part.name not in recipe.reward.names_for(task)), None)
+    if without is not None or not all(part.holds_at(step) for step in (0, recipe.steps - 1)):
+        where = "at some steps" if without is None else f"to `tasks.{without}`"
+        yield (
+            f"{key}.reward` is `{part.name}`, but this part does not apply {where}, where then no group would have a "
+            "signal. Name a part that always applies, or remove it: then the whole rewards must differ."
+        )
 
 
 def _algorithm(algorithm: AlgorithmSection) -> Iterator[str]:

@@ -247,7 +247,9 @@ def restore_grpo(run: GRPO) -> None:
     if run.reference is not None:
         share_reference(run.optimizer.ranks, run.reference)
     if run.state.step:
-        run.feed.kept = read_versions(dict(folder.checkpoints())[run.state.step])
+        checkpoint = dict(folder.checkpoints())[run.state.step]
+        run.feed.kept = read_versions(checkpoint)
+        run.feed.positions.read(checkpoint)
     for batch in folder.batches():
         if batch * per_batch >= run.state.step:
             try:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rethink.kinds.grpo.collect import Sources, collect, plan
 from rethink.kinds.grpo.data import rubric_of, task_mix
+from rethink.kinds.grpo.positions import Positions
 from rethink.model.text.prompt import PromptRenderer
 from rethink.model.tokenizer.tokenizer import Tokenizer
 from rethink.recipe.recipe_files import parse_recipe
@@ -38,13 +39,16 @@ def test_a_batch_is_a_function_of_its_index(tmp_path: Path, small_tokenizer: Tok
     one, other = sources("<think>a</think><answer>1</answer>", "no", "no"), sources("other")
     folder = RunFolder.create(tmp_path / "run", recipe_yaml="", recipe_hash="h", environment={}, choices={})
     with closing(one.rubric), closing(other.rubric):
-        planned = plan(recipe, one, 2)
-        plan(recipe, other, 0)
-        assert plan(recipe, other, 2) == planned
+        positions = [Positions(recipe, made.mix, folder) for made in (one, other)]
+        planned = plan(recipe, one, positions[0].before(2), range(2))
+        plan(recipe, other, positions[1].before(0), range(2))
+        assert plan(recipe, other, positions[1].before(2), range(2)) == planned
         assert (planned.step, planned.params.max_new_tokens) == (4, 60)
         assert {one.version for one in planned.asked} == {4}
         assert planned.asked[1].seeds == tuple(draw("rollout", 3, 2, 1, sample) for sample in range(3))
-        made, read = collect(recipe, one, folder, 2), collect(recipe, other, folder, 2)
+        made, read = (
+            collect(recipe, *both, 2) for both in ((one, folder, positions[0]), (other, folder, positions[1]))
+        )
     assert [r.reward for r in made.rollouts] == [1.0, 0.0, 0.0] * 2
     assert made.rollouts[0].advantage == max(r.advantage for r in made.rollouts) > 0
     for one_rollout, other_rollout in zip(made.rollouts, read.rollouts, strict=True):

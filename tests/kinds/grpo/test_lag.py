@@ -290,7 +290,7 @@ def test_behaviour_proximal_and_current_policy_are_kept_apart(
     behaviour = [torch.from_numpy(r.completion.logprobs).double() for r in rollouts]
     shake(0.02)
     proximal = [logprobs_with_graph(model, rollout).detach() for rollout in rollouts]
-    batch = RolloutBatch(0, tuple(tuple(group) for group in made), (False,) * len(made))
+    batch = RolloutBatch(0, tuple(tuple(group) for group in made), (False,) * len(made), tuple(range(len(made))))
     sources = SimpleNamespace(engine=SimpleNamespace(exact_logprobs=True))
     run = SimpleNamespace(recipe=chosen, model=model, micro_batch_tokens=60, sources=sources)
     old = old_logprobs(run, batch)  # type: ignore[arg-type]
