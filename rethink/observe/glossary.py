@@ -104,7 +104,8 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
             MetricInfo("rollout/length_max", "tokens", "Length of the longest completion.",
                        "Below `max_new_tokens` most of the time.", "See `rollout/truncated`.", _TRAIN),
             MetricInfo("rollout/truncated", "share", "Share of completions cut off by the token limit.",
-                       "Below 0.1.", "Raise `rollout.max_new_tokens`. If the texts are repetitive, lower the learning "
+                       "Below 0.1. With `algorithm.mask_truncated`, the loss leaves them out.",
+                       "Raise `rollout.max_new_tokens`. If the texts are repetitive, lower the learning "
                        "rate or the temperature.", _TRAIN),
             MetricInfo("rollout/no_signal", "share", "Share of the groups sampled whose rewards are all equal, or the "
                        "scores of `rollout.dynamic_sampling.reward`: their advantages are 0.",

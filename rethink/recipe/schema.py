@@ -347,6 +347,9 @@ class AlgorithmSection(Section):
     by a fixed denominator (`fixed_denominator`)."""
     fixed_denominator: float | None = Field(default=None, gt=0)
     """Denominator of the summed loss of one completion with `fixed`, in tokens; None: `max_new_tokens`."""
+    mask_truncated: bool = False
+    """Whether completions that the token limit cut off are left out of the loss: overlong filtering (DAPO, arXiv
+    2503.14476, section 3.4). No denominator counts them; their rewards count in the advantages of their group."""
     clip_low: float | None = Field(default=0.2, ge=0)
     """Lower clip: the ratio is clipped at 1 - clip_low; None, 1 or more never clips."""
     clip_high: float | None = Field(default=0.2, ge=0)

@@ -13,7 +13,7 @@ OBJECTIVE = Objective(
     loss=grpo.loss,
     needs=grpo.OBJECTIVE.needs,
     defaults={"clip_low": 0.2, "clip_high": 0.28, "aggregation": "token"},
-    notes="This is the loss alone. Of the paper's other parts, dynamic sampling is `rollout.dynamic_sampling` "
-    "(docs/sampling.md), and the penalty on overlong completions is the reward `overlong`. The filtering of truncated "
-    "completions is not there yet.",
+    notes="The type sets the loss alone. The paper's other parts are off until a recipe sets them: dynamic sampling "
+    "(`rollout.dynamic_sampling`), the penalty on overlong completions (the reward `overlong`), and their filtering "
+    "(`algorithm.mask_truncated`). docs/sampling.md shows a recipe with all parts.",
 )

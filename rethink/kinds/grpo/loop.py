@@ -27,7 +27,7 @@ from rethink.kinds.grpo.feed import Feed
 from rethink.kinds.grpo.lag import sampled_by
 from rethink.kinds.grpo.metrics import batch_metrics
 from rethink.kinds.grpo.recipe import Recipe
-from rethink.kinds.grpo.update import MiniBatch, UpdateStats, accumulate_gradients, compute_logprobs
+from rethink.kinds.grpo.update import MiniBatch, UpdateStats, accumulate_gradients, compute_logprobs, masked
 from rethink.kinds.grpo.versions import write_versions
 from rethink.kinds.grpo.wire import LANES
 from rethink.model.language_model import LanguageModel
@@ -39,7 +39,7 @@ from rethink.runs.ranks import share_reference
 from rethink.runs.rounds import train_lanes
 from rethink.seeds import draw
 from rethink.store.run_folder import RunFolder
-from rethink.types import Problem, SamplingParams
+from rethink.types import Problem, Rollout, SamplingParams
 
 
 @dataclass(slots=True)
@@ -157,15 +157,21 @@ def old_source(recipe: Recipe, *, exact: bool) -> Literal["current", "engine", "
 def mini_batch(run: GRPO, batch: RolloutBatch, position: int) -> MiniBatch:
     """What the update at `position` of the batch learns from.
 
-    A group without signal has no gradient unless the KL term gives it one.
+    A group without signal has no gradient unless the KL term gives it one. Completions that the recipe masks are not
+    there at all: no denominator counts them.
     """
     chosen = chosen_groups(run.recipe, batch.index, position)
-    size, old, places = run.recipe.rollout.group_size, run.old_logprobs, [batch.trained[g] for g in chosen]
-    return MiniBatch(
-        [batch.groups[place] for place in places],
-        None if old is None else [old[i] for g in chosen for i in range(g * size, (g + 1) * size)],
-        [batch.no_signal[place] and run.recipe.algorithm.beta == 0 for place in places],
-    )
+    size, old = run.recipe.rollout.group_size, run.old_logprobs
+    groups: list[list[Rollout]] = []
+    old_kept: list[Tensor] = []
+    skip: list[bool] = []
+    for place, g in ((batch.trained[g], g) for g in chosen):
+        kept = [i for i, rollout in enumerate(batch.groups[place]) if not masked(rollout, run.recipe.algorithm)]
+        if kept:
+            groups.append([batch.groups[place][i] for i in kept])
+            old_kept += [] if old is None else [old[g * size + i] for i in kept]
+            skip.append(batch.no_signal[place] and run.recipe.algorithm.beta == 0)
+    return MiniBatch(groups, None if old is None else old_kept, skip)
 
 
 def chosen_groups(recipe: Recipe, batch_index: int, position: int) -> list[int]:

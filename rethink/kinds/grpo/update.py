@@ -95,6 +95,11 @@ class MicroBatch:
         return torch.from_numpy(np.concatenate([r.completion.logprobs for r in self.rollouts])).to(device)
 
 
+def masked(rollout: Rollout, settings: AlgorithmSection) -> bool:
+    """Whether the recipe leaves a completion out of the loss: because it was cut off by the token limit."""
+    return settings.mask_truncated and rollout.completion.finish_reason == "length"
+
+
 def _trained_tokens(rollout: Rollout) -> int:
     return int(rollout.trained.sum()) if rollout.turns else len(rollout.completion.token_ids)
 
