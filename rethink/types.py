@@ -147,7 +147,7 @@ class Rollout:
     reward: float | None
     """Weighted sum of the parts; None when every part that counts abstained or failed."""
     advantage: float | NDArray[np.float64] = 0.0
-    """Of every token, or one each [T]."""
+    """Of every token, or one each [T]; NaN: a critic has not judged it yet."""
     turns: tuple[Turn, ...] = ()
     """In order. What stands between them was given to the policy. Empty: one turn, all of the completion."""
 

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-AdvantageKind = Literal["std", "mean", "leave-one-out"]
+AdvantageKind = Literal["std", "mean", "leave-one-out", "gae"]
 
 STD_EPSILON = 1e-6
 """Added to a group's standard deviation under `std`, against rounding alone: the published form has none. Rewards that
@@ -27,7 +27,8 @@ def group_advantages(
     - `std`: (r - mean) / (std + epsilon), std unbiased (divided by n - 1): DeepSeek-R1 (arXiv 2501.12948) equation 3,
       DeepSeekMath (arXiv 2402.03300) section 4.1.2;
     - `mean`: r - mean: Dr. GRPO (arXiv 2503.20783), which drops the division;
-    - `leave-one-out`: r - mean of the group's other rewards: RLOO (arXiv 2402.14740) equation 6.
+    - `leave-one-out`: r - mean of the group's other rewards: RLOO (arXiv 2402.14740) equation 6;
+    - `gae`: NaN, until a critic has said what it makes of the tokens (`gae.py`).
 
     A rollout without a reward takes no part in its group's statistics and gets 0. A group without signal (see
     `no_signal_groups`) gets exactly 0, not the rounding error of its mean, so that leaving it out changes nothing.
@@ -45,6 +46,8 @@ def group_advantages(
         ValueError: a shape or kind is wrong, or a valid reward is not finite.
     """
     rewards, valid = _masked(rewards_PG, valid_PG)
+    if kind == "gae":
+        return torch.full_like(rewards_PG, torch.nan)
     count = valid.sum(1, keepdim=True)
     total = rewards.sum(1, keepdim=True)
     mean = total / count.clamp(min=1)
@@ -57,7 +60,7 @@ def group_advantages(
     elif kind == "leave-one-out":
         advantages = rewards - (total - rewards) / (count - 1).clamp(min=1)
     else:
-        raise ValueError(f"advantage kind {kind!r}; allowed: 'std', 'mean', 'leave-one-out'")
+        raise ValueError(f"advantage kind {kind!r}; allowed: 'std', 'mean', 'leave-one-out', 'gae'")
     counts = valid & ~no_signal_groups(rewards_PG, valid_PG)[:, None]
     return torch.where(counts, advantages, 0.0).to(rewards_PG.dtype)
 

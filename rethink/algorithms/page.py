@@ -84,7 +84,7 @@ def page() -> str:
     lines += [_row(f"`{name}`", need.what, need.cost) for name, need in NEEDS.items()]
     for objective in objectives().values():
         lines += ["", f"## `{objective.name}`", "", *_of_one(objective)]
-    lines += ["", *_kl(), "", *_corrections()]
+    lines += ["", *_critic(), "", *_kl(), "", *_corrections()]
     return "\n".join(lines) + "\n" + _OWN.rstrip("\n")
 
 
@@ -113,6 +113,10 @@ def _of_one(objective: Objective) -> Iterator[str]:
             f"- `{name}` cannot be set (`{shown(fixed.value)}`): {fixed.why}."
             for name, fixed in objective.fixed.items()
         )
+    if objective.critic:
+        yield ""
+        own_critic = [f"`critic.{name}: {shown(value)}`" for name, value in objective.critic.items()]
+        yield f"Of its critic: {', '.join(own_critic)}."
     if objective.options:
         yield ""
         yield from (
@@ -122,6 +126,42 @@ def _of_one(objective: Objective) -> Iterator[str]:
     if objective.notes:
         yield ""
         yield objective.notes
+
+
+def _critic() -> Iterator[str]:
+    yield from ("## The critic", "")
+    yield (
+        "`ppo`, `actor-critic`, `vapo`, and any type with `algorithm.advantage=gae`, take the advantage of each token "
+        "against a critic: a second decoder with a value head, which the section `critic` describes. `critic: {}` is "
+        "enough: it begins as the policy with a head of zeros; `critic.model` names a reward model or another model "
+        "with the policy's tokenizer. It judges a rollout batch before anything is updated, and all updates on the "
+        "batch use that:"
+    )
+    yield from (
+        "",
+        "    d_t = r_t + gamma V_(t+1) - V_t                        V is 0 behind the last token",
+        "    A_t = sum over l of (gamma lambda)^l d_(t+l)           GAE (arXiv 1506.02438), equation 16",
+        "    R_t = V_t + the same sum with value_lambda             what the critic learns",
+        "    value loss = max((V - R)^2, (V_old + clamp(V - V_old, -value_clip, value_clip) - R)^2) / 2",
+        "",
+    )
+    yield (
+        "The reward is that of the last token, also where a completion was cut off. Advantages are whitened over all "
+        "tokens of the rollout batch (`critic.whiten`), not over a mini-batch. A rollout without a reward has the "
+        "advantage 0 and teaches the critic nothing. Tokens that the policy did not sample are left out of the sums. "
+        "With `critic.gae_lambda=1` an advantage is the reward less the value, and with a critic of zeros PPO's first "
+        "update is REINFORCE's."
+    )
+    yield from (
+        "",
+        "All updates of the critic on a batch are made before the policy's first: they share no weights, so the order "
+        "decides nothing. The critic has a learning rate of its own, `critic.epochs` and `critic.mini_batches`; "
+        "`critic.warmup_steps` trains it alone first, while the policy stays as it is. It takes 16 bytes a parameter, "
+        "one forward pass over each batch and a training pass an epoch (`--dry-run` counts them). Trainer ranks share "
+        "the policy's work; the critic's is the first one's, and ranks that shard weights refuse it. The `model/` of a "
+        "finished run is the policy; the critic stays in the checkpoints. A value head on the policy's own layers is "
+        "not there.",
+    )
 
 
 def _kl() -> Iterator[str]:

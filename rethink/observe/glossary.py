@@ -108,7 +108,8 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
                        "Raise `rollout.max_new_tokens`. If the texts are repetitive, lower the learning "
                        "rate or the temperature.", _TRAIN),
             MetricInfo("rollout/no_signal", "share", "Share of the groups sampled whose rewards are all equal, or the "
-                       "scores of `rollout.dynamic_sampling.reward`: their advantages are 0.",
+                       "scores of `rollout.dynamic_sampling.reward`: their advantages are 0. "
+                       "With a critic: of groups without any reward.",
                        "Below 0.5.", "With a high reward, the task is too easy; with a low one, too hard. Change the "
                        "mixture or curriculum, or raise `group_size`.", _TRAIN),
             MetricInfo("rollout/groups", "groups", "Groups sampled for the batch, trained on or not. Only with "
@@ -191,6 +192,31 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
                        "`model.dtype=float32` to see whether it is rounding; if not, it is a bug in Rethink.", _TRAIN),
             MetricInfo("policy/mismatch_max", "nats", "Largest such difference of any token.",
                        "Below 0.01 in fp32, below 1 in bf16.", "As for `policy/mismatch`.", _TRAIN),
+        ),
+    ),
+    (
+        "Critic",
+        "Only runs with a critic have these metrics, in the first step of each rollout batch. They cover the tokens "
+        "that the policy sampled, of rollouts with a reward.",
+        (
+            MetricInfo("critic/explained_variance", "", "1 - var(returns - values) / var(returns) over the tokens of "
+                       "the batch, before the critic learns from it. Absent where all returns are equal.",
+                       "Rises from 0 towards 1.", "Below 0 for long: the critic misleads; lower "
+                       "`critic.learning_rate`, or train it alone first (`critic.warmup_steps`). Stays at 0: raise the "
+                       "rate, `critic.epochs` or `critic.mini_batches`.", _TRAIN),
+            MetricInfo("critic/value", "reward", "Mean value of the tokens of the batch, before the critic learns from "
+                       "it.", "Follows `critic/return`.", "Far from it: see `critic/explained_variance`.", _TRAIN),
+            MetricInfo("critic/return", "reward", "Mean return that the critic learns: value plus advantage by GAE "
+                       "with `critic.value_lambda`.", "Rises with `reward/mean`.", "See `reward/mean`.", _TRAIN),
+            MetricInfo("critic/loss", "reward²", "Mean over the critic's updates on the batch of half the squared "
+                       "error of a value, with `critic.value_clip`, before the update.", "Falls, then levels off.",
+                       "Grows: lower `critic.learning_rate`. Not finite: the run stops.", _LOSS),
+            MetricInfo("critic/clipped", "share", "Share of tokens in the critic's updates whose value "
+                       "`critic.value_clip` holds. Only updates after the first on a batch can have any.",
+                       "Below 0.2.", "Near 1: the critic cannot follow; raise `critic.value_clip` to the scale of the "
+                       "reward, or set it to null.", _LOSS),
+            MetricInfo("critic/grad_norm", "", "Largest global gradient norm of the critic's updates on the batch, "
+                       "before clipping.", "Steady.", "Grows over many steps: lower `critic.learning_rate`.", _TRAIN),
         ),
     ),
     (
@@ -325,6 +351,9 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
                        "`time/rollout` and `time/reward` of a batch are not part of the step.", "Near 0 on a cluster. "
                        "In one process: the time that sampling takes.",
                        "Workers sample more slowly than the run trains: add workers.", _TRAIN),
+            MetricInfo("time/critic", "s", "The critic's values of a rollout batch and its own training on it. Only "
+                       "with a critic.", "Less than `time/train`.",
+                       "Lower `critic.epochs`, or choose a smaller `critic.model`.", _TRAIN),
             MetricInfo("time/train", "s", "Forward and backward passes.", "Grows with the tokens of the batch.",
                        "A larger `optimizer.micro_batch_tokens` may help if memory allows.", _TRAIN),
             MetricInfo("time/optimizer", "s", "Clipping, AdamW, and passing the weights to the engine.", "Constant.",

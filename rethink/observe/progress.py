@@ -327,6 +327,7 @@ _SHOWN: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("reward_model/accuracy", "accuracy", percent),
     ("train/tokens", "tokens", _plain),
     ("policy/kl", "kl", lambda value: f"{value:.4f}"),
+    ("critic/explained_variance", "explained", lambda value: f"{value:.2f}"),
     ("time/step", "time", duration),
 )
 """Metrics of a line, with their label and form."""

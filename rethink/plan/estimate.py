@@ -112,12 +112,14 @@ class Memory:
     """Versions of the policy that are still to sample (`rollout.lag`)."""
     engine_weights: int = 0
     """The copy of an engine that has one (`vllm`), which keeps its keys and values too while the policy is trained."""
+    critic: int = 0
+    """A critic's weights, gradients and optimizer."""
 
     @property
     def weights(self) -> int:
         """What is held all the time."""
         policy = self.master_and_optimizer + self.compute_weights
-        return policy + self.reference_weights + self.earlier_weights + self.engine_weights
+        return policy + self.reference_weights + self.earlier_weights + self.engine_weights + self.critic
 
     def at_once(self, keys_and_values: int, activations: int) -> int:
         """Of both, what is held at one time."""

@@ -52,6 +52,7 @@ def memory_text(memory: Memory) -> str:
     )
     earlier = f"earlier versions {_gib(memory.earlier_weights)}, " if memory.earlier_weights else ""
     earlier += f"the engine's copy {_gib(memory.engine_weights)}, " if memory.engine_weights else ""
+    earlier += f"the critic with its optimizer {_gib(memory.critic)}, " if memory.critic else ""
     return (
         f"{_gib(memory.least)} to {_gib(memory.most)}, as the run finds room: master weights and optimizer "
         f"{_gib(memory.master_and_optimizer)}, compute weights {_gib(memory.compute_weights)}, {earlier}{sampling}, "

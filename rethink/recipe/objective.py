@@ -45,7 +45,10 @@ NEEDS: Mapping[Need, Needed] = {
     "reference": Needed(
         "log-probabilities under the reference model", "a second model in memory, a forward pass an update", passes=1
     ),
-    "values": Needed("a critic's values of the tokens", "not available: Rethink has no critic yet"),
+    "values": Needed(
+        "a critic's values of the tokens (the section `critic`)",
+        "a second model with an optimizer of its own, a forward pass over each batch, and its training on it",
+    ),
     "sequence": Needed(
         "sums over whole completions", "a second pass of the head an update, not of the body", head_passes=1
     ),
@@ -93,6 +96,8 @@ class Objective:
     """Fields of `algorithm` that cannot be set otherwise."""
     options: Mapping[str, Option] = field(default_factory=dict)
     """Numbers that only this objective has."""
+    critic: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the section `critic` whose default is another than PPO's."""
     notes: str = ""
     """What of the paper is set elsewhere, and what is not there."""
 
@@ -208,11 +213,6 @@ def resolve(name: str, given: Mapping[str, Any], plain: Mapping[str, Any]) -> di
             correction, or an option is unknown or out of bounds.
     """
     objective = objective_named(name)
-    if "values" in objective.needs:
-        raise RecipeError(
-            f"`algorithm.type` is `{name}`, which needs a critic's values; Rethink has no critic yet. Use another type "
-            "(`rethink algorithms` lists them)."
-        )
     only = {key: fixed.value for key, fixed in objective.fixed.items()}
     for key, fixed in objective.fixed.items():
         if key in given and given[key] != fixed.value:

@@ -335,13 +335,14 @@ class AlgorithmSection(Section):
     """
 
     type: str = "grpo"
-    """The objective: `grpo`, `dr-grpo`, `dapo`, `rloo`, `cispo`, `gspo`, or one of an installed package; `rethink
-    algorithms` lists them with their defaults."""
+    """The objective: `grpo`, `dr-grpo`, `dapo`, `rloo`, `cispo`, `gspo`, with a critic `ppo`, `actor-critic`,
+    `vapo`, or one of an installed package; `rethink algorithms` lists them with their defaults."""
     options: dict[str, float] = Field(default_factory=dict)
     """Numbers that only this objective has; `rethink algorithms NAME` says which."""
-    advantage: Literal["std", "mean", "leave-one-out"] = "std"
+    advantage: Literal["std", "mean", "leave-one-out", "gae"] = "std"
     """`std`: (r - mean) / (std + 1e-6), std unbiased over the group; `mean`: r - mean;
-    `leave-one-out`: r - mean of the others."""
+    `leave-one-out`: r - mean of the others; `gae`: of each token, against the values of a critic (the section
+    `critic`)."""
     aggregation: Literal["sequence", "token", "fixed"] = "sequence"
     """How token losses are averaged: within a completion, then over completions (the paper's 1/G); over all tokens; or
     by a fixed denominator (`fixed_denominator`)."""
@@ -396,6 +397,8 @@ class AlgorithmSection(Section):
         needs: set[str] = set(objective_named(self.type).needs)
         if self.beta > 0:
             needs.add("reference")
+        if self.advantage == "gae":
+            needs.add("values")
         if self.correction != "none":
             needs |= {"old", "engine"} | ({"sequence"} if CORRECTIONS[self.correction].sequence else set())
         return frozenset(needs)

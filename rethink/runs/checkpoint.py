@@ -5,6 +5,8 @@
                               of several trainer ranks optimizer-00001-of-00002.safetensors, …, a file of each;
                               of ranks that shard weights sharded-00001-of-00002.safetensors, …
       reference.safetensors   the reference model, where beta > 0
+      critic.safetensors      the critic's weights, moments and count of updates, where there is a critic
+      critic_advantages.safetensors  where a rollout batch is half used: advantages of its tokens, against that critic
       old_logprobs.safetensors  where a rollout batch is half used: its log-probabilities under the policy that sampled
       state.json              step, token counts, best evaluation
       checksums.json          the hash of each of these files, compared before any of them is read
@@ -71,6 +73,7 @@ def restore(
     reference: LanguageModel | None,
     note: Callable[[str], None],
     check: Callable[[int], None] = lambda step: None,
+    also: Callable[[Path, int], None] = lambda folder, step: None,
 ) -> tuple[TrainState, list[Tensor] | None]:
     """Bring a run back to its latest undamaged checkpoint; returns its state and old log-probabilities.
 
@@ -82,6 +85,7 @@ def restore(
         reference: loaded in place.
         note: told what is damaged, and from which step the run goes on.
         check: raises `RunFolderError` where a run cannot go on from the checkpoint of a step for another reason.
+        also: reads what else a checkpoint of that step holds; what it raises means damage.
 
     Raises:
         RunFolderError: no checkpoint is undamaged.
@@ -92,7 +96,7 @@ def restore(
         try:
             check_index(path)
             check(step)
-            found = read_checkpoint(path, optimizer, reference)
+            found = read_checkpoint(path, optimizer, reference, also)
             break
         except RunFolderError as error:
             damaged.append((path, error))
@@ -116,7 +120,10 @@ def restore(
 
 
 def read_checkpoint(
-    folder: Path, optimizer: Optimizer, reference: LanguageModel | None
+    folder: Path,
+    optimizer: Optimizer,
+    reference: LanguageModel | None,
+    also: Callable[[Path, int], None] = lambda folder, step: None,
 ) -> tuple[TrainState, list[Tensor] | None]:
     """Load optimizer, model (through the optimizer) and reference in place; returns the state and old log-probs.
 
@@ -133,7 +140,9 @@ def read_checkpoint(
         old = None
         if (folder / "old_logprobs.safetensors").exists():
             old = [t.to(optimizer.device) for _, t in sorted(load_file(folder / "old_logprobs.safetensors").items())]
-        return TrainState(**json.loads((folder / "state.json").read_text())), old
+        state = TrainState(**json.loads((folder / "state.json").read_text()))
+        also(folder, state.step)
+        return state, old
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise RunFolderError(
             f"the checkpoint `{folder}` cannot be read ({type(error).__name__}: {error}): it is damaged, or of another "

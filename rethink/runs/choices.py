@@ -31,33 +31,43 @@ ACTIVATION_SHARE = 0.35
 """Share of the memory beside weights and optimizer that one micro-batch's activations may take."""
 
 
-def make_choices(recipe: TrainingRecipe, config: DecoderConfig | None, kv_budget_gb: float | None) -> dict[str, Any]:
+def make_choices(
+    recipe: TrainingRecipe,
+    config: DecoderConfig | None,
+    kv_budget_gb: float | None,
+    critic: DecoderConfig | None = None,
+) -> dict[str, Any]:
     """Threads, device, dtype, kernels, micro-batch, lanes and KV budget for this machine; plain JSON values.
 
     Args:
         recipe: of a run that samples and trains.
         config: of its model, where it is known.
         kv_budget_gb: as the recipe says.
+        critic: the configuration of a second model that is trained beside it.
 
     Raises:
         RecipeError: CUDA is asked for where there is none.
     """
-    choices = training_choices(recipe, config)
-    return choices | kv_choice(choices["device"], config, kv_budget_gb)
+    choices = training_choices(recipe, config, critic)
+    return choices | kv_choice(choices["device"], config, kv_budget_gb, critic)
 
 
-def kv_choice(device: str, config: DecoderConfig | None, kv_budget_gb: float | None) -> dict[str, int]:
+def kv_choice(
+    device: str, config: DecoderConfig | None, kv_budget_gb: float | None, critic: DecoderConfig | None = None
+) -> dict[str, int]:
     """The KV budget alone: what the recipe says, or a share of what weights and optimizer leave."""
     if kv_budget_gb:
         return {"kv_budget_bytes": int(kv_budget_gb * 2**30)}
     free = free_memory(device)
     budget = int(free * KV_SHARE)
     if config is not None:
-        budget = min(budget, max(free - _trained_bytes(config), 0))
+        budget = min(budget, max(free - _trained_bytes(config, critic), 0))
     return {"kv_budget_bytes": budget}
 
 
-def training_choices(recipe: TrainingRecipe, config: DecoderConfig | None) -> dict[str, Any]:
+def training_choices(
+    recipe: TrainingRecipe, config: DecoderConfig | None, critic: DecoderConfig | None = None
+) -> dict[str, Any]:
     """As `make_choices`, for a run that samples nothing.
 
     Raises:
@@ -67,7 +77,7 @@ def training_choices(recipe: TrainingRecipe, config: DecoderConfig | None) -> di
     if launch is not None and not recipe.threads:
         recipe = recipe.model_copy(update={"threads": launch.threads})
     choices = computing_choices(recipe)
-    tokens = recipe.optimizer.micro_batch_tokens or _micro_batch(config, choices["dtype"], choices["device"])
+    tokens = recipe.optimizer.micro_batch_tokens or _micro_batch(choices["dtype"], choices["device"], config, critic)
     lanes = recipe.optimizer.lanes or (1 if launch is None else launch.size)
     strategy = {} if launch is None or launch.strategy == REPLICATED else {STRATEGY: launch.strategy}
     return choices | {"micro_batch_tokens": tokens, "lanes": lanes} | strategy
@@ -145,15 +155,15 @@ def _check_ranks(choices: Mapping[str, Any]) -> None:
         launch.check(choices)
 
 
-def _micro_batch(config: DecoderConfig | None, dtype: str, device: str) -> int:
+def _micro_batch(dtype: str, device: str, config: DecoderConfig | None, critic: DecoderConfig | None) -> int:
     lowest, highest = MICRO_BATCH_TOKENS[device]
     if config is None:
         return lowest * 8
     shape, value_bytes = shape_of(config), 2 if dtype == "bfloat16" else 4
-    room = ACTIVATION_SHARE * max(free_memory(device) - _trained_bytes(config), 0)
+    room = ACTIVATION_SHARE * max(free_memory(device) - _trained_bytes(config, critic), 0)
     return max(lowest, min(highest, int(room / activation_bytes(shape, value_bytes))))
 
 
-def _trained_bytes(config: DecoderConfig) -> int:
-    """What weights, gradients and optimizer take."""
-    return BYTES_A_PARAMETER * count_parameters(shape_of(config)).total
+def _trained_bytes(*configs: DecoderConfig | None) -> int:
+    """What weights, gradients and optimizer of all these models take."""
+    return BYTES_A_PARAMETER * sum(count_parameters(shape_of(config)).total for config in configs if config is not None)

@@ -48,14 +48,15 @@ def inputs_of(recipe: AnyRecipe) -> dict[str, str]:
     return found
 
 
-def model_hash(path: str, folder: Path) -> dict[str, str]:
-    """The hash of a model that `model.path` does not name by its place: the embedded one, or one of the hub.
+def model_hash(path: str, folder: Path, field: str = "model.path") -> dict[str, str]:
+    """The hash of a model that a field does not name by its place: the embedded one, or one of the hub.
 
     Args:
         path: as the recipe has it.
         folder: the Hugging Face folder that it means.
+        field: of the recipe.
     """
-    return {} if path_of(path, certain=True) is not None else {"model.path": content_hash(folder)}
+    return {} if path_of(path, certain=True) is not None else {field: content_hash(folder)}
 
 
 def check_inputs(folder: RunFolder, recipe: AnyRecipe, found: Mapping[str, str]) -> None:

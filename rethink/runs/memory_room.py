@@ -92,6 +92,7 @@ def too_much(memory: Memory, room: int, ways: list[str]) -> UsageError:
     parts = [
         ("weights, gradients and optimizer", memory.master_and_optimizer + memory.compute_weights),
         ("the reference model", memory.reference_weights),
+        ("the critic and its optimizer", memory.critic),
         ("the engine's copy of the weights", memory.engine_weights),
         ("activations of a micro-batch", memory.activations_most),
         ("keys and values while sampling", memory.keys_and_values_most),

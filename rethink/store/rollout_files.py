@@ -8,6 +8,7 @@ which UTF-8 cannot hold, becomes "?".
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
@@ -55,7 +56,7 @@ def rollout_row(rollout: Rollout) -> dict[str, Any]:
         "seconds": completion.seconds,
         "reward": rollout.reward,
         "reward_parts": json.dumps(parts),
-        "advantage": float(np.mean(advantage)) if several else advantage,
+        "advantage": float(np.mean(advantage)) if several else None if math.isnan(advantage) else advantage,
         "version": completion.version,
         "turns": json.dumps([astuple(turn) for turn in rollout.turns]) if rollout.turns else None,
         "token_advantages": advantage if several else (),
@@ -65,7 +66,9 @@ def rollout_row(rollout: Rollout) -> dict[str, Any]:
 def row_rollout(row: Mapping[str, Any]) -> Rollout:
     """The rollout of a row: the inverse of `rollout_row`."""
     parts = json.loads(row["reward_parts"])
-    token_advantages = row.get("token_advantages", ())
+    token_advantages, advantage = row.get("token_advantages", ()), row["advantage"]
+    if len(token_advantages):
+        advantage = np.asarray(token_advantages, np.float64)
     return Rollout(
         problem=Problem(
             id=row["problem_id"],
@@ -88,7 +91,7 @@ def row_rollout(row: Mapping[str, Any]) -> Rollout:
         ),
         outcomes={name: RewardOutcome(**part) for name, part in parts.items()},
         reward=row["reward"],
-        advantage=np.asarray(token_advantages, np.float64) if len(token_advantages) else row["advantage"],
+        advantage=math.nan if advantage is None else advantage,
         turns=tuple(Turn(*turn) for turn in json.loads(row.get("turns") or "[]")),
     )
 

@@ -5,6 +5,8 @@ The rules are those of `plan/estimate.py`. A rollout batch has P prompts of p to
 - a shared prompt is computed once; training needs 6 * block parameters * (P p + N c) + 6 * head parameters * N c
   operations an epoch, decoding 2 instead of 6; what the objective needs adds its forward passes to each epoch
   (`recipe/objective.py`): 2 for the reference model (beta > 0), 2 of the head alone for sums over a completion (GSPO);
+- a critic takes 2 * block parameters * (P p + N c) for its values and three times that an epoch of its own, and no
+  head;
 - attention adds 4 H D operations per layer, query and key in decoding, three times that in training;
 - keys and values have a least (one sequence at a time) and a most (all sequences at once, or the recipe's limits); the
   run settles between them.
@@ -65,10 +67,13 @@ class Groups:
         """Operations of one forward pass of the head."""
         return 2.0 * count_parameters(shape).head * self.completion_tokens
 
+    def body(self, shape: ModelShape) -> float:
+        """Operations of the matrix products of one forward pass without the head."""
+        return 2.0 * count_parameters(shape).block * (self.prompt_tokens + self.completion_tokens)
+
     def forward(self, shape: ModelShape) -> tuple[float, float]:
         """Operations of one forward pass: matrix products, and attention (a query sees its prompt and its own past)."""
-        tokens = self.prompt_tokens + self.completion_tokens
-        matrices = 2.0 * count_parameters(shape).block * tokens + self.head(shape)
+        matrices = self.body(shape) + self.head(shape)
         own = self.group * self.completion * (self.prompt + self.completion / 2)
         pairs = self.prompts * (self.prompt * self.prompt / 2 + own)
         return matrices, 4.0 * shape.layers * shape.heads * shape.head_dim * pairs
@@ -81,6 +86,7 @@ def estimate(
     *,
     prompt_tokens: int | None = None,
     completion_tokens: int | None = None,
+    critic: ModelShape | None = None,
 ) -> Estimate:
     """Tokens, operations, memory and time of a run.
 
@@ -90,13 +96,14 @@ def estimate(
         rates: the machine's; None leaves the times out.
         prompt_tokens: usual length of a prompt; None assumes `ASSUMED_PROMPT_TOKENS`.
         completion_tokens: usual length of a completion; None takes the token limit, the most there can be.
+        critic: shape of the critic's model, where the recipe has one; None takes the policy's.
     """
-    prompt = prompt_tokens or ASSUMED_PROMPT_TOKENS
+    prompt, critic = prompt_tokens or ASSUMED_PROMPT_TOKENS, critic or shape
     prompts, group = recipe.rollout.prompts_per_batch, recipe.rollout.group_size
 
     def phase(first: int, steps: int, limit: int) -> Phase:
         batch = Groups(prompts, group, prompt, min(completion_tokens or limit, limit))
-        return _phase(recipe, batch, (first, steps), shape, rates)
+        return _phase(recipe, batch, (first, steps), (shape, critic), rates)
 
     phases = tuple(phase(*reached) for reached in _limits(recipe))
     evaluations, evaluated = _evaluations(recipe)
@@ -115,7 +122,9 @@ def estimate(
         evaluations=evaluations,
         evaluation_tokens=evaluated * length,
         evaluation_seconds=evaluation_seconds,
-        memory=_memory(recipe, shape, Groups(prompts, group, prompt, max(phase.completion_tokens for phase in phases))),
+        memory=_memory(
+            recipe, shape, critic, Groups(prompts, group, prompt, max(phase.completion_tokens for phase in phases))
+        ),
         total_tokens=sum(
             (phase.prompt_tokens_batch + phase.completion_tokens_batch) * -(-phase.steps // recipe.steps_per_batch)
             for phase in phases
@@ -148,7 +157,11 @@ def _limits(recipe: Recipe) -> list[tuple[int, int, int]]:
 
 
 def _phase(
-    recipe: Recipe, batch: Groups, reach: tuple[int, int], shape: ModelShape, rates: MachineRates | None
+    recipe: Recipe,
+    batch: Groups,
+    reach: tuple[int, int],
+    shapes: tuple[ModelShape, ModelShape],
+    rates: MachineRates | None,
 ) -> Phase:
     """One phase.
 
@@ -156,19 +169,25 @@ def _phase(
         recipe: the run.
         batch: a rollout batch of the phase.
         reach: its first step and number of steps.
-        shape: of the model.
+        shapes: of the model, and of the critic's where there is one.
         rates: the machine's.
     """
+    shape, critic = shapes
     matrices, attention = batch.forward(shape)
     needed = [need for name, need in NEEDS.items() if name in recipe.algorithm.needs]
     passes = recipe.algorithm.epochs * (3 + sum(need.passes for need in needed))
     training = passes * matrices + recipe.algorithm.epochs * sum(need.head_passes for need in needed) * batch.head(
         shape
     )
+    trained_attention = passes * attention
+    if recipe.critic is not None:
+        judging = 1 + 3 * recipe.critic.epochs
+        training += judging * batch.body(critic)
+        trained_attention += judging * batch.forward(critic)[1]
     seconds = overlapped = None
     if rates is not None:
         decoding = (matrices + attention) / rates.decoding
-        trained = (training + passes * attention) / rates.training
+        trained = (training + trained_attention) / rates.training
         seconds = (decoding + trained) / recipe.steps_per_batch
         overlapped = max(decoding, trained) / recipe.steps_per_batch if recipe.rollout.lag else None
     return Phase(
@@ -181,7 +200,7 @@ def _phase(
         decoding_flops=matrices,
         training_flops=training,
         attention_flops_decoding=attention,
-        attention_flops_training=passes * attention,
+        attention_flops_training=trained_attention,
         seconds_per_step=seconds,
         seconds_overlapped=overlapped,
     )
@@ -196,7 +215,7 @@ def _evaluations(recipe: Recipe) -> tuple[int, int]:
     return 2 + between, 2 * evaluation.problems + between * (evaluation.every_problems or evaluation.problems)
 
 
-def _memory(recipe: Recipe, shape: ModelShape, batch: Groups) -> Memory:
+def _memory(recipe: Recipe, shape: ModelShape, critic: ModelShape, batch: Groups) -> Memory:
     rollout, value_bytes = recipe.rollout, recipe.model.value_bytes
     at_once = rollout.prompts_at_once * batch.group
     sequences = min(at_once, rollout.max_concurrent or at_once)
@@ -212,6 +231,14 @@ def _memory(recipe: Recipe, shape: ModelShape, batch: Groups) -> Memory:
     most = largest_update(recipe, mini_batch, longest)
     training = training_memory(shape, value_bytes, longest, most, logits=True, lanes=recipe.optimizer.lanes)
     parameters = count_parameters(shape).total
+    judging = training_memory(critic, value_bytes, longest, most, logits=False, lanes=1)
+    if recipe.critic is not None:  # its passes and the policy's are never made at one time
+        training = replace(
+            training,
+            critic=judging.weights,
+            activations_least=max(training.activations_least, judging.activations_least),
+            activations_most=max(training.activations_most, judging.activations_most),
+        )
     return replace(
         training,
         reference_weights=value_bytes * parameters if "reference" in recipe.algorithm.needs else 0,

@@ -1,6 +1,6 @@
 """GRPO, top to bottom: what one step of the loop (`runs/loop.py`) is, one optimizer update.
 
-    collect a rollout batch ─► (old log-probabilities) ─► mini-batch of groups ─► gradients ─► update ─► engine
+    rollout batch ─► (critic) ─► (old log-probabilities) ─► mini-batch of groups ─► gradients ─► update ─► engine
           every step: metrics row · held-out evaluation where due · new reference where due · checkpoint where due
 
 DeepSeekMath (arXiv 2402.03300) Algorithm 1 and DeepSeek-R1 (2501.12948) equations 1-3. A rollout batch is cut at group
@@ -9,7 +9,6 @@ boundaries into mini-batches and passed over `epochs` times.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,11 +22,19 @@ from torch import Tensor
 from rethink.eval.heldout import evaluate
 from rethink.kernels.head import release_memory
 from rethink.kinds.grpo.collect import RolloutBatch, Sources
+from rethink.kinds.grpo.critic import Critic, judge, write_critic
 from rethink.kinds.grpo.feed import Feed
 from rethink.kinds.grpo.lag import sampled_by
 from rethink.kinds.grpo.metrics import batch_metrics
 from rethink.kinds.grpo.recipe import Recipe
-from rethink.kinds.grpo.update import MiniBatch, UpdateStats, accumulate_gradients, compute_logprobs, masked
+from rethink.kinds.grpo.update import (
+    MiniBatch,
+    UpdateStats,
+    accumulate_gradients,
+    compute_logprobs,
+    group_order,
+    masked,
+)
 from rethink.kinds.grpo.versions import write_versions
 from rethink.kinds.grpo.wire import LANES
 from rethink.model.language_model import LanguageModel
@@ -64,6 +71,8 @@ class GRPO:
     old_logprobs: list[Tensor] | None = None
     """Of the current batch's rollouts that are trained on, in order (`old_logprobs`); None while they are the current
     policy's."""
+    critic: Critic | None = None
+    """What gives advantages, where the group does not."""
 
     @property
     def steps(self) -> int:
@@ -91,6 +100,10 @@ def one_step(run: GRPO) -> dict[str, float]:
         run.batch, waited = run.feed.take(index, state.step)
         if not position:
             state.tokens_total += sum(len(r.completion.token_ids) for r in run.batch.rollouts)
+        if run.critic is not None:
+            run.progress.phase("critic")
+            run.batch, judged = judge(run.critic, run.batch)
+            row |= judged
     row |= batch_metrics(run.batch, recipe, sampled_now=position == 0) | run.sources.engine.metrics()
     if recipe.rollout.lag:
         row |= {"policy/lag": index - sampled_by(index, recipe.rollout.lag), "time/wait": waited}
@@ -101,8 +114,19 @@ def one_step(run: GRPO) -> dict[str, float]:
     if position == 0:
         run.old_logprobs = old_logprobs(run, run.batch)
 
-    # Gradients of this step's groups.
-    chosen = mini_batch(run, run.batch, position)
+    row |= update_policy(run, run.batch, position) if state.step >= recipe.held_steps else {}
+    row["time/train"] = time.perf_counter() - started - row.get("time/optimizer", 0.0)
+    state.step += 1
+    run.sources.engine.publish(run.model, state.step)
+    run.feed.advance(state.step)
+    release_memory()
+    return row | {"tokens/total": state.tokens_total, "tokens/trained": state.tokens_trained}
+
+
+def update_policy(run: GRPO, batch: RolloutBatch, position: int) -> dict[str, float]:
+    """Gradients of a step's groups, and the update; the engine reads the same weights. Returns its metrics."""
+    recipe, state = run.recipe, run.state
+    chosen = mini_batch(run, batch, position)
     lanes = chosen.lanes(run.optimizer.lanes)
     compute = partial(
         accumulate_gradients,
@@ -113,17 +137,9 @@ def one_step(run: GRPO) -> dict[str, float]:
         limit=run.micro_batch_tokens,
     )
     stats = UpdateStats.merged(train_lanes(run.optimizer, lanes, compute, LANES, state.step))
-    row |= stats.metrics(recipe.algorithm)
-    row["time/train"] = time.perf_counter() - started
-
-    # Update; the engine reads the same weights and only has to know their version: how many updates made them.
-    row |= apply_update(run.optimizer, recipe.optimizer, state.step, recipe.steps)
-    state.step += 1
-    run.sources.engine.publish(run.model, state.step)
-    run.feed.advance(state.step)
-    release_memory()
     state.tokens_trained += stats.input_tokens
-    return row | {"tokens/total": state.tokens_total, "tokens/trained": state.tokens_trained}
+    updated = apply_update(run.optimizer, recipe.optimizer, state.step - recipe.held_steps, recipe.policy_steps)
+    return stats.metrics(recipe.algorithm) | updated
 
 
 def old_logprobs(run: GRPO, batch: RolloutBatch) -> list[Tensor] | None:
@@ -179,12 +195,9 @@ def chosen_groups(recipe: Recipe, batch_index: int, position: int) -> list[int]:
 
     They are numbered from 0 among those that are trained on.
     """
-    epoch, part = divmod(position, recipe.algorithm.mini_batches)
-    groups = list(range(recipe.rollout.prompts_per_batch))
-    if recipe.algorithm.mini_batches > 1:
-        random.Random(draw("mini-batches", recipe.seed, batch_index, epoch)).shuffle(groups)
-    size = len(groups) // recipe.algorithm.mini_batches
-    return groups[part * size : (part + 1) * size]
+    prompts, parts = recipe.rollout.prompts_per_batch, recipe.algorithm.mini_batches
+    epoch, part = divmod(position, parts)
+    return group_order("mini-batches", recipe.seed, batch_index, epoch, prompts, parts)[part]
 
 
 def replace_reference(run: GRPO) -> None:
@@ -234,5 +247,7 @@ def write(run: GRPO, folder: Path) -> None:
     """A recovery checkpoint of this very step."""
     half_used = run.state.step % run.recipe.steps_per_batch != 0
     write_checkpoint(folder, run.state, run.optimizer, run.reference, run.old_logprobs if half_used else None)
+    if run.critic is not None:
+        write_critic(run.critic, folder, half_used=half_used)
     write_versions(folder, run.feed.needed(run.state.step))
     run.feed.positions.write(folder, run.state.step // run.recipe.steps_per_batch)

@@ -20,7 +20,7 @@ SMALL = 0.005
 """Torch operations below this share of the step are added up."""
 
 PHASES = (
-    *("step", "rollout", "prefill", "decode", "rewards", "old log-probabilities", "training", "packing"),
+    *("step", "rollout", "prefill", "decode", "rewards", "critic", "old log-probabilities", "training", "packing"),
     *("reference", "forward", "backward", "optimizer"),
 )
 """The spans that are phases; others are operations."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rethink.kinds.grpo.critic import critic_config
 from rethink.kinds.grpo.data import task_mix
 from rethink.kinds.grpo.estimate import estimate
 from rethink.kinds.grpo.recipe import Recipe
@@ -11,7 +12,7 @@ from rethink.machine.placement import check_device
 from rethink.model.loading import load_model
 from rethink.model.text.prompt import PromptRenderer
 from rethink.plan.costs import Costs
-from rethink.plan.estimate import MachineRates
+from rethink.plan.estimate import MachineRates, shape_of
 from rethink.plan.estimate_text import estimate_text
 from rethink.recipe.checks import check_against_context
 from rethink.recipe.kind import Drawn, Planned
@@ -26,6 +27,8 @@ ROLLOUT_BYTES = 12
 """Most bytes on disk of a token in a rollout file, where its id and two log-probabilities are kept too."""
 REFERENCE_BYTES = 4
 """Bytes a parameter of the reference model in a checkpoint."""
+CRITIC_BYTES = 12
+"""Bytes a parameter of the critic in a checkpoint: fp32 weight and two moments."""
 
 
 def plan(recipe: Recipe) -> Planned:
@@ -39,31 +42,32 @@ def plan(recipe: Recipe) -> Planned:
         UsageError: the recipe, model or task does not allow the run.
     """
     check_device(recipe.device)
-    shape, prompt_tokens = recipe.model.shape, None
+    shape, prompt_tokens, critic = recipe.model.shape, None, None
     if shape is None:
         check_reward_models(recipe.reward)
-        shape, prompt_tokens = _look(recipe)
+        shape, prompt_tokens, critic = _look(recipe)
     dtype, rates = measure(recipe)
-    expected = estimate(recipe, shape, rates, prompt_tokens=prompt_tokens)
+    expected = estimate(recipe, shape, rates, prompt_tokens=prompt_tokens, critic=critic)
     longest = expected.prompt_tokens + recipe.longest_completion
     return planned(recipe.model, shape, dtype, expected, estimate_text(expected), longest)
 
 
-def _look(recipe: Recipe) -> tuple[ModelShape, int]:
-    """The model's shape from its headers, and the mean length of the first prompts in tokens."""
+def _look(recipe: Recipe) -> tuple[ModelShape, int, ModelShape | None]:
+    """The model's shape from its headers, the mean length of the first prompts in tokens, and the critic's shape."""
     checkpoint = load_model(recipe.model, headers_only=True)
     shape = known_shape(recipe.model, checkpoint)
+    critic = critic_config(recipe, checkpoint)
     check_against_context(recipe.prompt, recipe.token_limits(), shape.context)
     renderer = PromptRenderer(checkpoint.tokenizer, recipe.prompt, shape.context - recipe.longest_completion)
     mix = task_mix(recipe)
     lengths = [len(renderer.render(problem).token_ids) for problem in mix.train_batch(0, RENDERED_PROMPTS, 0)]
     for problem in mix.long_rows(renderer.surely_fits):
         renderer.render(problem)
-    return shape, round(sum(lengths) / len(lengths))
+    return shape, round(sum(lengths) / len(lengths)), None if critic is None else shape_of(critic)
 
 
 def costs(recipe: Recipe, shape: ModelShape, _: Any, rates: MachineRates | None) -> Costs:
-    """As a stage of a pipeline; completions are taken at their token limit."""
+    """As a stage of a pipeline; completions are taken at their token limit, and a critic as large as the policy."""
     found = estimate(recipe, shape, rates)
     return Costs(
         tokens=float(found.generated_tokens + found.total_tokens),
@@ -87,6 +91,7 @@ def keeps(recipe: Recipe) -> tuple[int, int]:
     return (
         1 if recipe.evaluation.every is None else 2,
         (REFERENCE_BYTES if "reference" in recipe.algorithm.needs else 0)
+        + (CRITIC_BYTES if recipe.critic is not None else 0)
         + recipe.rollout.lag * recipe.model.value_bytes,
     )
 

@@ -15,17 +15,52 @@ from pydantic import Field
 from rethink.errors import RecipeError
 from rethink.recipe.base import AskingRecipe, TrainingRecipe
 from rethink.recipe.kind import listed
+from rethink.recipe.objective import objective_named, objectives
 from rethink.recipe.schema import (
     AlgorithmSection,
     Counts,
     EvaluationSection,
     RolloutSection,
+    Section,
     TaskSource,
 )
 from rethink.rollout.engines import check_trains, is_corrected
 
 DEFAULT_CORRECTION: Literal["tis"] = "tis"
 """Of an engine whose log-probabilities another program computes."""
+
+
+class CriticSection(Section):
+    """A model of its own that estimates, at each token, the reward still to come. Advantages are taken against it, and
+    it learns from the same rollouts. Defaults are PPO's; another `algorithm.type` may have its paper's.
+    """
+
+    model: str | None = None
+    """What it begins as: a model or a reward model of the policy's tokenizer, named as `model.path` is; None: the
+    policy's own model. One without a value head begins with a head of zeros, so that its first values are 0."""
+    gamma: float = Field(default=1.0, gt=0, le=1)
+    """Discount of the next token's value."""
+    gae_lambda: float = Field(default=0.95, ge=0, le=1)
+    """Lambda of the advantages: 0 trusts the critic's next value, 1 what was earned."""
+    adaptive_lambda: float | None = Field(default=None, gt=0)
+    """In place of `gae_lambda`, a lambda of each completion by its length: 1 - 1 / (adaptive_lambda x length), at least
+    0 (VAPO: 0.05); None: `gae_lambda`."""
+    value_lambda: float | None = Field(default=None, ge=0, le=1)
+    """Lambda of the returns that the critic learns; None: that of the advantages."""
+    whiten: bool = True
+    """Whether advantages get the mean 0 and the standard deviation 1, over all tokens of the rollout batch."""
+    value_clip: float | None = Field(default=0.2, gt=0)
+    """How far the updates on a batch may move a value, in units of reward; None: without a bound."""
+    learning_rate: float = Field(default=1e-5, gt=0)
+    """Constant. The other numbers of its AdamW are those of `optimizer`."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """First steps in which the critic alone is trained, and the policy stays as it is. The policy's own schedule begins
+    behind them."""
+    mini_batches: int = Field(default=1, gt=0)
+    """Updates of the critic in a pass over a rollout batch, which is cut at group boundaries. They are all made before
+    the policy's first update on the batch."""
+    epochs: int = Field(default=1, gt=0)
+    """Passes of the critic over a rollout batch."""
 
 
 class Recipe(AskingRecipe, TrainingRecipe):
@@ -42,6 +77,8 @@ class Recipe(AskingRecipe, TrainingRecipe):
     """Sampling."""
     algorithm: AlgorithmSection = Field(default_factory=AlgorithmSection)
     """The objective."""
+    critic: CriticSection | None = None
+    """A critic, for `algorithm.advantage: gae` (the types `ppo`, `actor-critic` and `vapo`); None: there is none."""
     evaluation: EvaluationSection = EvaluationSection()
     """Held-out evaluation."""
 
@@ -49,6 +86,16 @@ class Recipe(AskingRecipe, TrainingRecipe):
     def length(self) -> int:
         """Optimizer updates in all."""
         return self.steps
+
+    @property
+    def policy_steps(self) -> int:
+        """Those of the policy, which begin behind the critic's warm-up."""
+        return self.steps - self.held_steps
+
+    @property
+    def held_steps(self) -> int:
+        """First steps in which the policy stays as it is."""
+        return 0 if self.critic is None else self.critic.warmup_steps
 
     @property
     def longest_completion(self) -> int:
@@ -72,15 +119,22 @@ class Recipe(AskingRecipe, TrainingRecipe):
         return limits
 
     def settle(self) -> None:
-        """An engine whose numbers are its own gets a correction, unless the recipe says which, or `none`."""
+        """An engine whose numbers are its own gets a correction, unless the recipe says which, or `none`; a critic has
+        the objective's defaults.
+        """
         given = {name: getattr(self.algorithm, name) for name in self.algorithm.model_fields_set}
         if "correction" not in given and is_corrected(self.rollout.engine):
             object.__setattr__(self, "algorithm", AlgorithmSection(**given, correction=DEFAULT_CORRECTION))
+        if self.critic is not None:
+            given = {name: getattr(self.critic, name) for name in self.critic.model_fields_set}
+            usual = objective_named(self.algorithm.type).critic
+            object.__setattr__(self, "critic", CriticSection(**{**usual, **given}))
 
     def contradictions(self) -> Iterator[str]:
         """What cannot be meant in a run of this kind."""
         yield from _engine(self.rollout.engine)
         yield from _batch(self)
+        yield from _critic(self)
         yield from _sampling(self.rollout)
         yield from _dynamic_sampling(self)
         yield from _algorithm(self.algorithm)
@@ -98,19 +152,59 @@ def _engine(name: str) -> Iterator[str]:
 
 def _batch(recipe: Recipe) -> Iterator[str]:
     prompts, parts = recipe.rollout.prompts_per_batch, recipe.algorithm.mini_batches
-    if recipe.rollout.group_size == 1:
+    if recipe.rollout.group_size == 1 and "values" not in recipe.algorithm.needs:
         yield (
             "`rollout.group_size` is 1: GRPO compares the completions of one prompt with each other, and one alone has "
-            "no advantage, so nothing would be learned. Use 2 or more; 8 and 16 are usual."
+            "no advantage, so nothing would be learned. Use 2 or more (8 and 16 are usual), or a critic "
+            "(`algorithm.type=ppo critic={}`)."
         )
+    yield from _cut("algorithm.mini_batches", parts, prompts)
+
+
+def _cut(field: str, parts: int, prompts: int) -> Iterator[str]:
     if prompts % parts:
         fitting = [n for n in range(1, prompts + 1) if prompts % n == 0]
         near = min(fitting, key=lambda n: abs(n - parts))
         more = -(-prompts // parts) * parts
         yield (
-            f"`rollout.prompts_per_batch` {prompts} cannot be cut into `algorithm.mini_batches` {parts} of equal size "
-            f"(mini-batches are cut between groups). Use `algorithm.mini_batches={near}` or "
-            f"`rollout.prompts_per_batch={more}`."
+            f"`rollout.prompts_per_batch` {prompts} cannot be cut into `{field}` {parts} of equal size "
+            f"(mini-batches are cut between groups). Use `{field}={near}` or `rollout.prompts_per_batch={more}`."
+        )
+
+
+def _critic(recipe: Recipe) -> Iterator[str]:
+    critic, algorithm = recipe.critic, recipe.algorithm
+    learners = [name for name, objective in objectives().items() if "values" in objective.needs]
+    listed = " or ".join(f"`algorithm.type={name}`" for name in learners)
+    if critic is None:
+        if "values" in algorithm.needs:
+            yield (
+                f"`algorithm.type={algorithm.type}` with `algorithm.advantage=gae` takes advantages against a critic's "
+                "values, and the recipe has no section `critic`. Add `critic: {}` (on the command line `critic={}`), "
+                "or compare the completions of a group: `algorithm.type=grpo`."
+            )
+        return
+    if "values" not in algorithm.needs:
+        yield (
+            f"`critic` is set, but `algorithm.type={algorithm.type}` takes its advantages from the group "
+            f"(`algorithm.advantage={algorithm.advantage}`) and never asks a critic. A critic goes with "
+            f"`algorithm.advantage=gae`: set that, or {listed}; or remove `critic`."
+        )
+    yield from _cut("critic.mini_batches", critic.mini_batches, recipe.rollout.prompts_per_batch)
+    if critic.adaptive_lambda is not None and critic.gae_lambda != CriticSection.model_fields["gae_lambda"].default:
+        yield (
+            f"`critic.gae_lambda` is {critic.gae_lambda:g}, but `critic.adaptive_lambda` {critic.adaptive_lambda:g} "
+            "takes its place. Remove it, or set `critic.adaptive_lambda=null`."
+        )
+    if recipe.rollout.dynamic_sampling is not None and recipe.rollout.group_size == 1:
+        yield (
+            "`rollout.dynamic_sampling` keeps groups whose rewards differ, and with `rollout.group_size` 1 no group's "
+            "do. Remove it: with a critic every completion has a signal; or use a larger `rollout.group_size`."
+        )
+    if critic.warmup_steps >= recipe.steps:
+        yield (
+            f"`critic.warmup_steps` {critic.warmup_steps} is not below `steps` {recipe.steps}, so the policy would "
+            f"never be trained. Use at most {recipe.steps - 1}."
         )
 
 

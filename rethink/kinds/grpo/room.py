@@ -14,13 +14,19 @@ from rethink.runs.choices import recorded_lanes
 from rethink.runs.memory_room import SMALLEST_COMPLETION, on_ranks, room_refused, smaller_batches, too_much
 
 
-def check_grpo_room(recipe: Recipe, config: DecoderConfig | None, choices: Mapping[str, Any]) -> None:
+def check_grpo_room(
+    recipe: Recipe,
+    config: DecoderConfig | None,
+    choices: Mapping[str, Any],
+    critic: DecoderConfig | None = None,
+) -> None:
     """Refuse a GRPO run that is planned to need more memory than is free.
 
     Args:
         recipe: of the run. Prompts are assumed to be of the usual length; no reward model is counted.
         config: of the model; None: not known, and then nothing is refused.
         choices: of the run: they decide the micro-batch, and the memory for keys and values.
+        critic: configuration of the critic's model, where there is a critic.
 
     Raises:
         UsageError: it does not fit, and the recipe does not say to go on anyway.
@@ -38,7 +44,8 @@ def check_grpo_room(recipe: Recipe, config: DecoderConfig | None, choices: Mappi
         }
     )
     prompt = min(ASSUMED_PROMPT_TOKENS, shape.context)
-    memory = estimate(chosen, shape, prompt_tokens=prompt).memory
+    judge = None if critic is None else shape_of(critic)
+    memory = estimate(chosen, shape, prompt_tokens=prompt, critic=judge).memory
     memory = on_ranks(memory, shape, chosen.model.value_bytes, choices["device"])
     room = room_refused(recipe.optimizer, memory, choices["device"])
     if room is None:
@@ -53,4 +60,6 @@ def check_grpo_room(recipe: Recipe, config: DecoderConfig | None, choices: Mappi
         ways.append(f"rollout.kv_budget_gb={math.floor(100 * room / GIB) / 100}")
     if not ways and room + memory.reference_weights > least:
         ways = ["algorithm.beta=0 (no reference model)"]
+    if not ways and room + memory.critic > least:
+        ways = ["a run without a critic (algorithm.type=grpo, no section `critic`), or a smaller critic.model"]
     raise too_much(memory, room, ways)

@@ -12,6 +12,7 @@ from typing import Any
 from rethink.errors import RunFolderError
 from rethink.kinds.grpo import loop
 from rethink.kinds.grpo.collect import Sources
+from rethink.kinds.grpo.critic import check_ranks, critic_config, critic_hash, open_critic, read_critic
 from rethink.kinds.grpo.data import rubric_of, task_mix
 from rethink.kinds.grpo.feed import Feed
 from rethink.kinds.grpo.lag import batches_due
@@ -71,6 +72,7 @@ def train(
     """
     started = time.perf_counter()
     check_trackers(recipe.trackers)
+    check_ranks(recipe)
     if engine_factory is None:
         check_there(recipe.rollout.engine)
     checkpoint = load_model(recipe.model)
@@ -115,8 +117,13 @@ def open_folder(recipe: Recipe, checkpoint: Checkpoint, mix: TaskMix, out: Path,
         out,
         resume=resume,
         steps=recipe.steps,
-        choices=lambda: make_choices(recipe, checkpoint.config, recipe.rollout.kv_budget_gb),
-        also=model_hash(recipe.model.path, checkpoint.folder) | mix.row_hashes() | order,
+        choices=lambda: make_choices(
+            recipe, checkpoint.config, recipe.rollout.kv_budget_gb, critic_config(recipe, checkpoint)
+        ),
+        also=model_hash(recipe.model.path, checkpoint.folder)
+        | critic_hash(recipe, checkpoint)
+        | mix.row_hashes()
+        | order,
     )
 
 
@@ -131,7 +138,7 @@ def assemble(
     """Build every part, and put a resumed run's state into them."""
     choices = folder.choices
     placement = apply_choices(choices)
-    check_grpo_room(recipe, checkpoint.config, choices)
+    check_grpo_room(recipe, checkpoint.config, choices, critic_config(recipe, checkpoint))
     held_out = mix.held_out(recipe.evaluation.problems) if recipe.evaluation.problems else []
     mix.gold_check((held_out or mix.train_batch(0, GOLD_CHECKS, 0))[:GOLD_CHECKS])
     note_engine(recipe.rollout.engine, checkpoint, progress)
@@ -165,6 +172,7 @@ def assemble(
         held_out=held_out,
         progress=progress,
         micro_batch_tokens=int(choices["micro_batch_tokens"]),
+        critic=open_critic(recipe, checkpoint, placement, choices),
         export=lambda path: save_hf_folder(path, model.hf_tensors(), checkpoint.hf_config, checkpoint.tokenizer),
     )
     restore_grpo(run)
@@ -243,7 +251,11 @@ def restore_grpo(run: GRPO) -> None:
                     f"`{folder.rollouts_path(due)}` is missing, and the checkpoint of step {step} {cause}."
                 )
 
-    run.state, run.old_logprobs = restore(folder, run.optimizer, run.reference, note, check)
+    def also(checkpoint: Path, step: int) -> None:
+        if run.critic is not None:
+            read_critic(run.critic, checkpoint, step)
+
+    run.state, run.old_logprobs = restore(folder, run.optimizer, run.reference, note, check, also)
     if run.reference is not None:
         share_reference(run.optimizer.ranks, run.reference)
     if run.state.step:

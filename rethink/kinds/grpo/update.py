@@ -6,6 +6,7 @@ Axes: C completion tokens of a micro-batch, N rollouts, T tokens of all rollouts
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -23,6 +24,7 @@ from rethink.model.decoder.packing import PackedBatch, PackedGroup, pack
 from rethink.model.language_model import LanguageModel
 from rethink.recipe.schema import AlgorithmSection
 from rethink.runs.lanes import cut, within
+from rethink.seeds import Purpose, draw
 from rethink.types import Rollout
 
 Group = Sequence[Rollout]
@@ -98,6 +100,15 @@ class MicroBatch:
 def masked(rollout: Rollout, settings: AlgorithmSection) -> bool:
     """Whether the recipe leaves a completion out of the loss: because it was cut off by the token limit."""
     return settings.mask_truncated and rollout.completion.finish_reason == "length"
+
+
+def group_order(purpose: Purpose, seed: int, batch: int, epoch: int, groups: int, parts: int) -> list[list[int]]:
+    """The groups of each mini-batch of an epoch: each group once, in an order drawn where there are several."""
+    order = list(range(groups))
+    if parts > 1:
+        random.Random(draw(purpose, seed, batch, epoch)).shuffle(order)
+    size = groups // parts
+    return [order[part * size : (part + 1) * size] for part in range(parts)]
 
 
 def _trained_tokens(rollout: Rollout) -> int:

@@ -1,11 +1,11 @@
-"""A scalar head on the decoder: the score of a whole conversation, read at its last token.
+"""A scalar head on the decoder: the score of a whole conversation, read at its last token, or values at all of them.
 
     prompt | response | end of turn ─► decoder ─► hidden state of the last token ─► score
 
 A reward model on disk is the decoder's Hugging Face folder with two more files: `value_head.safetensors`
 (`score.weight` [1, E], `score.bias` [1]) and `reward_model.json` (what it was trained for).
 
-Axes: T packed tokens, S sequences, E hidden size.
+Axes: T packed tokens, C target tokens, S sequences, E hidden size.
 """
 
 from __future__ import annotations
@@ -99,6 +99,12 @@ class RewardModel:
         scores: Tensor = (last_SE @ self.weight.t())[:, 0] + self.bias
         return scores
 
+    def values(self, batch: PackedBatch) -> Tensor:
+        """Values [C] of a critic: at each target, from what stands before it; differentiable, fp32 or better."""
+        rows_CE = self.decoder.hidden(batch).index_select(0, batch.head_rows_C).to(self.weight.dtype)
+        values: Tensor = (rows_CE @ self.weight.t())[:, 0] + self.bias
+        return values
+
     def hf_tensors(self) -> dict[str, Tensor]:
         """The decoder's weights under Hugging Face names."""
         return self.decoder.hf_tensors()
@@ -113,11 +119,13 @@ def _with_last_tokens(groups: Sequence[PackedGroup], device: torch.device) -> Pa
     return pack([PackedGroup(g.prompt_ids, [[*c, 0] for c in g.completions]) for g in groups], device)
 
 
-def fresh_head(hidden_size: int, seed: int) -> tuple[Tensor, Tensor]:
+def fresh_head(hidden_size: int, seed: int | None) -> tuple[Tensor, Tensor]:
     """Weight [1, E] and bias [1] to begin with: normal with variance 1 / (E + 1) and 0.
 
-    Stiennon et al. (arXiv 2009.01325), appendix B.1.
+    Stiennon et al. (arXiv 2009.01325), appendix B.1. Without a seed all are 0, so that every score is.
     """
+    if seed is None:
+        return torch.zeros(1, hidden_size), torch.zeros(1)
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(1, hidden_size, generator=generator) / (hidden_size + 1) ** 0.5, torch.zeros(1)
 
@@ -127,8 +135,9 @@ def is_reward_model(folder: Path) -> bool:
     return (folder / INFO_FILE).is_file()
 
 
-def build_reward_model(checkpoint: Checkpoint, dtype: str, device: str, seed: int = 0) -> RewardModel:
-    """The model of a checkpoint with its head, or with a fresh one where it is a language model.
+def build_reward_model(checkpoint: Checkpoint, dtype: str, device: str, seed: int | None = 0) -> RewardModel:
+    """The model of a checkpoint with its head, or with a fresh one where it is a language model (`seed`: see
+    `fresh_head`).
 
     Raises:
         ModelError: the architecture is not the decoder's, or the head does not fit.

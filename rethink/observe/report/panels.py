@@ -57,12 +57,19 @@ _PLANS = (
           from_zero=True),
     ChartPlan("Engine and trainer mismatch", (("policy/mismatch", "mean"), ("policy/mismatch_max", "largest*")),
           unit="nats", from_zero=True),
+    ChartPlan("Critic: what its values explain", (("critic/explained_variance", "share of the returns' variance"),)),
+    ChartPlan("Critic: values and returns", (("critic/value", "mean value"), ("critic/return", "mean return")),
+          unit="reward"),
+    ChartPlan("Critic: loss", (("critic/loss", "loss"),), from_zero=True),
+    ChartPlan("Critic: values that the clip holds", (("critic/clipped", "share of tokens"),), "share", from_zero=True),
+    ChartPlan("Critic: gradient norm", (("critic/grad_norm", "largest, before clipping"),), from_zero=True),
     ChartPlan("Gradient norm", (("optimizer/grad_norm", "before clipping"),), from_zero=True),
     ChartPlan("Loss", (("policy/loss", "loss"),)),
     ChartPlan("Learning rate", (("optimizer/learning_rate", "learning rate"),), smooth=False, from_zero=True),
-    ChartPlan("Time per phase", (("time/rollout", "rollout"), ("time/reward", "reward"), ("time/train", "train"),
-                             ("time/optimizer", "optimizer"), ("time/evaluation", "evaluation"),
-                             ("time/checkpoint", "checkpoint")), unit="seconds", stacked=True),
+    ChartPlan("Time per phase", (("time/rollout", "rollout"), ("time/reward", "reward"), ("time/critic", "critic"),
+                             ("time/train", "train"), ("time/optimizer", "optimizer"),
+                             ("time/evaluation", "evaluation"), ("time/checkpoint", "checkpoint")),
+          unit="seconds", stacked=True),
     ChartPlan("Generation speed", (("rollout/tokens_per_s", "tokens per second"),), unit="tokens/s", from_zero=True),
     ChartPlan("Memory", (("memory/peak_rss_mb", "peak of the process"),), unit="MB", smooth=False, from_zero=True),
 )  # fmt: skip
@@ -128,7 +135,7 @@ def _per_thousand(entry: Mapping[str, Any], words: Sequence[str]) -> float | Non
 def _plain(plan: ChartPlan, rows: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> Panel:
     lines = [
         Line(label.rstrip("*"), column(rows, name), colour, faint=label.endswith("*"))
-        for (name, label), colour in zip(plan.lines, (1, 2, 3, 4, 5, 6) if plan.stacked else (1, 3, 4), strict=False)
+        for (name, label), colour in zip(plan.lines, (1, 2, 3, 4, 5, 6, 7) if plan.stacked else (1, 3, 4), strict=False)
     ]
     lines = [line for line in lines if any(value is not None for value in line.values)]
     chart = Chart(
