@@ -9,9 +9,9 @@ from typing import Protocol
 from rethink.chat.conversation import How, Messages
 from rethink.errors import ModelError, UsageError
 from rethink.eval.backend import EngineBackend
-from rethink.model.text.thoughts import THINK
+from rethink.model.trained import render_messages, renderer_of
 from rethink.serve.streamed_text import CompletionText
-from rethink.types import GenerationRequest, SamplingParams
+from rethink.types import GenerationRequest, Prompt, SamplingParams
 
 OnText = Callable[[str], None]
 Stopped = Callable[[], bool]
@@ -76,19 +76,23 @@ class _StopNow(Exception):
 
 
 class EngineChat:
-    """A rollout engine in this process, with the model's chat template.
+    """A rollout engine in this process. The model is asked as it was trained, else by its chat template.
 
     Args:
         backend: the loaded model.
 
     Raises:
-        ModelError: the model has no chat template, or one that fails.
+        UsageError: the model has no chat template, or one that fails, or it does not fit how it was trained.
     """
 
     def __init__(self, backend: EngineBackend):
         self.name = backend.model
         self._engine, self._tokenizer = backend.engine, backend.tokenizer
         self.context: int | None = backend.engine.context
+        self._stop_strings = () if backend.trained is None else backend.trained.stop_strings
+        self._renderer = renderer_of(backend.model, self._tokenizer, backend.trained, backend.engine.context)
+        if self._renderer is not None:
+            return
         if self._tokenizer.chat_template is None:
             raise ModelError(
                 f"the model {self.name} has no chat template (it is probably a base model), so it cannot hold a "
@@ -99,12 +103,12 @@ class EngineChat:
 
     def count(self, messages: Messages) -> int:
         """See `ChatBackend`."""
-        return len(self._tokenizer.encode(self._render(messages)))
+        return len(self._render(messages).token_ids)
 
     def answer(self, messages: Messages, settings: Settings, seed: int, on_text: OnText, stopped: Stopped) -> Ended:
         """See `ChatBackend`. An engine that draws whole completions at once answers in one piece."""
         prompt = self._render(messages)
-        ids = tuple(self._tokenizer.encode(prompt))
+        ids = prompt.token_ids
         room = self._engine.context - len(ids)
         if room < 1:
             raise TooLong(f"the conversation takes {len(ids)} tokens, and the model's context is {len(ids) + room}")
@@ -114,11 +118,12 @@ class EngineChat:
             top_p=settings.top_p,
             top_k=settings.top_k,
             max_new_tokens=min(settings.max_new_tokens, room),
+            stop_strings=self._stop_strings,
             stop_token_ids=tuple(sorted(ends)),
         )
-        if prompt.rstrip().endswith(THINK):  # the template opens the thought
-            on_text(prompt[prompt.rindex(THINK) :])
-        growing, drawn = CompletionText(self._tokenizer.decode, ()), 0
+        if prompt.prefill:
+            on_text(prompt.prefill)
+        growing, drawn = CompletionText(self._tokenizer.decode, self._stop_strings), 0
 
         def on_token(_: int, token: int) -> None:
             nonlocal drawn
@@ -135,5 +140,5 @@ class EngineChat:
         on_text(growing.finish(completion.text))
         return Ended(completion.finish_reason, len(completion.token_ids))
 
-    def _render(self, messages: Messages) -> str:
-        return self._tokenizer.render_chat(messages, add_generation_prompt=True)
+    def _render(self, messages: Messages) -> Prompt:
+        return render_messages(self._tokenizer, messages, self._renderer)

@@ -94,6 +94,15 @@ def add_engine(parser: argparse.ArgumentParser, beside: Any = None) -> None:
     parser.add_argument("--backend", action=_Renamed, const="--engine", help=argparse.SUPPRESS)
 
 
+def add_as_is(parser: argparse.ArgumentParser) -> None:
+    """Add `--as-is`."""
+    parser.add_argument(
+        "--as-is",
+        action="store_true",
+        help="ignore how the model was trained (the rethink.json of its folder): no prompt of its run",
+    )
+
+
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one object as one line, for programs."""
     say(json_text(value))

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from rethink.cli.arguments import Verbs, add_engine, real, verb, whole
+from rethink.cli.arguments import Verbs, add_as_is, add_engine, real, verb, whole
 
 if TYPE_CHECKING:
     from rethink.chat.partner import ChatBackend
@@ -38,6 +38,7 @@ def add_parser(verbs: Verbs) -> None:
         help="use the model at an OpenAI-compatible endpoint; key in RETHINK_API_KEY or OPENAI_API_KEY",
     )
     add_engine(parser, answers)
+    add_as_is(parser)
     parser.add_argument("--system", help="system message")
     parser.add_argument("--temperature", type=real(0), default=0.6, metavar="T", help="0 is greedy (default: 0.6)")
     parser.add_argument(
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
     settings = Settings(args.temperature, args.top_p, args.top_k, args.max_new_tokens, args.seed)
     with waiting(f"loading {args.model} …"):
-        backend = open_chat(args.model, args.endpoint, args.engine)
+        backend = open_chat(args.model, args.endpoint, args.engine, as_is=args.as_is)
     by_hand = sys.stdin.isatty() and sys.stdout.isatty() and not args.json
     screen: Screen = JsonScreen() if args.json else TerminalScreen() if by_hand else PlainScreen()
     session = Session(backend, screen, settings, args.system)
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def open_chat(model: str, endpoint: str | None, engine: str) -> ChatBackend:
+def open_chat(model: str, endpoint: str | None, engine: str, *, as_is: bool = False) -> ChatBackend:
     """The backend: a model loaded here, or one behind an endpoint."""
     if endpoint is not None:
         from rethink.chat.endpoint_partner import EndpointChat
@@ -81,4 +82,4 @@ def open_chat(model: str, endpoint: str | None, engine: str) -> ChatBackend:
     from rethink.chat.partner import EngineChat
     from rethink.eval.backend import open_backend
 
-    return EngineChat(open_backend(model, engine=engine))
+    return EngineChat(open_backend(model, engine=engine, as_is=as_is))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rethink.cli.arguments import Verbs, add_engine, print_json, real, verb, whole
+from rethink.cli.arguments import Verbs, add_as_is, add_engine, print_json, real, verb, whole
 from rethink.cli.cluster_option import add_cluster, placed_on
 from rethink.errors import UsageError
 from rethink.kinds.closing import program
@@ -23,6 +23,7 @@ EXAMPLES = """\
   rethink eval --model embedded --bench gsm8k --data gsm8k=gsm8k_test.jsonl --limit 64 --temperature 0
   rethink eval --model Qwen/Qwen2.5-0.5B-Instruct --bench math500,aime24 --k 4 --max-new-tokens 4096
   rethink eval --model runs/a/model,runs/b/model --bench gsm8k --out evals/a-and-b --published
+  rethink eval --model runs/a/model --bench chain_sum                    a task of the run: asked as it was trained
   rethink eval --model embedded --bench chain_sum --prompting all        a reasoning-gym task, five kinds of prompt
   rethink eval --model Qwen/Qwen2.5-7B-Instruct --bench math500 --engine vllm
   rethink eval --model teacher --endpoint http://127.0.0.1:8000/v1 --bench ifeval
@@ -79,6 +80,7 @@ def add_parser(verbs: Verbs) -> None:
     )
     answers = parser.add_mutually_exclusive_group()
     add_engine(parser, answers)
+    add_as_is(parser)
     answers.add_argument("--endpoint", metavar="URL", help="use the models of an OpenAI-compatible endpoint")
     add_cluster(answers)
     parser.add_argument("--published", action="store_true", help="add the paper's published numbers to the tables")
@@ -89,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate and print."""
     from rethink.eval.evaluate import evaluate_all
 
-    load = loader(args.engine, args.endpoint)
+    load = loader(args.engine, args.endpoint, as_is=args.as_is)
     request = make_request(args)
     args.out = request.out
 
@@ -114,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def loader(engine: str, endpoint: str | None) -> Load:
+def loader(engine: str, endpoint: str | None, *, as_is: bool = False) -> Load:
     """The function that loads a model into the engine. Raises `UsageError` if that engine is not available."""
     if endpoint is not None:
         from rethink.eval.endpoint_backend import EndpointBackend
@@ -124,25 +126,31 @@ def loader(engine: str, endpoint: str | None) -> Load:
     from rethink.rollout.engines import check_there
 
     check_there(engine)  # before data is read
-    return lambda model, dtype: open_backend(model, dtype, engine)
+    return lambda model, dtype: open_backend(model, dtype, engine, as_is=as_is)
 
 
 def make_request(args: argparse.Namespace) -> Request:
     """The request that the arguments make."""
     from rethink.eval.benchmark_run import Overrides
     from rethink.eval.benchmarks.catalogue import find_benchmark
+    from rethink.eval.benchmarks.own_task import own_benchmark
     from rethink.eval.benchmarks.prompting import modes_of
     from rethink.eval.evaluate import Request, slug_of
 
     models = _names(args.model, "--model")
+    data = dict(_data(text) for text in args.data)
+    own = not args.as_is and args.endpoint is None and args.prompting == "default"
     out = args.out
     if out is None:
         out = Path("evals") / "-".join(slug_of(model) for model in models)[:120]
     return Request(
         models=models,
-        benchmarks=tuple(find_benchmark(name) for name in _names(args.bench, "--bench")),
+        benchmarks=tuple(
+            (own_benchmark(name, models) if own and name not in data else None) or find_benchmark(name)
+            for name in _names(args.bench, "--bench")
+        ),
         modes=modes_of(args.prompting),
-        data=dict(_data(text) for text in args.data),
+        data=data,
         limit=args.limit,
         overrides=Overrides(args.k, args.temperature, args.top_p, args.max_new_tokens, args.seed),
         out=out,

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rethink.cli.arguments import Verbs, print_json, verb
+from rethink.cli.arguments import Verbs, add_as_is, print_json, verb
 from rethink.terminal import make_console, say
 
 EXAMPLES = """\
@@ -31,6 +31,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument(
         "--evaluation", type=Path, metavar="DIR", help="folder of `rethink eval --out` whose results go into the card"
     )
+    add_as_is(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object: path, sizes in bytes, notes")
 
 
@@ -46,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
             target=args.to,
             dtype=args.dtype,
             evaluation=args.evaluation,
+            as_is=args.as_is,
             on_progress=progress.seen,
         )
     if args.json:

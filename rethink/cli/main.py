@@ -47,7 +47,7 @@ examples:
   rethink train my.yaml --resume                        resume a run that stopped
   rethink train r1                                      run the whole pipeline of DeepSeek-R1
   rethink status runs/r1                                show the progress of its stages
-  rethink sample --model runs/quickstart/model "1 + 2 =?"
+  rethink sample --model runs/quickstart/model "Calculate 1 + 2 + 3."
   rethink chat --model runs/quickstart                  talk with the trained model
   rethink eval --model runs/quickstart/model --bench gsm8k --limit 100
   rethink compare evals/before evals/after              show where two evaluations differ

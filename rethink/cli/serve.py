@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from rethink.cli.arguments import Verbs, real, verb, whole
+from rethink.cli.arguments import Verbs, add_as_is, real, verb, whole
 from rethink.errors import UsageError
 from rethink.terminal import say
 
@@ -60,6 +60,7 @@ def add_parser(verbs: Verbs) -> None:
         metavar="G",
         help="memory for keys and values, in GiB (default: a quarter of what is free)",
     )
+    add_as_is(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -84,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
         max_queue=args.max_queue,
         max_concurrent=args.max_concurrent,
         max_model_len=args.max_model_len,
+        as_is=args.as_is,
         kv_budget_bytes=None if args.kv_budget_gb is None else int(args.kv_budget_gb * 2**30),
     )
     if key is None and not is_loopback(args.host):

@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rethink.errors import ModelError, TaskError
+from rethink.machine.allocator import tune_allocator
 from rethink.machine.placement import Placement
+from rethink.model.loading import load_checkpoint
 from rethink.model.text.prompt import PromptRenderer
 from rethink.model.tokenizer.tokenizer import Tokenizer
+from rethink.model.trained import trained_of
 from rethink.recipe.schema import PromptSection
 from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.engines import AUTO, open_engine
 from rethink.rollout.sampler import run_engine
+from rethink.store.as_trained import AsTrained
 from rethink.store.contents import content_hash
 from rethink.types import Completion, FinishReason, GenerationRequest, Problem, SamplingParams
 
@@ -63,6 +67,8 @@ class Backend(Protocol):
     """As the user named it."""
     context: int | None
     """Longest sequence; None where it is not known."""
+    trained: AsTrained | None
+    """How the model was trained, where it is asked so."""
 
     def describe(self) -> dict[str, Any]:
         """What decides the samples, for the record: engine, dtype, address."""
@@ -99,10 +105,20 @@ class EngineBackend:
         tokenizer: of the model.
         weights: what tells these weights from others under the same name, for the record.
         name: of the engine, for the record.
+        trained: how the model was trained, where it is asked so.
     """
 
-    def __init__(self, model: str, engine: RolloutEngine, tokenizer: Tokenizer, weights: str = "", name: str = "torch"):
+    def __init__(
+        self,
+        model: str,
+        engine: RolloutEngine,
+        tokenizer: Tokenizer,
+        weights: str = "",
+        name: str = "torch",
+        trained: AsTrained | None = None,
+    ):
         self.model = model
+        self.trained = trained
         self.context: int | None = engine.context
         self._engine = engine
         self._tokenizer = tokenizer
@@ -165,20 +181,26 @@ class EngineBackend:
         return self._renderers[id(section)][1]
 
 
-def open_backend(model: str, dtype: str | None = None, engine: str = AUTO) -> EngineBackend:
+def open_backend(model: str, dtype: str | None = None, engine: str = AUTO, *, as_is: bool = False) -> EngineBackend:
     """Load a model into an engine in this process. Prompts are rendered by our code, whatever the engine.
 
     Args:
         model: `embedded`, a hub id, a folder or a GGUF file.
-        dtype: `bfloat16` or `float32`; None: the faster one here, measured (vLLM chooses by itself).
+        dtype: `bfloat16` or `float32`; None: as the model was trained, else the faster one here, measured (vLLM chooses
+            by itself).
         engine: its name.
+        as_is: whether it does not matter how the model was trained.
 
     Raises:
         UsageError: the model cannot be found or read, or the engine cannot be had or run it.
     """
-    opened = open_engine(model, Placement(dtype=dtype or "auto"), engine=engine, logprobs=False)
-    checkpoint = opened.checkpoint
-    return EngineBackend(model, opened.engine, checkpoint.tokenizer, fingerprint(checkpoint.folder), opened.name)
+    tune_allocator()  # reading may convert, which takes memory
+    checkpoint = load_checkpoint(model)
+    trained = trained_of(checkpoint, as_is=as_is)
+    placement = Placement(dtype=dtype or (trained.dtype if trained else "auto"))
+    opened = open_engine(checkpoint, placement, engine=engine, logprobs=False)
+    weights = fingerprint(checkpoint.folder)
+    return EngineBackend(model, opened.engine, checkpoint.tokenizer, weights, opened.name, trained)
 
 
 def fingerprint(folder: Path) -> str:

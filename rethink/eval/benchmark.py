@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from rethink.recipe.base import HeldOut
+from rethink.recipe.schema import PromptSection
 from rethink.types import Problem
 
 PAPER_TEMPERATURE, PAPER_TOP_P, PAPER_MAX_TOKENS = 0.6, 0.95, 32_768
@@ -107,3 +109,11 @@ class Benchmark:
     """The user's own JSONL file, where the benchmark is one."""
     note: str = ""
     """Where it differs from the paper's protocol."""
+    make: Callable[[int | None], Iterable[Problem]] | None = None
+    """`(how many, or None)`: its problems in a fixed order, where it makes them itself."""
+    source: str = ""
+    """Where these come from, for records and tables."""
+    section: PromptSection | None = None
+    """How it is asked by default; None: `prompt` is the user's turn, in the model's chat template."""
+    sampling: HeldOut | None = None
+    """How it is sampled by default, once a problem; None: as in the paper."""

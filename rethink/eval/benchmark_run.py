@@ -18,7 +18,7 @@ from rethink.eval.benchmark import (
     Benchmark,
     Verdict,
 )
-from rethink.eval.benchmarks.prompting import Mode, prompt_section, stop_strings
+from rethink.eval.benchmarks.prompting import Mode, asked, stop_strings
 from rethink.eval.grading.during_generation import Judging
 from rethink.eval.grading.grader_version import judged_by
 from rethink.eval.sample_files import Sample, SampleStore
@@ -55,15 +55,18 @@ class Plan:
     seed: int
     params: SamplingParams
     limited_by: str
-    """What set the token limit: `paper`, `context` or `asked`."""
+    """What set the token limit: `paper`, `run`, `context` or `asked`."""
+    prompting: str
+    """The mode, or that the model is asked as it was trained."""
+    instruction: str
+    """The user's turn."""
 
     def identity(self) -> dict[str, Any]:
         """What samples must share to be counted together; k and the number of problems may grow."""
-        section = prompt_section(self.benchmark, self.mode)
         return {
             "benchmark": self.benchmark.name,
-            "prompting": self.mode,
-            "prompt": section.instruction,
+            "prompting": self.prompting,
+            "prompt": self.instruction,
             "temperature": self.params.temperature,
             "top_p": self.params.top_p,
             "max_new_tokens": self.params.max_new_tokens,
@@ -94,17 +97,30 @@ def make_plan(
     Raises:
         UsageError: a prompt cannot be rendered or the limit does not fit the model's context.
     """
-    section = prompt_section(benchmark, mode)
+    section, prompting = asked(benchmark, mode, backend.trained)
     questions = tuple(backend.question(section, problem) for problem in problems)
     limit, limited_by = _token_limit(benchmark, problems, questions, backend.context, overrides, recorded_limit)
+    of_run = benchmark.sampling
+    temperature, top_p = (PAPER_TEMPERATURE, PAPER_TOP_P) if of_run is None else (of_run.temperature, 1.0)
     params = SamplingParams(
-        temperature=PAPER_TEMPERATURE if overrides.temperature is None else overrides.temperature,
-        top_p=PAPER_TOP_P if overrides.top_p is None else overrides.top_p,
+        temperature=temperature if overrides.temperature is None else overrides.temperature,
+        top_p=top_p if overrides.top_p is None else overrides.top_p,
         max_new_tokens=limit,
-        stop_strings=stop_strings(mode),
+        stop_strings=stop_strings(mode, prompting, backend.trained) if of_run is None else of_run.stop_strings,
     )
-    k = benchmark.k if overrides.k is None else overrides.k
-    return Plan(benchmark, mode, source, tuple(problems), questions, k, overrides.seed, params, limited_by)
+    return Plan(
+        benchmark,
+        mode,
+        source,
+        tuple(problems),
+        questions,
+        benchmark.k if overrides.k is None else overrides.k,
+        overrides.seed,
+        params,
+        limited_by,
+        prompting,
+        section.instruction,
+    )
 
 
 def _token_limit(
@@ -126,10 +142,13 @@ def _token_limit(
                 f"{len(questions[longest].token_ids)} of them; give at most {room}"
             )
         return asked, "asked"
-    limit = PAPER_MAX_TOKENS if room is None else min(PAPER_MAX_TOKENS, room)
+    usual, by = (PAPER_MAX_TOKENS, "paper")
+    if benchmark.sampling is not None:
+        usual, by = (benchmark.sampling.max_new_tokens, "run")
+    limit = usual if room is None else min(usual, room)
     if recorded is not None and recorded <= limit:
-        return recorded, "paper" if recorded == PAPER_MAX_TOKENS else "context"
-    return limit, "paper" if limit == PAPER_MAX_TOKENS else "context"
+        limit = recorded
+    return limit, by if limit == usual else "context"
 
 
 def run_plan(plan: Plan, backend: Backend, store: SampleStore, on_sample: OnSample | None = None) -> list[Sample]:

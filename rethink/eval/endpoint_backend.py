@@ -17,6 +17,7 @@ from rethink.errors import EngineFailure
 from rethink.eval.backend import OnReply, Question, Reply, Wanted
 from rethink.model.text.r1_template import render_r1_zero
 from rethink.recipe.schema import PromptSection
+from rethink.store.as_trained import AsTrained
 from rethink.types import Problem, SamplingParams
 
 CONCURRENCY = 16
@@ -41,6 +42,8 @@ class EndpointBackend:
 
     context: int | None = None
     """Not known: the endpoint refuses what is too long."""
+    trained: AsTrained | None = None
+    """Not known either: a server of ours asks its model as it was trained."""
 
     def __init__(self, model: str, url: str):
         self.model, self._url = model, url

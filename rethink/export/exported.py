@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from rethink.errors import ModelError, RecipeError
+from rethink.errors import ModelError, RecipeError, UsageError
 from rethink.model.decoder.config import DecoderConfig
 from rethink.model.embedded import embedded_gguf
 from rethink.model.hub import is_hub_id
@@ -17,6 +17,7 @@ from rethink.model.loading import EMBEDDED, load_checkpoint
 from rethink.model.tokenizer.tokenizer import Tokenizer
 from rethink.reading import read_bounded_text
 from rethink.recipe.yaml_text import MOST_BYTES, load_yaml
+from rethink.store.as_trained import AsTrained, read_as_trained
 from rethink.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -49,6 +50,10 @@ class Source:
     """The run that trained it."""
     step: int | None
     """Which of the run's models, where it is not the last."""
+    trained: AsTrained | None = None
+    """How it was trained, where it says so."""
+    notes: tuple[str, ...] = ()
+    """What the user should know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +65,13 @@ class Origin:
     licence: str | None
 
 
-def open_source(path: str, *, as_gguf: bool) -> Source:
+def open_source(path: str, *, as_gguf: bool, as_is: bool = False) -> Source:
     """Find the model and read its headers.
 
     Args:
         path: a run's folder, a Hugging Face folder, a GGUF file, `embedded` or a hub id.
         as_gguf: read a GGUF file directly, with its own tokenizer fields, rather than as a Hugging Face folder.
+        as_is: whether it does not matter how the model was trained.
 
     Raises:
         UsageError: there is no such model, it is none that can be exported, or a file of it is damaged.
@@ -90,6 +96,7 @@ def open_source(path: str, *, as_gguf: bool) -> Source:
         fields = model.fields
         return Source(path, name, model.config, {}, model, tokenizer, None, fields, run, step)
     checkpoint = load_checkpoint(str(folder) if folder is not None else path)
+    trained, notes = (None, ()) if as_is else _trained(checkpoint.folder)
     return Source(
         path,
         name,
@@ -101,7 +108,17 @@ def open_source(path: str, *, as_gguf: bool) -> Source:
         None,
         run,
         step,
+        trained,
+        notes,
     )
+
+
+def _trained(folder: Path) -> tuple[AsTrained | None, tuple[str, ...]]:
+    """How a model was trained; or why that is not known although a file says it."""
+    try:
+        return read_as_trained(folder), ()
+    except UsageError as error:
+        return None, (f"{error} The model is exported without it.",)
 
 
 def origin_of(path: str, run: RunFolder | None = None) -> Origin:

@@ -5,6 +5,7 @@ source ─► its tensors, shape and tokenizer ─► written under a temporary 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -26,7 +27,12 @@ from rethink.model.gguf.tensors import GgufModel
 from rethink.model.gguf.vocabulary import check_same, gguf_fields
 from rethink.model.gguf.writer import GgufType, planned_bytes, write_gguf
 from rethink.model.saving import save_hf_folder
+from rethink.model.text.prompt import PromptRenderer
+from rethink.model.text.trained_template import trained_template
+from rethink.recipe.schema import PromptSection
+from rethink.store.as_trained import AsTrained, write_as_trained
 from rethink.store.atomic import replacing, storage_errors, write_folder, write_text
+from rethink.types import Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +73,7 @@ def export_model(
     target: Target,
     dtype: str | None = None,
     evaluation: Path | None = None,
+    as_is: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Exported:
     """Write a model for others to load. `out` appears whole or not at all.
@@ -77,6 +84,7 @@ def export_model(
         target: `hf` or `gguf`.
         dtype: `f16`, `bf16`, or for `gguf` also `q8_0`; None: as stored for `hf`, `f16` for `gguf`.
         evaluation: folder that `rethink eval --out` wrote, for the card.
+        as_is: whether nothing is said of how the model was trained to be asked.
         on_progress: told while weights are written.
 
     Raises:
@@ -84,11 +92,15 @@ def export_model(
         StorageFailure: the disk refuses.
     """
     check_request(out, target, dtype, evaluation)
-    opened = open_source(source, as_gguf=target == "gguf")
+    opened = open_source(source, as_gguf=target == "gguf", as_is=as_is)
     origin = origin_of(source, opened.run)
     if target == "gguf":
-        return _export_gguf(opened, origin, out, dtype or "f16", on_progress)
-    return _export_hf(opened, origin, out, dtype, evaluation, on_progress)
+        opened, said = _with_template(opened)
+        done = _export_gguf(opened, origin, out, dtype or "f16", on_progress)
+    else:
+        said = ()
+        done = _export_hf(opened, origin, out, dtype, evaluation, on_progress)
+    return dataclasses.replace(done, notes=(*opened.notes, *said, *done.notes))
 
 
 def check_request(out: Path, target: Target, dtype: str | None, evaluation: Path | None) -> None:
@@ -135,6 +147,23 @@ def _export_gguf(source: Source, origin: Origin, out: Path, dtype: str, on_progr
     return Exported(
         out, "gguf", kind, written.nbytes, _bytes_of(source), (out.name,), (*rounded, *written.notes, *notes)
     )
+
+
+def _with_template(source: Source) -> tuple[Source, tuple[str, ...]]:
+    """The model with a chat template that asks as it was trained, and what to say of that."""
+    prompt = None if source.trained is None else source.trained.prompt
+    if source.trained is None or prompt is None or prompt == PromptSection():
+        return source, ()
+    template = trained_template(source.tokenizer, prompt)
+    if template is None:
+        return source, (
+            "no chat template can say how the model was trained to be asked, so the file has the model's own; --to hf "
+            "keeps it in rethink.json",
+        )
+    tokenizer = copy.copy(source.tokenizer)
+    tokenizer.chat_template = template
+    note = f"the chat template asks as the model was trained ({source.trained.said()}); --as-is keeps the model's own"
+    return dataclasses.replace(source, tokenizer=tokenizer), (note,)
 
 
 def _vocabulary(source: Source, config: DecoderConfig) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -258,6 +287,8 @@ def _export_hf(
         kind = json.loads((folder / "config.json").read_text("utf-8"))["dtype"]
         card = kept_card if kept_card is not None else write_card(_facts(source, origin, kind, details))
         write_text(folder / CARD, card)
+        if source.trained is not None:
+            write_as_trained(folder, source.trained)
 
     write_folder(out, write)
     files = tuple(sorted(path.name for path in out.iterdir()))
@@ -317,7 +348,7 @@ def _evaluated(source: Source, evaluation: Path | None) -> dict[str, Any]:
 
 def _facts(source: Source, origin: Origin, dtype: str, details: Mapping[str, Any]) -> Facts:
     run = source.run
-    config = source.config
+    config, trained = source.config, source.trained
     context = config.max_position_embeddings if config else source.hf_config.get("max_position_embeddings")
     return Facts(
         name=source.name,
@@ -334,7 +365,17 @@ def _facts(source: Source, origin: Origin, dtype: str, details: Mapping[str, Any
         step=source.step,
         environment={} if run is None else run.environment,
         details=details,
+        trained=trained,
+        prompt=None if trained is None else _prompt_of(source, trained),
     )
+
+
+def _prompt_of(source: Source, trained: AsTrained) -> Prompt | None:
+    """What the model is asked with, `{question}` standing for the question; None where it is asked by its template."""
+    if trained.prompt is None or trained.prompt == PromptSection():
+        return None
+    renderer = PromptRenderer(source.tokenizer, trained.prompt, context=1 << 30)
+    return renderer.render_turns([{"role": "user", "content": "{question}"}])
 
 
 def _shape(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:

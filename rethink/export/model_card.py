@@ -15,6 +15,8 @@ from rethink.export.exported import Origin
 from rethink.recipe.kind import DEFAULT_KIND, kinds
 from rethink.recipe.objective import objectives
 from rethink.recipe.schema import AlgorithmSection
+from rethink.store.as_trained import AsTrained
+from rethink.types import Prompt
 
 SHOWN = (
     ("steps", "steps"),
@@ -59,6 +61,10 @@ class Facts:
     environment: Mapping[str, Any] = field(default_factory=dict)
     details: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What `rethink eval` found, by benchmark (`details.json`)."""
+    trained: AsTrained | None = None
+    """How the model was trained."""
+    prompt: Prompt | None = None
+    """What it was trained to be asked with, `{question}` standing for the question; None: its chat template alone."""
 
 
 def write_card(facts: Facts) -> str:
@@ -150,6 +156,8 @@ def _introduction(facts: Facts) -> str:
 
 
 def _use(facts: Facts) -> str:
+    if facts.trained is not None and facts.prompt is not None:
+        return _use_as_trained(facts.trained, facts.prompt)
     if facts.has_template:
         how = (
             "```python\n"
@@ -162,6 +170,26 @@ def _use(facts: Facts) -> str:
     return (
         "## Use\n\nThe model has no chat template: it continues texts, with `transformers` "
         '(`pipeline("text-generation")`) or `rethink sample --raw`.\n'
+    )
+
+
+def _use_as_trained(trained: AsTrained, prompt: Prompt) -> str:
+    limit = 256 if trained.held_out is None else trained.held_out.max_new_tokens
+    rule = f" The answer is found by the rule `{_plain(trained.answer)}`." if trained.answer else ""
+    code = (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'path = "PATH_OR_HUB_ID"\n'
+        "tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModelForCausalLM.from_pretrained(path)\n"
+        f"prompt = {prompt.text!r}\n"
+        'text = prompt.replace("{question}", "What is 3 + 4?")\n'
+        'inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")\n'
+        f"output = model.generate(**inputs, max_new_tokens={limit}, do_sample=False)[0]\n"
+        f'print({prompt.prefill!r} + tokenizer.decode(output[inputs["input_ids"].shape[1] :]))'
+    )
+    return (
+        f"## Use\n\nThe model was trained with a prompt of its own ({_plain(trained.said())}) and expects it. "
+        f"`rethink.json` holds it, and `rethink sample --model PATH_OR_HUB_ID QUESTION` uses it.{rule} With "
+        f"`transformers`:\n\n{_fenced(code, 'python')}\n"
     )
 
 

@@ -153,9 +153,9 @@ def _resolve(path: str, revision: str | None, trust_remote_code: bool, root: Pat
     if path == TINY:
         tokenizer = Tokenizer.from_folder(_embedded_folder(root))
         return cached_folder(root, f"{TINY}-{SEED}-v{_CONVERSION}", lambda folder: write_tiny(folder, tokenizer))
+    if (folder := local_folder(path)) is not None:
+        return folder
     local = Path(path).expanduser()
-    if local.is_dir():
-        return _model_of_run(local) if RunFolder.exists(local) else local
     if local.is_file():
         if local.suffix != ".gguf":
             raise ModelError(
@@ -170,6 +170,18 @@ def _resolve(path: str, revision: str | None, trust_remote_code: bool, root: Pat
         f"there is no model {path!r}: it is neither `embedded`, nor a folder or GGUF file that exists, nor a hub id "
         f"(organisation/name){hint}"
     )
+
+
+def local_folder(path: str) -> Path | None:
+    """The Hugging Face folder that a path or a run's folder means; None where there is no folder of that name.
+
+    Raises:
+        ModelError: it is a run's folder without a model.
+    """
+    local = Path(path).expanduser()
+    if not local.is_dir():
+        return None
+    return _model_of_run(local) if RunFolder.exists(local) else local
 
 
 def _model_of_run(path: Path) -> Path:

@@ -29,6 +29,19 @@ from rethink.recipe.schema import (
 )
 
 
+class HeldOut(Section):
+    """How a run samples held-out problems, one completion each."""
+
+    problems: int = Field(ge=0)
+    """How many."""
+    temperature: float = Field(ge=0)
+    """0: greedy."""
+    max_new_tokens: int = Field(gt=0)
+    """Token limit of a completion."""
+    stop_strings: tuple[str, ...] = ()
+    """Strings that end a completion."""
+
+
 class AnyRecipe(Section):
     """Fields of every recipe, whatever its kind."""
 
@@ -49,6 +62,10 @@ class AnyRecipe(Section):
     @property
     def length(self) -> int | None:
         """Optimizer updates in all; None: there are none, or the data decide."""
+        return None
+
+    def held_out_sampling(self) -> HeldOut | None:
+        """How the model at the end is evaluated on held-out problems; None: it is not."""
         return None
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ from rethink.recipe.base import TrainingRecipe
 from rethink.runs.checkpoint import TrainState
 from rethink.runs.optimizer import Optimizer
 from rethink.runs.session import at_work, earlier_seconds, report_if_readable
+from rethink.store.as_trained import as_trained
 from rethink.store.run_folder import RunFolder
 
 Row = dict[str, float]
@@ -93,7 +94,8 @@ def run_training(
         finished = run.state.step >= run.steps
         summary = loop.summarise(run, earlier + time.perf_counter() - started, finished)
         if finished:  # the model first: a summary that says `finished` says that the model is there
-            folder.export_model(lambda path: loop.export(run, summary, path))
+            record = as_trained(run.recipe, folder.recipe_hash)
+            folder.export_model(lambda path: loop.export(run, summary, path), record)
         folder.write_summary(summary)
         report_if_readable(folder, progress)
         if not finished:

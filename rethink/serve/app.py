@@ -107,10 +107,10 @@ class Service:
             self.engine.cancel(tickets)
 
 
-def make_service(engine: EngineThread, tokenizer: Tokenizer, *, model: str, max_model_len: int, vocab: int) -> Service:
-    """A service of one model; see `Prompter` for the arguments."""
-    prompter = Prompter(tokenizer, model, max_model_len, vocab)
-    return Service(engine, tokenizer, prompter, TokenTexts(tokenizer), model, f"rethink-{rethink.__version__}")
+def make_service(engine: EngineThread, prompter: Prompter) -> Service:
+    """A service of one model."""
+    tokenizer, fingerprint = prompter.tokenizer, f"rethink-{rethink.__version__}"
+    return Service(engine, tokenizer, prompter, TokenTexts(tokenizer), prompter.name, fingerprint)
 
 
 def make_app(service: Service, api_key: str | None = None, hosts: Collection[str] | None = None) -> FastAPI:
@@ -173,12 +173,13 @@ def _add_generation(app: FastAPI, service: Service) -> None:
         check_chat(body)
         limit = chat_max_tokens(body)
         service.engine.check_places(body.n or 1)
-        ids, opened = await asyncio.to_thread(service.prompter.chat_ids, body.messages)
+        prompt = await asyncio.to_thread(service.prompter.chat_prompt, body.messages)
+        ids = prompt.token_ids
         if not ids:
             raise wrong("the conversation renders to no tokens; send a message", "messages")
         params = service.prompter.params(body, [ids], limit, "messages")
         top = (body.top_logprobs or 0) if body.logprobs else None
-        job = service.job(True, body, [ids], stop_strings=params.stop_strings, thought_open=opened, top=top)
+        job = service.job(True, body, [ids], stop_strings=params.stop_strings, begun=prompt.prefill, top=top)
         return await service.answer(http, body, job, [_ticket(0, ids, body, params, top)])
 
     @app.post("/v1/completions", response_model=api_schema.TextCompletion, responses=_generated("The completions"))

@@ -9,11 +9,12 @@ from functools import cached_property
 from typing import cast
 
 from rethink.errors import ModelError
-from rethink.model.text.thoughts import THINK
+from rethink.model.text.prompt import PromptRenderer
 from rethink.model.tokenizer.tokenizer import Tokenizer
+from rethink.model.trained import render_messages
 from rethink.serve.api_errors import ApiError, wrong
 from rethink.serve.api_schema import ChatRequest, CompletionRequest, Message, SamplingFields
-from rethink.types import GenerationRequest, SamplingParams
+from rethink.types import GenerationRequest, Prompt, SamplingParams
 
 DEFAULT_TEXT_TOKENS = 16
 """`max_tokens` of `/v1/completions` unless given, as at OpenAI."""
@@ -28,20 +29,24 @@ class Prompter:
         name: of the model, for messages.
         max_model_len: longest sequence.
         vocab_size: of the model.
+        renderer: renders conversations as the model was trained; None: its chat template does.
+        stop_strings: of conversations with a model that is asked as it was trained.
     """
 
     tokenizer: Tokenizer
     name: str
     max_model_len: int
     vocab_size: int
+    renderer: PromptRenderer | None = None
+    stop_strings: tuple[str, ...] = ()
 
-    def chat_ids(self, messages: Sequence[Message]) -> tuple[tuple[int, ...], bool]:
-        """Ids of a rendered conversation, and whether the template already began a thought.
+    def chat_prompt(self, messages: Sequence[Message]) -> Prompt:
+        """A rendered conversation, with what it already begins of the assistant's turn.
 
         Raises:
             ApiError: there is no chat template, it refuses the conversation, or the prompt is too long.
         """
-        if self.tokenizer.chat_template is None:
+        if self.tokenizer.chat_template is None and self.renderer is None:
             raise wrong(
                 f"the model {self.name} has no chat template (it is probably a base model), so it cannot take "
                 "messages; send a text to /v1/completions, or serve an instruction-tuned model",
@@ -49,8 +54,9 @@ class Prompter:
                 "chat_template_missing",
             )
         turns = [{"role": _role(m), "content": _content(m)} for m in messages]
+        self._check_length(sum(len(turn["content"]) for turn in turns), "messages")
         try:
-            text = self.tokenizer.render_chat(turns, add_generation_prompt=True)
+            return render_messages(self.tokenizer, turns, self.renderer)
         except ModelError as error:
             cause = error.__cause__ or error
             roles = ", ".join(turn["role"] for turn in turns)
@@ -59,7 +65,6 @@ class Prompter:
                 "messages",
                 "chat_template_refused",
             ) from error
-        return self._encode(text, "messages"), text.rstrip().endswith(THINK)
 
     def text_ids(self, prompts: Sequence[str | Sequence[int]], *, special: bool = True) -> list[tuple[int, ...]]:
         """Ids of each prompt of a text completion.
@@ -100,12 +105,13 @@ class Prompter:
                 "context_length_exceeded",
             )
         stop = body.stop or ()
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
         return SamplingParams(
             temperature=1.0 if body.temperature is None else body.temperature,
             top_p=1.0 if body.top_p is None else body.top_p,
             top_k=max(body.top_k or 0, 0),
             max_new_tokens=room if max_tokens is None else max_tokens,
-            stop_strings=(stop,) if isinstance(stop, str) else tuple(stop),
+            stop_strings=tuple(dict.fromkeys((*stops, *self.stop_strings))) if param == "messages" else stops,
             stop_token_ids=() if body.ignore_eos else tuple(sorted(self.tokenizer.end_of_turn_ids)),
         )
 
@@ -114,15 +120,19 @@ class Prompter:
         return (*([] if bos is None else [bos]), *self._encode(text, "prompt"))
 
     def _encode(self, text: str, param: str) -> tuple[int, ...]:
-        least = len(text) // self._longest_token
-        if least > self.max_model_len:  # so long that counting its tokens would take seconds
+        self._check_length(len(text), param)
+        return tuple(self.tokenizer.encode(text))
+
+    def _check_length(self, letters: int, param: str) -> None:
+        """Refuse a text so long that counting its tokens would take seconds."""
+        least = letters // self._longest_token
+        if least > self.max_model_len:
             raise wrong(
-                f"this model's context is {self.max_model_len} tokens, but the prompt has {len(text)} characters, so "
+                f"this model's context is {self.max_model_len} tokens, but the prompt has {letters} characters, so "
                 f"at least {least} tokens; shorten it",
                 param,
                 "context_length_exceeded",
             )
-        return tuple(self.tokenizer.encode(text))
 
     def _known(self, ids: Sequence[int]) -> tuple[int, ...]:
         if max(ids) >= self.vocab_size:

@@ -39,6 +39,8 @@ class _Choice:
 
     text: CompletionText
     splitter: ThoughtSplitter | None
+    begun: str
+    """What the first piece begins with."""
 
 
 @dataclass(slots=True)
@@ -53,7 +55,7 @@ class Job:
         n: completions of each; choices are numbered prompt by prompt.
         decode, texts: tokens to text.
         stop_strings: of the request.
-        thought_open: whether the prompt ended with `<think>`.
+        begun: what the prompt already holds of the assistant's turn; answers of a chat begin with it.
         echoes: texts of the prompts, where choices begin with them.
         top: alternatives wanted; None: no log-probabilities.
         generates: whether anything follows the echoed prompts.
@@ -67,7 +69,7 @@ class Job:
     decode: Decode
     texts: TokenTexts
     stop_strings: Sequence[str] = ()
-    thought_open: bool = False
+    begun: str = ""
     echoes: Sequence[str] | None = None
     top: int | None = None
     generates: bool = True
@@ -82,7 +84,8 @@ class Job:
         self._choices = [
             _Choice(
                 CompletionText(self.decode, self.stop_strings),
-                ThoughtSplitter(self.thought_open) if self.chat else None,
+                ThoughtSplitter() if self.chat else None,
+                self.begun,
             )
             for _ in range(len(self.prompts) * self.n)
         ]
@@ -134,7 +137,8 @@ class Job:
             self.completion_tokens += len(end.token_ids)
         thought, content = "", text
         if choice.splitter is not None:
-            thought, content = choice.splitter.push(text, last=end is not None)
+            thought, content = choice.splitter.push(choice.begun + text, last=end is not None)
+            choice.begun = ""
         return Piece(number, thought, content, event.logprobs, None if end is None else end.finish_reason)
 
     def usage(self) -> dict[str, int]:

@@ -17,6 +17,7 @@ from rethink.errors import ModelError, UsageError
 from rethink.serve.app import make_app, make_service
 from rethink.serve.connection import TimedProtocol, is_loopback
 from rethink.serve.engine_thread import EngineThread, plan_server
+from rethink.serve.request_reading import Prompter
 
 GRACE_SECONDS = 10
 """Time that requests under way have after SIGTERM or Ctrl-C; then they are cut off."""
@@ -48,6 +49,8 @@ class ServeOptions:
     """Longest sequence; None: the model's context."""
     kv_budget_bytes: int | None = None
     """Memory for keys and values; None: a quarter of what is free."""
+    as_is: bool = False
+    """Whether conversations are rendered by the chat template, whatever the model was trained with."""
 
 
 def serve(options: ServeOptions, started: Callable[[str], None]) -> None:
@@ -101,6 +104,7 @@ def build_app(options: ServeOptions) -> FastAPI:
     from rethink.machine.allocator import tune_allocator
     from rethink.machine.placement import Placement
     from rethink.model.loading import load_checkpoint
+    from rethink.model.trained import renderer_of, trained_of
 
     tune_allocator()
     checkpoint = load_checkpoint(options.model)
@@ -120,15 +124,24 @@ def build_app(options: ServeOptions) -> FastAPI:
             f"--max-model-len {longest} is more than the context of {options.model}, which is {context}; give "
             f"{context} or less"
         )
-    placement = Placement(kv_budget_bytes=options.kv_budget_bytes).decided()
+    trained = trained_of(checkpoint, as_is=options.as_is)
+    dtype = trained.dtype if trained else "auto"
+    placement = Placement(dtype=dtype, kv_budget_bytes=options.kv_budget_bytes).decided()
     budget = placement.kv_budget_bytes or 0
     plan = plan_server(checkpoint.config, DTYPES[placement.dtype], budget, options.max_concurrent, longest)
     torch_engine = open_engine(checkpoint, placement, engine="torch").engine
     assert isinstance(torch_engine, TorchEngine)
     engine = EngineThread(torch_engine, plan, max_queue=options.max_queue, threads=placement.threads)
     name = options.served_model_name or options.model
-    vocab = checkpoint.config.vocab_size
-    service = make_service(engine, checkpoint.tokenizer, model=name, max_model_len=longest, vocab=vocab)
+    prompter = Prompter(
+        checkpoint.tokenizer,
+        name,
+        longest,
+        checkpoint.config.vocab_size,
+        renderer_of(options.model, checkpoint.tokenizer, trained, context),
+        trained.stop_strings if trained else (),
+    )
+    service = make_service(engine, prompter)
     checked = is_loopback(options.host) or options.allowed_hosts
     return make_app(service, options.api_key, (options.host, *options.allowed_hosts) if checked else None)
 

@@ -31,6 +31,7 @@ import yaml
 from rethink.errors import RecipeError, RunFolderError
 from rethink.recipe.yaml_text import load_yaml
 from rethink.store import rollout_files
+from rethink.store.as_trained import NAME, AsTrained, write_as_trained
 from rethink.store.atomic import (
     clean_leftovers,
     keep_text,
@@ -39,7 +40,7 @@ from rethink.store.atomic import (
     write_folder,
     write_text,
 )
-from rethink.store.integrity import read_sealed, write_index, write_sealed
+from rethink.store.integrity import INDEX, read_sealed, write_index, write_sealed
 from rethink.store.lock import LOCK, only_writer
 from rethink.store.metrics_file import MetricsFile
 from rethink.types import Rollout
@@ -326,28 +327,28 @@ class RunFolder:
         matches = [match for match in map(_STEP.fullmatch, _names(folder)) if match]
         return sorted(((int(match[1]), folder / match[0]) for match in matches), reverse=True)
 
-    def export_model(self, write: Callable[[Path], None]) -> Path:
-        """Let `write` fill `model/` (Hugging Face layout); the earlier one stays until the new one is whole."""
-        _write_indexed(self.model_path, write)
+    def export_model(self, write: Callable[[Path], None], record: AsTrained) -> Path:
+        """Let `write` fill `model/` (Hugging Face layout) and add `record`; the earlier one stays until the new one is
+        whole.
+        """
+        _write_model(self.model_path, write, record)
         return self.model_path
 
-    def best_model(self, write: Callable[[Path], None], info: Mapping[str, Any]) -> Path:
-        """Let `write` fill `best/` and note `info` (e.g. step, accuracy) in it: both change in one move."""
-
-        def write_with_info(folder: Path) -> None:
-            write(folder)
-            write_sealed(folder / "rethink.json", info)
-
-        _write_indexed(self.best_path, write_with_info)
+    def best_model(self, write: Callable[[Path], None], record: AsTrained, info: Mapping[str, Any]) -> Path:
+        """As `export_model`, into `best/`; `info` (e.g. step, accuracy) is in its record."""
+        _write_model(self.best_path, write, record.model_copy(update={"best": dict(info)}))
         return self.best_path
 
     def best(self) -> dict[str, Any] | None:
         """The `info` of the best model, or None while there is none."""
-        path = self.best_path / "rethink.json"
-        info = read_sealed(path)
-        if info is None and self.best_path.is_dir():
-            raise RunFolderError(f"`{path}` is missing: restore it from a copy, or remove `{self.best_path}`.")
-        return info
+        path = self.best_path / NAME
+        record = read_sealed(path)
+        if record is None:
+            if self.best_path.is_dir():
+                raise RunFolderError(f"`{path}` is missing: restore it from a copy, or remove `{self.best_path}`.")
+            return None
+        info = record.get("best", record)  # an earlier version wrote nothing else
+        return info if isinstance(info, dict) else None
 
     # -- summary -----------------------------------------------------------------------------------------------------
 
@@ -382,6 +383,21 @@ def _check_free(path: Path) -> None:
             f"`{path}` is not empty and holds no run of Rethink (there is {some}, and no `run.json`). Nothing in it "
             "was touched: choose an empty or new folder with `--out`, or restore `run.json` where there was one."
         )
+
+
+def _write_model(path: Path, write: Callable[[Path], None], record: AsTrained) -> None:
+    """A model and how it is used, whole or not at all.
+
+    The record has its own checksum and is not in the folder's index: a model can be read although somebody has changed
+    its record.
+    """
+
+    def write_and_index(folder: Path) -> None:
+        write(folder)
+        write_index(folder, [name for name in _names(folder) if name not in (NAME, INDEX)])
+        write_as_trained(folder, record)
+
+    write_folder(path, write_and_index)
 
 
 def _write_indexed(path: Path, write: Callable[[Path], None]) -> None:

@@ -70,7 +70,7 @@ def test_gold_answers_that_are_not_the_whole_criterion(
 ) -> None:
     """The game of 24 as a file: whoever says 24 would be right everywhere."""
 
-    def stop(*_: Any) -> None:
+    def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("rethink.eval.backend.open_backend", stop)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,10 @@ import pytest
 from rethink.cli import main
 from rethink.errors import RunFailure
 from rethink.eval.comparison import BenchmarkComparison, Comparison, Difference
+from rethink.rollout import one_prompt
+from rethink.rollout.one_prompt import Answered
 from rethink.terminal import visible
-from rethink.types import Completion
+from rethink.types import Completion, Prompt
 from tests.kinds.pipeline.conftest import EVALUATION, RECIPE, Fake
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202etxt\u2066\u200b\r[bold][nonsense]"
@@ -101,11 +101,11 @@ def test_recipes(verb: str, yaml: str, tmp_path: Path, capsys: Capture) -> None:
 def test_completions(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     nothing = np.zeros(0, np.float32)
 
-    def sample_text(*_: Any, seeds: range, **__: Any) -> Iterator[Completion]:
-        for _i in seeds:
-            yield Completion(np.zeros(0, np.int32), HOSTILE, nothing, nothing, "stop")
+    def sample_text(*_: Any, seeds: range, **__: Any) -> Answered:
+        completions = [Completion(np.zeros(0, np.int32), HOSTILE, nothing, nothing, "stop") for _i in seeds]
+        return Answered(Prompt("", ()), completions, None)
 
-    monkeypatch.setitem(sys.modules, "rethink.rollout.one_prompt", types.SimpleNamespace(sample_text=sample_text))
+    monkeypatch.setattr(one_prompt, "sample_text", sample_text)
     assert run("sample", "hello", *words) == 0
     if words == ["--json"]:
         said = capsys.readouterr().out

@@ -22,6 +22,7 @@ from rethink.export.model_card import _objective
 from rethink.model.gguf.tensors import GgufModel
 from rethink.model.loading import load_checkpoint
 from rethink.model.tokenizer.tokenizer import Tokenizer
+from rethink.store.as_trained import AsTrained
 from rethink.store.integrity import write_sealed
 from rethink.store.run_folder import RunFolder
 from tests.model.tokenizer.test_gguf_tokenizer import GOLDEN
@@ -188,8 +189,9 @@ def run(tiny_folder: FolderMaker, tmp_path: Path) -> RunFolder:
 
         save_hf_folder(folder, checkpoint.tensors, checkpoint.hf_config, checkpoint.tokenizer)
 
-    run.export_model(save)
-    run.best_model(save, {"step": 2, "accuracy": 0.9})
+    record = AsTrained(kind="grpo", recipe="sums", recipe_hash=run.recipe_hash)
+    run.export_model(save, record)
+    run.best_model(save, record, {"step": 2, "accuracy": 0.9})
     sample = {"question": "1 + 1", "completion": "```` fence \x1b[31m <b>2</b>"}
     run.write_summary(
         {"finished": True, "steps": 3, "tokens_total": 12345, "wall_s": 120.0, "before": evaluated(0.3),

@@ -24,6 +24,7 @@ from rethink.model.tokenizer.tokenizer import Tokenizer
 from rethink.rollout.engines.torch import TorchEngine
 from rethink.serve.app import Service, make_app, make_service
 from rethink.serve.engine_thread import EngineThread, plan_server
+from rethink.serve.request_reading import Prompter
 from rethink.serve.server import bind, make_server
 from tests.models import SHAPE
 
@@ -58,9 +59,7 @@ def make(tiny: tuple[Checkpoint, Decoder]) -> Callable[..., Service]:
     def service(max_concurrent: int = 16, max_queue: int = 64, kv_budget: int = 64 << 20) -> Service:
         plan = plan_server(model.config, model.dtype, kv_budget, max_concurrent, CONTEXT)
         engine = EngineThread(TorchEngine(model, checkpoint.tokenizer.decode), plan, max_queue=max_queue, threads=1)
-        return make_service(
-            engine, checkpoint.tokenizer, model=MODEL, max_model_len=CONTEXT, vocab=model.config.vocab_size
-        )
+        return make_service(engine, Prompter(checkpoint.tokenizer, MODEL, CONTEXT, model.config.vocab_size))
 
     return service
 

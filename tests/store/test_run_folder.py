@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 
 from rethink.errors import RunFolderError, StorageFailure
+from rethink.store.as_trained import AsTrained, read_as_trained
 from rethink.store.integrity import read_sealed, write_sealed
 from rethink.store.run_folder import RunFolder
+
+RECORD = AsTrained(kind="grpo", recipe="test", recipe_hash="abc123")
 
 
 def make(path: Path, recipe_hash: str = "abc123") -> RunFolder:
@@ -281,14 +284,17 @@ class TestCheckpoints:
 class TestModelsAndSummary:
     def test_model_is_replaced_whole(self, tmp_path: Path) -> None:
         folder = make(tmp_path)
-        folder.export_model(text_writer("a"))
-        assert (folder.export_model(text_writer("b")) / "state").read_text() == "b"
+        folder.export_model(text_writer("a"), RECORD)
+        assert (folder.export_model(text_writer("b"), RECORD) / "state").read_text() == "b"
+        assert read_as_trained(folder.model_path) == RECORD
 
     def test_best_carries_its_step(self, tmp_path: Path) -> None:
         folder = make(tmp_path)
         assert folder.best() is None
-        folder.best_model(text_writer("a"), {"step": 20, "accuracy": 0.75})
+        folder.best_model(text_writer("a"), RECORD, {"step": 20, "accuracy": 0.75})
         assert folder.best() == {"step": 20, "accuracy": 0.75}
+        write_sealed(folder.best_path / "rethink.json", {"step": 4})  # as an earlier version wrote it
+        assert folder.best() == {"step": 4}
         assert (folder.best_path / "state").read_text() == "a"
 
     def test_summary(self, tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ def gym_benchmark(task: str) -> Benchmark:
         read=_no_rows,
         prompt=PROMPT,
         grader=Grader(f"reasoning-gym: the task's own judge ({task})", _judge, _equal, partial(_check, task)),
+        make=partial(gym_problems, task),
+        source=f"reasoning-gym {task}",
     )
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from rethink.errors import TaskError
 from rethink.eval.benchmark import Benchmark, HubData, SchemaError
-from rethink.eval.benchmarks.gym_tasks import gym_problems
 from rethink.store.jsonl import parse_line, read_jsonl
 from rethink.types import Problem
 
@@ -29,8 +28,8 @@ def load_problems(benchmark: Benchmark, path: Path | None, limit: int | None) ->
         TaskError: the data cannot be found or read, or a row has the wrong schema (which row and key).
     """
     path = path or benchmark.path
-    if path is None and benchmark.data is None:
-        return list(gym_problems(benchmark.name, limit))
+    if path is None and benchmark.make is not None:
+        return list(benchmark.make(limit))
     rows = read_jsonl(path, "the data file", ADVICE) if path is not None else _hub_rows(benchmark)
     problems: list[Problem] = []
     ids: Counter[str] = Counter()
@@ -54,7 +53,7 @@ def source_name(benchmark: Benchmark, path: Path | None) -> str:
     if path is not None or benchmark.path is not None:
         return str(path or benchmark.path)
     if benchmark.data is None:
-        return f"reasoning-gym {benchmark.name}"
+        return benchmark.source
     return f"{benchmark.data.id}@{benchmark.data.revision[:12]}"
 
 

@@ -14,10 +14,13 @@ from rethink.eval.benchmark import Benchmark
 from rethink.eval.benchmarks import examples as shots
 from rethink.eval.benchmarks.examples import Worked
 from rethink.recipe.schema import Example, PromptSection
+from rethink.store.as_trained import AsTrained
 
 Mode = Literal["default", "direct", "few-shot", "few-shot-cot", "zero-shot-cot", "r1"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 ALL = "all"
+AS_TRAINED = "as trained"
+"""What the mode `default` is called where a model is asked as it was trained."""
 _SIDE_BY_SIDE: tuple[Mode, ...] = ("direct", "few-shot", "few-shot-cot", "zero-shot-cot", "r1")
 
 _STEP_BY_STEP = {"en": "Let's think step by step.", "zh": "让我们一步一步地思考。"}
@@ -50,13 +53,7 @@ def prompt_section(benchmark: Benchmark, mode: Mode) -> PromptSection:
     if mode == "default":
         return PromptSection(instruction=default_prompt(benchmark))
     if mode == "r1":
-        # Code and instructions keep what their own prompt says of the answer's form.
-        own = (
-            benchmark.prompt
-            if benchmark.family in ("code", "instructions")
-            else "{question}" + _choices_hint(benchmark)
-        )
-        return PromptSection(template="r1-zero", instruction=own)
+        return PromptSection(template="r1-zero", instruction=_own_words(benchmark))
     if benchmark.family in ("instructions", "code"):
         raise UsageError(
             f"{benchmark.name} cannot be asked in the mode {mode}: its answers are whole texts, so there is no short "
@@ -82,10 +79,37 @@ def prompt_section(benchmark: Benchmark, mode: Mode) -> PromptSection:
     )
 
 
-def stop_strings(mode: Mode) -> tuple[str, ...]:
+def asked(benchmark: Benchmark, mode: Mode, trained: AsTrained | None) -> tuple[PromptSection, str]:
+    """How a model is asked a benchmark, and what that is called.
+
+    By default a model is asked as it was trained. What a benchmark says of the answer's form is added where the run
+    asked no problems, or where no other form can be judged.
+
+    Args:
+        benchmark: what is measured.
+        mode: as the user says.
+        trained: how the model was trained; None: that is not known, or does not matter.
+
+    Raises:
+        UsageError: see `prompt_section`.
+    """
+    if mode != "default":
+        return prompt_section(benchmark, mode), mode
+    if benchmark.section is not None:
+        return benchmark.section, AS_TRAINED
+    if trained is None or trained.prompt is None:
+        return prompt_section(benchmark, mode), mode
+    own = _own_words(benchmark) if trained.tasks else default_prompt(benchmark)
+    instruction = trained.prompt.instruction.replace("{question}", own)
+    return trained.prompt.model_copy(update={"instruction": instruction, "max_tokens": None}), AS_TRAINED
+
+
+def stop_strings(mode: Mode, prompting: str, trained: AsTrained | None) -> tuple[str, ...]:
     """What ends a completion beside the model's own end: base models, asked with the R1 template, continue with the
     user's turn.
     """
+    if prompting == AS_TRAINED:
+        return () if trained is None else trained.stop_strings
     return ("\nUser:",) if mode == "r1" else ()
 
 
@@ -132,8 +156,17 @@ def worked_examples(benchmark: Benchmark) -> Sequence[Worked]:
     return by_family[benchmark.family]
 
 
+def _own_words(benchmark: Benchmark) -> str:
+    """The user's turn for a prompt that says by itself where the answer goes. Code and instructions keep what their own
+    prompt says of the answer's form.
+    """
+    if benchmark.family in ("code", "instructions"):
+        return benchmark.prompt
+    return "{question}" + _choices_hint(benchmark)
+
+
 def _choices_hint(benchmark: Benchmark) -> str:
-    """The R1 template says where the answer goes, not that a letter is wanted."""
+    """Such a prompt does not say that a letter is wanted."""
     if benchmark.family != "choice":
         return ""
     return "\n" + _END[benchmark.language] + answer_form(benchmark).replace("{answer}", "…")

@@ -36,7 +36,12 @@ def card_section(model: str, details: Mapping[str, Mapping[str, Any]]) -> str:
 
 def how(of: Mapping[str, Any]) -> str:
     """One line on a benchmark's protocol: data, sampling and what limited it, prompt, grader."""
-    limits = {"paper": "the paper's limit", "context": "all that the model's context leaves", "asked": "as asked"}
+    limits = {
+        "paper": "the paper's limit",
+        "run": "the run's limit",
+        "context": "all that the model's context leaves",
+        "asked": "as asked",
+    }
     note = f"; {of['note']}" if of["note"] else ""
     sampling = "greedy" if of["temperature"] == 0 else f"temperature {of['temperature']:g}, top-p {of['top_p']:g}"
     return (

@@ -45,6 +45,7 @@ from rethink.runs.optimizer import Optimizer, apply_update
 from rethink.runs.ranks import share_reference
 from rethink.runs.rounds import train_lanes
 from rethink.seeds import draw
+from rethink.store.as_trained import as_trained
 from rethink.store.run_folder import RunFolder
 from rethink.types import Problem, Rollout, SamplingParams
 
@@ -228,17 +229,20 @@ def evaluate_now(run: GRPO) -> dict[str, float]:
     accuracy, judged = result.first(compared)
     if step and section.every is not None and accuracy > run.state.best_accuracy:
         run.state.best_step, run.state.best_accuracy = step, accuracy
-        run.folder.best_model(run.export, {"step": step, "accuracy": accuracy, "n": compared, "judged": judged})
+        record = as_trained(run.recipe, run.folder.recipe_hash)
+        info = {"step": step, "accuracy": accuracy, "n": compared, "judged": judged}
+        run.folder.best_model(run.export, record, info)
     return result.metrics() | {"time/evaluation": time.perf_counter() - started}
 
 
 def evaluation_params(run: GRPO) -> SamplingParams:
     """How held-out problems are sampled."""
-    section = run.recipe.evaluation
+    sampling = run.recipe.held_out_sampling()
+    assert sampling is not None, "there are no held-out problems"
     return SamplingParams(
-        temperature=section.temperature,
-        max_new_tokens=section.max_new_tokens or run.recipe.rollout.max_new_tokens_at(run.recipe.steps - 1),
-        stop_strings=run.recipe.rollout.stop_strings,
+        temperature=sampling.temperature,
+        max_new_tokens=sampling.max_new_tokens,
+        stop_strings=sampling.stop_strings,
         stop_token_ids=run.sources.stop_token_ids,
     )
 

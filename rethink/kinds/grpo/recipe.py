@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rethink.errors import RecipeError
-from rethink.recipe.base import AskingRecipe, TrainingRecipe
+from rethink.recipe.base import AskingRecipe, HeldOut, TrainingRecipe
 from rethink.recipe.kind import listed
 from rethink.recipe.objective import objective_named, objectives
 from rethink.recipe.schema import (
@@ -117,6 +117,18 @@ class Recipe(AskingRecipe, TrainingRecipe):
         if evaluation.max_new_tokens is not None and evaluation.problems:
             limits["evaluation.max_new_tokens"] = evaluation.max_new_tokens
         return limits
+
+    def held_out_sampling(self) -> HeldOut | None:
+        """How held-out problems are sampled; None: there are none."""
+        evaluation = self.evaluation
+        if not evaluation.problems:
+            return None
+        return HeldOut(
+            problems=evaluation.problems,
+            temperature=evaluation.temperature,
+            max_new_tokens=evaluation.max_new_tokens or self.rollout.max_new_tokens_at(self.steps - 1),
+            stop_strings=self.rollout.stop_strings,
+        )
 
     def settle(self) -> None:
         """An engine whose numbers are its own gets a correction, unless the recipe says which, or `none`; a critic has

@@ -6,6 +6,7 @@ recipe ─► checks ─► folder (new, resumed or extended) ─► model · en
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from rethink.runs.loop import Loop, run_training, trackers_of
 from rethink.runs.ranks import share_reference
 from rethink.runs.rounds import shared_optimizer
 from rethink.runs.session import open_run, summary_of
+from rethink.seeds import draw
 from rethink.store.run_folder import RunFolder
 from rethink.tasks.mix import TaskMix
 from rethink.types import Problem
@@ -285,11 +287,26 @@ def summarise(run: GRPO, wall_s: float, finished: bool) -> dict[str, Any]:
             summary[name] = _evaluation_summary(row)
             samples = run.folder.read_samples(f"step-{step:06d}") or []
             summary[f"samples_{name}"] = [_sample_summary(sample) for sample in samples[:SHOWN_SAMPLES]]
+            if name == "after" and samples:
+                summary["tried"] = _tried(run, samples)
     if found := diagnosis(rows):
         summary["diagnosis"] = found.text
     if run.state.best_step is not None:
         summary["best"] = {"step": run.state.best_step, "accuracy": run.state.best_accuracy}
     return summary
+
+
+def _tried(run: GRPO, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A held-out problem of the last evaluation with the model's turn, one that was solved where there is any.
+
+    `seed` is what it was drawn with, where that counts.
+    """
+    place = next((i for i, sample in enumerate(samples) if sample["right"] == 1), 0)
+    prefill = run.sources.renderer.render(run.held_out[place]).prefill
+    tried = _sample_summary(samples[place]) | {"turn": prefill + samples[place]["text"]}
+    if run.recipe.evaluation.temperature > 0:
+        tried["seed"] = draw("evaluation", run.recipe.seed, run.state.step, place)
+    return tried
 
 
 def _evaluation_summary(row: dict[str, Any]) -> dict[str, Any]:
@@ -299,7 +316,7 @@ def _evaluation_summary(row: dict[str, Any]) -> dict[str, Any]:
     return out | {"accuracy_ci": [row["eval/accuracy_low"], row["eval/accuracy_high"]], "step": row["step"]}
 
 
-def _sample_summary(sample: dict[str, Any]) -> dict[str, Any]:
+def _sample_summary(sample: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "question": sample["question"],
         "gold": sample["answer"],

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rethink.kinds.closing import program, wall_time
+from rethink.kinds.closing import show_tried, wall_time
 from rethink.terminal import make_console, say
 
 SHOWN_SAMPLES = 3
@@ -26,7 +25,7 @@ def show(summary: Mapping[str, Any], out: Path) -> None:
     _show_samples(summary)
     console.print(f"\n{wall_time(summary)}\n")
     say(f"folder  {out}\nreport  {out / 'report.html'}\nmodel   {out / 'model'}")
-    say(f'\nTry it: {program()} sample --model {shlex.quote(str(out / "model"))} "…"')
+    show_tried(summary, out / "model")
 
 
 def said(summary: Mapping[str, Any]) -> str:

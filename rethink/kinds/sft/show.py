@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rethink.kinds.closing import program, wall_time
+from rethink.kinds.closing import show_tried, wall_time
 from rethink.terminal import say
 
 
@@ -27,4 +26,4 @@ def show(summary: Mapping[str, Any], out: Path) -> None:
             say(f"{entry['path']}: {entry['dropped']} of {entry['rows']} rows were too long and left out")
     say(f"{wall_time(summary)}\n")
     say(f"folder  {out}\nreport  {out / 'report.html'}\nmodel   {out / 'model'}")
-    say(f'\nTry it: {program()} sample --model {shlex.quote(str(out / "model"))} "…"')
+    show_tried(summary, out / "model")

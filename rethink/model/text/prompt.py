@@ -5,7 +5,7 @@ A prompt is rendered and tokenised once; its ids are what the engine continues a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rethink.errors import ModelError, TaskError
 from rethink.model.notes import note_once
@@ -69,6 +69,38 @@ class PromptRenderer:
             )
         return Prompt(text=text, token_ids=ids, prefill=prefill)
 
+    def render_turns(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
+        """The prompt of a conversation that ends with the user's turn; one turn alone is rendered as a problem is.
+
+        Earlier turns come behind the examples. A system message takes the place of the section's own. The length is not
+        looked at.
+
+        Raises:
+            ModelError: the roles are not those of a conversation, or the chat template fails on it.
+        """
+        system, turns = None, list(messages)
+        if turns and turns[0]["role"] == "system":
+            system = turns.pop(0)["content"]
+        roles = [turn["role"] for turn in turns]
+        if len(turns) % 2 == 0 or roles != [("user", "assistant")[i % 2] for i in range(len(turns))]:
+            raise ModelError(
+                f"the model is asked as it was trained, in turns of user and assistant that end with the user's, but "
+                f"the roles are {', '.join(message['role'] for message in messages)[:200]}; change them, or use the "
+                "model with --as-is"
+            )
+        if system is not None and self._section.template != "chat":
+            raise ModelError(
+                f"the model was trained with the template {self._section.template}, which has no system message; leave "
+                "it out, or use the model with --as-is"
+            )
+        instruction = self._section.instruction
+        earlier = [
+            (instruction.replace(_PLACE, asked["content"]), said["content"])
+            for asked, said in zip(turns[:-1:2], turns[1::2], strict=True)
+        ]
+        text, prefill = self._render_text(turns[-1]["content"], earlier, system)
+        return Prompt(text=text, token_ids=tuple(self._tokenizer.encode(text)), prefill=prefill)
+
     def surely_fits(self, question: str) -> bool:
         """Whether a question is so short that its prompt need not be tokenised to know that it fits.
 
@@ -77,13 +109,16 @@ class PromptRenderer:
         places = self._section.instruction.count(_PLACE)
         return self._bytes_without + places * len(question.encode("utf-8", "replace")) + _MARGIN <= self._limit
 
-    def _render_text(self, question: str) -> tuple[str, str]:
+    def _render_text(
+        self, question: str, earlier: Sequence[tuple[str, str]] = (), system: str | None = None
+    ) -> tuple[str, str]:
         """The prompt's text and the part of it that already belongs to the assistant's turn."""
         section = self._section
         asked = section.instruction.replace(_PLACE, question)
         examples = [(section.instruction.replace(_PLACE, e.question), e.completion) for e in section.examples]
+        examples += earlier
         if section.template == "chat":
-            return self._render_chat(asked, examples)
+            return self._render_chat(asked, examples, section.system if system is None else system)
         if section.template == "r1-zero":
             text = render_r1_zero(asked, examples, section.prefill)
         else:
@@ -96,14 +131,14 @@ class PromptRenderer:
             return ""
         return self._tokenizer.id_to_token(self._tokenizer.bos_id) or ""
 
-    def _render_chat(self, asked: str, examples: Sequence[tuple[str, str]]) -> tuple[str, str]:
+    def _render_chat(self, asked: str, examples: Sequence[tuple[str, str]], system: str | None) -> tuple[str, str]:
         """Chat template with the examples' answers put in afterwards.
 
         Templates of reasoning models cut `<think>` out of earlier turns; rendering a mark in the answer's place and
         replacing it keeps the example as the recipe has it.
         """
         section = self._section
-        messages = [{"role": "system", "content": section.system}] if section.system is not None else []
+        messages = [{"role": "system", "content": system}] if system is not None else []
         marks = []
         for i, (question, _) in enumerate(examples):
             marks.append(f"\ue000example-{i}\ue001")

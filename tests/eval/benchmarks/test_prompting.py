@@ -7,14 +7,18 @@ import pytest
 from rethink.errors import UsageError
 from rethink.eval.benchmarks.catalogue import benchmarks, find_benchmark
 from rethink.eval.benchmarks.prompting import (
+    AS_TRAINED,
     MODES,
     Mode,
     answer_form,
+    asked,
     default_prompt,
     modes_of,
     prompt_section,
     worked_examples,
 )
+from rethink.recipe.schema import PromptSection, TaskSource
+from rethink.store.as_trained import AsTrained
 from rethink.types import Problem
 
 
@@ -71,3 +75,22 @@ def test_drop_shows_three_examples_by_default() -> None:
     text = default_prompt(find_benchmark("drop"))
     assert text.count("# Example") == 3
     assert text.count("Answer: ") == 4
+
+
+def test_a_model_is_asked_as_it_was_trained_and_with_what_the_answer_needs() -> None:
+    """A run that asked problems knows the form of the answer; one that was given conversations does not."""
+    gsm8k, mmlu = find_benchmark("gsm8k"), find_benchmark("mmlu")
+    prompt = PromptSection(template="r1-zero", instruction="Solve: {question}", prefill="<think>", max_tokens=9)
+    task = TaskSource(kind="reasoning-gym", name="chain_sum")
+    trained = AsTrained(kind="grpo", recipe="a", recipe_hash="b", prompt=prompt, tasks=(task,))
+    section, called = asked(gsm8k, "default", trained)
+    assert section == prompt.model_copy(update={"max_tokens": None})
+    assert called == AS_TRAINED
+    section, _ = asked(mmlu, "default", trained)
+    assert section.instruction.startswith("Solve: {question}\n")
+    assert "ANSWER: …" in section.instruction
+    tuned = AsTrained(kind="sft", recipe="a", recipe_hash="b", prompt=PromptSection(system="Be brief."))
+    section, _ = asked(gsm8k, "default", tuned)
+    assert (section.system, section.instruction) == ("Be brief.", gsm8k.prompt)
+    assert asked(gsm8k, "r1", trained) == (prompt_section(gsm8k, "r1"), "r1")
+    assert asked(gsm8k, "default", None) == (prompt_section(gsm8k, "default"), "default")

@@ -84,7 +84,7 @@ def test_a_finished_summary_means_that_the_model_is_there(
 ) -> None:
     out, options = tmp_path / "out", ("epochs=null", "steps=3", "evaluation={share: 0.15}")
 
-    def damaged(folder: RunFolder, write: object) -> None:
+    def damaged(folder: RunFolder, *_: object) -> None:
         raise RunFolderError("the model is damaged")
 
     with monkeypatch.context() as patched:

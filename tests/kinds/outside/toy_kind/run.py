@@ -11,6 +11,7 @@ from rethink.model.loading import load_checkpoint
 from rethink.observe.progress import Progress
 from rethink.observe.report import write_report
 from rethink.runs.session import at_work, open_run
+from rethink.store.as_trained import as_trained
 from toy_kind.recipe import ToyRecipe
 
 
@@ -39,7 +40,8 @@ def run(recipe: ToyRecipe, out: Path, *, resume: bool = False, progress: Progres
         summary = {"recipe": recipe.name, "kind": recipe.kind, "finished": finished, "steps": step, "wall_s": 0.0}
         folder.write_summary(summary)
         if finished:
-            folder.export_model(lambda path: shutil.copytree(checkpoint.folder, path, dirs_exist_ok=True))
+            record = as_trained(recipe, folder.recipe_hash)
+            folder.export_model(lambda path: shutil.copytree(checkpoint.folder, path, dirs_exist_ok=True), record)
         write_report(folder)
         progress.close()
     return summary
