@@ -1,24 +1,55 @@
-"""Advantages of the rollouts of a group, from their rewards.
+"""Advantages of rollouts, from their rewards; `rethink/recipe/terms.py` (ADVANTAGES) says what each kind is.
 
-Axes: P prompts of a batch, G group size.
+Axes: P prompts of a batch, G group size, N rollouts (= P * G), R reward functions, T tokens of a rollout.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import comb
 
 import torch
 from torch import Tensor
 
-AdvantageKind = Literal["std", "mean", "leave-one-out", "gae"]
-
 STD_EPSILON = 1e-6
-"""Added to a group's standard deviation under `std`, against rounding alone: the published form has none. Rewards that
-differ by 0.01 keep their advantages to three digits."""
+"""Added to a standard deviation that is divided by, against rounding alone: the published forms have none, or one as
+small. Rewards that differ by 0.01 keep their advantages to three digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What advantages are made of."""
+
+    rewards_PG: Tensor
+    """[P, G] fp32 or fp64; entries that are not valid may hold anything."""
+    valid_PG: Tensor
+    """[P, G] bool, False where the rubric gave no reward."""
+    scores_PGR: Tensor | None = None
+    """[P, G, R] scores of the reward functions, NaN where one gave none: for `gdpo`."""
+    weights_R: Tensor | None = None
+    """[R] weights of the reward functions."""
+
+
+def batch_advantages(scored: Scored, kind: str, options: Mapping[str, float]) -> Tensor:
+    """[P, G] advantage of each rollout, before it is normalised over the batch (`normalised`); 0 without a reward.
+
+    Args:
+        scored: computed in fp64; the result has the dtype of the rewards.
+        kind: a key of `ADVANTAGES`.
+        options: its numbers.
+
+    Raises:
+        ValueError: a shape or kind is wrong, a valid reward is not finite, or is negative where the kind forbids it.
+    """
+    made = _KINDS.get(kind)
+    if made is not None:
+        return made(scored, options)
+    return group_advantages(scored.rewards_PG, kind, scored.valid_PG)
 
 
 def group_advantages(
-    rewards_PG: Tensor, kind: AdvantageKind, valid_PG: Tensor | None = None, epsilon: float = STD_EPSILON
+    rewards_PG: Tensor, kind: str, valid_PG: Tensor | None = None, epsilon: float = STD_EPSILON
 ) -> Tensor:
     """Advantage of each rollout within its group.
 
@@ -60,13 +91,15 @@ def group_advantages(
     elif kind == "leave-one-out":
         advantages = rewards - (total - rewards) / (count - 1).clamp(min=1)
     else:
-        raise ValueError(f"advantage kind {kind!r}; allowed: 'std', 'mean', 'leave-one-out', 'gae'")
+        raise ValueError(
+            f"advantage kind {kind!r}; allowed: 'std', 'mean', 'leave-one-out', 'gae', {str([*_KINDS])[1:-1]}"
+        )
     counts = valid & ~no_signal_groups(rewards_PG, valid_PG)[:, None]
     return torch.where(counts, advantages, 0.0).to(rewards_PG.dtype)
 
 
 def no_signal_groups(rewards_PG: Tensor, valid_PG: Tensor | None = None) -> Tensor:
-    """Which groups teach nothing: all valid rewards equal, or fewer than two of them.
+    """Which groups hold nothing to compare: all valid rewards equal, or fewer than two of them.
 
     Args:
         rewards_PG: [P, G] rewards; entries that are not valid may hold anything.
@@ -84,6 +117,33 @@ def no_signal_groups(rewards_PG: Tensor, valid_PG: Tensor | None = None) -> Tens
     return (valid.sum(1) < 2) | (highest == lowest)
 
 
+def returns(advantage: float, penalties_T: Tensor) -> Tensor:
+    """[T] the advantage less the penalties from each token on: REINFORCE++ (arXiv 2501.03262) equation 8.
+
+    Args:
+        advantage: of the rollout, whose reward comes at its end.
+        penalties_T: [T] beta times the KL of each token (nats).
+    """
+    return advantage - penalties_T.flip(0).cumsum(0).flip(0)
+
+
+def normalised(advantages: Sequence[Tensor], epsilon: float = STD_EPSILON) -> list[Tensor]:
+    """(A - mean) / (std + epsilon) over all tokens of all rollouts, std unbiased: REINFORCE++ equation 10.
+
+    Args:
+        advantages: [T] of each rollout that has a reward, in fp64.
+        epsilon: added to the standard deviation.
+
+    Returns:
+        The same in order; exactly 0 where all are equal.
+    """
+    tokens = torch.cat([*advantages, torch.empty(0, dtype=torch.float64)])
+    if not len(tokens) or bool(tokens.min() == tokens.max()):
+        return [torch.zeros_like(one) for one in advantages]
+    std, mean = torch.std_mean(tokens)
+    return [(one - mean) / (std + epsilon) for one in advantages]
+
+
 def _masked(rewards_PG: Tensor, valid_PG: Tensor | None) -> tuple[Tensor, Tensor]:
     """The rewards in fp64 with 0 where they are not valid, and which are valid."""
     if rewards_PG.ndim != 2:
@@ -95,3 +155,107 @@ def _masked(rewards_PG: Tensor, valid_PG: Tensor | None) -> tuple[Tensor, Tensor
     if not torch.isfinite(rewards).all():
         raise ValueError("a valid reward is not finite; mark it as not valid instead")
     return rewards, valid
+
+
+def _plain(scored: Scored, _: Mapping[str, float]) -> Tensor:
+    return _masked(scored.rewards_PG, scored.valid_PG)[0].to(scored.rewards_PG.dtype)
+
+
+def _less_mean(scored: Scored, _: Mapping[str, float]) -> Tensor:
+    return group_advantages(scored.rewards_PG, "mean", scored.valid_PG)
+
+
+def _with_signal(scored: Scored, _: Mapping[str, float]) -> Tensor:
+    groups = len(scored.rewards_PG)
+    useful = groups - int(no_signal_groups(scored.rewards_PG, scored.valid_PG).sum())
+    return _less_mean(scored, _) * (groups / max(useful, 1))
+
+
+def _over_mean(scored: Scored, _: Mapping[str, float]) -> Tensor:
+    rewards, valid = _masked(scored.rewards_PG, scored.valid_PG)
+    if bool((rewards < 0).any()):
+        raise ValueError("a reward is negative, and this advantage divides by the mean reward of a group")
+    mean = rewards.sum(1, keepdim=True) / valid.sum(1, keepdim=True).clamp(min=1)
+    return _less_mean(scored, _) / torch.where(mean > 0, mean, 1.0).to(scored.rewards_PG.dtype)
+
+
+def _by_reward(scored: Scored, _: Mapping[str, float]) -> Tensor:
+    """Each reward function by itself, then all rollouts of the batch together."""
+    assert scored.scores_PGR is not None
+    assert scored.weights_R is not None
+    known_PGR = ~scored.scores_PGR.isnan() & scored.valid_PG[..., None]
+    summed_PG = torch.zeros_like(scored.rewards_PG)
+    for number, weight in enumerate(scored.weights_R.tolist()):
+        if weight:
+            part = group_advantages(scored.scores_PGR[..., number], "std", known_PGR[..., number])
+            summed_PG += weight * part
+    known = summed_PG[scored.valid_PG]
+    if len(known) < 2 or bool(known.min() == known.max()):
+        return torch.zeros_like(summed_PG)
+    std, mean = torch.std_mean(known)
+    return torch.where(scored.valid_PG, (summed_PG - mean) / (std + STD_EPSILON), 0.0)
+
+
+def _of_sets(of_group: Callable[[Tensor, int], Tensor]) -> Callable[[Scored, Mapping[str, float]], Tensor]:
+    """The advantages [P, G] that come of a function of the valid rewards of a group, rising, and of k."""
+
+    def made(scored: Scored, options: Mapping[str, float]) -> Tensor:
+        rewards, valid = _masked(scored.rewards_PG, scored.valid_PG)
+        out, k = torch.zeros_like(rewards), int(options["k"])
+        silent = no_signal_groups(scored.rewards_PG, scored.valid_PG)
+        for place, (row, known) in enumerate(zip(rewards, valid, strict=True)):
+            ordered, order = row[known].sort()
+            if len(ordered) >= k and not silent[place]:
+                found = torch.empty_like(ordered)
+                found[order] = of_group(ordered, k)
+                out[place, known] = found
+        return out.to(scored.rewards_PG.dtype)
+
+    return made
+
+
+def _best_with_each(ordered_G: Tensor, k: int) -> Tensor:
+    """[G] mean best reward of the sets of k that hold each rollout, of rewards in rising order."""
+    size, found = len(ordered_G), torch.zeros_like(ordered_G)
+    for place in range(size):
+        # It is the best of the sets of lower ones; a higher one is the best of those with it and lower ones still.
+        found[place] = comb(place, k - 1) * ordered_G[place]
+        for other in range(place + 1, size) if k > 1 else ():
+            found[place] += comb(other - 1, k - 2) * ordered_G[other]
+    return found / comb(size - 1, k - 1)
+
+
+def _best_without_each(ordered_G: Tensor, k: int) -> Tensor:
+    """[G] mean best reward of the k - 1 others in the sets of k that hold each rollout."""
+    size, found = len(ordered_G), torch.zeros_like(ordered_G)
+    for place in range(size):
+        others = [ordered_G[other] for other in range(size) if other != place]
+        found[place] = sum((comb(rank, k - 2) * value for rank, value in enumerate(others)), ordered_G.new_zeros(()))
+    return found / comb(size - 1, k - 1)
+
+
+def _pass_at_k(ordered_G: Tensor, k: int) -> Tensor:
+    size = len(ordered_G)
+    shares = torch.tensor([comb(place, k - 1) / comb(size, k) for place in range(size)], dtype=torch.float64)
+    mean = (shares * ordered_G).sum()
+    variance = (shares * (ordered_G - mean) ** 2).sum()
+    if variance <= 1e-24 * ordered_G.abs().max() ** 2:  # every set has an equally good best: nothing to learn
+        return torch.zeros_like(ordered_G)
+    return (_best_with_each(ordered_G, k) - mean) / variance.sqrt()
+
+
+def _max_at_k(ordered_G: Tensor, k: int) -> Tensor:
+    return k * (_best_with_each(ordered_G, k) - _best_without_each(ordered_G, k))
+
+
+_KINDS: Mapping[str, Callable[[Scored, Mapping[str, float]], Tensor]] = {
+    "none": _plain,
+    "batch": _plain,
+    "mean-batch": _less_mean,
+    "gpg": _with_signal,
+    "max-rl": _over_mean,
+    "gdpo": _by_reward,
+    "pass-at-k": _of_sets(_pass_at_k),
+    "max-at-k": _of_sets(_max_at_k),
+}
+"""Those that are not of `group_advantages`."""

@@ -68,7 +68,7 @@ class LossTerms:
     """The whole loss of each token with its parts."""
 
     loss_T: Tensor
-    """[T] corrected policy loss + beta * KL."""
+    """[T] corrected policy loss of the tokens that are not masked + beta * KL."""
     policy: PolicyLossTerms
     """The policy loss before its correction."""
     kl_T: Tensor | None
@@ -77,12 +77,14 @@ class LossTerms:
     """[T] correction's weights; None without a correction."""
     cut_T: Tensor | None
     """[T] bool: the weight was held at its cap, or dropped; None without a correction."""
+    masked_T: Tensor | None = None
+    """[T] bool: `off_policy_mask` dropped the token; None without a mask."""
 
 
 def token_loss(tokens: Tokens, settings: AlgorithmSection) -> LossTerms:
-    """correction * policy loss + beta * KL of each token, as a recipe's section `algorithm` says.
+    """mask * correction * policy loss + beta * KL of each token, as a recipe's section `algorithm` says.
 
-    The correction weighs the policy loss outside its clip, and not the KL.
+    Correction and mask weigh the policy loss outside its clip, and not the KL.
 
     Args:
         tokens: what the settings' `needs` name is there.
@@ -92,19 +94,22 @@ def token_loss(tokens: Tokens, settings: AlgorithmSection) -> LossTerms:
         ValueError: beta is not 0 and there is no reference, or the correction has no log-probabilities of the engine.
     """
     policy = objective_named(settings.type).loss(tokens, settings)
-    loss_T, weights_T, cut_T = policy.loss_T, None, None
+    loss_T, weights_T, cut_T, masked_T = policy.loss_T, None, None, None
     if settings.correction != "none":
         weights_T, cut_T = correction_weights(tokens, settings)
         loss_T = weights_T * loss_T
+    if settings.off_policy_mask is not None:
+        masked_T = far_and_negative(tokens, settings.off_policy_mask)
+        loss_T = torch.where(masked_T, 0.0, loss_T)
     reference_T = tokens.reference_logprobs_T
     if reference_T is None:
-        if settings.beta != 0:
+        if settings.kl_coefficient != 0:
             raise ValueError(f"beta is {settings.beta} but there are no reference log-probabilities")
-        return LossTerms(loss_T, policy, None, weights_T, cut_T)
-    kl_T = kl_penalty(settings.kl, tokens.logprobs_T, reference_T)
-    if settings.beta != 0:
-        loss_T = loss_T + settings.beta * kl_T
-    return LossTerms(loss_T, policy, kl_T.detach(), weights_T, cut_T)
+        return LossTerms(loss_T, policy, None, weights_T, cut_T, masked_T)
+    kl_T = kl_penalty(settings.kl, tokens.logprobs_T, reference_T, tokens.old_logprobs_T)
+    if settings.kl_coefficient != 0:
+        loss_T = loss_T + settings.kl_coefficient * kl_T
+    return LossTerms(loss_T, policy, kl_T.detach(), weights_T, cut_T, masked_T)
 
 
 def clip_ratio(
@@ -125,7 +130,7 @@ def clip_ratio(
     """
     if dual_clip is not None and dual_clip <= 1:
         raise ValueError(f"dual_clip is {dual_clip}; it must be above 1, or None")
-    low, high = _bounds(clip_low, clip_high)
+    low, high = bounds(clip_low, clip_high)
     advantages_T = advantages_T.to(ratio_T.dtype)
     positive, negative = advantages_T > 0, advantages_T < 0
     bounded = torch.where(positive, ratio_T.clamp(max=high), ratio_T.clamp(min=low, max=dual_clip))
@@ -163,7 +168,7 @@ def cispo_loss(
     CISPO (MiniMax-M1, arXiv 2506.13585) equations 4 and 5. With old = new log-probabilities it is REINFORCE.
     """
     ratio_T = probability_ratio(logprobs_T.detach(), old_logprobs_T)
-    low, high = _bounds(clip_low, clip_high)
+    low, high = bounds(clip_low, clip_high)
     loss_T = -ratio_T.clamp(low, high) * advantages_T * at_least_fp32(logprobs_T)
     return PolicyLossTerms(loss_T, ratio_T, ratio_T < low, ratio_T > high)
 
@@ -193,6 +198,23 @@ def correction_weights(tokens: Tokens, settings: AlgorithmSection) -> tuple[Tens
         cut_T = (weights_T < settings.correction_floor) | (weights_T > settings.correction_cap)
         weights_T = torch.where(cut_T, 0.0, weights_T)
     return weights_T, cut_T
+
+
+def far_and_negative(tokens: Tokens, most: float) -> Tensor:
+    """[T] bool: the advantage is negative, and the completion is far from the policy that sampled.
+
+    DeepSeek-V3.2 (arXiv 2512.02556) section 3.1, off-policy sequence masking: the mean over a completion's tokens of
+    log p_engine - log p, with the engine's own log-probabilities, is above `most` (nats a token).
+
+    Raises:
+        ValueError: there are no log-probabilities of the engine.
+    """
+    if tokens.engine_logprobs_T is None:
+        raise ValueError("off_policy_mask needs the engine's log-probabilities")
+    lengths_N = tokens.lengths.clamp(min=1)
+    sums_N = _completion_sums(tokens.engine_logprobs_T, tokens.logprobs_T.detach(), tokens.lengths)
+    far_T = (sums_N / lengths_N > most).repeat_interleave(tokens.lengths)
+    return far_T & (tokens.advantages_T < 0)
 
 
 def importance_weights(
@@ -228,8 +250,8 @@ def _completion_sums(logprobs_T: Tensor, other_T: Tensor, completion_lengths_N: 
     return log_ratio_T.new_zeros(len(completion_lengths_N)).index_add(0, owner_T, log_ratio_T)
 
 
-def _bounds(clip_low: float | None, clip_high: float | None) -> tuple[float, float]:
-    """Least and largest ratio."""
+def bounds(clip_low: float | None, clip_high: float | None) -> tuple[float, float]:
+    """Least and largest ratio that clip bounds allow."""
     low = 0.0 if clip_low is None else max(0.0, 1.0 - clip_low)
     return low, torch.inf if clip_high is None else 1.0 + clip_high
 

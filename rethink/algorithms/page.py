@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from rethink.recipe.objective import CORRECTIONS, KL_ESTIMATORS, NEEDS, Objective, objectives
 from rethink.recipe.schema import AlgorithmSection
+from rethink.recipe.terms import ADVANTAGES, CONTROLLER, Option
 from rethink.terminal import say
 
 _HEAD = """\
@@ -23,12 +24,14 @@ gspo` one objective.
 rethink train quickstart algorithm.type=dapo
 rethink train quickstart algorithm.type=gspo algorithm.mini_batches=4
 rethink train quickstart algorithm.beta=0.01 algorithm.kl=k2
+rethink train quickstart algorithm.type=reinforce++ algorithm.beta=0.01 algorithm.kl_target=3
+rethink train quickstart algorithm.type=pass-at-k algorithm.options.k=2
 rethink train my.yaml algorithm.correction=tis algorithm.correction_cap=3
 ```
 
 The loss of a mini-batch is the sum over its tokens of
 
-    aggregation weight x (correction x policy loss + beta x KL)
+    aggregation weight x (mask x correction x policy loss + beta x KL)
 
 where the policy loss is the objective's, below. `A` is the advantage (`algorithm.advantage`), `p` the policy's
 probability of a token at the sampling temperature, `p_old` that of the policy that sampled, and `sg` stops the
@@ -84,7 +87,7 @@ def page() -> str:
     lines += [_row(f"`{name}`", need.what, need.cost) for name, need in NEEDS.items()]
     for objective in objectives().values():
         lines += ["", f"## `{objective.name}`", "", *_of_one(objective)]
-    lines += ["", *_critic(), "", *_kl(), "", *_corrections()]
+    lines += ["", *_advantages(), "", *_critic(), "", *_kl(), "", *_corrections()]
     return "\n".join(lines) + "\n" + _OWN.rstrip("\n")
 
 
@@ -117,12 +120,9 @@ def _of_one(objective: Objective) -> Iterator[str]:
         yield ""
         own_critic = [f"`critic.{name}: {shown(value)}`" for name, value in objective.critic.items()]
         yield f"Of its critic: {', '.join(own_critic)}."
-    if objective.options:
+    if objective.usual_options:
         yield ""
-        yield from (
-            f"- `options.{name}`: {option.meaning}; at least {option.low:g}, default {option.default:g}."
-            for name, option in objective.options.items()
-        )
+        yield from _options(objective.usual_options)
     if objective.notes:
         yield ""
         yield objective.notes
@@ -164,6 +164,26 @@ def _critic() -> Iterator[str]:
     )
 
 
+def _options(options: Mapping[str, Option]) -> Iterator[str]:
+    for name, option in options.items():
+        yield f"- `options.{name}`: {option.meaning}; {option.allowed()}, default {option.default:g}."
+
+
+def _advantages() -> Iterator[str]:
+    yield from ("## Advantages", "")
+    yield (
+        "`algorithm.advantage` says how rewards become advantages; each objective has its paper's, and any may be "
+        "combined with any. `r` is a rollout's reward. A rollout without a reward has the advantage 0. Those with a "
+        "least group of 1 also train with `rollout.group_size=1`."
+    )
+    yield from ("", "| advantage | formula | source | least group | options |", "|---|---|---|---|---|")
+    for name, kind in ADVANTAGES.items():
+        options = ", ".join(f"`{option}` ({known.default:g})" for option, known in kind.options.items())
+        yield _row(f"`{name}`", kind.formula, kind.source, str(kind.least_group), options)
+    yield ""
+    yield from _options({name: option for kind in ADVANTAGES.values() for name, option in kind.options.items()})
+
+
 def _kl() -> Iterator[str]:
     yield from ("## KL to the reference model", "")
     yield (
@@ -174,6 +194,24 @@ def _kl() -> Iterator[str]:
     yield from ("", "| kl | value | gradient | what it estimates |", "|---|---|---|---|")
     for name, (value, gradient, meaning) in KL_ESTIMATORS.items():
         yield _row(f"`{name}`", f"`{value}`", f"`{gradient}`", meaning)
+
+    of_rollouts = ", ".join(f"`{name}`" for name, kind in ADVANTAGES.items() if kind.whole and kind.kl_in_reward)
+    yield ""
+    yield (
+        "With `algorithm.kl_in=reward` the KL is no term of the loss. `beta` times log p - log p_ref of each token, "
+        "before the first update on the batch, is taken off the reward, and the gradient is that of a reward: no "
+        f"estimator is chosen. With the advantages {of_rollouts} the KL of all tokens is taken off the rollout's "
+        "reward before it is compared; with the others each token's advantage loses the KL from that token on."
+    )
+    yield ""
+    yield (
+        "With `algorithm.kl_target` the coefficient follows the measured KL (nats a completion): after each rollout "
+        "batch `beta = beta * (1 + kl_rate * clip(KL / kl_target - 1, -0.2, 0.2))` (Ziegler et al., arXiv 1909.08593, "
+        "section 2.2). The recipe's `beta` is the first one; the present one is in the checkpoint, and in the metric "
+        "`policy/beta`. In the loss the KL is that of the batch's last update, in the reward that of the batch."
+    )
+    yield ""
+    yield from _options(CONTROLLER)
 
 
 def _corrections() -> Iterator[str]:
@@ -194,6 +232,13 @@ def _corrections() -> Iterator[str]:
     for name, found in CORRECTIONS.items():
         floor = "" if found.floor is None else f"{found.floor:g}"
         yield _row(f"`{name}`", found.weight, f"{found.cap:g}", floor, found.source)
+    yield ""
+    yield (
+        "`algorithm.off_policy_mask` drops whole completions instead: those of negative advantage whose tokens have "
+        "become less likely than when they were sampled, by more than so many nats a token on average (DeepSeek-V3.2, "
+        "arXiv 2512.02556, section 3.1, which prints no value). It reads the engine's own log-probabilities, so it "
+        "counts both what the policy has learnt since and an engine whose numbers differ."
+    )
     yield from ("", "## Sampling by an earlier policy", "")
     yield (
         "With `rollout.lag` three policies are kept apart: the one that sampled (behaviour), the one before the first "

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         say(("\n" if number else "") + f"{objective.name}: {objective.summary}")
         _show(fact, whole=args.name is not None)
     if args.name is None:
-        say("\nDefaults and notes of one: rethink algorithms NAME. KL and corrections: docs/algorithms.md")
+        say("\nDefaults and notes of one: rethink algorithms NAME. Advantages, KL and corrections: docs/algorithms.md")
     return 0
 
 
@@ -59,7 +59,7 @@ def about(objective: Objective) -> dict[str, Any]:
         "cannot_be_set": {name: fixed.why for name, fixed in objective.fixed.items()},
         "options": {
             name: {"default": option.default, "least": option.low, "meaning": option.meaning}
-            for name, option in objective.options.items()
+            for name, option in objective.usual_options.items()
         },
         "notes": objective.notes,
     }

@@ -150,10 +150,15 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
                        "Near 0 and noisy. With one update per batch its value has little meaning; its gradient counts.",
                        "Not finite: the run stops.", _LOSS),
             MetricInfo("policy/kl", "nats/token", "Mean estimate of the KL divergence from the reference model, by "
-                       "`algorithm.kl` (k3 unless set).",
+                       "`algorithm.kl` (k3 unless set). With `algorithm.kl_in: reward` log p - log p_ref before the "
+                       "first update on the batch.",
                        "Grows slowly from 0.", "Grows fast (above 0.1 within tens of steps): lower the learning rate "
                        "or "
                        "raise `algorithm.beta`. Absent if beta is 0: there is no reference model.", _LOSS),
+            MetricInfo("policy/beta", "", "KL coefficient of the rollout batch. Only with `algorithm.kl_target`.",
+                       "Settles once the KL is near its target.", "Rises without end: the KL does not follow; lower "
+                       "the learning rate. Falls to nearly 0: the target is never reached, and no KL term is left.",
+                       _LOSS),
             MetricInfo("policy/entropy", "nats/token", "Mean entropy of the policy's next-token distribution at the "
                        "sampling temperature.", "Falls slowly.",
                        "Falls to nearly 0: the policy no longer explores; lower the learning rate, raise the "
@@ -181,6 +186,9 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
                        "`algorithm.correction_cap`, or that the mask dropped. Only with a correction.", "Below 0.01.",
                        "Grows: engine and trainer drift apart, see `policy/mismatch`; or the bounds are too narrow for "
                        "long completions (`sequence-tis`, `sequence-mask`).", _LOSS),
+            MetricInfo("policy/masked", "share", "Share of tokens that `algorithm.off_policy_mask` dropped. Only "
+                       "with it.", "Below 0.1.", "Grows: the policy moves far in one batch; make fewer updates "
+                       "per batch, or lower the learning rate.", _LOSS),
             MetricInfo("policy/lag", "batches", "Batches that were trained on between the policy that sampled and the "
                        "one that the batch is trained on. Only with `rollout.lag`.", "0 in the first batch, then up to "
                        "`rollout.lag`.", _NOTHING, _TRAIN),

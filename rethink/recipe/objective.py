@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from rethink.errors import RecipeError
 from rethink.recipe.registry import registered
+from rethink.recipe.terms import ADVANTAGES, CONTROLLER, Option
 
 ENTRY_POINTS = "rethink.objectives"
 """Group under which an installed package names its own objectives: `mine = "my_package.mine:OBJECTIVE"`."""
@@ -43,7 +44,9 @@ NEEDS: Mapping[Need, Needed] = {
     ),
     "engine": Needed("log-probabilities that the engine sampled with", "none: they are stored with the rollouts"),
     "reference": Needed(
-        "log-probabilities under the reference model", "a second model in memory, a forward pass an update", passes=1
+        "log-probabilities under the reference model",
+        "a second model in memory, a forward pass an update (with `kl_in: reward` one a batch)",
+        passes=1,
     ),
     "values": Needed(
         "a critic's values of the tokens (the section `critic`)",
@@ -62,16 +65,6 @@ class Fixed(NamedTuple):
     value: Any
     why: str
     """Reason, as a sentence without a full stop."""
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """A number of an objective's own, set by `algorithm.options`."""
-
-    default: float
-    meaning: str
-    low: float = 0.0
-    """Least value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +93,11 @@ class Objective:
     """Fields of the section `critic` whose default is another than PPO's."""
     notes: str = ""
     """What of the paper is set elsewhere, and what is not there."""
+
+    @property
+    def usual_options(self) -> Mapping[str, Option]:
+        """Its own, and those of the advantage that is its default."""
+        return {**ADVANTAGES[self.defaults.get("advantage", "std")].options, **self.options}
 
 
 class Correction(NamedTuple):
@@ -172,6 +170,12 @@ KL_ESTIMATORS: Mapping[str, tuple[str, str, str]] = {
         "(1 - p_ref / p) * grad log p",
         "unbiased for the gradient of KL(reference || policy), not of KL(policy || reference); GRPO's",
     ),
+    "unbiased-k3": (
+        "p / p_old * (p_ref / p - 1 - log(p_ref / p))",
+        "p / p_old * (log p - log p_ref) * grad log p",
+        "unbiased for the gradient of KL(policy || reference), in later updates of a batch too, since the ratio makes "
+        "up for the difference; DeepSeek-V3.2's (arXiv 2512.02556, section 3.1)",
+    ),
 }
 """Estimators of the KL by the value of `algorithm.kl`: value, gradient of the penalty, and what that gradient is the
 estimate of where the policy itself sampled the tokens."""
@@ -224,7 +228,7 @@ def resolve(name: str, given: Mapping[str, Any], plain: Mapping[str, Any]) -> di
     if values["aggregation"] != "fixed" and "fixed_denominator" not in given:
         values["fixed_denominator"] = None
     values |= _bounds_of_correction(values)
-    return values | {"options": _options(objective, values["options"])}
+    return values | {"options": _options(objective, values)}
 
 
 def _bounds_of_correction(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,20 +255,24 @@ def _bounds_of_correction(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"correction_cap": cap, "correction_floor": floor}
 
 
-def _options(objective: Objective, given: Mapping[str, float]) -> dict[str, float]:
-    for key, value in given.items():
-        option = objective.options.get(key)
+def _options(objective: Objective, values: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of the objective and of all that it is combined with."""
+    known = {**ADVANTAGES[values["advantage"]].options, **objective.options}
+    known |= {} if values["kl_target"] is None else CONTROLLER
+    for key, value in values["options"].items():
+        option = known.get(key)
         if option is None:
-            has = ", ".join(f"`{known}`" for known in objective.options) or "none"
+            has = ", ".join(f"`{name}`" for name in known) or "none"
             raise RecipeError(
-                f"`algorithm.options.{key}` is no option of `algorithm.type={objective.name}`. It has: {has}."
+                f"`algorithm.options.{key}` is no option of `algorithm.type={objective.name}`, nor of what it is "
+                f"combined with (`algorithm.advantage={values['advantage']}`, …). There are: {has}."
             )
-        if value < option.low:
+        if not option.takes(value):
             raise RecipeError(
-                f"`algorithm.options.{key}` is {value:g}; allowed is a number of at least {option.low:g} "
-                f"({option.meaning}). The default is {option.default:g}."
+                f"`algorithm.options.{key}` is {value:g}; allowed is {option.allowed()} ({option.meaning}). "
+                f"The default is {option.default:g}."
             )
-    return {key: given.get(key, option.default) for key, option in objective.options.items()}
+    return {key: values["options"].get(key, option.default) for key, option in known.items()}
 
 
 def _typed(value: Any) -> str:

@@ -335,14 +335,17 @@ class AlgorithmSection(Section):
     """
 
     type: str = "grpo"
-    """The objective: `grpo`, `dr-grpo`, `dapo`, `rloo`, `cispo`, `gspo`, with a critic `ppo`, `actor-critic`,
-    `vapo`, or one of an installed package; `rethink algorithms` lists them with their defaults."""
+    """The objective: `grpo`, `dapo`, `reinforce`, with a critic `ppo`, and many others, or one of an installed package;
+    `rethink algorithms` lists them with their defaults."""
     options: dict[str, float] = Field(default_factory=dict)
-    """Numbers that only this objective has; `rethink algorithms NAME` says which."""
-    advantage: Literal["std", "mean", "leave-one-out", "gae"] = "std"
-    """`std`: (r - mean) / (std + 1e-6), std unbiased over the group; `mean`: r - mean;
-    `leave-one-out`: r - mean of the others; `gae`: of each token, against the values of a critic (the section
-    `critic`)."""
+    """Numbers that only this objective, or what it is combined with, has; `docs/algorithms.md` says which."""
+    advantage: Literal[
+        "std", "mean", "leave-one-out", "none", "batch", "mean-batch", "gpg", "max-rl", "gdpo", "pass-at-k", "max-at-k",
+        "gae",
+    ] = "std"  # fmt: skip
+    """How rewards become advantages. `std`: (r - mean) / (std + 1e-6), std unbiased over the group; `mean`: r - mean;
+    `leave-one-out`: r - mean of the others; `none`: r; `gae`: of each token, against a critic (the section `critic`);
+    others: docs/algorithms.md."""
     aggregation: Literal["sequence", "token", "fixed"] = "sequence"
     """How token losses are averaged: within a completion, then over completions (the paper's 1/G); over all tokens; or
     by a fixed denominator (`fixed_denominator`)."""
@@ -367,11 +370,20 @@ class AlgorithmSection(Section):
     """Largest weight of the correction; None: its default (2; `mask`: 5)."""
     correction_floor: float | None = Field(default=None, ge=0)
     """Smallest weight that a mask keeps; None: its default (`mask`: 0.5; `sequence-mask`: 0)."""
+    off_policy_mask: float | None = Field(default=None, gt=0)
+    """Drops completions of negative advantage from the policy loss where log p_engine - log p is above this (nats, mean
+    of the completion's tokens): DeepSeek-V3.2, which prints no value. None: none."""
     beta: float = Field(default=0.0, ge=0)
     """Weight of the KL to the reference model; 0: no reference model."""
-    kl: Literal["k1", "k2", "k3"] = "k3"
-    """Estimator of the KL (Schulman 2020): k3 is the paper's; k1 and k2 have the gradient of
-    KL(policy || reference)."""
+    kl: Literal["k1", "k2", "k3", "unbiased-k3"] = "k3"
+    """Estimator of the KL (Schulman 2020): k3 is the paper's; k1 and k2 have the gradient of KL(policy || reference);
+    unbiased-k3 has it in later updates of a batch too (DeepSeek-V3.2)."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """Where the KL goes: a term of the loss, or taken off the reward (log p - log p_ref of each token, before the first
+    update on the batch; `kl` is not used)."""
+    kl_target: float | None = Field(default=None, gt=0)
+    """KL (nats a completion) that `beta` is adapted to after each rollout batch (Ziegler et al., arXiv 1909.08593);
+    None: `beta` stays."""
     reference_every: int | None = Field(default=None, gt=0)
     """Steps between replacements of the reference model by the policy; None: never."""
     mini_batches: int = Field(default=1, gt=0)
@@ -399,9 +411,18 @@ class AlgorithmSection(Section):
             needs.add("reference")
         if self.advantage == "gae":
             needs.add("values")
+        if self.kl_coefficient > 0 and self.kl == "unbiased-k3":
+            needs.add("old")
+        if self.off_policy_mask is not None:
+            needs |= {"engine", "sequence"}
         if self.correction != "none":
             needs |= {"old", "engine"} | ({"sequence"} if CORRECTIONS[self.correction].sequence else set())
         return frozenset(needs)
+
+    @property
+    def kl_coefficient(self) -> float:
+        """Of the KL in the loss."""
+        return self.beta if self.kl_in == "loss" else 0.0
 
 
 class OptimizerSection(Section):

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rethink.algorithms.advantages import AdvantageKind, group_advantages, no_signal_groups
+from rethink.algorithms.advantages import group_advantages, no_signal_groups
 
-KINDS: tuple[AdvantageKind, ...] = ("std", "mean", "leave-one-out")
+KINDS: tuple[str, ...] = ("std", "mean", "leave-one-out")
 REWARDS = st.lists(st.sampled_from([0.0, 0.25, 1.0, 2.0, -1.5]), min_size=2, max_size=8)
 
 
@@ -40,7 +40,7 @@ def test_epsilon_is_added_to_the_deviation() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_rollout_without_reward_leaves_the_others_as_if_it_were_not_there(kind: AdvantageKind) -> None:
+def test_a_rollout_without_reward_leaves_the_others_as_if_it_were_not_there(kind: str) -> None:
     rewards = torch.tensor([[1.0, float("nan"), 0.0, 0.5]], dtype=torch.float64)
     valid = torch.tensor([[True, False, True, True]])
     out = group_advantages(rewards, kind, valid)
@@ -50,7 +50,7 @@ def test_a_rollout_without_reward_leaves_the_others_as_if_it_were_not_there(kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_signal_the_advantage_is_exactly_zero(kind: AdvantageKind) -> None:
+def test_without_signal_the_advantage_is_exactly_zero(kind: str) -> None:
     # 0.1 has no exact mean in fp32: without care the advantage would be a rounding error over epsilon.
     rewards = torch.tensor([[0.1, 0.1, 0.1], [5.0, 9.0, 2.0], [1.0, 9.0, 1.0], [0.0, 1.0, 1.0]])
     valid = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 0, 1], [1, 1, 1]], dtype=torch.bool)
@@ -85,18 +85,18 @@ def test_refuses_what_is_not_a_reward() -> None:
     with pytest.raises(ValueError, match="shape"):
         group_advantages(torch.zeros(2, 4), "mean", torch.ones(4, dtype=torch.bool))
     with pytest.raises(ValueError, match="leave-one-out"):
-        group_advantages(torch.zeros(2, 4), "median")  # type: ignore[arg-type]
+        group_advantages(torch.zeros(2, 4), "median")
 
 
 @given(REWARDS, st.sampled_from(KINDS), st.floats(-100, 100))
-def test_a_shift_of_all_rewards_changes_nothing(rewards: list[float], kind: AdvantageKind, shift: float) -> None:
+def test_a_shift_of_all_rewards_changes_nothing(rewards: list[float], kind: str, shift: float) -> None:
     shifted = group_advantages(grouped(rewards) + shift, kind)
     # 1e-12 relative to the shift, divided by a deviation of at least 0.08 here.
     torch.testing.assert_close(shifted, group_advantages(grouped(rewards), kind), rtol=0, atol=1e-11)
 
 
 @given(REWARDS, st.sampled_from(KINDS), st.randoms())
-def test_order_within_a_group_does_not_matter(rewards: list[float], kind: AdvantageKind, random: object) -> None:
+def test_order_within_a_group_does_not_matter(rewards: list[float], kind: str, random: object) -> None:
     order = list(range(len(rewards)))
     random.shuffle(order)  # type: ignore[attr-defined]
     moved = group_advantages(grouped(rewards)[:, order], kind)
@@ -104,5 +104,5 @@ def test_order_within_a_group_does_not_matter(rewards: list[float], kind: Advant
 
 
 @given(REWARDS, st.sampled_from(KINDS))
-def test_advantages_of_a_group_sum_to_zero(rewards: list[float], kind: AdvantageKind) -> None:
+def test_advantages_of_a_group_sum_to_zero(rewards: list[float], kind: str) -> None:
     assert abs(float(group_advantages(grouped(rewards), kind).sum())) < 1e-11

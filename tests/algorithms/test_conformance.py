@@ -20,8 +20,6 @@ from tests.paths import SHARED_DATA, vector_params, vectors
 VECTORS = SHARED_DATA / "conformance/grpo_numerics.jsonl"
 
 NOT_APPLICABLE = {
-    "num-030": "max-rl advantages (r - mean) / mean: not one of the three kinds that a recipe offers",
-    "num-036": "KL as a penalty inside the reward (PPO): GRPO puts it into the loss; the KL itself is tested below",
     "num-042": "loss on high-entropy tokens only: not part of GRPO",
 }
 
@@ -116,6 +114,21 @@ def group_std(row: dict[str, Any]) -> Outputs:
     return {"adv": advantages.group_advantages(tensors(row)["rewards"][None], "std")[0]}
 
 
+def max_rl(row: dict[str, Any]) -> Outputs:
+    rewards = tensors(row)["rewards"][None]
+    return {"adv": advantages.batch_advantages(advantages.Scored(rewards, rewards >= 0), "max-rl", {})[0]}
+
+
+def kl_in_reward(row: dict[str, Any]) -> Outputs:
+    """Upstream's token rewards: minus beta times k1, and the score at the end. Ours: sums of them from each token."""
+    x = tensors(row)
+    k1 = kl.kl_k1(x["logp"], x["ref_logp"])
+    beta = row["params"]["kl_coeff"]
+    from_each = torch.stack([advantages.returns(float(r), beta * row) for r, row in zip(x["scores"], k1, strict=True)])
+    after = torch.cat([from_each[:, 1:], torch.zeros_like(from_each[:, :1])], 1)
+    return {"kl": k1, "rewards": from_each - after}
+
+
 def leave_one_out(row: dict[str, Any]) -> Outputs:
     """Baseline = reward - advantage, where the reward is valid. (`std` upstream is that of the others: not ours.)"""
     x = tensors(row)
@@ -158,8 +171,10 @@ HANDLERS: dict[str, Callable[[dict[str, Any]], Outputs]] = {
     "num-026": leave_one_out,
     "num-027": leave_one_out,
     "num-029": leave_one_out,
+    "num-030": max_rl,
     "num-032": dual_clip,
     "num-033": cispo,
+    "num-036": kl_in_reward,
 }
 
 EXPECTED_LEFT_OUT = {"num-026": {"std"}, "num-027": {"std"}, "num-029": {"std"}}
@@ -192,11 +207,3 @@ def test_vector(row: dict[str, Any]) -> None:
         counts = ~outputs[key].isnan()
         torch.testing.assert_close(outputs[key][counts], expected[counts], rtol=0, atol=row["tol"])
         assert counts.sum() == (sum(row["inputs"].get("valid", [])) or counts.numel())
-
-
-@pytest.mark.skipif(not VECTORS.exists(), reason=f"no reference data at {VECTORS}")
-def test_k1_inside_the_reward_penalty_vector() -> None:
-    (row,) = (row for row in vectors("grpo_numerics") if row["id"] == "num-036")
-    x = tensors(row)
-    expected = torch.tensor(row["expected"]["kl"], dtype=torch.float64)
-    torch.testing.assert_close(kl.kl_k1(x["logp"], x["ref_logp"]), expected, rtol=0, atol=row["tol"])

@@ -19,6 +19,7 @@ from rethink.kinds.grpo.recipe import Recipe
 from rethink.recipe.objective import CORRECTIONS, KL_ESTIMATORS, NEEDS, objectives
 from rethink.recipe.recipe_files import parse_recipe, recipe_to_yaml
 from rethink.recipe.schema import AlgorithmSection
+from tests.algorithms import papers
 from tests.paths import ROOT
 
 LENGTHS = (1, 4, 3)
@@ -92,6 +93,23 @@ def reinforce() -> tuple[list[float], list[float]]:
     return [-a * n for a, n in zip(ADVANTAGES, NEW, strict=True)], [-a for a in ADVANTAGES]
 
 
+def by_gate() -> tuple[list[float], list[float]]:
+    found = [papers.sapo(math.exp(n - o), a) for n, o, a in zip(NEW, OLD, ADVANTAGES, strict=True)]
+    return [loss for loss, _ in found], [slope for _, slope in found]
+
+
+def by_geometric_mean() -> tuple[list[float], list[float]]:
+    """Advantages of a completion are equal here; each of its equal losses holds every token."""
+    values, slopes, first = [], [], 0
+    for length in LENGTHS:
+        places = range(first, first + length)
+        loss, each = papers.gmpo([NEW[t] - OLD[t] for t in places], ADVANTAGES[first])
+        values += [loss] * length
+        slopes += [length * slope for slope in each]
+        first += length
+    return values, slopes
+
+
 GOLDEN: dict[str, Callable[[], tuple[list[float], list[float]]]] = {
     "grpo": lambda: by_token(0.2, 0.2),
     "dr-grpo": lambda: by_token(0.2, 0.2),
@@ -102,6 +120,15 @@ GOLDEN: dict[str, Callable[[], tuple[list[float], list[float]]]] = {
     "ppo": lambda: by_token(0.2, 0.2),
     "vapo": lambda: by_token(0.2, 0.28),
     "actor-critic": reinforce,
+    "reinforce": reinforce,
+    "gpg": reinforce,
+    "reinforce++": lambda: by_token(0.2, 0.2),
+    "reinforce++-baseline": lambda: by_token(0.2, 0.2),
+    "maxrl": lambda: by_token(0.2, 0.2),
+    "gdpo": lambda: by_token(0.2, 0.2),
+    "pass-at-k": lambda: by_token(0.2, 0.2),
+    "sapo": by_gate,
+    "gmpo": by_geometric_mean,
 }
 
 
@@ -209,7 +236,8 @@ def test_the_expected_gradient_of_a_kl_is_that_of_a_divergence(kind: str) -> Non
     torch.testing.assert_close(ours, exact, rtol=1e-12, atol=1e-12)
     assert terms.kl_T is not None
     d = (reference / policy).log().detach()
-    torch.testing.assert_close(terms.kl_T, {"k1": -d, "k2": d**2 / 2, "k3": d.exp() - d - 1}[kind])
+    k3 = d.exp() - d - 1
+    torch.testing.assert_close(terms.kl_T, {"k1": -d, "k2": d**2 / 2, "k3": k3, "unbiased-k3": k3}[kind])
 
 
 # --- what a recipe may set ------------------------------------------------------------------------------------------
@@ -237,6 +265,15 @@ PAPERS = {
     "ppo": ("gae", "token", None, 0.2, 0.2),
     "vapo": ("gae", "token", None, 0.2, 0.28),
     "actor-critic": ("gae", "token", None, None, None),
+    "reinforce": ("none", "fixed", 1.0, None, None),
+    "reinforce++": ("batch", "token", None, 0.2, 0.2),
+    "reinforce++-baseline": ("mean-batch", "token", None, 0.2, 0.2),
+    "gmpo": ("std", "sequence", None, 1 - math.exp(-0.4), math.exp(0.4) - 1),
+    "sapo": ("std", "sequence", None, None, None),
+    "gpg": ("gpg", "token", None, None, None),
+    "maxrl": ("max-rl", "fixed", 1.0, 0.2, 0.2),
+    "gdpo": ("gdpo", "sequence", None, 0.2, 0.2),
+    "pass-at-k": ("pass-at-k", "sequence", None, 0.2, 0.2),
 }
 
 
@@ -273,10 +310,22 @@ def test_what_is_set_wins() -> None:
         (["algorithm.correction_cap=3"], ["`algorithm.correction` is `none` and does not use it", "`sequence-tis`"]),
         (["algorithm.correction=tis", "algorithm.correction_floor=0.1"], ["does not use it", "`mask`"]),
         (["algorithm.correction=mask", "algorithm.correction_cap=0.4"], ["is not below", "defaults of `mask`"]),
-        (["algorithm.options.scale=2"], ["`algorithm.options.scale` is no option", "It has: none"]),
-        (["algorithm.kl=k4"], ['`algorithm.kl` is "k4"; allowed is `k1`, `k2` or `k3`']),
+        (["algorithm.options.scale=2"], ["`algorithm.options.scale` is no option", "There are: none"]),
+        (["algorithm.kl=k4"], ['`algorithm.kl` is "k4"; allowed is `k1`, `k2`, `k3` or `unbiased-k3`']),
         (["algorithm.dual_clip=1"], ["`algorithm.dual_clip` is 1", "above 1"]),
         (["algorithm.type=3"], ["`algorithm.type` is `3`; allowed are"]),
+        (
+            ["rollout.group_size=1"],
+            ["`algorithm.advantage=std` compares", "needs no group: `none`, `batch`; or a critic"],
+        ),
+        (["algorithm.type=pass-at-k", "algorithm.options.k=9"], ["`algorithm.options.k` is 9", "gives only 8"]),
+        (["algorithm.type=pass-at-k", "algorithm.options.k=1.5"], ["allowed is a whole number of at least 1"]),
+        (["algorithm.options.k=2"], ["is no option of `algorithm.type=grpo`", "There are: none"]),
+        (["algorithm.type=sapo", "algorithm.clip_low=0.2"], ["its gate takes the place of the clip"]),
+        (["algorithm.type=gmpo", "algorithm.aggregation=token"], ["whole completion"]),
+        (["algorithm.type=maxrl", "algorithm.kl_in=reward", "algorithm.beta=0.1"], ["is of rewards alone"]),
+        (["algorithm.kl_target=3"], ["with `algorithm.beta` 0 there is no KL", "`algorithm.beta=0.01`"]),
+        (["algorithm.off_policy_mask=0.1"], ["nothing would ever be masked", "`algorithm.mini_batches=2`"]),
     ],
 )
 def test_what_cannot_be_set_is_refused(overrides: list[str], words: list[str]) -> None:
@@ -294,6 +343,8 @@ def test_what_an_update_needs() -> None:
         (["algorithm.correction=sequence-mask"], {"old", "engine", "sequence"}),
         (["algorithm.type=ppo", "critic={}"], {"old", "values"}),
         (["algorithm.advantage=gae", "critic={}"], {"old", "values"}),
+        (["algorithm.off_policy_mask=0.1", "algorithm.epochs=2"], {"old", "engine", "sequence"}),
+        (["algorithm.type=rloo", "algorithm.kl=unbiased-k3", "algorithm.beta=0.1"], {"old", "reference"}),
     ]:
         assert load(*overrides).algorithm.needs == needs, overrides
 

@@ -13,19 +13,17 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from rethink.algorithms.advantages import group_advantages, no_signal_groups
 from rethink.errors import SignalFailure
 from rethink.kinds.grpo.lag import sampled_by
 from rethink.kinds.grpo.positions import Positions
 from rethink.kinds.grpo.recipe import Recipe
 from rethink.kinds.grpo.rounds import round_size, rounds_of, trained_places
+from rethink.kinds.grpo.weigh import Groups, weighed, without_signal
 from rethink.model.text.prompt import PromptRenderer
 from rethink.recipe.schema import RolloutSection
+from rethink.recipe.terms import ADVANTAGES
 from rethink.rewards.rubric import Rubric
 from rethink.rollout.engine import RolloutEngine
 from rethink.rollout.sampler import Asked, sample
@@ -34,15 +32,18 @@ from rethink.store.run_folder import RunFolder
 from rethink.tasks.mix import Position, TaskMix
 from rethink.types import Rollout, SamplingParams
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 @dataclass(frozen=True, slots=True)
 class RolloutBatch:
     """Groups of G rollouts, in the order in which they were asked, and how long they took."""
 
     index: int
-    groups: tuple[tuple[Rollout, ...], ...]
+    groups: Groups
     no_signal: tuple[bool, ...]
-    """By group: every reward equal (or fewer than two rewards), so no gradient."""
+    """By group: nothing that its advantages could be of, so no gradient: mostly rewards that are all equal."""
     trained: tuple[int, ...]
     """Places of the groups that are trained on."""
     rounds: int = 1
@@ -168,27 +169,28 @@ def plan(recipe: Recipe, sources: Sources, position: Position, places: range) ->
 
 
 def assemble(recipe: Recipe, index: int, rollouts: Sequence[Rollout]) -> RolloutBatch:
-    """The batch of these rollouts, in the order of its plans: advantages of all groups, and which are trained on."""
-    size, wanted, bounds = recipe.rollout.group_size, recipe.rollout.prompts_per_batch, recipe.rollout.sampling_rounds
-    rewards_PG, valid_PG = _table([r.reward for r in rollouts], size)
-    no_signal_P = no_signal_groups(rewards_PG, valid_PG)
-    advantages_PG = group_advantages(rewards_PG, recipe.algorithm.advantage, valid_PG)
-    if bounds.reward is not None:
-        alike_P = no_signal_groups(*_table([r.outcomes[bounds.reward].score for r in rollouts], size))
-        no_signal_P |= alike_P
-        advantages_PG = advantages_PG.masked_fill(alike_P[:, None], 0.0)
-    advantages = advantages_PG.reshape(-1).tolist()
-    weighed = [replace(rollout, advantage=a) for rollout, a in zip(rollouts, advantages, strict=True)]
-    groups = tuple(tuple(weighed[i : i + size]) for i in range(0, len(weighed), size))
-    no_signal = tuple(no_signal_P.tolist())
+    """The batch of these rollouts, in the order of its plans: advantages of the groups, and which are trained on.
+
+    Advantages that are normalised over the batch are so over the groups that are trained on, and others have none.
+
+    Raises:
+        RewardFailure: as `weighed`.
+    """
+    wanted, bounds = recipe.rollout.prompts_per_batch, recipe.rollout.sampling_rounds
+    no_signal = tuple(without_signal(recipe, rollouts))
     rounds = rounds_of(no_signal, wanted, bounds.prompts_per_round or 0)
-    return RolloutBatch(index, groups, no_signal, trained_places(no_signal, wanted), rounds)
+    trained, size = trained_places(no_signal, wanted), recipe.rollout.group_size
+    if not ADVANTAGES[recipe.algorithm.advantage].over_batch:
+        return RolloutBatch(index, weighed(recipe, rollouts), no_signal, trained, rounds)
+    groups = tuple(tuple(rollouts[i : i + size]) for i in range(0, len(rollouts), size))
+    return reweighed(recipe, RolloutBatch(index, groups, no_signal, trained, rounds))
 
 
-def _table(values: Sequence[float | None], size: int) -> tuple[Tensor, Tensor]:
-    """([P, G] values, 0 where there is none; [P, G] whether there is one)."""
-    numbers = torch.tensor([value or 0.0 for value in values], dtype=torch.float64)
-    return numbers.view(-1, size), torch.tensor([value is not None for value in values]).view(-1, size)
+def reweighed(recipe: Recipe, batch: RolloutBatch, penalties: Sequence[Tensor] | None = None) -> RolloutBatch:
+    """The batch with advantages of the groups that are trained on alone; `penalties`: of their rollouts (`weighed`)."""
+    rollouts = [rollout for group in batch.trained_groups for rollout in group]
+    groups = dict(zip(batch.trained, weighed(recipe, rollouts, penalties), strict=True))
+    return replace(batch, groups=tuple(groups.get(place, group) for place, group in enumerate(batch.groups)))
 
 
 def sampling_params(r: RolloutSection, sources: Sources, step: int) -> SamplingParams:

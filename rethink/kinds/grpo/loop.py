@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,8 +27,10 @@ from rethink.kinds.grpo.critic import Critic, judge, write_critic
 from rethink.kinds.grpo.feed import Feed
 from rethink.kinds.grpo.lag import sampled_by
 from rethink.kinds.grpo.metrics import batch_metrics
+from rethink.kinds.grpo.penalty import Penalty, adapt, kl_of_tokens, penalised, write_penalty
 from rethink.kinds.grpo.recipe import Recipe
 from rethink.kinds.grpo.update import (
+    Group,
     MiniBatch,
     UpdateStats,
     accumulate_gradients,
@@ -74,6 +77,7 @@ class GRPO:
     policy's."""
     critic: Critic | None = None
     """What gives advantages, where the group does not."""
+    penalty: Penalty = field(default_factory=lambda: Penalty(0.0))
 
     @property
     def steps(self) -> int:
@@ -95,8 +99,8 @@ def one_step(run: GRPO) -> dict[str, float]:
     row: dict[str, float] = {"step": state.step + 1, "batch": index}
 
     # Rollouts: one batch serves mini_batches * epochs steps.
-    waited = 0.0
-    if run.batch is None or run.batch.index != index:
+    waited, fresh = 0.0, run.batch is None or run.batch.index != index
+    if run.batch is None or fresh:
         run.progress.phase("rollout")
         run.batch, waited = run.feed.take(index, state.step)
         if not position:
@@ -109,11 +113,14 @@ def one_step(run: GRPO) -> dict[str, float]:
     if recipe.rollout.lag:
         row |= {"policy/lag": index - sampled_by(index, recipe.rollout.lag), "time/wait": waited}
 
-    # Old log-probabilities: of the batch, before the first update on it.
+    # Old log-probabilities, and a KL that goes into the reward: of the batch, before the first update on it.
     run.progress.phase("train")
     started = time.perf_counter()
     if position == 0:
         run.old_logprobs = old_logprobs(run, run.batch)
+        run.penalty.kl = kl_in_reward(run, run.batch)
+    if fresh:
+        run.batch = penalised(recipe, run.batch, run.penalty)
 
     row |= update_policy(run, run.batch, position) if state.step >= recipe.held_steps else {}
     row["time/train"] = time.perf_counter() - started - row.get("time/optimizer", 0.0)
@@ -140,7 +147,10 @@ def update_policy(run: GRPO, batch: RolloutBatch, position: int) -> dict[str, fl
     stats = UpdateStats.merged(train_lanes(run.optimizer, lanes, compute, LANES, state.step))
     state.tokens_trained += stats.input_tokens
     updated = apply_update(run.optimizer, recipe.optimizer, state.step - recipe.held_steps, recipe.policy_steps)
-    return stats.metrics(recipe.algorithm) | updated
+    row = stats.metrics(recipe.algorithm) | run.penalty.metrics(recipe.algorithm, batch) | updated
+    if (state.step + 1) % recipe.steps_per_batch == 0:
+        adapt(run.penalty, recipe.algorithm, batch, stats, len(chosen.lengths))
+    return row
 
 
 def old_logprobs(run: GRPO, batch: RolloutBatch) -> list[Tensor] | None:
@@ -160,6 +170,20 @@ def old_logprobs(run: GRPO, batch: RolloutBatch) -> list[Tensor] | None:
     return compute_logprobs(run.model, batch.trained_groups, recipe.rollout.temperature, run.micro_batch_tokens)
 
 
+def kl_in_reward(run: GRPO, batch: RolloutBatch) -> list[Tensor] | None:
+    """KL of each token that the batch trains on, before its first update; None: it is not in the reward."""
+    recipe, old = run.recipe, run.old_logprobs
+    if recipe.algorithm.kl_in == "loss" or run.reference is None:
+        return None
+    if old is None and run.sources.engine.exact_logprobs:
+        old = [torch.from_numpy(rollout.completion.logprobs) for g in batch.trained_groups for rollout in g]
+    old, reference = (
+        known or compute_logprobs(model, batch.trained_groups, recipe.rollout.temperature, run.micro_batch_tokens)
+        for known, model in ((old, run.model), (None, run.reference))
+    )
+    return kl_of_tokens(old, reference)
+
+
 def old_source(recipe: Recipe, *, exact: bool) -> Literal["current", "engine", "pass"]:
     """Where the old log-probabilities come from. `exact`: the engine's equal the trainer's to the bit."""
     if "old" not in recipe.algorithm.needs:
@@ -174,21 +198,26 @@ def old_source(recipe: Recipe, *, exact: bool) -> Literal["current", "engine", "
 def mini_batch(run: GRPO, batch: RolloutBatch, position: int) -> MiniBatch:
     """What the update at `position` of the batch learns from.
 
-    A group without signal has no gradient unless the KL term gives it one. Completions that the recipe masks are not
-    there at all: no denominator counts them.
+    A group without advantages has no gradient unless another term of the loss gives it one. Completions that the
+    recipe masks are not there at all: no denominator counts them.
     """
-    chosen = chosen_groups(run.recipe, batch.index, position)
+    chosen, algorithm = chosen_groups(run.recipe, batch.index, position), run.recipe.algorithm
     size, old = run.recipe.rollout.group_size, run.old_logprobs
     groups: list[list[Rollout]] = []
     old_kept: list[Tensor] = []
     skip: list[bool] = []
     for place, g in ((batch.trained[g], g) for g in chosen):
-        kept = [i for i, rollout in enumerate(batch.groups[place]) if not masked(rollout, run.recipe.algorithm)]
+        kept = [i for i, rollout in enumerate(batch.groups[place]) if not masked(rollout, algorithm)]
         if kept:
             groups.append([batch.groups[place][i] for i in kept])
             old_kept += [] if old is None else [old[g * size + i] for i in kept]
-            skip.append(batch.no_signal[place] and run.recipe.algorithm.beta == 0)
-    return MiniBatch(groups, None if old is None else old_kept, skip)
+            skip.append(algorithm.kl_coefficient == 0 and not _has_advantages(groups[-1]))
+    beta = run.penalty.beta if algorithm.kl_target is not None else None
+    return MiniBatch(groups, None if old is None else old_kept, skip, beta=beta)
+
+
+def _has_advantages(group: Group) -> bool:
+    return any(np.any(rollout.advantage) for rollout in group)
 
 
 def chosen_groups(recipe: Recipe, batch_index: int, position: int) -> list[int]:
@@ -206,7 +235,8 @@ def replace_reference(run: GRPO) -> None:
     every = run.recipe.algorithm.reference_every
     if run.reference is not None and every is not None and run.state.step % every == 0:
         run.reference = run.model.clone()
-        share_reference(run.optimizer.ranks, run.reference, current=True)
+        if run.recipe.algorithm.kl_coefficient > 0:
+            share_reference(run.optimizer.ranks, run.reference, current=True)
 
 
 def evaluate_now(run: GRPO) -> dict[str, float]:
@@ -255,3 +285,4 @@ def write(run: GRPO, folder: Path) -> None:
         write_critic(run.critic, folder, half_used=half_used)
     write_versions(folder, run.feed.needed(run.state.step))
     run.feed.positions.write(folder, run.state.step // run.recipe.steps_per_batch)
+    write_penalty(folder, run.recipe.algorithm, run.penalty, half_used=half_used)

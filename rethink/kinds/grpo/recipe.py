@@ -24,6 +24,7 @@ from rethink.recipe.schema import (
     Section,
     TaskSource,
 )
+from rethink.recipe.terms import ADVANTAGES
 from rethink.rollout.engines import check_trains, is_corrected
 
 DEFAULT_CORRECTION: Literal["tis"] = "tis"
@@ -149,7 +150,7 @@ class Recipe(AskingRecipe, TrainingRecipe):
         yield from _critic(self)
         yield from _sampling(self.rollout)
         yield from _dynamic_sampling(self)
-        yield from _algorithm(self.algorithm)
+        yield from _algorithm(self)
         yield from _correction(self.rollout, self.algorithm)
         yield from _evaluation(self.evaluation)
         yield from super().contradictions()
@@ -164,11 +165,19 @@ def _engine(name: str) -> Iterator[str]:
 
 def _batch(recipe: Recipe) -> Iterator[str]:
     prompts, parts = recipe.rollout.prompts_per_batch, recipe.algorithm.mini_batches
-    if recipe.rollout.group_size == 1 and "values" not in recipe.algorithm.needs:
+    kind, size = recipe.algorithm.advantage, recipe.rollout.group_size
+    if size < ADVANTAGES[kind].least_group:
+        alone = [f"`{name}`" for name, other in ADVANTAGES.items() if other.least_group == 1 and name != "gae"]
         yield (
-            "`rollout.group_size` is 1: GRPO compares the completions of one prompt with each other, and one alone has "
-            "no advantage, so nothing would be learned. Use 2 or more (8 and 16 are usual), or a critic "
+            f"`rollout.group_size` is {size}: `algorithm.advantage={kind}` compares the completions of one prompt with "
+            "each other, and one alone has no advantage, so nothing would be learned. Use 2 or more; 8 and 16 are "
+            f"usual. Or use an advantage that needs no group: {', '.join(alone)}; or a critic "
             "(`algorithm.type=ppo critic={}`)."
+        )
+    elif (k := recipe.algorithm.options.get("k", 1)) > size:
+        yield (
+            f"`algorithm.options.k` is {k:g}, but `rollout.group_size` {size} gives only {size} completions to choose "
+            f"{k:g} of. Use `algorithm.options.k={size}` or less, or `rollout.group_size={k:g}` or more."
         )
     yield from _cut("algorithm.mini_batches", parts, prompts)
 
@@ -273,11 +282,30 @@ def _dynamic_sampling(recipe: Recipe) -> Iterator[str]:
         )
 
 
-def _algorithm(algorithm: AlgorithmSection) -> Iterator[str]:
+def _algorithm(recipe: Recipe) -> Iterator[str]:
+    algorithm = recipe.algorithm
     if algorithm.reference_every is not None and algorithm.beta == 0:
         yield (
             f"`algorithm.reference_every` is {algorithm.reference_every}, but with `algorithm.beta` 0 there is no "
             "reference model to replace. Set a beta, such as `algorithm.beta=0.001`, or remove `reference_every`."
+        )
+    fresh = recipe.steps_per_batch == 1 and not recipe.rollout.lag
+    if algorithm.off_policy_mask is not None and fresh and not is_corrected(recipe.rollout.engine):
+        yield (
+            f"`algorithm.off_policy_mask` is {algorithm.off_policy_mask:g}, but each batch has one update, by the "
+            "policy that sampled it, so nothing would ever be masked. Set `algorithm.mini_batches=2` or more, or "
+            "remove it."
+        )
+    if algorithm.kl_target is not None and algorithm.beta == 0:
+        yield (
+            f"`algorithm.kl_target` is {algorithm.kl_target:g}, but with `algorithm.beta` 0 there is no KL whose "
+            "coefficient could follow it. Set the coefficient to begin with, such as `algorithm.beta=0.01`, or remove "
+            "`kl_target`."
+        )
+    if algorithm.beta > 0 and algorithm.kl_in == "reward" and not ADVANTAGES[algorithm.advantage].kl_in_reward:
+        yield (
+            f"`algorithm.kl_in` is `reward`, but `algorithm.advantage={algorithm.advantage}` is of rewards alone: one "
+            "that a KL was taken off has no meaning there. Set `algorithm.kl_in=loss`."
         )
     if algorithm.fixed_denominator is not None and algorithm.aggregation != "fixed":
         yield (
@@ -294,7 +322,8 @@ def _correction(rollout: RolloutSection, algorithm: AlgorithmSection) -> Iterato
             "`rollout.lag=0`."
         )
     cut = rollout.top_p < 1 or rollout.top_k > 0
-    if cut and is_corrected(rollout.engine) and (rollout.lag or algorithm.correction != "none"):
+    wanted = rollout.lag or algorithm.correction != "none" or algorithm.off_policy_mask is not None
+    if cut and is_corrected(rollout.engine) and wanted:
         yield (
             f"`rollout.engine` is `{rollout.engine}`, which does not say how likely a token was before `rollout.top_p` "
             f"or `rollout.top_k` cut the distribution, and {_wants_logprobs(rollout, algorithm)}. Sample from the full "
@@ -314,6 +343,8 @@ def _wants_logprobs(rollout: RolloutSection, algorithm: AlgorithmSection) -> str
     if algorithm.correction != "none":
         usual = f" (the default with this engine is `{DEFAULT_CORRECTION}`)"
         return f"`algorithm.correction={algorithm.correction}`{usual} needs that"
+    if algorithm.off_policy_mask is not None:
+        return f"`algorithm.off_policy_mask={algorithm.off_policy_mask:g}` needs that"
     return f"`rollout.lag={rollout.lag}` needs that"
 
 

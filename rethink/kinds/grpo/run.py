@@ -18,6 +18,7 @@ from rethink.kinds.grpo.data import rubric_of, task_mix
 from rethink.kinds.grpo.feed import Feed
 from rethink.kinds.grpo.lag import batches_due
 from rethink.kinds.grpo.loop import GRPO, old_source
+from rethink.kinds.grpo.penalty import Penalty, read_penalty
 from rethink.kinds.grpo.recipe import Recipe
 from rethink.kinds.grpo.room import check_grpo_room
 from rethink.kinds.grpo.versions import read_versions, versions_in
@@ -175,6 +176,7 @@ def assemble(
         progress=progress,
         micro_batch_tokens=int(choices["micro_batch_tokens"]),
         critic=open_critic(recipe, checkpoint, placement, choices),
+        penalty=Penalty(recipe.algorithm.beta),
         export=lambda path: save_hf_folder(path, model.hf_tensors(), checkpoint.hf_config, checkpoint.tokenizer),
     )
     restore_grpo(run)
@@ -258,12 +260,13 @@ def restore_grpo(run: GRPO) -> None:
             read_critic(run.critic, checkpoint, step)
 
     run.state, run.old_logprobs = restore(folder, run.optimizer, run.reference, note, check, also)
-    if run.reference is not None:
+    if run.reference is not None and run.recipe.algorithm.kl_coefficient > 0:
         share_reference(run.optimizer.ranks, run.reference)
     if run.state.step:
         checkpoint = dict(folder.checkpoints())[run.state.step]
         run.feed.kept = read_versions(checkpoint)
         run.feed.positions.read(checkpoint)
+        run.penalty = read_penalty(checkpoint, run.recipe.algorithm)
     for batch in folder.batches():
         if batch * per_batch >= run.state.step:
             try:

@@ -43,6 +43,8 @@ class MiniBatch:
     """Groups to leave out of the computation, which the loss's denominators count; empty: none."""
     counted: tuple[int, int] | None = None
     """(completions, tokens) that the loss's denominators count, where these are not all that the update learns from."""
+    beta: float | None = None
+    """The KL coefficient, where it is not the recipe's."""
 
     @property
     def lengths(self) -> list[int]:
@@ -69,6 +71,7 @@ class MiniBatch:
             [self.groups[place] for place in places],
             None if old is None else [old[i] for place in places for i in range(first[place], first[place + 1])],
             counted=counted,
+            beta=self.beta,
         )
 
 
@@ -153,8 +156,10 @@ class UpdateStats:
             "ratio": "policy/ratio_mean",
             "mismatch": "policy/mismatch",
         }
-        if "reference" in settings.needs:
+        if settings.kl_coefficient > 0:
             names["kl"] = "policy/kl"
+        if settings.off_policy_mask is not None:
+            names["masked"] = "policy/masked"
         if settings.correction != "none":
             names |= {"weight": "policy/correction", "cut": "policy/correction_cut"}
         out = {"policy/loss": self.loss}
@@ -231,6 +236,8 @@ def accumulate_gradients(
         NumericsError: the loss is not finite; no update was made.
     """
     settings, temperature = recipe.algorithm, recipe.rollout.temperature
+    if mini_batch.beta is not None:
+        settings = settings.model_copy(update={"beta": mini_batch.beta})
     needs, stats, kept = settings.needs, UpdateStats(), mini_batch.kept()
     completions, tokens = mini_batch.counted or (len(mini_batch.lengths), sum(mini_batch.lengths))
     for micro in micro_batches(kept.groups, limit, model.device):
@@ -243,7 +250,7 @@ def accumulate_gradients(
             dtype=torch.promote_types(model.dtype, torch.float32),
         ).to(model.device)
         reference_C = None
-        if reference is not None:
+        if reference is not None and settings.kl_in == "loss":
             with span("reference", micro.batch.input_tokens, micro.batch.target_tokens):
                 reference_C = reference.completion_logprobs(micro.batch, temperature)[0]
         trained_C, engine_C = micro.trained, micro.engine_logprobs(model.device)
@@ -361,6 +368,8 @@ def _record_terms(stats: UpdateStats, terms: LossTerms) -> None:
     if terms.weights_T is not None and terms.cut_T is not None:
         stats.add("weight", terms.weights_T)
         stats.add("cut", terms.cut_T)
+    if terms.masked_T is not None:
+        stats.add("masked", terms.masked_T)
 
 
 def _record_batch(

@@ -37,6 +37,8 @@ def pack(lane: MiniBatch) -> Arrays:
         **ragged("advantages", spread),
         **ragged("turns", [[end for turn in r.turns for end in (turn.start, turn.stop)] for r in rollouts], np.int64),
     }
+    if lane.beta is not None:
+        arrays["beta"] = np.array(lane.beta)
     if lane.old_logprobs is not None:
         arrays |= ragged("old", [values.cpu().numpy() for values in lane.old_logprobs])
     return arrays
@@ -51,7 +53,8 @@ def unpack(arrays: Arrays) -> MiniBatch:
         groups.append([_rollout(prompt, *values) for values in islice(of_each, size)])
     old = [torch.from_numpy(values) for values in rows_of(arrays, "old")] if "old" in arrays else None
     completions, tokens = arrays["counted"].tolist()
-    return MiniBatch(groups, old, counted=(completions, tokens))
+    beta = float(arrays["beta"]) if "beta" in arrays else None
+    return MiniBatch(groups, old, counted=(completions, tokens), beta=beta)
 
 
 def _rollout(prompt: Prompt, tokens: Any, logprobs: Any, advantages: Any, turns: Any) -> Rollout:

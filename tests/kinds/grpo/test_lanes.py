@@ -72,7 +72,7 @@ def test_a_lane_that_travels_as_arrays_has_the_same_bits(
     made = [[change(rollout) for rollout in group] for group in groups()]
     old = [v + 0.1 * i for i, v in enumerate(compute_logprobs(model, groups(), 1.0, 99))]
     optimizer, reference = MasterAdamW(model, chosen.optimizer), model.clone()
-    for lane in MiniBatch(made, old, [False, True, False, False]).lanes(2):
+    for lane in MiniBatch(made, old, [False, True, False, False], beta=0.25).lanes(2):
         here = accumulate_gradients(chosen, model, reference, lane, 3, 40)
         gradient = {n: g.clone() for n, g in optimizer.gradients().items()}
         torch._foreach_zero_(list(optimizer.gradients().values()))
@@ -98,6 +98,7 @@ READS = [
     ("algorithm.beta=0.1",),
     ("algorithm.type=gspo",),
     ("algorithm.aggregation=fixed",),
+    ("algorithm.off_policy_mask=0.1", "algorithm.epochs=2"),
     ("rollout.lag=1", "algorithm.correction=tis"),
 ]
 """Recipes that together read all that training ever reads."""
@@ -108,7 +109,7 @@ def test_what_training_reads_travels(checkpoint: Checkpoint, monkeypatch: pytest
     made = [[replace(in_turns(r), reward=1.5, outcomes={"a": None}) for r in group] for group in groups()]  # type: ignore[dict-item]
     model = decoder(checkpoint, torch.float32)
     old = [v + 0.1 for v in compute_logprobs(model, made, 1.0, 99)]
-    (lane,) = MiniBatch(made, old, [False, True, False, False]).lanes(1)
+    (lane,) = MiniBatch(made, old, [False, True, False, False], beta=0.25).lanes(1)
     read: dict[type, set[str]] = defaultdict(set)
     with monkeypatch.context() as patched:
         for kind in (MiniBatch, Rollout, Completion, Prompt, Problem, Turn):

@@ -63,7 +63,12 @@ def groups() -> list[list[Rollout]]:
 
 
 def gradients(
-    chosen: Recipe, checkpoint: Checkpoint, made: list[list[Rollout]], limit: int, skip: list[bool]
+    chosen: Recipe,
+    checkpoint: Checkpoint,
+    made: list[list[Rollout]],
+    limit: int,
+    skip: list[bool],
+    beta: float | None = None,
 ) -> tuple[float, dict[str, Tensor], dict[str, float]]:
     assert checkpoint.config is not None
     model = Decoder(checkpoint.config, checkpoint.tensors, torch.float64, "cpu")
@@ -78,7 +83,7 @@ def gradients(
         for old in compute_logprobs(model, made, 1.0, 10_000)
     ]
     optimizer = MasterAdamW(model, chosen.optimizer)
-    stats = accumulate_gradients(chosen, model, reference, MiniBatch(made, shaken, skip), 0, limit)
+    stats = accumulate_gradients(chosen, model, reference, MiniBatch(made, shaken, skip, beta=beta), 0, limit)
     return stats.loss, {k: g.clone() for k, g in optimizer.gradients().items()}, stats.metrics(chosen.algorithm)
 
 
@@ -199,9 +204,15 @@ def close(one: dict[str, Tensor], two: dict[str, Tensor], tolerance: float = 1e-
         assert (gradient - two[name]).abs().max() <= tolerance * scale, name
 
 
-@pytest.mark.parametrize("aggregation", ["sequence", "token", "fixed"])
-def test_micro_batches_change_nothing(checkpoint: Checkpoint, aggregation: str) -> None:
-    chosen, made = recipe(f"algorithm.aggregation={aggregation}", "algorithm.beta=0.1"), groups()
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *(f"aggregation={aggregation}" for aggregation in ("sequence", "token", "fixed")),
+        *("type=gmpo", "type=sapo", "kl=unbiased-k3", "off_policy_mask=0.1"),
+    ],
+)
+def test_micro_batches_change_nothing(checkpoint: Checkpoint, setting: str) -> None:
+    chosen, made = recipe(f"algorithm.{setting}", "algorithm.beta=0.1", "algorithm.epochs=2"), groups()
     results = [gradients(chosen, checkpoint, made, limit, [False] * 4) for limit in LIMITS]
     loss, whole, metrics = results[-1]
     assert abs(loss) > 1e-3
