@@ -9,6 +9,7 @@ Purpose = Literal[
     "rollout",  # (seed, batch, prompt, sample): a completion to train on
     "mini-batches",  # (seed, batch, epoch): the order in which a batch's groups are trained on
     "critic mini-batches",  # (seed, batch, epoch): the order in which a critic is trained on them
+    "covariance",  # (seed, step): which tokens Clip-Cov drops
     "evaluation",  # (seed, step, problem): a held-out completion during a run
     "eval stage",  # (seed, problem, sample): a completion of a stage `eval`
     "eval",  # (seed, benchmark, problem, sample): a completion of `rethink eval`

@@ -34,6 +34,10 @@ class Tokens:
     """[T] those that the engine sampled with, where they are needed."""
     reference_logprobs_T: Tensor | None = None
     """[T] under the reference model, where there is one."""
+    factor_T: Tensor | None = None
+    """[T] what the policy loss is multiplied by, where the mini-batch's tokens decide it (`selection.py`)."""
+    penalty_T: Tensor | None = None
+    """[T] weight of |log p - log p_old|, as well."""
     lengths_N: Tensor | None = None
     """[N] tokens of each completion, which sum to T; None where the tokens may be cut anywhere."""
 
@@ -101,6 +105,11 @@ def token_loss(tokens: Tokens, settings: AlgorithmSection) -> LossTerms:
     if settings.off_policy_mask is not None:
         masked_T = far_and_negative(tokens, settings.off_policy_mask)
         loss_T = torch.where(masked_T, 0.0, loss_T)
+    if tokens.factor_T is not None:
+        loss_T = tokens.factor_T * loss_T
+    if tokens.penalty_T is not None:
+        apart_T = at_least_fp32(tokens.logprobs_T) - at_least_fp32(tokens.old_logprobs_T)
+        loss_T = loss_T + tokens.penalty_T * apart_T.abs()
     reference_T = tokens.reference_logprobs_T
     if reference_T is None:
         if settings.kl_coefficient != 0:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from rethink.recipe.objective import CORRECTIONS, KL_ESTIMATORS, NEEDS, Objective, objectives
 from rethink.recipe.schema import AlgorithmSection
-from rethink.recipe.terms import ADVANTAGES, CONTROLLER, Option
+from rethink.recipe.terms import ADVANTAGES, CONTROLLER, COVARIANCES, Option
 from rethink.terminal import say
 
 _HEAD = """\
@@ -31,11 +31,12 @@ rethink train my.yaml algorithm.correction=tis algorithm.correction_cap=3
 
 The loss of a mini-batch is the sum over its tokens of
 
-    aggregation weight x (mask x correction x policy loss + beta x KL)
+    aggregation weight x (choice x mask x correction x policy loss + beta x KL + penalty - entropy_bonus x H)
 
 where the policy loss is the objective's, below. `A` is the advantage (`algorithm.advantage`), `p` the policy's
 probability of a token at the sampling temperature, `p_old` that of the policy that sampled, and `sg` stops the
-gradient. In a batch's first update `p_old` is `p` itself, so every ratio is 1.
+gradient. In a batch's first update `p_old` is `p` itself, so every ratio is 1. `H` is the entropy of the token's whole
+distribution (`algorithm.entropy_bonus`), whose gradient is exact and costs no pass.
 """
 
 _OWN = """
@@ -87,7 +88,7 @@ def page() -> str:
     lines += [_row(f"`{name}`", need.what, need.cost) for name, need in NEEDS.items()]
     for objective in objectives().values():
         lines += ["", f"## `{objective.name}`", "", *_of_one(objective)]
-    lines += ["", *_advantages(), "", *_critic(), "", *_kl(), "", *_corrections()]
+    lines += ["", *_advantages(), "", *_choices(), "", *_critic(), "", *_kl(), "", *_corrections()]
     return "\n".join(lines) + "\n" + _OWN.rstrip("\n")
 
 
@@ -182,6 +183,29 @@ def _advantages() -> Iterator[str]:
         yield _row(f"`{name}`", kind.formula, kind.source, str(kind.least_group), options)
     yield ""
     yield from _options({name: option for kind in ADVANTAGES.values() for name, option in kind.options.items()})
+
+
+def _choices() -> Iterator[str]:
+    yield from ("## Choices of tokens", "")
+    yield (
+        "What all tokens of a mini-batch decide together is computed before any gradient, in a pass of its own "
+        f"({NEEDS['mini-batch'].cost}), so that micro-batches and ranks change nothing. Groups that are left out for "
+        "want of advantages have no part in it, and a token that is dropped still counts in the aggregation's "
+        "denominators."
+    )
+    yield ""
+    yield (
+        "`algorithm.top_entropy` trains only the share of tokens that the policy is least sure of (Wang et al., arXiv "
+        "2506.01939: 0.2, with `dapo`). `algorithm.covariance` treats the tokens of high covariance, (log p - mean) * "
+        "(A - mean) over the mini-batch:"
+    )
+    yield from ("", "| covariance | what it does | source |", "|---|---|---|")
+    for name, way in COVARIANCES.items():
+        yield _row(f"`{name}`", way.meaning, way.source)
+    yield ""
+    yield from _options({name: option for way in COVARIANCES.values() for name, option in way.options.items()})
+    yield ""
+    yield "KL-Cov's authors clip no ratio beside it: `algorithm.clip_low=null algorithm.clip_high=null`."
 
 
 def _kl() -> Iterator[str]:

@@ -65,12 +65,18 @@ class ShardedDecoder:
         self._exchange = sharding.exchange
 
     def completion_loss(
-        self, batch: PackedBatch, objective: TokenObjective, temperature: float = 1.0, *, whole: bool = False
+        self,
+        batch: PackedBatch,
+        objective: TokenObjective,
+        temperature: float = 1.0,
+        *,
+        whole: bool = False,
+        bonus_C: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `LanguageModel`. The gradients are in the shards when this returns."""
 
         def call(decoder: Decoder) -> tuple[Tensor, Tensor, Tensor]:
-            return decoder.completion_loss(batch, objective, temperature, whole=whole)
+            return decoder.completion_loss(batch, objective, temperature, whole=whole, bonus_C=bonus_C)
 
         with self._exchange("a pass over the layers"):
             loss, logprobs_C, entropies_C = self.module(call)
@@ -103,11 +109,17 @@ class ShardedTransformers(TransformersModel):
         self._exchange = sharding.exchange
 
     def completion_loss(
-        self, batch: PackedBatch, objective: TokenObjective, temperature: float = 1.0, *, whole: bool = False
+        self,
+        batch: PackedBatch,
+        objective: TokenObjective,
+        temperature: float = 1.0,
+        *,
+        whole: bool = False,
+        bonus_C: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `LanguageModel`. The gradients are in the shards when this returns."""
         with self._exchange("a pass over the layers"):
-            return super().completion_loss(batch, objective, temperature, whole=whole)
+            return super().completion_loss(batch, objective, temperature, whole=whole, bonus_C=bonus_C)
 
     def _backward(
         self, logits_NV: Tensor, gradient_NV: Tensor, parameters: list[Tensor], sums: list[Tensor | None]

@@ -6,7 +6,7 @@ Axes: C target tokens, E hidden size, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +31,29 @@ TokenObjective = Callable[[Tensor, slice], Tensor]
 """(log-probabilities of a chunk, which targets they are) -> scalar loss of the chunk, differentiable."""
 
 
+class _Extra(NamedTuple):
+    """What the gradient of the head needs in some passes alone."""
+
+    kept: Tensor | None
+    """Where the weight's gradient is added at once."""
+    bonus_C: Tensor | None
+    """See `head_loss`."""
+
+
+class Slopes(NamedTuple):
+    """Slopes of a loss by what it reads of each target."""
+
+    coefficient_C: Tensor
+    """[C] by the log-probability."""
+    bonus_C: Tensor | None
+    """[C] minus the slope by the entropy; None: 0."""
+    entropies_C: Tensor
+
+    def part(self, of: slice) -> Slopes:
+        """Those of some targets."""
+        return Slopes(self.coefficient_C[of], None if self.bonus_C is None else self.bonus_C[of], self.entropies_C[of])
+
+
 @traced("head")
 def token_logprobs(
     hidden_CE: Tensor, weight_VE: Tensor, targets_C: Tensor, temperature: float = 1.0
@@ -52,8 +75,11 @@ def head_loss(
     objective: TokenObjective,
     temperature: float = 1.0,
     whole: bool = False,
+    bonus_C: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sum of `objective` over chunks of target log-probabilities, differentiable in hidden and weight.
+
+    With `bonus_C` [C] the entropy of each target's distribution, times the number there, is taken off the sum.
 
     The gradients are made chunk by chunk in the forward pass, while the chunk's logits are there, so nothing is
     computed twice. Where the weight has a `main_grad` and gradients are wanted, its gradient is added there at once,
@@ -67,7 +93,8 @@ def head_loss(
     if whole:
         objective = _at_once(objective, token_logprobs(hidden_CE, weight_VE, targets_C, temperature)[0])
     kept = main_grad(weight_VE) if torch.is_grad_enabled() and weight_VE.requires_grad else None
-    loss, logprobs, entropies = _HeadLoss.apply(hidden_CE, weight_VE, targets_C, objective, temperature, kept)  # type: ignore[no-untyped-call]
+    extra = _Extra(kept, bonus_C)
+    loss, logprobs, entropies = _HeadLoss.apply(hidden_CE, weight_VE, targets_C, objective, temperature, extra)  # type: ignore[no-untyped-call]
     return loss, logprobs, entropies
 
 
@@ -100,10 +127,10 @@ class _HeadLoss(torch.autograd.Function):
         targets: Tensor,
         objective: TokenObjective,
         temperature: float,
-        kept: Tensor | None,
+        extra: _Extra,
     ) -> tuple[Tensor, Tensor, Tensor]:
         logprobs, entropies = _empty(hidden, 2)
-        accurate = logprobs.dtype
+        accurate, (kept, bonus) = logprobs.dtype, extra
         grad_hidden = torch.zeros_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=accurate) if kept is None else kept
         logits_of, native = _logits_of(hidden, weight), ops.usable(hidden)
@@ -118,15 +145,17 @@ class _HeadLoss(torch.autograd.Function):
                 value = objective(leaf, chunk)
                 (coefficient,) = torch.autograd.grad(value, leaf)
             loss += value.detach()
+            terms = Slopes(coefficient, None if bonus is None else bonus[chunk], entropies[chunk])
+            if terms.bonus_C is not None:
+                loss -= (terms.bonus_C * terms.entropies_C).sum()
             if back is not None:
-                coefficient = coefficient.contiguous()  # that of a sum is one number, read again and again
-                slopes = ops.head_gradient(logits, targets[chunk], lse, coefficient, temperature, hidden.dtype)
+                slopes = _native_gradients(logits, lse, targets[chunk], terms, temperature, hidden.dtype)
                 wide = torch.empty(rows.shape)  # V products a sum: long enough to be cut, and so in fp32
                 ops.product(slopes, back, wide, ops.OUT_FP32)
                 grad_hidden[chunk] = wide
                 ops.product(slopes, ops.pack_now(rows, False), grad_weight, ops.OUT_ADD, transposed=True)
                 continue
-            _logits_to_gradients(logits, lse, targets[chunk], coefficient, temperature)
+            _logits_to_gradients(logits, lse, targets[chunk], terms, temperature, logits)
             grad_hidden[chunk] = logits @ weight
             grad_weight += logits.t() @ rows
         ctx.save_for_backward(grad_hidden)
@@ -196,15 +225,41 @@ def _chunk_logprobs(
     return lse_C
 
 
+def _native_gradients(
+    logits_CV: Tensor, lse_C: Tensor, targets_C: Tensor, slopes: Slopes, temperature: float, dtype: torch.dtype
+) -> Tensor:
+    """As `_logits_to_gradients`, of native logits and in their memory: fp32, or bf16 in the first half of each row."""
+    if slopes.bonus_C is None:
+        coefficient = slopes.coefficient_C.contiguous()  # that of a sum is one number, read again and again
+        return ops.head_gradient(logits_CV, targets_C, lse_C, coefficient, temperature, dtype)
+    out = logits_CV if dtype == torch.float32 else logits_CV.view(dtype)[:, : logits_CV.shape[1]]
+    _logits_to_gradients(logits_CV, lse_C, targets_C, slopes, temperature, out)
+    return out
+
+
 def _logits_to_gradients(
-    logits_CV: Tensor, lse_C: Tensor, targets_C: Tensor, coefficient_C: Tensor, temperature: float
+    logits_CV: Tensor, lse_C: Tensor, targets_C: Tensor, slopes: Slopes, temperature: float, out_CV: Tensor
 ) -> None:
-    """Overwrite logits with d loss / d logits = coefficient * (onehot - softmax) / temperature."""
+    """Write d loss / d logits to `out_CV`, which may be the memory of the logits; see `logits_gradient`."""
     for block in row_blocks(logits_CV, BLOCK_ROWS):
         scaled = logits_CV[block].to(lse_C.dtype)
         if temperature != 1.0:
             scaled /= temperature
-        scale = (coefficient_C[block] / temperature)[:, None]
-        gradient = scaled.sub_(lse_C[block, None]).exp_().mul_(-scale)
-        gradient.scatter_add_(1, targets_C[block, None], scale)
-        logits_CV[block] = gradient.to(logits_CV.dtype)
+        logprobs = scaled.sub_(lse_C[block, None])
+        out_CV[block] = logits_gradient(logprobs, targets_C[block], slopes.part(block), temperature).to(out_CV.dtype)
+
+
+def logits_gradient(logprobs_CV: Tensor, targets_C: Tensor, slopes: Slopes, temperature: float) -> Tensor:
+    """[C, V] d loss / d logits, in the memory of the log-probabilities of all tokens.
+
+    coefficient * (onehot - softmax) / temperature, and of the entropy, whose derivative is -p (log p + H),
+    bonus * p (log p + H) / temperature. A token of log-probability -inf has none.
+    """
+    scale = (slopes.coefficient_C / temperature)[:, None]
+    if slopes.bonus_C is None:
+        gradient = logprobs_CV.exp_().mul_(-scale)
+    else:
+        softmax = logprobs_CV.exp()
+        rising = (softmax * slopes.entropies_C[:, None]).sub_(torch.special.entr(softmax))
+        gradient = softmax.mul_(-scale).add_(rising.mul_((slopes.bonus_C / temperature)[:, None]))
+    return gradient.scatter_add_(1, targets_C[:, None], scale)

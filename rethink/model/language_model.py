@@ -30,9 +30,17 @@ class LanguageModel(Protocol):
         ...
 
     def completion_loss(
-        self, batch: PackedBatch, objective: TokenObjective, temperature: float = 1.0, *, whole: bool = False
+        self,
+        batch: PackedBatch,
+        objective: TokenObjective,
+        temperature: float = 1.0,
+        *,
+        whole: bool = False,
+        bonus_C: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Sum of the objective, with a graph; log-probabilities and entropies [C], detached.
+
+        With `bonus_C` [C] the entropy of each target's distribution, times the number there, is taken off the sum.
 
         The objective is called with parts of the targets, cut anywhere; with `whole`, only with whole completions,
         which may cost a second pass of the head.

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from rethink.errors import ModelError
-from rethink.kernels.head import TokenObjective
+from rethink.kernels.head import Slopes, TokenObjective, logits_gradient
 from rethink.model.decoder.packing import PackedBatch
 from rethink.model.loading import Checkpoint
 from rethink.model.notes import note_once
@@ -127,7 +127,13 @@ class TransformersModel:
         return logprobs_C, entropies_C
 
     def completion_loss(
-        self, batch: PackedBatch, objective: TokenObjective, temperature: float = 1.0, *, whole: bool = False
+        self,
+        batch: PackedBatch,
+        objective: TokenObjective,
+        temperature: float = 1.0,
+        *,
+        whole: bool = False,
+        bonus_C: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Sum of the objective over sequences, with a graph; log-probabilities and entropies [C], detached.
 
@@ -148,8 +154,11 @@ class TransformersModel:
             leaf = logprobs_N.clone().requires_grad_()
             value = objective(leaf, part)
             (coefficient_N,) = torch.autograd.grad(value, leaf)
+            slopes = Slopes(coefficient_N, None if bonus_C is None else bonus_C[part], entropies_C[part])
             total += value.detach()
-            gradient_NV = _logits_gradient(logits_NV.detach(), lse_N, targets_N, coefficient_N, temperature)
+            if slopes.bonus_C is not None:
+                total -= (slopes.bonus_C * slopes.entropies_C).sum()
+            gradient_NV = _logits_gradient(logits_NV.detach(), lse_N, targets_N, slopes, temperature)
             self._backward(logits_NV, gradient_NV, parameters, sums)
         loss: Tensor = _MadeGradients.apply(total, sums, *parameters)  # type: ignore[no-untyped-call]
         return loss, logprobs_C, entropies_C
@@ -299,15 +308,12 @@ def _token_terms(logits_NV: Tensor, targets_N: Tensor, temperature: float) -> tu
     return logprobs, entropies, lses
 
 
-def _logits_gradient(
-    logits_NV: Tensor, lse_N: Tensor, targets_N: Tensor, coefficient_N: Tensor, temperature: float
-) -> Tensor:
-    """Gradient [N, V] of a loss by the logits = coefficient * (onehot - softmax) / temperature."""
+def _logits_gradient(logits_NV: Tensor, lse_N: Tensor, targets_N: Tensor, slopes: Slopes, temperature: float) -> Tensor:
+    """Gradient [N, V] of a loss by the logits (`head.logits_gradient`)."""
     gradient_NV = torch.empty_like(logits_NV)
     for chunk in _chunks(len(targets_N)):
-        scale = (coefficient_N[chunk] / temperature)[:, None]
-        softmax = (_scaled(logits_NV[chunk], temperature) - lse_N[chunk, None]).exp_()
-        gradient_NV[chunk] = softmax.mul_(-scale).scatter_add_(1, targets_N[chunk, None], scale)
+        logprobs = _scaled(logits_NV[chunk], temperature) - lse_N[chunk, None]
+        gradient_NV[chunk] = logits_gradient(logprobs, targets_N[chunk], slopes.part(chunk), temperature)
     return gradient_NV
 
 

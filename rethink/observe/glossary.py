@@ -189,6 +189,9 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
             MetricInfo("policy/masked", "share", "Share of tokens that `algorithm.off_policy_mask` dropped. Only "
                        "with it.", "Below 0.1.", "Grows: the policy moves far in one batch; make fewer updates "
                        "per batch, or lower the learning rate.", _LOSS),
+            MetricInfo("policy/chosen", "share", "Share of tokens whose policy loss counts, of those computed. Only "
+                       "with `algorithm.top_entropy` or `algorithm.covariance`.",
+                       "`top_entropy`, or near 1 with `covariance`.", _NOTHING, _LOSS),
             MetricInfo("policy/lag", "batches", "Batches that were trained on between the policy that sampled and the "
                        "one that the batch is trained on. Only with `rollout.lag`.", "0 in the first batch, then up to "
                        "`rollout.lag`.", _NOTHING, _TRAIN),

@@ -16,12 +16,12 @@ from typing import Any, Literal, NamedTuple
 
 from rethink.errors import RecipeError
 from rethink.recipe.registry import registered
-from rethink.recipe.terms import ADVANTAGES, CONTROLLER, Option
+from rethink.recipe.terms import ADVANTAGES, CONTROLLER, COVARIANCES, Option
 
 ENTRY_POINTS = "rethink.objectives"
 """Group under which an installed package names its own objectives: `mine = "my_package.mine:OBJECTIVE"`."""
 
-Need = Literal["old", "engine", "reference", "values", "sequence"]
+Need = Literal["old", "engine", "reference", "values", "sequence", "mini-batch"]
 
 
 class Needed(NamedTuple):
@@ -54,6 +54,11 @@ NEEDS: Mapping[Need, Needed] = {
     ),
     "sequence": Needed(
         "sums over whole completions", "a second pass of the head an update, not of the body", head_passes=1
+    ),
+    "mini-batch": Needed(
+        "log-probabilities and entropies of all tokens of the mini-batch, before any gradient",
+        "a forward pass an update, without a graph; other trainer ranks do not share it",
+        passes=1,
     ),
 }
 """What an objective may need beside the policy's own log-probabilities."""
@@ -259,6 +264,7 @@ def _options(objective: Objective, values: Mapping[str, Any]) -> dict[str, float
     """The numbers of the objective and of all that it is combined with."""
     known = {**ADVANTAGES[values["advantage"]].options, **objective.options}
     known |= {} if values["kl_target"] is None else CONTROLLER
+    known |= {} if values["covariance"] == "none" else COVARIANCES[values["covariance"]].options
     for key, value in values["options"].items():
         option = known.get(key)
         if option is None:

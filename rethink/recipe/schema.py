@@ -370,6 +370,14 @@ class AlgorithmSection(Section):
     """Largest weight of the correction; None: its default (2; `mask`: 5)."""
     correction_floor: float | None = Field(default=None, ge=0)
     """Smallest weight that a mask keeps; None: its default (`mask`: 0.5; `sequence-mask`: 0)."""
+    entropy_bonus: float = Field(default=0.0, ge=0)
+    """Weight of the entropy (nats) of each token's distribution, which the loss then raises; 0: none."""
+    top_entropy: float = Field(default=1.0, gt=0, le=1)
+    """Share of a mini-batch's tokens, those of the highest entropy, that the policy loss trains (Wang et al., arXiv
+    2506.01939: 0.2); 1: all."""
+    covariance: Literal["none", "clip", "kl"] = "none"
+    """Treats the few tokens whose log-probability and advantage are high together, which drive the entropy down (Cui et
+    al., arXiv 2505.22617): `clip` drops some of them, `kl` holds them near the policy that sampled."""
     off_policy_mask: float | None = Field(default=None, gt=0)
     """Drops completions of negative advantage from the policy loss where log p_engine - log p is above this (nats, mean
     of the completion's tokens): DeepSeek-V3.2, which prints no value. None: none."""
@@ -413,11 +421,18 @@ class AlgorithmSection(Section):
             needs.add("values")
         if self.kl_coefficient > 0 and self.kl == "unbiased-k3":
             needs.add("old")
+        if self.top_entropy < 1 or self.covariance != "none":
+            needs |= {"mini-batch"} | ({"old"} if self.covariance == "kl" else set())
         if self.off_policy_mask is not None:
             needs |= {"engine", "sequence"}
         if self.correction != "none":
             needs |= {"old", "engine"} | ({"sequence"} if CORRECTIONS[self.correction].sequence else set())
         return frozenset(needs)
+
+    @property
+    def moves_all_groups(self) -> bool:
+        """Whether the loss has a gradient in groups without advantages, too."""
+        return self.kl_coefficient > 0 or self.entropy_bonus > 0
 
     @property
     def kl_coefficient(self) -> float:

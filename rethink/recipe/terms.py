@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,38 @@ ADVANTAGES: Mapping[str, Advantage] = {
     ),
 }
 """By the value of `algorithm.advantage`. A rollout without a reward takes no part and has the advantage 0."""
+
+
+class Covariance(NamedTuple):
+    """A way to treat the tokens that drive the entropy down: the value of `algorithm.covariance`."""
+
+    meaning: str
+    source: str
+    options: Mapping[str, Option]
+
+
+_COV_SHARE = Option(2e-4, "share of the mini-batch's tokens that are treated, at least one token", high=1)
+
+COVARIANCES: Mapping[str, Covariance] = {
+    "clip": Covariance(
+        "tokens whose covariance is between the bounds, drawn at random up to the share, have no policy loss",
+        "Clip-Cov (arXiv 2505.22617)",
+        {
+            "cov_share": _COV_SHARE,
+            "cov_low": Option(1.0, "tokens of a lower covariance are not drawn", low=-1e9),
+            "cov_high": Option(5.0, "tokens of a higher covariance are not drawn", low=-1e9),
+        },
+    ),
+    "kl": Covariance(
+        "the share of the highest covariance gets `cov_weight` times |log p - log p_old| added to its loss",
+        "KL-Cov (arXiv 2505.22617), with the estimate of the KL that its authors' code has",
+        {
+            "cov_share": _COV_SHARE,
+            "cov_weight": Option(1.0, "weight of the distance from the policy that sampled"),
+        },
+    ),
+}
+"""A token's covariance is (log p - mean) * (A - mean) over the mini-batch."""
 
 CONTROLLER: Mapping[str, Option] = {
     "kl_rate": Option(0.1, "how fast `beta` follows `kl_target`: K_beta of Ziegler et al. (arXiv 1909.08593)", high=5)

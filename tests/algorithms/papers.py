@@ -115,3 +115,8 @@ def success_weights(advantages: Callable[[Numbers], Numbers], size: int, p: floa
         found = advantages([1.0] * right + [0.0] * (size - right))
         total += chance * (math.fsum(found[:right]) / p - math.fsum(found[right:]) / (1 - p)) / size
     return total
+
+
+def covariances(logprobs: Numbers, advantages: Numbers) -> list[float]:
+    """Cui et al., arXiv 2505.22617: the centred product of each token."""
+    return [(x - mean(logprobs)) * (a - mean(advantages)) for x, a in zip(logprobs, advantages, strict=True)]

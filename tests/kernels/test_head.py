@@ -181,3 +181,32 @@ def test_a_kept_gradient_is_added_to_at_once() -> None:
     torch.testing.assert_close(kept.main_grad - 1, leaves[1].grad)  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError, match="cannot be scaled"):
         (2 * head_loss(other, kept, targets, objective)[0]).backward()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-5), (torch.bfloat16, 2e-2)]
+)
+def test_a_bonus_adds_the_gradient_of_the_entropy(
+    dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against autograd of the whole logits, in several chunks, with native kernels where there are any."""
+    monkeypatch.setattr(head, "CHUNK_ROWS", 3)
+    hidden, weight, targets = inputs(7, 32, 96)
+    hidden, weight = hidden.to(dtype), (weight / 4).to(dtype)
+    factors, bonus = torch.randn(2, 7, dtype=torch.float64)
+    bonus[2] = 0
+    ours = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
+    accurate = torch.promote_types(dtype, torch.float32)
+    weights = factors.to(accurate)
+    loss, *_ = head_loss(
+        *ours, targets, lambda logprobs, part: (weights[part] * logprobs).sum(), 0.7, bonus_C=bonus.to(accurate)
+    )
+    loss.backward()
+    exact = [hidden.double().requires_grad_(), weight.double().requires_grad_()]
+    logprobs, entropies = plain(*exact, targets, 0.7)
+    expected = (factors * logprobs - bonus * entropies).sum()
+    expected.backward()
+    for found, wanted in ((loss, expected), *((a.grad, b.grad) for a, b in zip(ours, exact, strict=True))):
+        assert found is not None
+        assert wanted is not None
+        assert (found.double() - wanted).abs().max() <= tolerance * wanted.abs().max()

@@ -210,7 +210,8 @@ def test_what_the_decoder_computes_is_the_same_here(tiny_folder: Callable[..., P
     batch = pack(some_groups())
     wanted, actual = decoder.completion_logprobs(batch, 0.8), model.completion_logprobs(batch, 0.8)
     torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-5)
-    losses = [each.completion_loss(batch, weighted(batch), 0.8)[0] for each in (model, decoder)]
+    bonus = torch.linspace(-0.1, 0.3, batch.target_tokens)
+    losses = [each.completion_loss(batch, weighted(batch), 0.8, bonus_C=bonus)[0] for each in (model, decoder)]
     torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=1e-5)
     for loss in losses:
         loss.backward()

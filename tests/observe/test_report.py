@@ -172,8 +172,8 @@ def test_charts_hold_the_metrics_of_every_step(finished: RunFolder) -> None:
     left_out = {"step", "batch", "tokens/trained", "tokens/total", "rollout/tokens", "rollout/reflection",
                 "rollout/reexamining", "rollout/corrected", "time/step", "time/exchange", "time/sync",  # parts
                 "policy/ratio_mean", "policy/ratio_max", "eval/accuracy_low", "eval/accuracy_high", "eval/truncated",
-                "eval/n", "eval/judged", "reward/<part>", "failure/<cause>",
-                "policy/correction", "policy/correction_cut", "policy/lag", "policy/beta", "policy/masked", "time/wait",
+                "eval/n", "eval/judged", "reward/<part>", "failure/<cause>", "time/wait",
+                *(f"policy/{name}" for name in ("correction", "correction_cut", "lag", "beta", "masked", "chosen")),
                 *(name for name in GLOSSARY if name.startswith("cluster/")),
                 # Fine-tuning and reward models have charts of their own, in their own reports.
                 "train/loss", "train/entropy", "train/tokens", "train/input_tokens", "train/epoch", "eval/loss",

@@ -17,5 +17,5 @@ OBJECTIVE = Objective(
     defaults={"aggregation": "token"},
     fixed={"advantage": GAE},
     notes="It needs the section `critic` (below), and works with `rollout.group_size: 1`. `beta` puts the KL into the "
-    "loss. The bonus for entropy of the paper's equation 9 is not there.",
+    "loss. The bonus for entropy of the paper's equation 9 is `entropy_bonus`.",
 )

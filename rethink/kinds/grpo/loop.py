@@ -22,6 +22,7 @@ from torch import Tensor
 
 from rethink.eval.heldout import evaluate
 from rethink.kernels.head import release_memory
+from rethink.kinds.grpo.choice import decided
 from rethink.kinds.grpo.collect import RolloutBatch, Sources
 from rethink.kinds.grpo.critic import Critic, judge, write_critic
 from rethink.kinds.grpo.feed import Feed
@@ -135,6 +136,7 @@ def update_policy(run: GRPO, batch: RolloutBatch, position: int) -> dict[str, fl
     """Gradients of a step's groups, and the update; the engine reads the same weights. Returns its metrics."""
     recipe, state = run.recipe, run.state
     chosen = mini_batch(run, batch, position)
+    chosen = decided(recipe, run.model, chosen, state.step, run.micro_batch_tokens)
     lanes = chosen.lanes(run.optimizer.lanes)
     compute = partial(
         accumulate_gradients,
@@ -211,7 +213,7 @@ def mini_batch(run: GRPO, batch: RolloutBatch, position: int) -> MiniBatch:
         if kept:
             groups.append([batch.groups[place][i] for i in kept])
             old_kept += [] if old is None else [old[g * size + i] for i in kept]
-            skip.append(algorithm.kl_coefficient == 0 and not _has_advantages(groups[-1]))
+            skip.append(not (algorithm.moves_all_groups or _has_advantages(groups[-1])))
     beta = run.penalty.beta if algorithm.kl_target is not None else None
     return MiniBatch(groups, None if old is None else old_kept, skip, beta=beta)
 

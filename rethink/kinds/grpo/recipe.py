@@ -296,6 +296,25 @@ def _algorithm(recipe: Recipe) -> Iterator[str]:
             "policy that sampled it, so nothing would ever be masked. Set `algorithm.mini_batches=2` or more, or "
             "remove it."
         )
+    if algorithm.covariance == "kl" and fresh:
+        yield (
+            "`algorithm.covariance` is `kl`, but each batch has one update, by the policy that sampled it, so the "
+            "distance from it is 0. Set `algorithm.mini_batches=2` or more, or use `algorithm.covariance=clip`."
+        )
+    chosen = [f"`algorithm.top_entropy={algorithm.top_entropy:g}`"] if algorithm.top_entropy < 1 else []
+    chosen += ["`algorithm.covariance=clip`"] if algorithm.covariance == "clip" else []
+    if chosen and "sequence" in objective_named(algorithm.type).needs:
+        yield (
+            f"{' and '.join(chosen)} takes single tokens out of the policy loss, but `algorithm.type={algorithm.type}` "
+            "has one ratio for a whole completion. Remove it, or choose a type whose ratio is of tokens, such as "
+            "`grpo`."
+        )
+    low, high = (algorithm.options.get(f"cov_{side}", 0) for side in ("low", "high"))
+    if low > high:
+        yield (
+            f"`algorithm.options.cov_low` {low:g} is above `algorithm.options.cov_high` {high:g}, so no token would be "
+            "drawn. The defaults are 1 and 5."
+        )
     if algorithm.kl_target is not None and algorithm.beta == 0:
         yield (
             f"`algorithm.kl_target` is {algorithm.kl_target:g}, but with `algorithm.beta` 0 there is no KL whose "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -43,6 +43,10 @@ class MiniBatch:
     """Groups to leave out of the computation, which the loss's denominators count; empty: none."""
     counted: tuple[int, int] | None = None
     """(completions, tokens) that the loss's denominators count, where these are not all that the update learns from."""
+    factors: Sequence[Tensor] | None = None
+    """[length] of each rollout, 0 where the mini-batch's choice takes the policy loss of the token (`choice.py`)."""
+    penalties: Sequence[Tensor] | None = None
+    """[length] of each rollout: weights of the distance from the policy that sampled."""
     beta: float | None = None
     """The KL coefficient, where it is not the recipe's."""
 
@@ -65,12 +69,18 @@ class MiniBatch:
 
     def part(self, places: Sequence[int]) -> MiniBatch:
         """The groups at these places; the loss's denominators stay."""
-        old, first = self.old_logprobs, [0, *accumulate(len(group) for group in self.groups)]
-        counted = self.counted or (len(self.lengths), sum(self.lengths))
+        first = [0, *accumulate(len(group) for group in self.groups)]
+        rollouts = [i for place in places for i in range(first[place], first[place + 1])]
+        old, factors, penalties = (
+            None if values is None else [values[i] for i in rollouts]
+            for values in (self.old_logprobs, self.factors, self.penalties)
+        )
         return MiniBatch(
             [self.groups[place] for place in places],
-            None if old is None else [old[i] for place in places for i in range(first[place], first[place + 1])],
-            counted=counted,
+            old,
+            counted=self.counted or (len(self.lengths), sum(self.lengths)),
+            factors=factors,
+            penalties=penalties,
             beta=self.beta,
         )
 
@@ -160,6 +170,8 @@ class UpdateStats:
             names["kl"] = "policy/kl"
         if settings.off_policy_mask is not None:
             names["masked"] = "policy/masked"
+        if "mini-batch" in settings.needs:
+            names["chosen"] = "policy/chosen"
         if settings.correction != "none":
             names |= {"weight": "policy/correction", "cut": "policy/correction_cut"}
         out = {"policy/loss": self.loss}
@@ -207,11 +219,18 @@ def _micro_batch(pending: list[tuple[PackedGroup, list[Rollout]]], first: int, d
 
 def compute_logprobs(model: LanguageModel, groups: Sequence[Group], temperature: float, limit: int) -> list[Tensor]:
     """Log-probabilities [length] of each rollout's tokens under a model, group after group; no graph."""
-    out: list[Tensor] = []
+    return [logprobs for logprobs, _ in compute_terms(model, groups, temperature, limit)]
+
+
+def compute_terms(
+    model: LanguageModel, groups: Sequence[Group], temperature: float, limit: int
+) -> list[tuple[Tensor, Tensor]]:
+    """As `compute_logprobs`, with the entropies [length] of the distributions that the tokens come from."""
+    out: list[tuple[Tensor, Tensor]] = []
     for micro in micro_batches(groups, limit, model.device):
         with span("old log-probabilities", micro.batch.input_tokens, micro.batch.target_tokens):
-            logprobs, _ = model.completion_logprobs(micro.batch, temperature)
-        out += logprobs.split(list(micro.batch.lengths))
+            terms = model.completion_logprobs(micro.batch, temperature)
+        out += zip(*(values.split(list(micro.batch.lengths)) for values in terms), strict=True)
     return out
 
 
@@ -253,27 +272,44 @@ def accumulate_gradients(
         if reference is not None and settings.kl_in == "loss":
             with span("reference", micro.batch.input_tokens, micro.batch.target_tokens):
                 reference_C = reference.completion_logprobs(micro.batch, temperature)[0]
-        trained_C, engine_C = micro.trained, micro.engine_logprobs(model.device)
-        known = Known(
-            _spread(weights, trained_C),
-            _advantages(micro, weights),
-            None if kept.old_logprobs is None else micro.joined(kept.old_logprobs).to(model.device),
-            engine_C if "engine" in needs else None,
-            reference_C,
-            micro.batch.lengths if "sequence" in needs else None,
-            trained_C,
-        )
+        known = _known(micro, kept, weights, reference_C, needs)
         objective = _objective(settings, stats, known)
         with span("forward", micro.batch.input_tokens, micro.batch.target_tokens):
             loss, logprobs_C, entropies_C = model.completion_loss(
-                micro.batch, objective, temperature, whole="sequence" in needs
+                micro.batch,
+                objective,
+                temperature,
+                whole="sequence" in needs,
+                bonus_C=settings.entropy_bonus * known.weights_C if settings.entropy_bonus else None,
             )
         value = _finite(loss, step)
         with span("backward"):
             loss.backward()
         stats.loss += value
-        _record_batch(stats, micro, logprobs_C, entropies_C, engine_C)
+        _record_batch(stats, micro, logprobs_C, entropies_C)
     return stats
+
+
+def _known(
+    micro: MicroBatch, mini_batch: MiniBatch, weights: Tensor, reference_C: Tensor | None, needs: Set[str]
+) -> Known:
+    """What is known of a micro-batch; `weights`: of its trained tokens."""
+    device, trained_C = weights.device, micro.trained
+    old_C, factor_C, penalty_C = (
+        None if values is None else micro.joined(values).to(device)
+        for values in (mini_batch.old_logprobs, mini_batch.factors, mini_batch.penalties)
+    )
+    return Known(
+        _spread(weights, trained_C),
+        _advantages(micro, weights),
+        old_C,
+        micro.engine_logprobs(device) if "engine" in needs else None,
+        reference_C,
+        micro.batch.lengths if "sequence" in needs else None,
+        trained_C,
+        None if factor_C is None else factor_C.to(weights.dtype),
+        None if penalty_C is None else penalty_C.to(weights.dtype),
+    )
 
 
 def _advantages(micro: MicroBatch, like: Tensor) -> Tensor:
@@ -310,18 +346,21 @@ class Known:
     """Tokens of each completion, where completions must be whole."""
     trained_C: Tensor | None = None
     """Which tokens are trained on; None: all."""
+    factor_C: Tensor | None = None
+    penalty_C: Tensor | None = None
 
     def tokens(self, logprobs: Tensor, part: slice) -> tuple[Tokens, Tensor]:
         """The trained ones of a part, and their weights."""
         use = slice(None) if self.trained_C is None else self.trained_C[part]
         old = logprobs.detach() if self.old_C is None else self.old_C[part]
-        engine, reference = (None if v is None else v[part][use] for v in (self.engine_C, self.reference_C))
+        known = (self.engine_C, self.reference_C, self.factor_C, self.penalty_C)
+        engine, reference, factor, penalty = (None if values is None else values[part][use] for values in known)
         lengths = self._lengths(part)
         if lengths is not None and self.trained_C is not None:
             lengths = torch.stack([one.sum() for one in self.trained_C[part].cpu().split(lengths.tolist())])
         lengths = None if lengths is None else lengths.to(logprobs.device)
-        tokens = Tokens(logprobs[use], old[use], self.advantages_C[part][use], engine, reference, lengths)
-        return tokens, self.weights_C[part][use]
+        here = (logprobs[use], old[use], self.advantages_C[part][use])
+        return Tokens(*here, engine, reference, factor, penalty, lengths), self.weights_C[part][use]
 
     def _lengths(self, part: slice) -> Tensor | None:
         """[N] lengths of the completions that a part holds."""
@@ -337,6 +376,8 @@ def _objective(settings: AlgorithmSection, stats: UpdateStats, known: Known) -> 
 
     def objective(logprobs: Tensor, part: slice) -> Tensor:
         tokens, weights = known.tokens(logprobs, part)
+        if tokens.factor_T is not None:
+            stats.add("chosen", tokens.factor_T)
         terms = token_loss(tokens, settings)
         _record_terms(stats, terms)
         return (weights * terms.loss_T).sum()
@@ -372,9 +413,8 @@ def _record_terms(stats: UpdateStats, terms: LossTerms) -> None:
         stats.add("masked", terms.masked_T)
 
 
-def _record_batch(
-    stats: UpdateStats, micro: MicroBatch, logprobs_C: Tensor, entropies_C: Tensor, engine_C: Tensor
-) -> None:
+def _record_batch(stats: UpdateStats, micro: MicroBatch, logprobs_C: Tensor, entropies_C: Tensor) -> None:
+    engine_C = micro.engine_logprobs(logprobs_C.device)
     if micro.trained is not None:
         kept = micro.trained
         engine_C, logprobs_C, entropies_C = engine_C[kept], logprobs_C[kept], entropies_C[kept]

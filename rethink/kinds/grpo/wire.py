@@ -39,8 +39,9 @@ def pack(lane: MiniBatch) -> Arrays:
     }
     if lane.beta is not None:
         arrays["beta"] = np.array(lane.beta)
-    if lane.old_logprobs is not None:
-        arrays |= ragged("old", [values.cpu().numpy() for values in lane.old_logprobs])
+    for name, rows in (("old", lane.old_logprobs), ("factors", lane.factors), ("penalties", lane.penalties)):
+        if rows is not None:
+            arrays |= ragged(name, [values.cpu().numpy() for values in rows])
     return arrays
 
 
@@ -51,10 +52,14 @@ def unpack(arrays: Arrays) -> MiniBatch:
     for ids, size in zip(rows_of(arrays, "prompts"), arrays["group sizes"].tolist(), strict=True):
         prompt = Prompt("", tuple(ids.tolist()))
         groups.append([_rollout(prompt, *values) for values in islice(of_each, size)])
-    old = [torch.from_numpy(values) for values in rows_of(arrays, "old")] if "old" in arrays else None
+    old, factors, penalties = (
+        [torch.from_numpy(values) for values in rows_of(arrays, name)] if name in arrays else None
+        for name in ("old", "factors", "penalties")
+    )
     completions, tokens = arrays["counted"].tolist()
     beta = float(arrays["beta"]) if "beta" in arrays else None
-    return MiniBatch(groups, old, counted=(completions, tokens), beta=beta)
+    counted = (completions, tokens)
+    return MiniBatch(groups, old, counted=counted, factors=factors, penalties=penalties, beta=beta)
 
 
 def _rollout(prompt: Prompt, tokens: Any, logprobs: Any, advantages: Any, turns: Any) -> Rollout:

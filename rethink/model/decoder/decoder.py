@@ -151,11 +151,17 @@ class Decoder:
             return token_logprobs(hidden, self.head, batch.targets_C, temperature)
 
     def completion_loss(
-        self, batch: PackedBatch, objective: TokenObjective, temperature: float = 1.0, *, whole: bool = False
+        self,
+        batch: PackedBatch,
+        objective: TokenObjective,
+        temperature: float = 1.0,
+        *,
+        whole: bool = False,
+        bonus_C: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss of the completions' tokens (see `head_loss`) with a graph; log-probabilities and entropies [C]."""
         hidden = self.hidden(batch).index_select(0, batch.head_rows_C)
-        return head_loss(hidden, self.head, batch.targets_C, objective, temperature, whole)
+        return head_loss(hidden, self.head, batch.targets_C, objective, temperature, whole, bonus_C)
 
     def logits(self, batch: PackedBatch) -> Tensor:
         """All logits [T, V]: for tests and small inputs, since this is V wide."""
