@@ -250,6 +250,8 @@ def _max_at_k(ordered_G: Tensor, k: int) -> Tensor:
 
 _KINDS: Mapping[str, Callable[[Scored, Mapping[str, float]], Tensor]] = {
     "none": _plain,
+    "moving-average": _plain,
+    "greedy": _plain,
     "batch": _plain,
     "mean-batch": _less_mean,
     "gpg": _with_signal,

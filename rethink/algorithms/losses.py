@@ -34,12 +34,12 @@ class Tokens:
     """[T] those that the engine sampled with, where they are needed."""
     reference_logprobs_T: Tensor | None = None
     """[T] under the reference model, where there is one."""
+    lengths_N: Tensor | None = None
+    """[N] tokens of each completion, which sum to T; None where the tokens may be cut anywhere."""
     factor_T: Tensor | None = None
     """[T] what the policy loss is multiplied by, where the mini-batch's tokens decide it (`selection.py`)."""
     penalty_T: Tensor | None = None
     """[T] weight of |log p - log p_old|, as well."""
-    lengths_N: Tensor | None = None
-    """[N] tokens of each completion, which sum to T; None where the tokens may be cut anywhere."""
 
     @property
     def lengths(self) -> Tensor:

@@ -340,12 +340,11 @@ class AlgorithmSection(Section):
     options: dict[str, float] = Field(default_factory=dict)
     """Numbers that only this objective, or what it is combined with, has; `docs/algorithms.md` says which."""
     advantage: Literal[
-        "std", "mean", "leave-one-out", "none", "batch", "mean-batch", "gpg", "max-rl", "gdpo", "pass-at-k", "max-at-k",
-        "gae",
+        "std", "mean", "leave-one-out", "none", "moving-average", "greedy", "batch", "mean-batch", "gpg", "max-rl",
+        "gdpo", "pass-at-k", "max-at-k", "gae",
     ] = "std"  # fmt: skip
-    """How rewards become advantages. `std`: (r - mean) / (std + 1e-6), std unbiased over the group; `mean`: r - mean;
-    `leave-one-out`: r - mean of the others; `none`: r; `gae`: of each token, against a critic (the section `critic`);
-    others: docs/algorithms.md."""
+    """How rewards become advantages; docs/algorithms.md has each. `std`: (r - mean) / (std + 1e-6), std unbiased over
+    the group; `leave-one-out`: r - mean of the others; `gae`: of each token, against a critic (section `critic`)."""
     aggregation: Literal["sequence", "token", "fixed"] = "sequence"
     """How token losses are averaged: within a completion, then over completions (the paper's 1/G); over all tokens; or
     by a fixed denominator (`fixed_denominator`)."""

@@ -51,6 +51,8 @@ class Advantage:
     each token's advantage loses the KL from that token on, which is the return of a token."""
     normalised: bool = False
     """Whether advantages are then normalised over all tokens of the rollout batch."""
+    outside: bool = False
+    """Whether rewards are compared with a baseline that is not of the group (`kinds/grpo/baseline.py`)."""
     over_batch: bool = False
     """Whether it depends on the other groups of the rollout batch."""
     kl_in_reward: bool = True
@@ -76,6 +78,20 @@ ADVANTAGES: Mapping[str, Advantage] = {
         "REINFORCE: Williams 1992, Simple Statistical Gradient-Following Algorithms",
         least_group=1,
         whole=False,
+    ),
+    "moving-average": Advantage(
+        "r - mean of the mean rewards of all rollout batches before; 0 before the first",
+        "moving average baseline of Ahmadian et al. (arXiv 2402.14740), over batches",
+        least_group=1,
+        whole=False,
+        outside=True,
+    ),
+    "greedy": Advantage(
+        "r - reward of the prompt's greedy completion, which is one more completion of each prompt",
+        "ReMax (arXiv 2310.10505)",
+        least_group=1,
+        whole=False,
+        outside=True,
     ),
     "batch": Advantage(
         "(r - mean) / (std + 1e-6) over all tokens of the rollout batch",

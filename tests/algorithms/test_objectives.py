@@ -316,7 +316,10 @@ def test_what_is_set_wins() -> None:
         (["algorithm.type=3"], ["`algorithm.type` is `3`; allowed are"]),
         (
             ["rollout.group_size=1"],
-            ["`algorithm.advantage=std` compares", "needs no group: `none`, `batch`; or a critic"],
+            [
+                "`algorithm.advantage=std` compares",
+                "needs no group: `none`, `moving-average`, `greedy`, `batch`; or a critic",
+            ],
         ),
         (["algorithm.type=pass-at-k", "algorithm.options.k=9"], ["`algorithm.options.k` is 9", "gives only 8"]),
         (["algorithm.type=pass-at-k", "algorithm.options.k=1.5"], ["allowed is a whole number of at least 1"]),

@@ -16,5 +16,5 @@ OBJECTIVE = Objective(
     defaults={"aggregation": "token", "kl": "k2"},
     fixed={**rloo.OBJECTIVE.fixed, "advantage": GAE},
     notes="It needs the section `critic` (below), and works with `rollout.group_size: 1`. The bonus for entropy of "
-    "A3C is not there.",
+    "A3C is `entropy_bonus`.",
 )

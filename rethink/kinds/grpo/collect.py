@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rethink.errors import SignalFailure
+from rethink.kinds.grpo import baseline
 from rethink.kinds.grpo.lag import sampled_by
 from rethink.kinds.grpo.positions import Positions
 from rethink.kinds.grpo.recipe import Recipe
@@ -46,6 +47,8 @@ class RolloutBatch:
     """By group: nothing that its advantages could be of, so no gradient: mostly rewards that are all equal."""
     trained: tuple[int, ...]
     """Places of the groups that are trained on."""
+    baselines: tuple[float | None, ...] = ()
+    """Of each group, where they are not of its own rollouts."""
     rounds: int = 1
     """Of sampling."""
     rollout_seconds: float = 0.0
@@ -99,15 +102,49 @@ def collect(recipe: Recipe, sources: Sources, folder: RunFolder, positions: Posi
     Raises:
         SignalFailure: too few of its groups have a signal.
     """
-    recorded = folder.read_rollouts(index)
+    recorded, size = folder.read_rollouts(index), recipe.rollout.group_size
     if recorded is not None:
-        return assemble(recipe, index, recorded)
-    batch = sample_rounds(recipe, sources, positions.before(index))
+        outside = ADVANTAGES[recipe.algorithm.advantage].outside
+        return assemble(recipe, index, recorded, baseline.recorded(folder, index, size) if outside else ())
+    batch = with_baselines(recipe, sources, folder, sample_rounds(recipe, sources, positions.before(index)))
     extra: dict[str, Any] = {"step": index * recipe.steps_per_batch + 1}
     if recipe.rollout.dynamic_sampling is not None:
         extra["trained"] = [place in batch.trained for place, group in enumerate(batch.groups) for _ in group]
-    folder.write_rollouts(index, batch.rollouts, extra, group_size=recipe.rollout.group_size)
+    if batch.baselines:
+        extra[baseline.COLUMN] = [value for value in batch.baselines for _ in range(size)]
+    folder.write_rollouts(index, batch.rollouts, extra, group_size=size)
     return batch
+
+
+def with_baselines(recipe: Recipe, sources: Sources, folder: RunFolder, batch: RolloutBatch) -> RolloutBatch:
+    """The batch with the baselines that its advantages need and that are not of its rollouts, and these advantages.
+
+    Raises:
+        RunFolderError: as `moving_average`.
+    """
+    of_kind = _BASELINES.get(recipe.algorithm.advantage)
+    if of_kind is None:
+        return batch
+    baselines, seconds = of_kind(recipe, sources, folder, batch)
+    again = assemble(recipe, batch.index, batch.rollouts, baselines)
+    return replace(again, rollout_seconds=batch.rollout_seconds + seconds, reward_seconds=batch.reward_seconds)
+
+
+def _moving_average(
+    recipe: Recipe, sources: Sources, folder: RunFolder, batch: RolloutBatch
+) -> tuple[list[float | None], float]:
+    return [baseline.moving_average(folder, batch.index)] * len(batch.groups), 0.0
+
+
+def _greedy(
+    recipe: Recipe, sources: Sources, folder: RunFolder, batch: RolloutBatch
+) -> tuple[list[float | None], float]:
+    step = batch.index * recipe.steps_per_batch
+    params = sampling_params(recipe.rollout, sources, step)
+    return baseline.greedy(sources.engine, sources.rubric, batch.groups, params, step)
+
+
+_BASELINES = {"moving-average": _moving_average, "greedy": _greedy}
 
 
 def sample_rounds(recipe: Recipe, sources: Sources, position: Position) -> RolloutBatch:
@@ -168,10 +205,13 @@ def plan(recipe: Recipe, sources: Sources, position: Position, places: range) ->
     return BatchPlan(index, step, asked, sampling_params(recipe.rollout, sources, step))
 
 
-def assemble(recipe: Recipe, index: int, rollouts: Sequence[Rollout]) -> RolloutBatch:
+def assemble(
+    recipe: Recipe, index: int, rollouts: Sequence[Rollout], baselines: Sequence[float | None] = ()
+) -> RolloutBatch:
     """The batch of these rollouts, in the order of its plans: advantages of the groups, and which are trained on.
 
     Advantages that are normalised over the batch are so over the groups that are trained on, and others have none.
+    Without the baselines that a kind of advantage needs there are none yet.
 
     Raises:
         RewardFailure: as `weighed`.
@@ -180,16 +220,19 @@ def assemble(recipe: Recipe, index: int, rollouts: Sequence[Rollout]) -> Rollout
     no_signal = tuple(without_signal(recipe, rollouts))
     rounds = rounds_of(no_signal, wanted, bounds.prompts_per_round or 0)
     trained, size = trained_places(no_signal, wanted), recipe.rollout.group_size
-    if not ADVANTAGES[recipe.algorithm.advantage].over_batch:
-        return RolloutBatch(index, weighed(recipe, rollouts), no_signal, trained, rounds)
+    kind = ADVANTAGES[recipe.algorithm.advantage]
+    if not kind.over_batch and not kind.outside:
+        return RolloutBatch(index, weighed(recipe, rollouts), no_signal, trained, rounds=rounds)
     groups = tuple(tuple(rollouts[i : i + size]) for i in range(0, len(rollouts), size))
-    return reweighed(recipe, RolloutBatch(index, groups, no_signal, trained, rounds))
+    batch = RolloutBatch(index, groups, no_signal, trained, tuple(baselines), rounds)
+    return batch if kind.outside and not baselines else reweighed(recipe, batch)
 
 
 def reweighed(recipe: Recipe, batch: RolloutBatch, penalties: Sequence[Tensor] | None = None) -> RolloutBatch:
     """The batch with advantages of the groups that are trained on alone; `penalties`: of their rollouts (`weighed`)."""
     rollouts = [rollout for group in batch.trained_groups for rollout in group]
-    groups = dict(zip(batch.trained, weighed(recipe, rollouts, penalties), strict=True))
+    baselines = [batch.baselines[place] for place in batch.trained] if batch.baselines else []
+    groups = dict(zip(batch.trained, weighed(recipe, rollouts, penalties, baselines), strict=True))
     return replace(batch, groups=tuple(groups.get(place, group) for place, group in enumerate(batch.groups)))
 
 

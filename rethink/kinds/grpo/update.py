@@ -360,7 +360,7 @@ class Known:
             lengths = torch.stack([one.sum() for one in self.trained_C[part].cpu().split(lengths.tolist())])
         lengths = None if lengths is None else lengths.to(logprobs.device)
         here = (logprobs[use], old[use], self.advantages_C[part][use])
-        return Tokens(*here, engine, reference, factor, penalty, lengths), self.weights_C[part][use]
+        return Tokens(*here, engine, reference, lengths, factor, penalty), self.weights_C[part][use]
 
     def _lengths(self, part: slice) -> Tensor | None:
         """[N] lengths of the completions that a part holds."""

@@ -33,7 +33,12 @@ def without_signal(recipe: Recipe, rollouts: Sequence[Rollout]) -> list[bool]:
     return (silent_P | _alike(recipe, rollouts)).tolist()
 
 
-def weighed(recipe: Recipe, rollouts: Sequence[Rollout], penalties: Sequence[Tensor] | None = None) -> Groups:
+def weighed(
+    recipe: Recipe,
+    rollouts: Sequence[Rollout],
+    penalties: Sequence[Tensor] | None = None,
+    baselines: Sequence[float | None] = (),
+) -> Groups:
     """The groups with their advantages, of which those that normalise over a batch do so over these rollouts.
 
     Args:
@@ -41,6 +46,8 @@ def weighed(recipe: Recipe, rollouts: Sequence[Rollout], penalties: Sequence[Ten
         rollouts: group after group.
         penalties: [T] of each rollout, beta times the KL of its tokens, where the KL is in the reward; tokens that the
             policy did not sample may hold anything.
+        baselines: of each group, where they are not of its own rollouts; a group whose baseline is None has no
+            advantages.
 
     Raises:
         RewardFailure: a reward is negative, and the kind of advantage cannot be of such a reward.
@@ -54,13 +61,17 @@ def weighed(recipe: Recipe, rollouts: Sequence[Rollout], penalties: Sequence[Ten
             "divides by the mean reward of a group, so rewards must be 0 or more. Start anew with rewards that are, or "
             "with another advantage"
         )
+    if kind.outside:
+        given_PG, known_PG = _table([value for value in baselines for _ in range(size)], size)
+        rewards_PG, valid_PG = rewards_PG - given_PG, valid_PG & known_PG
     if penalties is not None and kind.whole:
         sums = [float(p[r.trained].sum()) for p, r in zip(penalties, rollouts, strict=True)]
         rewards_PG -= torch.tensor(sums, dtype=torch.float64).view(-1, size)
     scored = Scored(rewards_PG, valid_PG, *(_scores(recipe, rollouts) if kind.by_part else ()))
     advantages_PG = batch_advantages(scored, algorithm.advantage, algorithm.options)
     advantages = advantages_PG.masked_fill(_alike(recipe, rollouts)[:, None], 0.0).reshape(-1).tolist()
-    of_tokens = _of_tokens(algorithm, rollouts, advantages, None if kind.whole else penalties)
+    scored_N = valid_PG.reshape(-1).tolist()
+    of_tokens = _of_tokens(algorithm, rollouts, advantages, scored_N, None if kind.whole else penalties)
     found = [replace(r, advantage=a) for r, a in zip(rollouts, of_tokens or advantages, strict=True)]
     return tuple(tuple(found[i : i + size]) for i in range(0, len(found), size))
 
@@ -92,6 +103,7 @@ def _of_tokens(
     algorithm: AlgorithmSection,
     rollouts: Sequence[Rollout],
     advantages: Sequence[float],
+    scored_N: Sequence[bool],
     penalties: Sequence[Tensor] | None,
 ) -> list[float | np.ndarray[Any, Any]] | None:
     """The advantages of each rollout or of its tokens, where penalties or a normalisation change them; else None.
@@ -105,7 +117,7 @@ def _of_tokens(
     found = [torch.full((int(t.sum()),), a, dtype=torch.float64) for t, a in zip(trained, advantages, strict=True)]
     if penalties is not None:
         found = [returns(a, p[t]) for a, p, t in zip(advantages, penalties, trained, strict=True)]
-    scored = [place for place, rollout in enumerate(rollouts) if rollout.reward is not None]
+    scored = [place for place, known in enumerate(scored_N) if known]
     kept = [found[place] for place in scored]
     of_scored = dict(zip(scored, normalised(kept) if over_batch else kept, strict=True))
     spread: list[float | np.ndarray[Any, Any]] = [0.0] * len(rollouts)
