@@ -119,6 +119,15 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
                        "`rollout.dynamic_sampling`.", "Well below `max_rounds`.",
                        "At `max_rounds`, the batch may have too few groups with a signal: see `rollout/no_signal`.",
                        _TRAIN),
+            MetricInfo("problems/below", "problems", "Problems whose pass rate, when last measured, was below the "
+                       "bounds of `tasks.N.difficulty`. Only with these bounds, as the next two.",
+                       "Falls as the policy learns.", "Most of the problems: they are too hard; see "
+                       "`rollout/no_signal`.", _TRAIN),
+            MetricInfo("problems/within", "problems", "Problems whose pass rate was within these bounds.",
+                       "Most of the problems.", "Few are left to learn from: widen the bounds, or add problems.",
+                       _TRAIN),
+            MetricInfo("problems/above", "problems", "Problems whose pass rate was above these bounds.",
+                       "Rises as the policy learns.", "Nearly all: the task is mastered; add harder problems.", _TRAIN),
             MetricInfo("rollout/reflection", "words per 1,000 words", "Words of reflection (such as \"wait\", "
                        "\"let me check\") per 1,000 words of completion text.",
                        "Low for small models. A rise together with accuracy is the paper's aha moment.",

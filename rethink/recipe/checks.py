@@ -47,6 +47,7 @@ def section_contradictions(
     yield from _rewards(reward, steps)
     yield from _sources(tasks, reward, steps)
     yield from _tasks(tasks)
+    yield from _difficulty(tasks, reward, steps)
     yield from _model(model, prompt, limits)
     yield from _prompt(prompt)
 
@@ -225,6 +226,25 @@ def _sources(tasks: Sequence[TaskSource], reward: RewardSection, steps: int | No
                 return
 
 
+def _difficulty(tasks: Sequence[TaskSource], reward: RewardSection, steps: int | None) -> Iterator[str]:
+    """Bounds of a pass rate that leave something out, and that something measures."""
+    for index, task in enumerate(tasks):
+        key, bounds = f"`tasks.{index}.difficulty", task.difficulty
+        if bounds is None:
+            continue
+        if steps is None:
+            yield f"{key}` chooses problems by what training sampled before, and this run does not train. Remove it."
+        if bounds.low > bounds.high:
+            yield f"{key}.low` {bounds.low:g} is above `high` {bounds.high:g}, so that every problem would be left out."
+        if bounds.low == 0 and bounds.high == 1:
+            yield f"{key}` has the bounds 0 and 1, which leave out no problem. Narrow them, or remove it."
+        if bounds.reward not in reward.names_for(task):
+            yield (
+                f"{key}.reward` is `{bounds.reward}`, which does not score the problems of `tasks.{index}`. Use "
+                f"{_listed(reward.names_for(task), 'or')}."
+            )
+
+
 def check_prompt(prompt: PromptSection) -> None:
     """Refuse a prompt section whose values contradict each other, for those who have no whole recipe.
 
@@ -264,6 +284,7 @@ _APPLIES_TO = {
     "split": ("hub",),
     "config": ("hub",),
     "held_out": ("jsonl", "hub"),
+    "difficulty": ("jsonl", "hub", "python"),
 }
 """Which kinds of source read a field; the others would ignore it."""
 

@@ -10,28 +10,13 @@ when it is loaded, still before anything slow.
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class Counts(Enum):
-    """When a field is part of what a run is (`identity.py`), where that is not always; written at the field."""
-
-    NEVER = "never"
-    """It changes no result: it is in no hash, and may differ on resume."""
-    WHEN_NEW = "when new"
-    """It is in the hash, and may differ on resume, since what was done up to there is the same: how far to go, how
-    often to evaluate, how long a reward may take."""
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
-    )
+from rethink.recipe.choosing import DifficultySection, DynamicSampling
+from rethink.recipe.section import Counts as Counts
+from rethink.recipe.section import Section as Section
 
 
 class MixtureOfExperts(Section):
@@ -152,6 +137,9 @@ class TaskSource(Section):
     """Share in the mixture, relative to the other sources."""
     curriculum: tuple[CurriculumStage, ...] = ()
     """Changes by step. Held-out problems use the last stage."""
+    difficulty: DifficultySection | None = None
+    """Bounds of the measured pass rate outside which a problem is left out for some epochs (`jsonl`, `hub`, `python`);
+    `{}` takes the default bounds. None: every problem is asked once an epoch."""
     question_key: str = "question"
     """Key of the question (`jsonl`, `hub`, `python`)."""
     answer_key: str = "answer"
@@ -178,24 +166,6 @@ class TaskSource(Section):
         """Weight in the mixture at a step, by the curriculum."""
         changes = [stage.weight for stage in self.curriculum if stage.step <= step and stage.weight is not None]
         return changes[-1] if changes else self.weight
-
-
-class DynamicSampling(Section):
-    """Sampling of further problems in place of groups without signal, whose rewards are all equal (DAPO, arXiv
-    2503.14476, section 3.2). Each further round of a batch asks new problems.
-    """
-
-    max_rounds: Annotated[int, Counts.WHEN_NEW] = Field(default=10, gt=0)
-    """Most rounds of sampling for a batch, the first one included."""
-    when_short: Annotated[Literal["stop", "fill"], Counts.WHEN_NEW] = "stop"
-    """What to do if that does not give enough groups. `stop`: stop the run, which can be resumed; `fill`: fill up the
-    batch with groups without signal, which give no gradient."""
-    prompts_per_round: int | None = Field(default=None, gt=0)
-    """Least number of prompts in a round. More than are missing may save a round; groups with signal that are then left
-    over are not trained on. None: as many prompts as groups are missing."""
-    reward: str | None = None
-    """Name of the reward function whose scores must differ within a group, such as `accuracy`, in addition to the
-    rewards; None: the rewards alone."""
 
 
 class RolloutSection(Section):

@@ -6,13 +6,14 @@ Everything is a function of (tasks, seed, position): a resumed run draws what th
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import NamedTuple
 
 from rethink.errors import TaskError
 from rethink.recipe.checks import needs_gold
+from rethink.recipe.choosing import DifficultySection
 from rethink.recipe.schema import RewardSection, TaskSource
 from rethink.seeds import draw
 from rethink.tasks.gym.problems import GymSource
@@ -30,13 +31,23 @@ _BUILDERS: Mapping[str, Callable[[str, TaskSource, int, bool], Source]] = {
 }
 
 
+class Measured(NamedTuple):
+    """How often a problem was solved when it was last asked."""
+
+    rate: float
+    epoch: int
+    """Of its source."""
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """Where the problems of a rollout batch begin."""
 
     batch: int
     taken: tuple[int, ...]
-    """Problems that each source has given before it, in the order of `tasks`."""
+    """Problems that each source has given or left out before it, in the order of `tasks`."""
+    measured: Mapping[str, Measured] = field(default_factory=dict)
+    """By problem's id; of sources that choose by it (`tasks.N.difficulty`)."""
 
 
 class TaskMix:
@@ -76,10 +87,24 @@ class TaskMix:
         """Of the first batch."""
         return Position(0, (0,) * len(self._sources))
 
-    def after(self, position: Position, number: int, step: int) -> Position:
-        """Where the next batch begins, once `number` problems were drawn for this one, whose first update is `step`."""
-        drawn = Counter(self._choices(position.batch, number, step))
-        return Position(position.batch + 1, tuple(n + drawn[source] for source, n in enumerate(position.taken)))
+    def after(self, position: Position, number: int, step: int, rates: Mapping[str, float] | None = None) -> Position:
+        """Where the next batch begins.
+
+        Args:
+            position: of this batch.
+            number: of problems that were drawn for it.
+            step: its first update.
+            rates: measured pass rates of its problems, by id.
+        """
+        taken, measured = list(position.taken), dict(position.measured)
+        for chosen, count in self._walk(position, number, step):
+            taken[chosen] = count + 1
+            source = self._sources[chosen]
+            if rates and isinstance(source, RowSource):
+                name, epoch = source.place(count, self._trains(source))
+                if name in rates:
+                    measured[name] = Measured(rates[name], epoch)
+        return Position(position.batch + 1, tuple(taken), measured)
 
     def problems(self, position: Position, places: range, step: int) -> list[Problem]:
         """The problems at some places of a batch: however many are drawn, each has its place.
@@ -87,13 +112,29 @@ class TaskMix:
         Raises:
             TaskError: a source has no problem for training.
         """
-        problems, taken = [], list(position.taken)
-        for place, chosen in enumerate(self._choices(position.batch, places.stop, step)):
-            if place in places:
-                source = self._sources[chosen]
-                problems.append(source.train_problem(taken[chosen], step, self._trains(source)))
-            taken[chosen] += 1
-        return problems
+        return [
+            self._sources[chosen].train_problem(count, step, self._trains(self._sources[chosen]))
+            for place, (chosen, count) in enumerate(self._walk(position, places.stop, step))
+            if place in places
+        ]
+
+    def _walk(self, position: Position, number: int, step: int) -> Iterator[tuple[int, int]]:
+        """(source, which of its problems) at each place of a batch."""
+        taken = list(position.taken)
+        for chosen in self._choices(position.batch, number, step):
+            source, bounds, count = self._sources[chosen], self._tasks[chosen].difficulty, taken[chosen]
+            if bounds is not None and isinstance(source, RowSource):
+                while self._left_out(source, bounds, count, position.measured):
+                    count += 1
+            taken[chosen] = count + 1
+            yield chosen, count
+
+    def _left_out(
+        self, source: RowSource, bounds: DifficultySection, count: int, measured: Mapping[str, Measured]
+    ) -> bool:
+        name, epoch = source.place(count, self._trains(source))
+        found = measured.get(name)
+        return found is not None and bounds.leaves_out(found.rate, epoch - found.epoch)
 
     def train_batch(self, index: int, number: int, step: int) -> list[Problem]:
         """The problems of batch `index`, whose first update is `step`, where each batch has `number` of them.

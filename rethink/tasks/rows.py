@@ -76,6 +76,16 @@ class RowSource:
 
     def train_problem(self, count: int, step: int, keeps: KeepsKey) -> Problem:
         """See `Source`. Each epoch visits every allowed row once, in an order of its own."""
+        row = self._row_at(count, keeps)[1]
+        return self._problem(self._rows[row], self._name_of(row))
+
+    def place(self, count: int, keeps: KeepsKey) -> tuple[str, int]:
+        """(id, epoch) of the `count`-th problem for training. Raises as `train_problem`."""
+        epoch, row = self._row_at(count, keeps)
+        return self._name_of(row), epoch
+
+    def _row_at(self, count: int, keeps: KeepsKey) -> tuple[int, int]:
+        """(epoch, row)."""
         if self._allowed is None:
             self._allowed = [i for i, key in enumerate(self._keys) if keeps(key)]
         if not self._allowed:
@@ -88,14 +98,16 @@ class RowSource:
             order = list(self._allowed)
             random.Random(draw("source", self._seed, self.name, "epoch", epoch)).shuffle(order)
             self._order = (epoch, order)
-        row = self._order[1][place]
-        return self._problem(self._rows[row], f"{self.name}/train/{row}")
+        return epoch, self._order[1][place]
+
+    def _name_of(self, row: int) -> str:
+        return f"{self.name}/train/{row}"
 
     def train_rows(self, wanted: Callable[[str], bool], keeps: KeepsKey) -> Iterator[Problem]:
         """Every problem for training whose question is wanted, in the order of the file."""
         for i, row in enumerate(self._rows):
             if wanted(row.question) and keeps(self._keys[i]):
-                yield self._problem(row, f"{self.name}/train/{i}")
+                yield self._problem(row, self._name_of(i))
 
     def held_out(self, keeps: KeepsKey) -> Iterator[Problem]:
         """See `Source`. A separate file is taken whole; otherwise what the hash holds out. No question twice."""

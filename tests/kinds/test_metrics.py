@@ -16,7 +16,7 @@ from rethink.store.run_folder import RunFolder
 
 RECIPES = {
     "grpo": """\
-tasks: [{{kind: reasoning-gym, name: chain_sum, params: {{min_terms: 2, max_terms: 2, max_digits: 1}}}}]
+tasks: [{{kind: jsonl, name: {folder}/sums.jsonl, difficulty: {{}}}}]
 prompt: {{template: raw, instruction: "{{question}}"}}
 rollout: {{prompts_per_batch: 2, group_size: 2, max_new_tokens: 4, kv_budget_gb: 0.1, lag: 1,
   dynamic_sampling: {{when_short: fill}}}}

@@ -111,6 +111,7 @@ def one_step(run: GRPO) -> dict[str, float]:
             run.batch, judged = judge(run.critic, run.batch)
             row |= judged
     row |= batch_metrics(run.batch, recipe, sampled_now=position == 0) | run.sources.engine.metrics()
+    row |= run.feed.positions.metrics(index)
     if recipe.rollout.lag:
         row |= {"policy/lag": index - sampled_by(index, recipe.rollout.lag), "time/wait": waited}
 

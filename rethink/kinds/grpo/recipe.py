@@ -108,6 +108,11 @@ class Recipe(AskingRecipe, TrainingRecipe):
         """Optimizer updates that share one rollout batch."""
         return self.algorithm.mini_batches * self.algorithm.epochs
 
+    @property
+    def order_follows(self) -> bool:
+        """Whether which problems a batch asks depends on what earlier batches sampled."""
+        return self.rollout.dynamic_sampling is not None or any(task.difficulty is not None for task in self.tasks)
+
     def token_limits(self) -> dict[str, int]:
         """Every token limit that holds at some step of this run, by its key."""
         limit, evaluation = self.rollout.max_new_tokens, self.evaluation

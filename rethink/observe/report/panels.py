@@ -51,6 +51,8 @@ _PLANS = (
           (("rollout/truncated", "truncated"), ("rollout/repeated", "repeated text")), "share", from_zero=True),
     ChartPlan("Groups without signal", (("rollout/no_signal", "share of groups"),), "share", from_zero=True),
     ChartPlan("Dynamic sampling", (("rollout/groups", "groups"), ("rollout/rounds", "rounds*")), from_zero=True),
+    ChartPlan("Problems by pass rate", (("problems/below", "below the bounds"), ("problems/within", "within"),
+                             ("problems/above", "above")), smooth=False, from_zero=True),
     ChartPlan("KL from the reference", (("policy/kl", "KL"),), unit="nats per token"),
     ChartPlan("Entropy", (("policy/entropy", "entropy"),), unit="nats per token", from_zero=True),
     ChartPlan("Clip fraction", (("policy/clip_low", "lower bound"), ("policy/clip_high", "upper bound")), "share",
