@@ -53,6 +53,8 @@ class Advantage:
     """Whether advantages are then normalised over all tokens of the rollout batch."""
     outside: bool = False
     """Whether rewards are compared with a baseline that is not of the group (`kinds/grpo/baseline.py`)."""
+    further_completions: int = 0
+    """Of each prompt, sampled for the baseline and not trained on."""
     over_batch: bool = False
     """Whether it depends on the other groups of the rollout batch."""
     kl_in_reward: bool = True
@@ -92,6 +94,7 @@ ADVANTAGES: Mapping[str, Advantage] = {
         least_group=1,
         whole=False,
         outside=True,
+        further_completions=1,
     ),
     "batch": Advantage(
         "(r - mean) / (std + 1e-6) over all tokens of the rollout batch",

@@ -13,15 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from rethink.algorithms import advantages, aggregation, kl, losses
+from rethink.algorithms import advantages, aggregation, kl, losses, selection
 from rethink.algorithms.precision import probability_ratio
 from tests.paths import SHARED_DATA, vector_params, vectors
 
 VECTORS = SHARED_DATA / "conformance/grpo_numerics.jsonl"
 
-NOT_APPLICABLE = {
-    "num-042": "loss on high-entropy tokens only: not part of GRPO",
-}
+NOT_APPLICABLE: dict[str, str] = {}
 
 Outputs = dict[str, Tensor]
 
@@ -114,6 +112,14 @@ def group_std(row: dict[str, Any]) -> Outputs:
     return {"adv": advantages.group_advantages(tensors(row)["rewards"][None], "std")[0]}
 
 
+def high_entropy(row: dict[str, Any]) -> Outputs:
+    """Upstream's quantile is the share that is left out; ours the share that is kept, of the tokens there are."""
+    x = tensors(row)
+    there = x["mask"].bool()
+    kept = selection.highest(x["entropies"][there], 1 - row["params"]["threshold_quantile"])
+    return {"mask": x["mask"].masked_scatter(there, kept.double())}
+
+
 def max_rl(row: dict[str, Any]) -> Outputs:
     rewards = tensors(row)["rewards"][None]
     return {"adv": advantages.batch_advantages(advantages.Scored(rewards, rewards >= 0), "max-rl", {})[0]}
@@ -175,6 +181,7 @@ HANDLERS: dict[str, Callable[[dict[str, Any]], Outputs]] = {
     "num-032": dual_clip,
     "num-033": cispo,
     "num-036": kl_in_reward,
+    "num-042": high_entropy,
 }
 
 EXPECTED_LEFT_OUT = {"num-026": {"std"}, "num-027": {"std"}, "num-029": {"std"}}

@@ -34,6 +34,7 @@ from rethink.plan.estimate import (
 )
 from rethink.recipe.objective import NEEDS
 from rethink.recipe.schema import ModelShape
+from rethink.recipe.terms import ADVANTAGES
 from rethink.rollout.engines import takes_own_copy
 
 
@@ -174,6 +175,8 @@ def _phase(
     """
     shape, critic = shapes
     matrices, attention = batch.forward(shape)
+    further = ADVANTAGES[recipe.algorithm.advantage].further_completions
+    sampled = replace(batch, group=batch.group + further).forward(shape)
     needed = [need for name, need in NEEDS.items() if name in recipe.algorithm.needs]
     passes = recipe.algorithm.epochs * (3 + sum(need.passes for need in needed))
     training = passes * matrices + recipe.algorithm.epochs * sum(need.head_passes for need in needed) * batch.head(
@@ -186,7 +189,7 @@ def _phase(
         trained_attention += judging * batch.forward(critic)[1]
     seconds = overlapped = None
     if rates is not None:
-        decoding = (matrices + attention) / rates.decoding
+        decoding = sum(sampled) / rates.decoding
         trained = (training + trained_attention) / rates.training
         seconds = (decoding + trained) / recipe.steps_per_batch
         overlapped = max(decoding, trained) / recipe.steps_per_batch if recipe.rollout.lag else None
@@ -197,9 +200,9 @@ def _phase(
         completion_tokens=batch.completion,
         prompt_tokens_batch=batch.prompt_tokens,
         completion_tokens_batch=batch.completion_tokens,
-        decoding_flops=matrices,
+        decoding_flops=sampled[0],
         training_flops=training,
-        attention_flops_decoding=attention,
+        attention_flops_decoding=sampled[1],
         attention_flops_training=trained_attention,
         seconds_per_step=seconds,
         seconds_overlapped=overlapped,
