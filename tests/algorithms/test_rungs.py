@@ -257,7 +257,7 @@ def test_the_unbiased_kl_has_the_gradient_of_the_kl_off_policy() -> None:
 def test_far_completions_of_negative_advantage_are_masked() -> None:
     """DeepSeek-V3.2: mean log p_engine - log p above the bound; the KL stays."""
     new = f64([-2.0, -2.5, -1.0, -1.0, -2.0, -2.5]).requires_grad_()
-    engine = f64([-1.0, -1.5, -0.95, -1.0, -1.0, -1.5])
+    engine = f64([-1.0, -1.5, -0.9, -0.95, -1.0, -1.5])
     advantages = f64([-1.0, -1.0, -1.0, -1.0, 1.0, 1.0])
     tokens = Tokens(new, new.detach(), advantages, engine, new.detach() - 0.5, torch.tensor([2, 2, 2]))
     terms = token_loss(tokens, AlgorithmSection(off_policy_mask=0.1, beta=0.25, kl="k2"))
