@@ -228,3 +228,23 @@ def test_an_objective_outside_the_package_trains(
     shown = capsys.readouterr().out
     assert "-scale A log p" in shown
     assert "options.scale: factor of the advantages (default 1)" in shown
+
+
+TERMS = {
+    "entropy": "{entropy_bonus: 0.01, top_entropy: 0.2}",
+    "covariance": "{covariance: kl, mini_batches: 2, options: {cov_share: 0.1}}",
+    "clip-cov": "{type: dapo, covariance: clip}",
+    "mask": "{off_policy_mask: 0.001, epochs: 2, beta: 0.05, kl: unbiased-k3}",
+    "adaptive": "{type: reinforce, advantage: leave-one-out, beta: 0.05, kl_in: reward, kl_target: 1}",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*(o.name for o in objectives().values() if "values" not in o.needs), *TERMS])
+def test_every_method_trains(run: Callable[..., Any], tmp_path: Path, name: str) -> None:
+    k = ", options: {k: 2}" if name == "pass-at-k" else ""
+    algorithm = TERMS.get(name, f"{{type: {name}{k}}}")
+    run(tmp_path / "out", *SHORT[:5], f"algorithm={algorithm}", "steps=3")
+    rows = RunFolder.open(tmp_path / "out").metrics()[1:]
+    assert all(row["optimizer/grad_norm"] > 0 for row in rows)
+    assert all(describe(metric) for row in rows for metric in row)
