@@ -27,6 +27,7 @@ Purpose = Literal[
     "conversations",  # (seed, what, …): the order of conversations to train on
     "reward model",  # (seed, epoch): the order of pairs
     "replay",  # (seed): which earlier pairs are trained on again
+    "preferences",  # (seed, epoch): the order of preferences; (seed, "kl"): which answers stand for others
     "round",  # (seed, round): the seed of an iteration's run
 ]
 """What a number is for, and its parts."""

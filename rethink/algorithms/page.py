@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from rethink.recipe.objective import CORRECTIONS, KL_ESTIMATORS, NEEDS, Objective, objectives
-from rethink.recipe.schema import AlgorithmSection
+from rethink.recipe.objective import CORRECTIONS, KL_ESTIMATORS, NEEDS, Fixed, Needed, Objective, objectives
+from rethink.recipe.preference import PREFERENCE_NEEDS, PreferenceObjective, PreferenceSection, preference_objectives
+from rethink.recipe.schema import AlgorithmSection, Section
 from rethink.recipe.terms import ADVANTAGES, CONTROLLER, COVARIANCES, Option
 from rethink.terminal import say
+
+AnyObjective = Objective | PreferenceObjective
 
 _HEAD = """\
 # Algorithms
 
 <!-- Written by `python -m rethink.algorithms.page > docs/algorithms.md` from the records in
-rethink/algorithms/objectives/ and rethink/recipe/objective.py: change them. -->
+rethink/algorithms/objectives/, rethink/algorithms/preferences/ and rethink/recipe/objective.py: change them. -->
 
 `algorithm.type` chooses the objective of a run of the kind `grpo`. Its defaults are its paper's; any other field of
 `algorithm` may still be set, and what the recipe sets wins. `rethink train RECIPE --dry-run` shows what results. A
@@ -77,25 +81,66 @@ mine = "my_package.mine:OBJECTIVE"
 is given whole completions, so it may sum over them; otherwise a part may be cut anywhere.
 """
 
+_PREFERENCES = """\
+# Preferences
+
+`algorithm.type` of a run of the kind `preference` ([preferences.md](preferences.md)) is one of these objectives. It
+learns from pairs of answers, or from answers with a label, and samples nothing. The loss of a step is the mean over its
+examples. `c` is the chosen answer of a pair, `r` the rejected one, `|c|` its number of tokens, and `p(c)` its
+probability, the product over its tokens; `p_ref` is that of the reference model.
+
+```
+rethink train dpo data.0.path=my.jsonl
+rethink train dpo data.0.path=my.jsonl algorithm.type=simpo algorithm.options.gamma=0.5
+```
+
+A custom objective is one module, as above, in `rethink/algorithms/preferences/` or named as an entry point of the group
+`rethink.preferences`: a record `PREFERENCE_OBJECTIVE` (`rethink/recipe/preference.py`) and its loss, a function of
+`rethink.algorithms.preference.Answers`.
+"""
+
 
 def page() -> str:
     """The whole page, Markdown."""
-    lines = [_HEAD, "| type | what is its own | equation (loss of a token) | source | needs |", "|---|---|---|---|---|"]
-    lines += [
-        _row(f"`{o.name}`", o.summary, f"`{o.equation}`", o.source, _needs(o.needs)) for o in objectives().values()
-    ]
-    lines += ["", "What is needed, and what it costs:", "", "| need | what it is | extra cost |", "|---|---|---|"]
-    lines += [_row(f"`{name}`", need.what, need.cost) for name, need in NEEDS.items()]
-    for objective in objectives().values():
-        lines += ["", f"## `{objective.name}`", "", *_of_one(objective)]
-    lines += ["", *_advantages(), "", *_choices(), "", *_critic(), "", *_kl(), "", *_corrections()]
-    return "\n".join(lines) + "\n" + _OWN.rstrip("\n")
+    lines = [_HEAD, *_table("equation (loss of a token)", objectives(), NEEDS)]
+    lines += ["", *_advantages(), "", *_choices(), "", *_critic(), "", *_kl(), "", *_corrections(), _OWN, _PREFERENCES]
+    lines += _table("equation (loss of an example)", preference_objectives(), PREFERENCE_NEEDS)
+    return "\n".join(lines)
 
 
-def defaults(objective: Objective) -> dict[str, object]:
-    """Fields of `algorithm` that have another value with the objective than with GRPO."""
-    own = {**objective.defaults, **{name: fixed.value for name, fixed in objective.fixed.items()}}
-    return {name: value for name, value in own.items() if value != AlgorithmSection.model_fields[name].default}
+def _table(equation: str, known: Mapping[str, AnyObjective], needs: Mapping[Any, Needed]) -> Iterator[str]:
+    """Objectives in a table, what they need in another, and a section of each."""
+    yield from (f"| type | what is its own | {equation} | source | needs |", "|---|---|---|---|---|")
+    for o in known.values():
+        names = ", ".join(f"`{need}`" for need in needed(o)) or "nothing more"
+        yield _row(f"`{o.name}`", o.summary, f"`{o.equation}`", o.source, names)
+    yield from ("", "What is needed, and what it costs:", "", "| need | what it is | extra cost |", "|---|---|---|")
+    yield from (_row(f"`{name}`", need.what, need.cost) for name, need in needs.items())
+    for objective in known.values():
+        yield from ("", f"## `{objective.name}`", "", *_of_one(objective))
+
+
+def needed(objective: AnyObjective) -> dict[str, Needed]:
+    """What an objective needs, by name."""
+    known: Mapping[Any, Needed] = NEEDS if isinstance(objective, Objective) else PREFERENCE_NEEDS
+    return {name: need for name, need in known.items() if name in objective.needs}
+
+
+def fixed(objective: AnyObjective) -> Mapping[str, Fixed]:
+    """Fields of `algorithm` that cannot be set otherwise with an objective."""
+    return objective.fixed if isinstance(objective, Objective) else {}
+
+
+def options(objective: AnyObjective) -> Mapping[str, Option]:
+    """Numbers that an objective has where nothing else is chosen."""
+    return objective.usual_options if isinstance(objective, Objective) else objective.options
+
+
+def defaults(objective: AnyObjective) -> dict[str, object]:
+    """Fields of `algorithm` that have another value with the objective than with GRPO, or than with DPO."""
+    section: type[Section] = AlgorithmSection if isinstance(objective, Objective) else PreferenceSection
+    own = {**objective.defaults, **{name: only.value for name, only in fixed(objective).items()}}
+    return {name: value for name, value in own.items() if value != section.model_fields[name].default}
 
 
 def shown(value: object) -> str:
@@ -103,7 +148,7 @@ def shown(value: object) -> str:
     return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _of_one(objective: Objective) -> Iterator[str]:
+def _of_one(objective: AnyObjective) -> Iterator[str]:
     yield f"{objective.summary[0].upper()}{objective.summary[1:]}. {objective.source}."
     yield ""
     yield f"    loss = {objective.equation}"
@@ -111,19 +156,16 @@ def _of_one(objective: Objective) -> Iterator[str]:
     if own:
         yield ""
         yield f"Its defaults: {', '.join(f'`{name}: {shown(value)}`' for name, value in own.items())}."
-    if objective.fixed:
+    if only := fixed(objective):
         yield ""
-        yield from (
-            f"- `{name}` cannot be set (`{shown(fixed.value)}`): {fixed.why}."
-            for name, fixed in objective.fixed.items()
-        )
-    if objective.critic:
+        yield from (f"- `{name}` cannot be set (`{shown(one.value)}`): {one.why}." for name, one in only.items())
+    if isinstance(objective, Objective) and objective.critic:
         yield ""
         own_critic = [f"`critic.{name}: {shown(value)}`" for name, value in objective.critic.items()]
         yield f"Of its critic: {', '.join(own_critic)}."
-    if objective.usual_options:
+    if own_options := options(objective):
         yield ""
-        yield from _options(objective.usual_options)
+        yield from _options(own_options)
     if objective.notes:
         yield ""
         yield objective.notes
@@ -274,10 +316,6 @@ def _corrections() -> Iterator[str]:
         "correction; and `gspo`, whose bounds are 3e-4 wide, clips nearly all completions of an earlier policy unless "
         "it has one (`sequence-tis`)."
     )
-
-
-def _needs(needs: Iterable[str]) -> str:
-    return ", ".join(f"`{need}`" for need in NEEDS if need in needs) or "nothing more"
 
 
 def _row(*cells: str) -> str:

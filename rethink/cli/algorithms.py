@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rethink.cli.arguments import Verbs, print_json, verb
 from rethink.terminal import say
 
 if TYPE_CHECKING:
-    from rethink.recipe.objective import Objective
+    from rethink.algorithms.page import AnyObjective
 
 EXAMPLES = """\
   rethink algorithms                                  every objective: equation, source, needs, extra cost
   rethink algorithms gspo                             one of them, with its defaults
+  rethink algorithms simpo                            one that learns from preferences
   rethink algorithms --json
   rethink train quickstart algorithm.type=gspo        train with it
 """
@@ -28,41 +30,58 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """List, or show one."""
-    from rethink.recipe.objective import objective_named, objectives
+    from rethink.recipe.objective import named, objectives
+    from rethink.recipe.preference import preference_objectives
 
-    chosen = list(objectives().values()) if args.name is None else [objective_named(args.name)]
-    facts = [about(objective) for objective in chosen]
-    if args.json:
-        print_json({"algorithms": facts} if args.name is None else facts[0])
+    known: dict[str, AnyObjective] = {**objectives(), **preference_objectives()}
+    if args.name is not None:
+        objective = named(args.name, known)
+        if args.json:
+            print_json(about(objective))
+        else:
+            _list("", {args.name: objective}, whole=True)
         return 0
-    for number, (objective, fact) in enumerate(zip(chosen, facts, strict=True)):
-        say(("\n" if number else "") + f"{objective.name}: {objective.summary}")
-        _show(fact, whole=args.name is not None)
-    if args.name is None:
-        say("\nDefaults and notes of one: rethink algorithms NAME. Advantages, KL and corrections: docs/algorithms.md")
+    if args.json:
+        groups: dict[str, Mapping[str, AnyObjective]] = {
+            "algorithms": objectives(),
+            "preferences": preference_objectives(),
+        }
+        print_json({group: [about(one) for one in found.values()] for group, found in groups.items()})
+        return 0
+    _list("Of sampled completions and their rewards:\n", objectives())
+    _list("\nOf preferences, without sampling:\n", preference_objectives())
+    say("\nDefaults and notes of one: rethink algorithms NAME. Advantages, KL and corrections: docs/algorithms.md")
     return 0
 
 
-def about(objective: Objective) -> dict[str, Any]:
+def about(objective: AnyObjective) -> dict[str, Any]:
     """What is shown of an objective, as JSON takes it."""
-    from rethink.algorithms.page import defaults
-    from rethink.recipe.objective import NEEDS
+    from rethink.algorithms.page import defaults, fixed, needed, options
 
+    needs = needed(objective)
     return {
         "name": objective.name,
         "summary": objective.summary,
         "equation": objective.equation,
         "source": objective.source,
-        "needs": {need: NEEDS[need].what for need in NEEDS if need in objective.needs},
-        "extra_cost": {need: NEEDS[need].cost for need in NEEDS if need in objective.needs},
+        "needs": {name: need.what for name, need in needs.items()},
+        "extra_cost": {name: need.cost for name, need in needs.items()},
         "defaults": defaults(objective),
-        "cannot_be_set": {name: fixed.why for name, fixed in objective.fixed.items()},
+        "cannot_be_set": {name: only.why for name, only in fixed(objective).items()},
         "options": {
             name: {"default": option.default, "least": option.low, "meaning": option.meaning}
-            for name, option in objective.usual_options.items()
+            for name, option in options(objective).items()
         },
         "notes": objective.notes,
     }
+
+
+def _list(heading: str, objectives: Mapping[str, AnyObjective], *, whole: bool = False) -> None:
+    if heading:
+        say(heading)
+    for number, objective in enumerate(objectives.values()):
+        say(("\n" if number else "") + f"{objective.name}: {objective.summary}")
+        _show(about(objective), whole=whole)
 
 
 def _show(fact: dict[str, Any], *, whole: bool) -> None:

@@ -12,7 +12,7 @@ import difflib
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from rethink.errors import RecipeError
 from rethink.recipe.registry import registered
@@ -22,6 +22,7 @@ ENTRY_POINTS = "rethink.objectives"
 """Group under which an installed package names its own objectives: `mine = "my_package.mine:OBJECTIVE"`."""
 
 Need = Literal["old", "engine", "reference", "values", "sequence", "mini-batch"]
+Named = TypeVar("Named")
 
 
 class Needed(NamedTuple):
@@ -198,10 +199,19 @@ def objective_named(name: str) -> Objective:
     Raises:
         RecipeError: there is none.
     """
-    found = objectives().get(name)
+    return named(name, objectives())
+
+
+def named(name: str, known: Mapping[str, Named]) -> Named:
+    """The objective of that name among those that are known.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    found = known.get(name)
     if found is None:
-        near = difflib.get_close_matches(name, objectives(), n=1)
-        listed = ", ".join(f"`{known}`" for known in objectives())
+        near = difflib.get_close_matches(name, known, n=1)
+        listed = ", ".join(f"`{one}`" for one in known)
         hint = f" Write `algorithm.type={near[0]}`." if near else ""
         raise RecipeError(
             f"`algorithm.type` is `{name}`; allowed are {listed} (`rethink algorithms` says what each is).{hint}"
@@ -265,20 +275,32 @@ def _options(objective: Objective, values: Mapping[str, Any]) -> dict[str, float
     known = {**ADVANTAGES[values["advantage"]].options, **objective.options}
     known |= {} if values["kl_target"] is None else CONTROLLER
     known |= {} if values["covariance"] == "none" else COVARIANCES[values["covariance"]].options
-    for key, value in values["options"].items():
+    of = f"`algorithm.type={objective.name}`, nor of what it is combined with (`algorithm.advantage="
+    return options_of(f"{of}{values['advantage']}`, …)", known, values["options"])
+
+
+def options_of(of: str, known: Mapping[str, Option], given: Mapping[str, float]) -> dict[str, float]:
+    """All options: what is given, and defaults for the rest.
+
+    Args:
+        of: what has them, for messages.
+        known: those that there are.
+        given: in the recipe.
+
+    Raises:
+        RecipeError: an option is unknown or out of bounds.
+    """
+    for key, value in given.items():
         option = known.get(key)
         if option is None:
             has = ", ".join(f"`{name}`" for name in known) or "none"
-            raise RecipeError(
-                f"`algorithm.options.{key}` is no option of `algorithm.type={objective.name}`, nor of what it is "
-                f"combined with (`algorithm.advantage={values['advantage']}`, …). There are: {has}."
-            )
+            raise RecipeError(f"`algorithm.options.{key}` is no option of {of}. There are: {has}.")
         if not option.takes(value):
             raise RecipeError(
                 f"`algorithm.options.{key}` is {value:g}; allowed is {option.allowed()} ({option.meaning}). "
                 f"The default is {option.default:g}."
             )
-    return {key: values["options"].get(key, option.default) for key, option in known.items()}
+    return {key: given.get(key, option.default) for key, option in known.items()}
 
 
 def _typed(value: Any) -> str:

@@ -4,6 +4,7 @@
     rethink/rollout/engines/NAME.py         ENGINE = Engine(…)         entry points `rethink.engines`
     rethink/rewards/built_in/NAME.py        REWARD = Reward(…)         entry points `rethink.rewards`
     rethink/eval/benchmarks/NAME.py         BENCHMARK = Benchmark(…)   entry points `rethink.benchmarks`
+    rethink/algorithms/preferences/NAME.py  PREFERENCE_OBJECTIVE = …   entry points `rethink.preferences`
 
 So a new one is its own folder or file, and nothing else has to know its name.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
@@ -36,7 +38,8 @@ def registered(package: str, group: str, of: type[T], what: str) -> dict[str, T]
     """
     found: dict[str, Any] = {}
     for name in _modules(package):
-        module, attribute = importlib.import_module(f"{package}.{name}"), of.__name__.upper()
+        module = importlib.import_module(f"{package}.{name}")
+        attribute = re.sub("(?<=[a-z])(?=[A-Z])", "_", of.__name__).upper()
         one = getattr(module, attribute, None)
         found |= {record.name: record for record in getattr(module, f"{attribute}S", () if one is None else (one,))}
     for point in entry_points(group=group):

@@ -1,28 +1,38 @@
-"""Preference data: pairs of responses, or responses with a label, from JSONL files and hub data sets.
+"""Preference data: pairs of responses, or responses with a label, from JSONL and Parquet files and hub data sets.
 
-Rows of these schemas are read (docs/reward-models.md has an example of each):
+Rows of these schemas are read (docs/reward-models.md has an example of each; `SPELLINGS` has other names of the keys):
 
     prompt, chosen, rejected       texts, or lists of messages (`chosen` may repeat the prompt's messages)
     chosen, rejected               lists of messages with the prompt inside; or transcripts
                                    "\\n\\nHuman: … \\n\\nAssistant: …" (Anthropic's hh-rlhf)
     prompt, response, label        texts or messages; `completion` is accepted for `response`
     messages, label                the last message is the response
+
+A text under `system` becomes the system message of a prompt that has none.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from rethink.errors import TaskError
 from rethink.store import jsonl
+from rethink.store.parquet_rows import parquet_rows
 from rethink.tasks.loss_flags import left_out_by, refuse_left_out_row
 
-Objective = Literal["pairwise", "pointwise"]
+Rows = Literal["pairwise", "pointwise", "either"]
+"""Pairs, responses with a label, or both."""
 Message = dict[str, str]
+SPELLINGS = {
+    "prompt": ("question", "instruction", "conversations", "input"),
+    "chosen": ("chosen_response", "preferred", "preferred_output", "response_j"),
+    "rejected": ("rejected_response", "dispreferred", "non_preferred", "non_preferred_output", "response_k"),
+}
+"""Names that known data sets give to the keys of a pair; the first that a row has counts."""
 
 EQUAL, TIE, REVERSED, PROMPTS_DIFFER, EMPTY = "equal", "tie", "reversed", "prompts-differ", "empty"
 REASONS = {
@@ -34,6 +44,9 @@ REASONS = {
 }
 """Why an example cannot be used."""
 
+_ADVICE = (
+    "paths are relative to the folder that the command runs in: correct data.N.path, data.N.held_out or replay.path"
+)
 LABELS = {"safe": 1, "unsafe": 0, "harmless": 1, "harmful": 0, "good": 1, "bad": 0}
 _TURN = re.compile(r"(?:\A|\n\n)\s*(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -56,6 +69,13 @@ class Preference:
     unusable: str | None = None
     """One of `REASONS`, where the row itself says no preference."""
 
+    def apart(self) -> tuple[Preference, ...]:
+        """A pair as two responses with labels; else itself."""
+        if self.label is not None or self.unusable is not None:
+            return (self,)
+        chosen, rejected = ((response,) for response in self.responses)
+        return replace(self, responses=chosen, label=1), replace(self, responses=rejected, label=0)
+
     def row(self) -> dict[str, Any]:
         """As JSON: a row that `read_preference` reads back."""
         own: dict[str, Any] = {"prompt": list(self.prompt)}
@@ -66,13 +86,14 @@ class Preference:
         return own | ({"synthetic": True, "rule": self.rule} if self.rule is not None else {"synthetic": False})
 
 
-def read_jsonl(path: Path, objective: Objective) -> list[Preference]:
-    """The examples of a JSONL file.
+def read_file(path: Path, rows: Rows) -> list[Preference]:
+    """The examples of a JSONL or Parquet (`.parquet`) file.
 
     Raises:
         TaskError: the file cannot be read, a line is not JSON, or a row is of no known schema (file and line).
     """
-    return [read_preference(value, objective, where) for where, value in jsonl_rows(path)]
+    found = parquet_rows(path, _ADVICE) if path.suffix == ".parquet" else jsonl_rows(path)
+    return [read_preference(value, rows, where) for where, value in found]
 
 
 def jsonl_rows(path: Path) -> Iterable[tuple[str, Any]]:
@@ -81,13 +102,10 @@ def jsonl_rows(path: Path) -> Iterable[tuple[str, Any]]:
     Raises:
         TaskError: the file cannot be read or a line is not JSON.
     """
-    advice = (
-        "paths are relative to the folder that the command runs in: correct data.N.path, data.N.held_out or replay.path"
-    )
-    return jsonl.read_jsonl(path, "the file", advice)
+    return jsonl.read_jsonl(path, "the file", _ADVICE)
 
 
-def read_hub(name: str, config: str | None, split: str, objective: Objective) -> list[Preference]:
+def read_hub(name: str, config: str | None, split: str, rows: Rows) -> list[Preference]:
     """The examples of a hub data set (extra `hub`).
 
     Raises:
@@ -96,35 +114,61 @@ def read_hub(name: str, config: str | None, split: str, objective: Objective) ->
     from rethink.tasks.rows import load_hub
 
     data = load_hub(name, config, split)
-    return [read_preference(value, objective, f"`{name}` ({split}), row {number}") for number, value in enumerate(data)]
+    return [read_preference(value, rows, f"`{name}` ({split}), row {number}") for number, value in enumerate(data)]
 
 
-def read_preference(value: object, objective: Objective, where: str) -> Preference:
+def read_preference(value: object, rows: Rows, where: str) -> Preference:
     """One row.
 
     Args:
-        objective: which kind of example is wanted.
+        rows: which kind of example is wanted.
         where: the row's place, for messages.
 
     Raises:
-        TaskError: the row is of no schema that the objective takes, or a value is of the wrong type.
+        TaskError: the row is not of the kind that is wanted, or a value is of the wrong type.
     """
     if not isinstance(value, Mapping):
         raise TaskError(f"{where} is {type(value).__name__}, not an object")
     refuse_left_out_row(value, where)
-    if objective == "pairwise" and "chosen" in value and "rejected" in value:
-        return _pair(value, where)
-    if objective == "pointwise" and "label" in value:
-        return _labelled(value, where)
-    wanted = {
-        "pairwise": "`chosen` and `rejected` (with `prompt`, or with the prompt inside)",
-        "pointwise": "`label` with `messages`, or with `prompt` and `response`",
-    }[objective]
+    row = _plainly_spelt(value, where)
+    pair = "chosen" in row and "rejected" in row
+    if rows != "pointwise" and pair:
+        return _pair(row, where)
+    if rows != "pairwise" and "label" in row:
+        return _labelled(row, where)
+    pairs = "`chosen` and `rejected` (with `prompt`, or with the prompt inside)"
+    labels = "`label` with `messages`, or with `prompt` and `response`"
+    wanted = {"pairwise": pairs, "pointwise": labels, "either": f"{labels}; or {pairs}"}[rows]
     have = ", ".join(map(str, list(value)[:20])) or "no keys"
-    other = "pointwise" if objective == "pairwise" and "label" in value else None
-    other = "pairwise" if objective == "pointwise" and "chosen" in value else other
-    hint = f"; such rows are for `objective: {other}`" if other else ""
-    raise TaskError(f"{where} has {have}, but `objective: {objective}` needs {wanted}{hint}")
+    hint = ""
+    if rows == "pairwise" and "label" in row:
+        hint = ". Responses with a label are for objectives of labels (pointwise reward models, kto)"
+    elif pair:
+        hint = ". Pairs are for objectives of pairs (pairwise reward models, dpo and others)"
+    raise TaskError(f"{where} has {have}, but {rows} examples need {wanted}{hint}")
+
+
+def _plainly_spelt(value: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A row with the keys of its pair as this file has them."""
+    row = dict(value)
+    for key, others in SPELLINGS.items():
+        if row.get(key) is None and (given := next((row[other] for other in others if row.get(other)), None)):
+            row[key] = given
+    if row.get("prompt") is value.get("instruction") and isinstance(row.get("prompt"), str) and row.get("input"):
+        row["prompt"] = f"{row['prompt']}\n{row['input']}"
+    if isinstance(row.get("prompt"), Mapping):  # OpenAI's rows have more beside the messages
+        row["prompt"] = row["prompt"].get("messages")
+    system = row.get("system")
+    if system is not None and not isinstance(system, str):
+        raise TaskError(f"{where}: `system` must be a text, not {type(system).__name__}")
+    return row
+
+
+def _with_system(prompt: tuple[Message, ...], row: Mapping[str, Any]) -> tuple[Message, ...]:
+    system = row.get("system")
+    if not system or not system.strip() or prompt[0]["role"] == "system":
+        return prompt
+    return ({"role": "system", "content": system}, *prompt)
 
 
 def _pair(value: Mapping[str, Any], where: str) -> Preference:
@@ -138,7 +182,8 @@ def _pair(value: Mapping[str, Any], where: str) -> Preference:
     else:
         unusable = _by_scores(value, where)
     rule = value.get("rule") if value.get("synthetic") else None
-    return Preference(chosen[0], (chosen[1], rejected[1]), None, _rule(rule, value), where, unusable)
+    prompt = _with_system(chosen[0], value)
+    return Preference(prompt, (chosen[1], rejected[1]), None, _rule(rule, value), where, unusable)
 
 
 def _rule(rule: object, value: Mapping[str, Any]) -> str | None:
@@ -173,7 +218,7 @@ def _labelled(value: Mapping[str, Any], where: str) -> Preference:
             raise TaskError(f"{where} has {have}; a labelled row needs `messages`, or `prompt` and `response`")
         prompt, response = _response(value[key], _messages(value["prompt"], f"{where}: `prompt`"), f"{where}: `{key}`")
     rule = _rule(value.get("rule"), value)
-    return Preference(prompt, (response,), label, rule, where, None)
+    return Preference(_with_system(prompt, value), (response,), label, rule, where, None)
 
 
 def _label(given: object, where: str) -> int:
@@ -187,6 +232,8 @@ def _label(given: object, where: str) -> int:
 
 def _response(value: object, prompt: tuple[Message, ...] | None, where: str) -> tuple[tuple[Message, ...], str]:
     """(prompt, response) from a response that may hold the prompt too."""
+    if isinstance(value, Mapping):
+        value = [value]
     if isinstance(value, str) and prompt is not None:
         return prompt, value
     messages = _transcript(value, where) if isinstance(value, str) else _messages(value, where)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rethink.errors import TaskError
-from rethink.tasks.preferences import Preference, read_hub, read_jsonl, read_preference
+from rethink.tasks.preferences import Preference, read_file, read_hub, read_preference
 
 USER = {"role": "user", "content": "Why?"}
 SAYS = ({"role": "assistant", "content": "A"}, {"role": "assistant", "content": "B"})
@@ -98,9 +98,9 @@ def test_synthetic_pairs_carry_their_rule() -> None:
     ("row", "objective", "said"),
     [
         ([1], "pairwise", "is list, not an object"),
-        ({"prompt": "x", "better": "a"}, "pairwise", "needs `chosen` and `rejected`"),
-        ({"messages": [USER, SAYS[0]], "label": 1}, "pairwise", "such rows are for `objective: pointwise`"),
-        ({"prompt": "x", "chosen": "a", "rejected": "b"}, "pointwise", "such rows are for `objective: pairwise`"),
+        ({"prompt": "x", "better": "a"}, "pairwise", "pairwise examples need `chosen` and `rejected`"),
+        ({"messages": [USER, SAYS[0]], "label": 1}, "pairwise", "Responses with a label are for objectives of labels"),
+        ({"prompt": "x", "chosen": "a", "rejected": "b"}, "pointwise", "Pairs are for objectives of pairs"),
         ({"chosen": "a", "rejected": "b"}, "pairwise", "no transcript that begins with `Human:`"),
         ({"prompt": "x", "chosen": 3, "rejected": "b"}, "pairwise", "`chosen` must be a text or a list of messages"),
         ({"prompt": "x", "chosen": [], "rejected": "b"}, "pairwise", "`chosen` must be a text or a list of messages"),
@@ -129,11 +129,11 @@ def test_files(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "x", "chosen": "a\\u2028b", "rejected": "c"}\n\n{"prompt": "y"\n')
     with pytest.raises(TaskError, match="line 3, is not JSON"):
-        read_jsonl(path, "pairwise")
+        read_file(path, "pairwise")
     path.write_text('{"prompt": "x", "chosen": "a\\u2028b", "rejected": "c"}\n\n')
-    assert read_jsonl(path, "pairwise")[0].where.endswith("line 1")
+    assert read_file(path, "pairwise")[0].where.endswith("line 1")
     with pytest.raises(TaskError, match="cannot be read"):
-        read_jsonl(tmp_path / "none.jsonl", "pairwise")
+        read_file(tmp_path / "none.jsonl", "pairwise")
 
 
 def test_a_hub_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,266 +1,40 @@
-"""The examples of a reward model: read, checked, split by prompt, mixed with earlier ones, as token ids.
-
-files, hub, samples ─► usable? ─► held out by prompt ─► + replay ─► ids; which examples a step has
-"""
+"""The examples of a reward model: the text of each response that is scored, as token ids."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import random
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
-
-from rethink.errors import TaskError
-from rethink.kinds.reward_model.recipe import PreferenceData, RewardModelRecipe
-from rethink.kinds.reward_model.synthetic_pairs import make_pairs, read_samples, run_samples
+from rethink.kinds.reward_model.examples import Example, Examples, load_examples, step_places
+from rethink.kinds.reward_model.recipe import RewardModelRecipe
 from rethink.model.decoder.packing import PackedGroup
 from rethink.model.text.reward_text import Template, encode_prompt, encode_response, scored_text
 from rethink.model.tokenizer.tokenizer import Tokenizer
-from rethink.seeds import draw
-from rethink.tasks.preferences import EMPTY, EQUAL, REASONS, Preference, read_hub, read_jsonl
-from rethink.tasks.split import split_key
-
-TOO_LONG = "too-long"
-_PARTS = 1_000_000
-"""Resolution of the share of prompts that is held out."""
+from rethink.tasks.preferences import EMPTY, EQUAL, Preference
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A preference as token ids."""
-
-    preference: Preference
-    group: PackedGroup
-    """The prompt, and the scored text of each response with the token that ends it."""
-    key: int
-    """Of the prompt's first user turn: examples with the same one are on the same side of the split."""
-    replayed: bool = False
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that a pass computes at most."""
-        return len(self.group.prompt_ids) + sum(len(c) for c in self.group.completions)
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the prompt with its longer response."""
-        return len(self.group.prompt_ids) + max(len(c) for c in self.group.completions)
-
-
-@dataclass(frozen=True, slots=True)
-class RewardData:
-    """All examples of a run."""
-
-    train: list[Example]
-    held_out: list[Example]
-    facts: dict[str, Any]
-    """Counts for the summary: examples, what was left out and why, synthetic ones by rule, lengths."""
-
-    @property
-    def digest(self) -> str:
-        """Hash of all ids and of the split, so that a resumed run can tell whether its data changed."""
-        digest = hashlib.blake2b(digest_size=16)
-        for side in (self.train, self.held_out):
-            for example in side:
-                ids = [list(example.group.prompt_ids), *map(list, example.group.completions)]
-                digest.update(repr((ids, example.preference.label)).encode())
-            digest.update(b"|")
-        return digest.hexdigest()
-
-
-def load_reward_data(recipe: RewardModelRecipe, tokenizer: Tokenizer, template: Template, context: int) -> RewardData:
+def load_reward_data(recipe: RewardModelRecipe, tokenizer: Tokenizer, template: Template, context: int) -> Examples:
     """Read a recipe's data.
 
     Args:
+        recipe: the run.
+        tokenizer: of the model.
+        template: makes text of a conversation.
         context: longest sequence of the model; `max_tokens` may be less.
 
     Raises:
-        TaskError: a file or data set cannot be read, a row is of no known schema, examples are unusable and the recipe
-            does not drop them, or none is left to train on.
+        TaskError: see `load_examples`.
     """
-    reader = _Reader(recipe, tokenizer, template, min(recipe.max_tokens or context, context))
-    separate: list[Example] = []
-    shared: list[tuple[Example, bool]] = []
-    for index, data in enumerate(recipe.data):
-        shared += [(example, data.held_out is not None) for example in reader.examples(data, index)]
-        if data.held_out is not None:
-            held = data.model_copy(update={"split" if data.hub else "path": data.held_out})
-            separate += reader.examples(held, index)
-    earlier = reader.earlier() if recipe.replay is not None else []
-    reader.refuse_unusable()
-    train, held_out, overlapping = _split(shared, separate, recipe.evaluation.share)
-    held_out = sorted(held_out, key=lambda example: example.key)[: recipe.evaluation.limit]
-    if not train:
-        left_out = f" ({sum(reader.unusable.values())} are unusable)" if reader.unusable else ""
-        raise TaskError(
-            f"no example is left to train on{left_out}: {len(held_out)} are held out. Give more data, or lower "
-            "evaluation.share"
-        )
-    keys = {example.key for example in held_out}
-    replayed = _replay(recipe, len(train), [example for example in earlier if example.key not in keys])
-    facts = {
-        "train": len(train) + len(replayed),
-        "held_out": len(held_out),
-        "replayed": len(replayed),
-        "unusable": {reason: n for reason, n in reader.unusable.items() if n},
-        "left_out_as_held_out_elsewhere": overlapping,
-        "synthetic": dict(Counter(e.preference.rule for e in [*train, *replayed, *held_out] if e.preference.rule)),
-        "samples": reader.samples,
-        **_lengths(recipe, [*train, *replayed], held_out),
-    }
-    return RewardData([*train, *replayed], held_out, facts)
 
-
-class _Reader:
-    """Reads sources and counts what cannot be used."""
-
-    def __init__(self, recipe: RewardModelRecipe, tokenizer: Tokenizer, template: Template, limit: int):
-        self._recipe, self._tokenizer, self._template, self._limit = recipe, tokenizer, template, limit
-        self.unusable: Counter[str] = Counter()
-        self.samples: dict[str, int] = {}
-        self._first: dict[str, str] = {}
-
-    def examples(self, data: PreferenceData, index: int) -> list[Example]:
-        """The usable examples of a source."""
-        if data.format != "preferences":
-            samples = run_samples(Path(data.path)) if data.format == "run" else read_samples(Path(data.path))
-            rows, counts = make_pairs(samples, on=self._recipe.scored_on, most=data.pairs_per_question)
-            self.samples = dict(Counter(self.samples) + Counter(counts))
-            if not rows:
-                raise TaskError(
-                    f"no pair could be made of the {counts['samples']} samples of {counts['questions']} questions in "
-                    f"`{data.path}` ({counts['unjudged']} samples without a verdict, {counts['unscorable']} without a "
-                    f"{self._recipe.scored_on}): a question needs a right and a wrong answer. Sample more for each "
-                    "question, or take easier or harder questions"
-                )
-        elif data.hub:
-            rows = read_hub(data.path, data.config, data.split, self._recipe.objective)
-        else:
-            rows = read_jsonl(Path(data.path), self._recipe.objective)
-        if not rows:
-            raise TaskError(f"`{data.path}` (data.{index}) holds no examples; give a file with at least one")
-        return self._usable(rows)
-
-    def earlier(self) -> list[Example]:
-        """The usable examples of `replay.path`."""
-        assert self._recipe.replay is not None
-        found = self._usable(read_jsonl(Path(self._recipe.replay.path), self._recipe.objective))
-        return [replace(example, replayed=True) for example in found]
-
-    def _usable(self, rows: Sequence[Preference]) -> list[Example]:
-        found = []
-        for row in rows:
-            example, reason = self._encode(row)
-            if example is None:
-                self.unusable[reason] += 1
-                self._first.setdefault(reason, row.where)
-            else:
-                found.append(example)
-        return found
-
-    def _encode(self, row: Preference) -> tuple[Example | None, str]:
-        if row.unusable is not None:
-            return None, row.unusable
-        shown = [scored_text(response, self._recipe.scored_on) for response in row.responses]
+    def encode(row: Preference) -> PackedGroup | str:
+        shown = [scored_text(response, recipe.scored_on) for response in row.responses]
         if not all(text and text.strip() for text in shown):
-            return None, EMPTY
+            return EMPTY
         if len(shown) == 2 and shown[0] == shown[1]:
-            return None, EQUAL
-        prompt = encode_prompt(self._tokenizer, row.prompt, self._template)
-        responses = [encode_response(self._tokenizer, str(text), self._template) for text in shown]
-        first = next((m["content"] for m in row.prompt if m["role"] == "user"), row.prompt[0]["content"])
-        example = Example(row, PackedGroup(prompt, responses), split_key(first))
-        return (example, "") if example.longest <= self._limit else (None, TOO_LONG)
+            return EQUAL
+        prompt = encode_prompt(tokenizer, row.prompt, template)
+        return PackedGroup(prompt, [encode_response(tokenizer, str(text), template) for text in shown])
 
-    def refuse_unusable(self) -> None:
-        """Raise TaskError where there are unusable examples that the recipe does not drop."""
-        if not self.unusable or self._recipe.unusable == "drop":
-            return
-        meanings = REASONS | {TOO_LONG: f"prompt and response are longer than {self._limit} tokens"}
-        listed = "; ".join(
-            f"{n} × {reason} ({meanings[reason]}; the first: {self._first[reason]})"
-            for reason, n in self.unusable.items()
-        )
-        raise TaskError(
-            f"{sum(self.unusable.values())} examples cannot be used: {listed}. Mend the data, or leave such examples "
-            "out with unusable=drop: the summary counts them"
-        )
+    return load_examples(recipe, encode, min(recipe.max_tokens or context, context), recipe.replay)
 
 
-def _split(
-    shared: Sequence[tuple[Example, bool]], separate: list[Example], share: float
-) -> tuple[list[Example], list[Example], int]:
-    """(train, held out, examples that fit neither): no prompt is on both sides.
-
-    Args:
-        shared: examples to train on, each with whether its source has held-out examples of its own; of the other
-            sources, a share of the prompts is held out by the hash of the prompt.
-        separate: the held-out examples of those that have.
-    """
-    reserved = {example.key for example in separate}
-    bound = share * _PARTS
-    keys = {example.key for example, own in shared if not own and example.key not in reserved}
-    held = {key for key in keys if key % _PARTS < bound}
-    if share > 0 and not held and not separate and len(keys) > 1:
-        held = {min(keys)}  # few prompts: one at least
-    train, held_out, overlapping = [], list(separate), 0
-    for example, own in shared:
-        if example.key in reserved or (own and example.key in held):
-            overlapping += 1
-        elif example.key in held:
-            held_out.append(example)
-        else:
-            train.append(example)
-    return train, held_out, overlapping
-
-
-def _replay(recipe: RewardModelRecipe, new: int, earlier: list[Example]) -> list[Example]:
-    """Earlier examples, drawn by the seed, so that they are `replay.share` of all (fewer where there are no more)."""
-    if recipe.replay is None:
-        return []
-    share = recipe.replay.share
-    number = min(round(new * share / (1 - share)), len(earlier))
-    chosen = sorted(random.Random(draw("replay", recipe.seed)).sample(range(len(earlier)), number))
-    return [earlier[i] for i in chosen]
-
-
-def _lengths(recipe: RewardModelRecipe, train: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
-    """Mean lengths of the responses, and how far "the longer one is better" would go on the held-out pairs."""
-    if recipe.objective == "pointwise":
-        good, bad = ([len(e.group.completions[0]) for e in train if e.preference.label == label] for label in (1, 0))
-        return {"tokens_good": _mean(good), "tokens_bad": _mean(bad), "share_good": len(good) / len(train)}
-    sides = list(zip(*[[len(c) for c in e.group.completions] for e in train], strict=True))
-    longer = [_sign(len(e.group.completions[0]) - len(e.group.completions[1])) for e in held_out]
-    return {
-        "tokens_chosen": _mean(sides[0]),
-        "tokens_rejected": _mean(sides[1]),
-        "longer_is_better": _mean(longer) if longer else None,
-    }
-
-
-def _sign(difference: int) -> float:
-    return 0.5 if difference == 0 else float(difference > 0)
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
-def step_examples(recipe: RewardModelRecipe, data: RewardData, step: int) -> list[Example]:
-    """The examples of a step (0-based): each epoch visits every example once, in an order drawn from seed and epoch."""
-    number = len(data.train)
-    first = step * recipe.batch_size
-    last = min(first + recipe.batch_size, recipe.visits(number))
-    places = (divmod(position, number) for position in range(first, last))
-    return [data.train[_order(recipe.seed, epoch, number)[place]] for epoch, place in places]
-
-
-@functools.lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, number: int) -> tuple[int, ...]:
-    order = list(range(number))
-    random.Random(draw("reward model", seed, epoch)).shuffle(order)
-    return tuple(order)
+def step_examples(recipe: RewardModelRecipe, data: Examples, step: int) -> list[Example]:
+    """The examples of a step (0-based)."""
+    return [data.train[place] for place in step_places(recipe, len(data.train), step, "reward model")]

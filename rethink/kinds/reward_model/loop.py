@@ -20,7 +20,8 @@ import torch
 from rethink.errors import NumericsError
 from rethink.eval.statistics.calibration import expected_calibration_error, reliability
 from rethink.eval.statistics.estimates import wilson_interval
-from rethink.kinds.reward_model.data import Example, RewardData, step_examples
+from rethink.kinds.reward_model.data import step_examples
+from rethink.kinds.reward_model.examples import Example, Examples
 from rethink.kinds.reward_model.recipe import RewardModelRecipe
 from rethink.kinds.reward_model.update import (
     Judged,
@@ -48,7 +49,7 @@ class RewardRun:
     folder: RunFolder
     model: RewardModel
     optimizer: Optimizer
-    data: RewardData
+    data: Examples
     steps: int
     progress: Progress
     micro_batch_tokens: int

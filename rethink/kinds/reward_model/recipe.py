@@ -13,6 +13,7 @@ from pydantic import Field
 
 from rethink.recipe.base import RowsRecipe
 from rethink.recipe.schema import Counts, EvaluationTimes, OptimizerSection, Section
+from rethink.tasks.preferences import Rows
 
 PreferenceFormat = Literal["preferences", "samples", "run"]
 
@@ -21,7 +22,8 @@ class PreferenceData(Section):
     """A source of examples."""
 
     path: str
-    """A JSONL file; with `format: run`, the folder of a GRPO run; with `hub: true`, the id of a data set."""
+    """A JSONL or Parquet (`.parquet`) file; with `format: run`, the folder of a GRPO run; with `hub: true`, the id of a
+    data set."""
     format: PreferenceFormat = "preferences"
     """`preferences`: pairs or labelled responses in a usual form (docs/reward-models.md). `samples`: a sample file from
     which rules make pairs. `run`: the same from the rollouts of a GRPO run. Pairs made by rules are marked as
@@ -63,8 +65,8 @@ class RewardModelOptimizer(OptimizerSection):
     """Peak learning rate (arXiv 2501.12948: 6e-6)."""
 
 
-class RewardModelEvaluation(EvaluationTimes):
-    """Accuracy and calibration on examples whose prompts are never trained on."""
+class PreferenceEvaluation(EvaluationTimes):
+    """Accuracy on examples whose prompts are never trained on."""
 
     share: float = Field(default=0.1, ge=0, lt=1)
     """Share of the prompts that is held out, by a hash of the first user turn; 0 turns evaluation off, unless the data
@@ -73,41 +75,31 @@ class RewardModelEvaluation(EvaluationTimes):
     """Most examples per evaluation."""
 
 
-class RewardModelRecipe(RowsRecipe):
-    """A scalar reward model, trained from preference pairs or from labels."""
+class PreferenceRows(RowsRecipe):
+    """A recipe that trains a model on preferences."""
 
-    kind: Literal["reward-model"] = "reward-model"
-    """Kind of run."""
-    objective: Literal["pairwise", "pointwise"] = "pairwise"
-    """`pairwise`: the chosen of two responses scores higher (Bradley-Terry; helpfulness). `pointwise`: the score is the
-    log-odds of a label (harmlessness)."""
-    on: Literal["summary", "response"] | None = None
-    """The text of a response that is scored: after `</think>`, or all of it. None: `summary` for pairs and `response`
-    for labels, as in the paper."""
-    template: Literal["auto", "chat", "plain"] = "auto"
-    """How a conversation is rendered: with the model's chat template, or as `Human: … Assistant: …`. `auto`: the chat
-    template if there is one."""
     data: tuple[PreferenceData, ...] = Field(min_length=1)
     """Sources of examples; all are used."""
     data_size: Annotated[RewardDataSize | None, Counts.NEVER] = None
     """Declared size: lets `--dry-run` estimate without the files, together with `model.shape`."""
-    replay: ReplaySection | None = None
-    """Earlier examples, for the continued training of a reward model."""
     unusable: Literal["error", "drop"] = "error"
     """What happens to examples without a preference or without text (ties, equal responses, a worse response marked as
-    chosen, different prompts, nothing to score) or longer than `max_tokens`: refuse the data, with counts and the
+    chosen, different prompts, an empty response) or longer than `max_tokens`: refuse the data, with counts and the
     first of each; or drop them and count them in the summary."""
     batch_size: int = Field(default=32, gt=0)
-    """Examples per step (256 in the paper)."""
-    optimizer: RewardModelOptimizer = RewardModelOptimizer()
-    """AdamW."""
-    evaluation: RewardModelEvaluation = RewardModelEvaluation()
-    """Held-out accuracy and calibration."""
+    """Examples per step."""
+    evaluation: PreferenceEvaluation = PreferenceEvaluation()
+    """Held-out accuracy."""
+
+    @property
+    def rows(self) -> Rows:
+        """Which examples are trained on."""
+        raise NotImplementedError
 
     @property
     def scored_on(self) -> Literal["summary", "response"]:
-        """`on`, resolved."""
-        return self.on or ("summary" if self.objective == "pairwise" else "response")
+        """What of a response counts."""
+        return "response"
 
     def visits(self, examples: int) -> int:
         """Number of examples that a run visits, repeats included, given the number of distinct ones."""
@@ -124,7 +116,7 @@ class RewardModelRecipe(RowsRecipe):
         """What cannot be meant in a run of this kind."""
         yield from super().contradictions()
         for index, data in enumerate(self.data):
-            yield from _data(f"`data.{index}", data, self)
+            yield from _data(f"`data.{index}", data, self.rows)
         holds_out = self.evaluation.share > 0 or any(data.held_out for data in self.data)
         if not holds_out and self.evaluation.every is not None:
             yield (
@@ -133,11 +125,43 @@ class RewardModelRecipe(RowsRecipe):
             )
 
 
-def _data(key: str, data: PreferenceData, recipe: RewardModelRecipe) -> Iterator[str]:
+class RewardModelRecipe(PreferenceRows):
+    """A scalar reward model, trained from preference pairs or from labels."""
+
+    kind: Literal["reward-model"] = "reward-model"
+    """Kind of run."""
+    objective: Literal["pairwise", "pointwise"] = "pairwise"
+    """`pairwise`: the chosen of two responses scores higher (Bradley-Terry; helpfulness). `pointwise`: the score is the
+    log-odds of a label (harmlessness)."""
+    on: Literal["summary", "response"] | None = None
+    """The text of a response that is scored: after `</think>`, or all of it. None: `summary` for pairs and `response`
+    for labels, as in the paper."""
+    template: Literal["auto", "chat", "plain"] = "auto"
+    """How a conversation is rendered: with the model's chat template, or as `Human: … Assistant: …`. `auto`: the chat
+    template if there is one."""
+    replay: ReplaySection | None = None
+    """Earlier examples, for the continued training of a reward model."""
+    batch_size: int = Field(default=32, gt=0)
+    """Examples per step (256 in the paper)."""
+    optimizer: RewardModelOptimizer = RewardModelOptimizer()
+    """AdamW."""
+
+    @property
+    def rows(self) -> Rows:
+        """Which examples are trained on."""
+        return self.objective
+
+    @property
+    def scored_on(self) -> Literal["summary", "response"]:
+        """`on`, resolved."""
+        return self.on or ("summary" if self.objective == "pairwise" else "response")
+
+
+def _data(key: str, data: PreferenceData, rows: Rows) -> Iterator[str]:
     if not data.path.strip():
         yield f"{key}.path` is empty. Write the path of a JSONL file."
     if data.format != "preferences":
-        if recipe.objective == "pointwise":
+        if rows == "pointwise":
             yield (
                 f"{key}.format` is `{data.format}`, of which pairs are made, but `objective` is `pointwise`. Give "
                 "labelled responses (`format: preferences`), or set `objective=pairwise`."

@@ -13,7 +13,8 @@ from typing import Any
 
 from rethink.errors import UsageError
 from rethink.kinds.reward_model import loop
-from rethink.kinds.reward_model.data import RewardData, load_reward_data
+from rethink.kinds.reward_model.data import load_reward_data
+from rethink.kinds.reward_model.examples import Examples
 from rethink.kinds.reward_model.loop import RewardRun, held_out_facts, score_examples
 from rethink.kinds.reward_model.recipe import RewardModelRecipe
 from rethink.kinds.reward_model.wire import build
@@ -108,7 +109,7 @@ def load_start(recipe: RewardModelRecipe, *, headers_only: bool = False) -> Chec
     return checkpoint
 
 
-def read_data(recipe: RewardModelRecipe, checkpoint: Checkpoint) -> RewardData:
+def read_data(recipe: RewardModelRecipe, checkpoint: Checkpoint) -> Examples:
     """The recipe's examples, in the ids of the model's tokenizer. Raises as `load_reward_data`."""
     context = checkpoint.config.max_position_embeddings if checkpoint.config is not None else 2**31
     template = template_of(recipe, checkpoint)
@@ -126,7 +127,7 @@ def _assemble(
     recipe: RewardModelRecipe,
     checkpoint: Checkpoint,
     folder: RunFolder,
-    data: RewardData,
+    data: Examples,
     steps: int,
     progress: Progress,
 ) -> RewardRun:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rethink.algorithms.preference import bradley_terry_loss, pointwise_loss
 from rethink.errors import NumericsError
-from rethink.kinds.reward_model.data import Example
+from rethink.kinds.reward_model.examples import Example
 from rethink.kinds.reward_model.recipe import RewardModelRecipe
 from rethink.model.heads.value_head import RewardModel
 from rethink.runs.lanes import cut, within

@@ -6,7 +6,7 @@ from itertools import islice
 
 import numpy as np
 
-from rethink.kinds.reward_model.data import Example
+from rethink.kinds.reward_model.examples import Example
 from rethink.kinds.reward_model.recipe import RewardModelRecipe
 from rethink.kinds.reward_model.update import Lane, StepStats, accumulate_gradients
 from rethink.machine.placement import Placement

@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from rethink.errors import ModelError, NumericsError, RunFolderError, TaskError, UsageError
-from rethink.kinds.reward_model.data import Example, step_examples
+from rethink.kinds.reward_model.data import step_examples
+from rethink.kinds.reward_model.examples import Example
 from rethink.kinds.reward_model.loop import held_out_facts, score_examples
 from rethink.kinds.reward_model.run import load_start, read_data, train_reward_model
 from rethink.kinds.reward_model.update import Judged, accumulate_gradients, lanes_of
