@@ -71,12 +71,13 @@ class ShardedDecoder:
         temperature: float = 1.0,
         *,
         whole: bool = False,
+        together: bool = False,
         bonus_C: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `LanguageModel`. The gradients are in the shards when this returns."""
 
         def call(decoder: Decoder) -> tuple[Tensor, Tensor, Tensor]:
-            return decoder.completion_loss(batch, objective, temperature, whole=whole, bonus_C=bonus_C)
+            return decoder.completion_loss(batch, objective, temperature, whole=whole, together=together, bonus_C=bonus_C)
 
         with self._exchange("a pass over the layers"):
             loss, logprobs_C, entropies_C = self.module(call)
@@ -115,11 +116,12 @@ class ShardedTransformers(TransformersModel):
         temperature: float = 1.0,
         *,
         whole: bool = False,
+        together: bool = False,
         bonus_C: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `LanguageModel`. The gradients are in the shards when this returns."""
         with self._exchange("a pass over the layers"):
-            return super().completion_loss(batch, objective, temperature, whole=whole, bonus_C=bonus_C)
+            return super().completion_loss(batch, objective, temperature, whole=whole, together=together, bonus_C=bonus_C)
 
     def _backward(
         self, logits_NV: Tensor, gradient_NV: Tensor, parameters: list[Tensor], sums: list[Tensor | None]

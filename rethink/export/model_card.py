@@ -14,6 +14,7 @@ from rethink.eval.tables.card_section import card_section, percent
 from rethink.export.exported import Origin
 from rethink.recipe.kind import DEFAULT_KIND, kinds
 from rethink.recipe.objective import objectives
+from rethink.recipe.preference import preference_objectives
 from rethink.recipe.schema import AlgorithmSection
 from rethink.store.as_trained import AsTrained
 from rethink.types import Prompt
@@ -211,7 +212,7 @@ def _training(facts: Facts) -> Iterator[str]:
 def _objective(recipe: Mapping[str, Any]) -> str:
     """The objective by its name, with paper and equation where it is known here."""
     name = str((recipe.get("algorithm") or {}).get("type", AlgorithmSection().type))
-    known = objectives().get(name)
+    known = objectives().get(name) or preference_objectives().get(name)
     return f"the objective `{name}`" + (f" of {known.source}," if known else "")
 
 

@@ -91,14 +91,14 @@ def head_loss(
     Returns the loss (scalar), the log-probabilities [C] and the entropies [C], both detached.
     """
     if whole:
-        objective = _at_once(objective, token_logprobs(hidden_CE, weight_VE, targets_C, temperature)[0])
+        objective = at_once(objective, token_logprobs(hidden_CE, weight_VE, targets_C, temperature)[0])
     kept = main_grad(weight_VE) if torch.is_grad_enabled() and weight_VE.requires_grad else None
     extra = _Extra(kept, bonus_C)
     loss, logprobs, entropies = _HeadLoss.apply(hidden_CE, weight_VE, targets_C, objective, temperature, extra)  # type: ignore[no-untyped-call]
     return loss, logprobs, entropies
 
 
-def _at_once(objective: TokenObjective, logprobs_C: Tensor) -> TokenObjective:
+def at_once(objective: TokenObjective, logprobs_C: Tensor) -> TokenObjective:
     """The objective of all tokens as one that takes them chunk by chunk, with the same sum and gradient."""
     leaf = logprobs_C.requires_grad_()
     with torch.enable_grad():

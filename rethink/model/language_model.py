@@ -36,6 +36,7 @@ class LanguageModel(Protocol):
         temperature: float = 1.0,
         *,
         whole: bool = False,
+        together: bool = False,
         bonus_C: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Sum of the objective, with a graph; log-probabilities and entropies [C], detached.
@@ -43,7 +44,8 @@ class LanguageModel(Protocol):
         With `bonus_C` [C] the entropy of each target's distribution, times the number there, is taken off the sum.
 
         The objective is called with parts of the targets, cut anywhere; with `whole`, only with whole completions,
-        which may cost a second pass of the head.
+        which may cost a second pass of the head; with `together`, once with all targets, which may cost a second
+        forward pass of the model.
         """
         ...
 

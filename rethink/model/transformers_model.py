@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from rethink.errors import ModelError
-from rethink.kernels.head import Slopes, TokenObjective, logits_gradient
+from rethink.kernels.head import Slopes, TokenObjective, at_once, logits_gradient
 from rethink.model.decoder.packing import PackedBatch
 from rethink.model.loading import Checkpoint
 from rethink.model.notes import note_once
@@ -133,6 +133,7 @@ class TransformersModel:
         temperature: float = 1.0,
         *,
         whole: bool = False,
+        together: bool = False,
         bonus_C: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Sum of the objective over sequences, with a graph; log-probabilities and entropies [C], detached.
@@ -142,6 +143,8 @@ class TransformersModel:
         Raises:
             ModelError: a sequence is longer than the model's context.
         """
+        if together:
+            objective = at_once(objective, self.completion_logprobs(batch, temperature)[0])
         logprobs_C, entropies_C = self._empty(batch), self._empty(batch)
         parameters = [p for _, p in self.named_parameters()]
         sums: list[Tensor | None] = [None] * len(parameters)

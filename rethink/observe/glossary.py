@@ -293,13 +293,50 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
                        "Falls, then levels off.", "Rises while `reward_model/loss` falls: train for fewer epochs or on "
                        "more examples.", _TRAIN),
             MetricInfo("eval/margin", "score", "Mean lead of the correct side over the held-out examples.",
-                       "Near `reward_model/margin`.", "Far below it: see `eval/reward_model_loss`.", _TRAIN),
+                       "Near `reward_model/margin` or `preference/margin`.",
+                       "Far below it: see `eval/reward_model_loss` or `eval/preference_loss`.", _TRAIN),
             MetricInfo("eval/margin_median", "score", "Median of that lead.", "Near `eval/margin`.",
                        "Far from it: a few examples carry the mean.", _TRAIN),
             MetricInfo("eval/ece", "share", "Expected calibration error on the held-out examples: the mean difference "
                        "between predicted probability and observed share, over ten bins.",
                        "Below 0.1.", "The model is overconfident: train for fewer epochs, or on more examples. With "
                        "few held-out examples it can be large by chance.", _TRAIN),
+        ),
+    ),
+    (
+        "Preferences",
+        "Only runs of the kind `preference` have these metrics. They have none of the sections Reward, Rollouts and "
+        "Policy. The implicit reward of an answer is what the objective compares: for DPO beta times the log-ratio of "
+        "policy and reference model. The correct side is the chosen answer of a pair, or an answer's own label. "
+        "Training metrics are of the step's examples, before the update.",
+        (
+            MetricInfo("preference/loss", "", "Mean loss of the examples, by the objective's equation.",
+                       "Falls; DPO starts at 0.69.", "Does not fall: raise the learning rate. Near 0 while the "
+                       "held-out loss rises: train for fewer epochs, or raise `algorithm.beta`.", _TRAIN),
+            MetricInfo("preference/accuracy", "share", "Share of the examples with the correct side ahead: the chosen "
+                       "answer has the higher implicit reward; with labels, the reward of an answer is above (good) or "
+                       "below (bad) what the objective compares it with. Equal rewards do not count.",
+                       "Rises from 0 or 0.5.", "See `preference/loss`.", _TRAIN),
+            MetricInfo("preference/margin", "reward", "Mean lead of the correct side.", "Rises, then levels off.",
+                       "Keeps growing while `eval/accuracy` does not: the model overfits the examples.", _TRAIN),
+            MetricInfo("preference/reward_chosen", "reward", "Mean implicit reward of the chosen (good) answers.",
+                       "Rises, or falls less than `preference/reward_rejected`.",
+                       "Falls far below 0: see `preference/logprob_chosen`.", _TRAIN),
+            MetricInfo("preference/reward_rejected", "reward", "Mean implicit reward of the rejected (bad) answers.",
+                       "Falls.", "Rises with `preference/reward_chosen`: both answers are learnt as texts. Raise "
+                       "`algorithm.beta`, or give pairs that differ more.", _TRAIN),
+            MetricInfo("preference/logprob_chosen", "nats/token", "Mean log-probability of a token of the chosen "
+                       "(good) answers under the policy.", "Changes little.",
+                       "Falls steadily: the model moves away from both answers (likelihood displacement). Fine-tune on "
+                       "the chosen answers first, lower the learning rate, raise `algorithm.beta`, or use `orpo`.",
+                       _TRAIN),
+            MetricInfo("preference/logprob_rejected", "nats/token", "The same of the rejected (bad) answers.",
+                       "Falls.", "See `preference/logprob_chosen`.", _TRAIN),
+            MetricInfo("preference/kl", "nats", "KTO's estimate of the KL from the reference model: mean log-ratio of "
+                       "answers to other prompts, at least 0.", "Small, often 0.",
+                       "Grows steadily: lower the learning rate, or raise `algorithm.beta`.", _TRAIN),
+            MetricInfo("eval/preference_loss", "", "The loss on the held-out examples.", "Falls, then levels off.",
+                       "Rises while `preference/loss` falls: train for fewer epochs or on more examples.", _TRAIN),
         ),
     ),
     (

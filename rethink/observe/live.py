@@ -25,6 +25,7 @@ _PHASES = {
     "rollout": "sampling completions",
     "reward": "scoring completions",
     "data": "reading the data",
+    "reference": "computing log-probabilities of the reference model",
     "train": "updating the policy",
     "optimizer": "updating the weights",
     "evaluation": "evaluating on held-out problems",
@@ -38,6 +39,9 @@ _METRICS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("train/loss", "loss", lambda value: f"{value:.4f}"),
     ("reward_model/loss", "loss", lambda value: f"{value:.4f}"),
     ("reward_model/accuracy", "accuracy", percent),
+    ("preference/loss", "loss", lambda value: f"{value:.4f}"),
+    ("preference/accuracy", "accuracy", percent),
+    ("preference/margin", "margin", lambda value: f"{value:.3f}"),
     ("time/step", "time a step", duration),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from rethink.errors import UsageError
@@ -13,6 +14,7 @@ from rethink.plan.estimate import (
     GIB,
     Memory,
     activation_bytes,
+    count_parameters,
     shape_of,
     sharded_memory,
     training_memory,
@@ -33,6 +35,7 @@ def check_training_room(
     batch: int,
     *,
     logits: bool = True,
+    reference: bool = False,
 ) -> None:
     """Refuse a run that samples nothing and is planned to need more memory than is free.
 
@@ -43,6 +46,7 @@ def check_training_room(
         longest: tokens of the longest document.
         batch: tokens of a step's documents, at most.
         logits: whether it computes any.
+        reference: whether a reference model is held too.
 
     Raises:
         UsageError: it does not fit, and the recipe does not say to go on anyway.
@@ -53,6 +57,8 @@ def check_training_room(
     most = max(longest, min(batch, int(choices["micro_batch_tokens"])))
     memory = training_memory(shape, value_bytes, longest, most, logits=logits, lanes=recorded_lanes(choices))
     memory = on_ranks(memory, shape, value_bytes, choices["device"])
+    if reference:
+        memory = replace(memory, reference_weights=value_bytes * count_parameters(shape).total)
     room = room_refused(optimizer, memory, choices["device"])
     if room is None:
         return

@@ -62,6 +62,13 @@ batch_size: 4
 evaluation: {share: 0.2, every: 2}
 checkpoint: {every: 1}
 """
+PREFERENCE = """
+data: [{path: PLACE/pairs.jsonl}]
+algorithm: {type: kto}
+batch_size: 4
+evaluation: {share: 0.2, every: 2}
+checkpoint: {every: 1}
+"""
 SAMPLES = """
 problems: 4
 sampling: {per_problem: 2, prompts_per_batch: 2, max_new_tokens: 4, kv_budget_gb: 0.1}
@@ -80,16 +87,18 @@ USED = {
     "grpo": (GRPO, tuple(PARTS)),
     "sft": (SFT, ("model", "optimizer")),
     "reward-model": (REWARD_MODEL, ("model", "optimizer")),
+    "preference": (PREFERENCE, ("model", "optimizer")),
     "samples": (SAMPLES, ("model", "tasks", "prompt", "reward")),
     "eval": (EVAL, ("model", "tasks", "prompt", "reward")),
 }
 """By kind: the rest of its recipe, and which of `PARTS` it has."""
-STEPS = {"grpo": 6, "sft": 3, "reward-model": 3}
+STEPS = {"grpo": 6, "sft": 3, "reward-model": 3, "preference": 3}
 """Where the run is stopped; GRPO in the midst of a rollout batch of four updates. One more step is the whole."""
 QUICK = {
     "grpo": ("metrics.jsonl", "optimizer.safetensors"),
     "sft": ("state.json", "recipe.yaml"),
     "reward-model": ("pairs.jsonl",),
+    "preference": ("part-000000.parquet",),
     "samples": ("train.jsonl", "part-000000.jsonl"),
     "eval": ("chunk-000001.parquet", "summary.json"),
     "pipeline": ("pipeline.json", "model.safetensors"),

@@ -38,6 +38,13 @@ steps: 2
 batch_size: 2
 evaluation: {{share: 0.3}}
 """,
+    "preference": """\
+algorithm: {{type: kto}}
+data: [{{path: {folder}/pairs.jsonl}}]
+steps: 2
+batch_size: 8
+evaluation: {{share: 0.3}}
+""",
     "samples": """\
 problems: 2
 tasks: [{{kind: jsonl, name: {folder}/sums.jsonl}}]

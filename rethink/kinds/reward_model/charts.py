@@ -1,4 +1,4 @@
-"""The charts and the section of the report that only reward models have."""
+"""The charts that only reward models have, and the section of the report on preferences."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHARTS = (
 
 
 def sections(data: Mapping[str, Any]) -> str:
-    """What a reward model was trained on, and how well its probabilities are calibrated."""
+    """What preferences a model was trained on, and how well a reward model's probabilities are calibrated."""
     summary = data["summary"] or {}
     facts = summary.get("data")
     if not isinstance(facts, Mapping):
@@ -38,4 +38,4 @@ def sections(data: Mapping[str, Any]) -> str:
     ]
     if cells:
         shown += table(["probability", "mean given", "share that came true", "examples"], cells, class_="results")
-    return section("preference-data", "Examples and calibration", shown)
+    return section("preference-data", "Examples and calibration" if cells else "Examples", shown)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rethink.kinds.reward_model.recipe import RewardDataSize, RewardModelRecipe
+from rethink.kinds.reward_model.recipe import PreferenceRows, RewardDataSize, RewardModelRecipe
 from rethink.kinds.reward_model.run import load_start, read_data
 from rethink.kinds.reward_model.show import data_lines
 from rethink.machine.placement import check_device
@@ -90,7 +90,7 @@ def costs(
     recipe: RewardModelRecipe, shape: ModelShape, drawn: Callable[[str], Drawn | None], rates: MachineRates | None
 ) -> Costs:
     """As a stage of a pipeline; pairs are taken at what can be made of the samples of stages before."""
-    pairs = recipe.data_size or _pairs_size(recipe, drawn)
+    pairs = recipe.data_size or pairs_size(recipe, drawn)
     if pairs is None:
         return Costs()
     longest = None if recipe.data_size else round(pairs.tokens)
@@ -98,7 +98,7 @@ def costs(
     return Costs(found.total_tokens, found.total_flops, found.total_seconds, found.memory, longest or recipe.max_tokens)
 
 
-def _pairs_size(recipe: RewardModelRecipe, drawn: Callable[[str], Drawn | None]) -> RewardDataSize | None:
+def pairs_size(recipe: PreferenceRows, drawn: Callable[[str], Drawn | None]) -> RewardDataSize | None:
     """Of pairs that are made of the samples of stages before, at most; None where they come from elsewhere too."""
     pairs, longest = 0, 0
     for entry in recipe.data:

@@ -42,7 +42,7 @@ def show(summary: Mapping[str, Any], out: Path) -> None:
         table = Table(title=f"{after['n']:.0f} held-out {what}", title_justify="left")
         for column in ("", "before", "after"):
             table.add_column(column)
-        table.add_row("accuracy (95 % interval)", _accuracy(before), _accuracy(after))
+        table.add_row("accuracy (95 % interval)", accuracy_text(before), accuracy_text(after))
         for name, label in (("loss", "loss"), ("ece", "calibration error"), ("margin_mean", "mean margin")):
             table.add_row(label, f"{before[name]:.3f}", f"{after[name]:.3f}")
         console.print(table)
@@ -53,7 +53,8 @@ def show(summary: Mapping[str, Any], out: Path) -> None:
     say(f"\nAs a reward: reward.parts: [{{name: reward-model, model: {out / 'model'}}}]")
 
 
-def _accuracy(facts: Mapping[str, Any]) -> str:
+def accuracy_text(facts: Mapping[str, Any]) -> str:
+    """Accuracy with its interval."""
     low, high = facts["accuracy_ci"]
     return f"{facts['accuracy']:.3f} ({low:.3f} – {high:.3f})"
 

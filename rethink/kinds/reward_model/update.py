@@ -5,7 +5,6 @@ Axes: S responses of a micro-batch, B its examples.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -13,11 +12,11 @@ import torch
 from torch import Tensor
 
 from rethink.algorithms.preference import bradley_terry_loss, pointwise_loss
-from rethink.errors import NumericsError
 from rethink.kinds.reward_model.examples import Example
 from rethink.kinds.reward_model.recipe import RewardModelRecipe
 from rethink.model.heads.value_head import RewardModel
 from rethink.runs.lanes import cut, within
+from rethink.runs.numerics import finite_loss
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,12 +97,7 @@ def accumulate_gradients(
     for part in micro_batches(lane.examples, limit):
         scores_S = model.scores([example.group for example in part])
         loss = losses(scores_S, part).sum() / lane.counted
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise NumericsError(
-                f"the loss of step {step + 1} is {value}, so no update was made; the last checkpoint is sound. Start "
-                "anew with a lower optimizer.learning_rate, or with model.dtype=float32"
-            )
+        value = finite_loss(loss, step)
         loss.backward()
         stats.loss += value
         stats.margins += [entry.margin for entry in judged_by(scores_S, part)]

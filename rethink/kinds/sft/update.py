@@ -8,7 +8,6 @@ Axes: C trained tokens of a micro-batch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 
@@ -16,13 +15,13 @@ import torch
 from torch import Tensor
 
 from rethink.algorithms.aggregation import token_weights
-from rethink.errors import NumericsError
 from rethink.kernels.trace import span, traced
 from rethink.kinds.sft.recipe import SFTRecipe
 from rethink.model.decoder.packing import PackedBatch, PackedGroup, pack
 from rethink.model.language_model import LanguageModel
 from rethink.model.text.training_text import Document
 from rethink.runs.lanes import cut, within
+from rethink.runs.numerics import finite_loss
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,12 +96,7 @@ def accumulate_gradients(
 
         with span("forward", batch.input_tokens, batch.target_tokens):
             loss, _, entropies_C = model.completion_loss(batch, objective)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise NumericsError(
-                f"the loss of step {step + 1} is {value}, so no update was made; the last checkpoint is sound. "
-                "Lower optimizer.learning_rate, or use model.dtype=float32, and start anew"
-            )
+        value = finite_loss(loss, step)
         with span("backward"):
             loss.backward()
         stats.loss += value

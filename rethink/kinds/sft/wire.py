@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from rethink.kinds.sft.recipe import SFTRecipe
 from rethink.kinds.sft.update import Lane, StepStats, accumulate_gradients, micro_batches
 from rethink.machine.placement import Placement
 from rethink.model.build import build_model
 from rethink.model.language_model import LanguageModel
 from rethink.model.loading import Checkpoint
 from rethink.model.text.training_text import Document
+from rethink.recipe.base import ModelRecipe
 from rethink.runs.lanes import Arrays, Lanes, ragged, rows_of
 
 
-def build(recipe: SFTRecipe, checkpoint: Checkpoint, placement: Placement) -> LanguageModel:
+def build(recipe: ModelRecipe, checkpoint: Checkpoint, placement: Placement) -> LanguageModel:
     """What is trained."""
     trust = recipe.model.trust_remote_code
     return build_model(checkpoint, placement.dtype, placement.device, trust_remote_code=trust)

@@ -157,11 +157,12 @@ class Decoder:
         temperature: float = 1.0,
         *,
         whole: bool = False,
+        together: bool = False,
         bonus_C: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss of the completions' tokens (see `head_loss`) with a graph; log-probabilities and entropies [C]."""
         hidden = self.hidden(batch).index_select(0, batch.head_rows_C)
-        return head_loss(hidden, self.head, batch.targets_C, objective, temperature, whole, bonus_C)
+        return head_loss(hidden, self.head, batch.targets_C, objective, temperature, whole or together, bonus_C)
 
     def logits(self, batch: PackedBatch) -> Tensor:
         """All logits [T, V]: for tests and small inputs, since this is V wide."""
