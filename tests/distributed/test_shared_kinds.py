@@ -31,6 +31,7 @@ from rethink.runs.optimizer import MasterAdamW
 from rethink.runs.recovery import until_done
 from rethink.store.run_folder import RunFolder
 from tests.distributed.local_ranks import local_ranks
+from tests.kinds.preference.test_run import RECIPE as PREFERENCE
 from tests.kinds.reward_model.examples import RECIPE as REWARD_MODEL
 from tests.kinds.reward_model.examples import labelled, pairs, write_rows
 from tests.kinds.sft.test_loop import documents, model_of
@@ -44,13 +45,13 @@ from .test_ranks import parts, rank_process, same
 SHORT = ("epochs=null", "steps=4", "optimizer.lanes=3", "checkpoint={every: 2}", "model.dtype=bfloat16")
 
 
-@pytest.fixture(params=["sft", "reward-model"])
+@pytest.fixture(params=["sft", "reward-model", "preference"])
 def recipe_file(request: pytest.FixtureRequest, tmp_path: Path, tiny_folder: Callable[..., Path]) -> Path:
     """A tiny run of each kind beside GRPO, which has tests of its own."""
     rows = [{"prompt": f"{n} + 1?", "completion": f"{'so ' * (n % 5)}{n + 1}"} for n in range(20)]
     for name, made in (("sums", rows), ("chats", rows[:9]), ("pairs", pairs(24))):
         write_rows(tmp_path / f"{name}.jsonl", made)
-    text = SFT if request.param == "sft" else REWARD_MODEL
+    text = {"sft": SFT, "reward-model": REWARD_MODEL, "preference": PREFERENCE}[request.param]
     path = tmp_path / "tiny.yaml"
     path.write_text(text.format(model=tiny_folder("llama"), folder=tmp_path, data=tmp_path / "pairs.jsonl"))
     return path

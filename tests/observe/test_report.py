@@ -174,12 +174,11 @@ def test_charts_hold_the_metrics_of_every_step(finished: RunFolder) -> None:
                 "policy/ratio_mean", "policy/ratio_max", "eval/accuracy_low", "eval/accuracy_high", "eval/truncated",
                 "eval/n", "eval/judged", "reward/<part>", "failure/<cause>", "time/wait",
                 *(f"policy/{name}" for name in ("correction", "correction_cut", "lag", "beta", "masked", "chosen")),
-                *(name for name in GLOSSARY if name.startswith("cluster/")),
-                # Fine-tuning, reward models and preferences have charts of their own, in their own reports.
+                *(name for name in GLOSSARY if name.startswith(("cluster/", "preference/"))),
+                # Other kinds have charts of their own, in their own reports.
                 "train/loss", "train/entropy", "train/tokens", "train/input_tokens", "train/epoch", "eval/loss",
-                "eval/tokens", "reward_model/loss", "reward_model/accuracy", "reward_model/margin",
-                "eval/reward_model_loss", "eval/margin", "eval/margin_median", "eval/ece", "eval/preference_loss",
-                *(name for name in GLOSSARY if name.startswith("preference/"))}  # fmt: skip
+                "eval/tokens", "reward_model/loss", "reward_model/accuracy", "reward_model/margin", "eval/ece",
+                "eval/reward_model_loss", "eval/margin", "eval/margin_median", "eval/preference_loss"}  # fmt: skip
     assert {info.name for _, _, infos in SECTIONS for info in infos} - charted == left_out
 
 

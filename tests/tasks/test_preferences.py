@@ -12,6 +12,7 @@ from rethink.errors import TaskError
 from rethink.tasks.preferences import Preference, read_file, read_hub, read_preference
 
 USER = {"role": "user", "content": "Why?"}
+SYSTEM = {"role": "system", "content": "Be brief."}
 SAYS = ({"role": "assistant", "content": "A"}, {"role": "assistant", "content": "B"})
 HH = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Why?\n\nAssistant: "
 TURNS = ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}, USER)
@@ -41,6 +42,37 @@ def test_pairs(row: dict[str, Any], prompt: tuple[dict[str, str], ...]) -> None:
     assert (found.prompt, found.responses, found.unusable, found.rule) == (prompt, ("A", "B"), None, None)
     again = read_preference(json.loads(json.dumps(found.row())), "pairwise", "here")
     assert again == found
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"question": "Why?", "preferred": "A", "dispreferred": "B"}, (USER,)),
+        ({"instruction": "Why?", "chosen_response": "A", "rejected_response": "B"}, (USER,)),
+        ({"instruction": "Why", "input": "?", "chosen": "A", "rejected": "B"}, ({**USER, "content": "Why\n?"},)),
+        ({"question": "Why?", "response_j": "A", "response_k": "B"}, (USER,)),
+        ({"input": {"messages": [USER]}, "preferred_output": [SAYS[0]], "non_preferred_output": [SAYS[1]]}, (USER,)),
+        ({"conversations": [{"from": "human", "value": "Why?"}], "chosen": {"from": "gpt", "value": "A"},
+          "rejected": {"from": "gpt", "value": "B"}}, (USER,)),
+        ({"system": "Be brief.", "question": "Why?", "chosen": "A", "rejected": "B"}, (SYSTEM, USER)),
+        ({"system": "", "prompt": "Why?", "chosen": "A", "rejected": "B"}, (USER,)),
+        ({"system": "Other.", "prompt": [SYSTEM, USER], "chosen": "A", "rejected": "B"}, (SYSTEM, USER)),
+    ],
+)  # fmt: skip
+def test_pairs_as_known_data_sets_spell_them(row: dict[str, Any], prompt: tuple[dict[str, str], ...]) -> None:
+    found = read_preference(row, "pairwise", "here")
+    assert (found.prompt, found.responses) == (prompt, ("A", "B"))
+
+
+def test_a_pair_is_two_labels() -> None:
+    pair = read_preference({"prompt": "Why?", "chosen": "A", "rejected": "B"}, "either", "here")
+    assert [(p.responses, p.label) for p in pair.apart()] == [(("A",), 1), (("B",), 0)]
+    single = read_preference({"prompt": "Why?", "completion": "A", "label": True}, "either", "here")
+    assert single.apart() == (single,)
+    tied = read_preference({"prompt": "Why?", "chosen": "A", "rejected": "A"}, "either", "here")
+    assert tied.apart() == (tied,)
+    with pytest.raises(TaskError, match="either examples need `label`"):
+        read_preference({"prompt": "Why?"}, "either", "here")
 
 
 @pytest.mark.parametrize(
@@ -134,6 +166,22 @@ def test_files(tmp_path: Path) -> None:
     assert read_file(path, "pairwise")[0].where.endswith("line 1")
     with pytest.raises(TaskError, match="cannot be read"):
         read_file(tmp_path / "none.jsonl", "pairwise")
+
+
+def test_parquet(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "p.parquet"
+    rows = [{"chosen": [USER, SAYS[0]], "rejected": [USER, SAYS[1]], "score_chosen": 2.0, "score_rejected": 1.0}] * 3
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    found = read_file(path, "pairwise")
+    assert [(p.prompt, p.responses) for p in found] == [((USER,), ("A", "B"))] * 3
+    assert found[2].where.endswith("row 3")
+    path.write_bytes(b"PAR1 not")
+    for bad in (path, tmp_path / "none.parquet"):
+        with pytest.raises(TaskError, match=r"cannot be read.*data\.N\.path"):
+            read_file(bad, "pairwise")
 
 
 def test_a_hub_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

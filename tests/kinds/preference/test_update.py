@@ -144,7 +144,12 @@ def test_models_of_transformers_see_one_sequence_at_a_time_and_learn_the_same() 
     close(gradients, dict(zip(dict(module.named_parameters()), expected, strict=True)), 1e-5)
 
 
-@pytest.mark.parametrize("name", preference_objectives())
+QUICK = ("dpo", "orpo", "kto")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in preference_objectives()]
+)
 def test_micro_batches_and_lanes_change_nothing(name: str) -> None:
     """By more than 1e-9 in fp64, of loss, metrics and gradients; lanes travel as other ranks get them."""
     lane = lane_of(name)
