@@ -47,7 +47,7 @@ mutants: $(INSTALLED)  ## small faults, one at a time: does a test notice? IN="r
 	$(BIN)/python dev/mutants.py $(IN) --n $(or $(N),40) --seed $(or $(SEED),0) $(if $(BASE),--base $(BASE)) $(ARGS)
 
 bench: $(INSTALLED) $(MODEL)  ## all benchmarks; ARGS="--peer-python PATH" runs a peer beside us
-	@for script in grpo_step rollout train_step sft_step quickstart; do \
+	@for script in grpo_step rollout train_step sft_step dpo_step quickstart; do \
 		echo "== benchmarks/$$script.py"; $(BIN)/python benchmarks/$$script.py $(ARGS) || exit 1; \
 	done
 
