@@ -77,7 +77,9 @@ class ShardedDecoder:
         """See `LanguageModel`. The gradients are in the shards when this returns."""
 
         def call(decoder: Decoder) -> tuple[Tensor, Tensor, Tensor]:
-            return decoder.completion_loss(batch, objective, temperature, whole=whole, together=together, bonus_C=bonus_C)
+            return decoder.completion_loss(
+                batch, objective, temperature, whole=whole, together=together, bonus_C=bonus_C
+            )
 
         with self._exchange("a pass over the layers"):
             loss, logprobs_C, entropies_C = self.module(call)
@@ -121,7 +123,9 @@ class ShardedTransformers(TransformersModel):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `LanguageModel`. The gradients are in the shards when this returns."""
         with self._exchange("a pass over the layers"):
-            return super().completion_loss(batch, objective, temperature, whole=whole, together=together, bonus_C=bonus_C)
+            return super().completion_loss(
+                batch, objective, temperature, whole=whole, together=together, bonus_C=bonus_C
+            )
 
     def _backward(
         self, logits_NV: Tensor, gradient_NV: Tensor, parameters: list[Tensor], sums: list[Tensor | None]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rethink.kinds.closing import program, wall_time
+from rethink.kinds.closing import show_tried, wall_time
 from rethink.kinds.reward_model.show import accuracy_text, data_lines
 from rethink.terminal import make_console, say
 
@@ -29,4 +28,4 @@ def show(summary: Mapping[str, Any], out: Path) -> None:
     say("\n".join(data_lines(summary["data"])))
     say(f"\n{wall_time(summary)}\n")
     say(f"folder  {out}\nreport  {out / 'report.html'}\nmodel   {out / 'model'}")
-    say(f'\nTry it: {program()} sample --model {shlex.quote(str(out / "model"))} "…"')
+    show_tried(summary, out / "model")
