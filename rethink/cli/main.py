@@ -7,9 +7,11 @@ Nothing heavy is imported before a verb runs, so `rethink --help` is fast.
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NoReturn
 
 import rethink
@@ -26,6 +28,7 @@ from rethink.cli import (
     gpu_check,
     profile,
     report,
+    runs,
     sample,
     score,
     serve,
@@ -46,11 +49,12 @@ examples:
   rethink check my.yaml                                 test in a minute or two whether it can work
   rethink train my.yaml --resume                        resume a run that stopped
   rethink train r1                                      run the whole pipeline of DeepSeek-R1
+  rethink runs                                          list the runs, with state and results
   rethink status runs/r1                                show the progress of its stages
   rethink sample --model runs/quickstart/model "Calculate 1 + 2 + 3."
   rethink chat --model runs/quickstart                  talk with the trained model
   rethink eval --model runs/quickstart/model --bench gsm8k --limit 100
-  rethink compare evals/before evals/after              show where two evaluations differ
+  rethink compare evals/before evals/after              show where two evaluations, or several runs, differ
   rethink export runs/quickstart --to gguf --out quickstart.gguf
   rethink score --reward math --data answers.jsonl --out scored.jsonl
   rethink report runs/quickstart --open
@@ -67,12 +71,15 @@ BROKEN_PIPE = 141
 class Parser(argparse.ArgumentParser):
     """`argparse.ArgumentParser` with control characters in its messages made visible."""
 
+    verbs: Collection[str] = ()
+    """Names of the commands."""
+
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """See `argparse.ArgumentParser`."""
         super().exit(status, None if message is None else visible(message))
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The parser with all verbs."""
     parser = Parser(
         prog="rethink",
@@ -83,23 +90,43 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"rethink {rethink.__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for verb in (
-        train, status, clean, tasks, algorithms, check, sample, chat, serve, score, eval, compare, export, report,
+        train, runs, status, clean, tasks, algorithms, check, sample, chat, serve, score, eval, compare, export, report,
         cluster, profile, doctor, gpu_check,
     ):  # fmt: skip
         verb.add_parser(verbs)
+    parser.verbs = tuple(verbs.choices)
     return parser
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse arguments; `key=value` may come before or after options, which argparse alone does not accept."""
-    parser = build_parser()
-    args, rest = parser.parse_known_args(argv)
+    parser, words = build_parser(), list(sys.argv[1:] if argv is None else argv)
+    if not words:
+        parser.print_help()
+        parser.exit()
+    if not words[0].startswith("-") and words[0] not in parser.verbs:
+        near = difflib.get_close_matches(words[0], parser.verbs, n=1)
+        meant = f"did you mean `{near[0]}`? " if near else ""
+        parser.error(f"there is no command {words[0]!r}; {meant}`rethink --help` lists them")
+    args, rest = parser.parse_known_args(words)
     strange = [word for word in rest if word.startswith("-") or not hasattr(args, "overrides")]
     if strange:
-        parser.error(f"unrecognized arguments: {' '.join(strange)}")
+        hint = _as_override(strange[0], words) if hasattr(args, "overrides") else ""
+        parser.error(f"unrecognized arguments: {' '.join(strange)}{hint}")
     if rest:
         args.overrides = [*args.overrides, *rest]
     return args
+
+
+def _as_override(option: str, words: Sequence[str]) -> str:
+    """How a value of the recipe that was given as an option is written; nothing where it looks like none."""
+    key, given, value = option.removeprefix("--").partition("=")
+    if not option.startswith("--") or not re.fullmatch(r"[A-Za-z][\w.-]*", key):
+        return ""
+    if not given:
+        following = words[words.index(option) + 1 :] if option in words else []
+        value = following[0] if following and not following[0].startswith("-") else "VALUE"
+    return f". Values of the recipe have no dashes: {key.replace('-', '_')}={value}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,16 +1,23 @@
-"""`rethink status`: the progress of a pipeline, and the lineage of a sample or a model."""
+"""`rethink status`: how far a run or a pipeline is, and the lineage of a sample or a model."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rethink.cli.arguments import Verbs, print_json, verb
+from rethink.kinds.closing import program
 from rethink.terminal import make_console, say
 
+if TYPE_CHECKING:
+    from rethink.observe.run_state import RunState
+
 EXAMPLES = """\
+  rethink status runs/quickstart                          a run of any kind: steps, results, time, what is lost
   rethink status runs/r1                                  every stage with its state, time and disk space
   rethink status runs/r1 --json
   rethink status runs/r1 --lineage rl2                    recipe, seed and inputs of a stage, back to the base model
@@ -21,12 +28,12 @@ EXAMPLES = """\
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb `status`."""
-    parser = verb(verbs, "status", "show a pipeline's progress, or the lineage of a sample or model", EXAMPLES, run)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder of the pipeline")
+    parser = verb(verbs, "status", "show how far a run or pipeline is, or the lineage of a sample", EXAMPLES, run)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder of a run or a pipeline")
     parser.add_argument(
         "--lineage",
         metavar="WHAT",
-        help="show what a stage, a path in DIR, or a sample or problem (by its id) was made from",
+        help="pipelines: show what a stage, a path in DIR, or a sample or problem (by its id) was made from",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
@@ -36,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
     from rethink.kinds.pipeline.status import lineage, status
     from rethink.store.pipeline_folder import PipelineFolder
 
+    if args.lineage is None and not PipelineFolder.exists(args.folder):
+        return _run_status(args.folder, as_json=args.json)
     folder = PipelineFolder.open(args.folder)
     if args.lineage is not None:
         found = lineage(folder, args.lineage)
@@ -50,6 +59,54 @@ def run(args: argparse.Namespace) -> int:
     else:
         _show(state)
     return 0
+
+
+def _run_status(path: Path, *, as_json: bool) -> int:
+    """Of a run that is no pipeline."""
+    from rethink.observe.run_state import state_of
+    from rethink.store.cluster_log import losses
+    from rethink.store.completeness import lost_parts
+    from rethink.store.pipeline_folder import disk_bytes
+    from rethink.store.run_folder import RunFolder
+
+    state = state_of(path)
+    found = asdict(state) | {"disk_bytes": disk_bytes(path), "lost_workers": losses(path)}
+    found["lost"] = [] if state.error is not None else lost_parts(RunFolder.open(path))
+    if as_json:
+        print_json(found)
+    else:
+        _show_run(state, found)
+    return 0
+
+
+def _show_run(state: RunState, found: Mapping[str, Any]) -> None:
+    from rethink.cli.runs import accuracy_of, done_of
+    from rethink.observe.number_text import duration
+    from rethink.plan.estimate_text import size_text
+
+    say(f"{state.folder}: {state.name} ({state.kind}), {state.state}")
+    if state.error is not None:
+        say(state.error)
+        return
+    lines = {
+        "steps": done_of(state),
+        "accuracy": accuracy_of(state),
+        **{name: f"{value:.4g}" for name, value in (state.metrics or {}).items()},
+        "time": duration(state.seconds) if state.seconds else "",
+        "left": "" if state.left is None else duration(state.left),
+        "disk": size_text(found["disk_bytes"]),
+        "recipe": state.recipe_hash[:12],
+        "written": f"{state.updated} UTC",
+    }
+    for name, text in lines.items():
+        if text:
+            say(f"  {name:<14}{text}")
+    for sentence in found["lost"]:
+        say(sentence)
+    for loss in found["lost_workers"][-1:]:
+        say(f"{len(found['lost_workers'])} workers or trainer ranks were lost, and others started: {loss['cause']}")
+    if state.state == "stopped":
+        say(f"To go on: {program()} train {shlex.quote(state.folder)} --resume")
 
 
 def _show(state: Mapping[str, Any]) -> None:

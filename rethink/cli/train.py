@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ EXAMPLES = """\
   rethink train my.yaml --out runs/second                   write to another folder
   rethink train my.yaml --resume                            resume a run that stopped
   rethink train my.yaml steps=200 --resume                  extend a finished run
+  rethink train runs/my --resume                            the same by its folder, which knows its recipe
+  rethink train runs/my --out runs/again seed=4             run its recipe once more, with another seed
   rethink train sft data.0.path=my.jsonl                    fine-tune: a recipe of another kind
   rethink train r1                                          run a pipeline; finished, unchanged stages are skipped
   rethink train quickstart --cluster local:2                sample on two workers; the result stays the same
@@ -35,7 +38,7 @@ EXAMPLES = """\
 def add_parser(verbs: Verbs) -> None:
     """Add the verb `train`."""
     parser = verb(verbs, "train", "run a recipe", EXAMPLES, run, when_interrupted)
-    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, the name of a shipped recipe, or a run folder")
     parser.add_argument("overrides", nargs="*", metavar="key=value", default=[], help="override values of the recipe")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the run folder (default: runs/<name of the recipe>)")
     parser.add_argument("--resume", action="store_true", help="resume the run in DIR, or start it if there is none")
@@ -52,9 +55,9 @@ def add_parser(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the recipe with its kind's functions, or print the plan of a dry run."""
     from rethink.recipe.kind import kind_named
-    from rethink.recipe.recipe_files import load_recipe
 
-    recipe = load_recipe(args.recipe, args.overrides)
+    folder = folder_of(args)
+    recipe = recipe_of(args.recipe, folder, args.overrides)
     kind = kind_named(recipe.kind)
     if args.over_memory:
         if not kind.trains:
@@ -62,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
                 f"--over-memory needs a recipe that trains one model, but `{recipe.name}` is of the kind "
                 f"`{recipe.kind}`. In a pipeline, set optimizer.over_memory=true in the stage that may exceed memory"
             )
-        recipe = load_recipe(args.recipe, [*args.overrides, "optimizer.over_memory=true"])
+        recipe = recipe_of(args.recipe, folder, [*args.overrides, "optimizer.over_memory=true"])
     if args.cluster is not None:
         from rethink.distributed.cluster import check_use, read_cluster
         from rethink.distributed.rank_opening import check_kind
@@ -74,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     selected = selection_of(args, kind)
     if args.dry_run:
         return dry_run(recipe, kind, args.json, {"out": args.out, **selected} if kind.stages else {})
-    args.out = args.out or Path("runs") / recipe.name
+    args.out = args.out or folder or Path("runs") / recipe.name
 
     from rethink.machine.allocator import tune_allocator
 
@@ -101,6 +104,32 @@ def run(args: argparse.Namespace) -> int:
     if not summary["finished"]:
         raise KeyboardInterrupt  # Ctrl-C let the step end and saved it; the run still counts as interrupted
     return 0
+
+
+def folder_of(args: argparse.Namespace) -> Path | None:
+    """The run or pipeline that the argument RECIPE names; None: it names a recipe."""
+    from rethink.store.pipeline_folder import PipelineFolder
+    from rethink.store.run_folder import RunFolder
+
+    folder = Path(args.recipe)
+    return folder if RunFolder.exists(folder) or PipelineFolder.exists(folder) else None
+
+
+def recipe_of(given: str, folder: Path | None, overrides: Sequence[str]) -> AnyRecipe:
+    """The recipe of a file, of a shipped name, or that a run's folder holds.
+
+    Raises:
+        RecipeError: it cannot be found or read.
+        RunFolderError: the folder cannot be read.
+    """
+    from rethink.recipe.recipe_files import load_recipe, parse_recipe
+    from rethink.store.pipeline_folder import PipelineFolder
+    from rethink.store.run_folder import RunFolder
+
+    if folder is None:
+        return load_recipe(given, overrides)
+    opened = RunFolder.open(folder) if RunFolder.exists(folder) else PipelineFolder.open(folder)
+    return parse_recipe(opened.recipe_yaml, f"The recipe in `{folder}`", overrides)
 
 
 def selection_of(args: argparse.Namespace, kind: Kind) -> dict[str, Any]:

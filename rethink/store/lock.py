@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,8 @@ from rethink.store.atomic import storage_errors
 
 LOCK = ".rethink.lock"
 """Name of the file in a locked folder. It stays there and holds the id of the last process that wrote."""
+_FLOCK = "hhqqi"
+"""Type, whence, start, length and process of Linux' `struct flock` on 64 bits."""
 _held: set[str] = set()  # locks of this process: POSIX locks do not exclude the process that has them
 
 
@@ -47,6 +50,25 @@ def only_writer(folder: Path) -> Iterator[None]:
         yield
     finally:
         _held.discard(name)
+        os.close(descriptor)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process writes to a folder now. Nothing is locked or waited for."""
+    path = folder / LOCK
+    if str(path.resolve()) in _held:
+        return True
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:  # nobody ever wrote, or not for us to see
+        return False
+    try:
+        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        found: int = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))[0]
+        return found != fcntl.F_UNLCK
+    except OSError:  # a file system without locks
+        return False
+    finally:
         os.close(descriptor)
 
 

@@ -41,6 +41,7 @@ def shown(capsys: Capture, *expected: str) -> str:
 
 REFUSED = {
     "train": [["train", HOSTILE], ["train", "quickstart", f"{HOSTILE}=1"], ["train", "quickstart", f"seed={HOSTILE}"]],
+    "runs": [["runs", HOSTILE]],
     "status": [["status", HOSTILE]],
     "clean": [["clean", HOSTILE]],
     "check": [["check", HOSTILE], ["check", "quickstart", f"tasks.0.name={HOSTILE}"]],

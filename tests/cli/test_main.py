@@ -51,6 +51,31 @@ def test_start_imports_nothing_heavy() -> None:
     assert done.stdout.strip() in ("[]", "['numpy']")
 
 
+def test_rethink_alone_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main.main([])
+    assert stopped.value.code == 0
+    assert "examples:\n  rethink doctor" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trian", "quickstart"], "there is no command 'trian'; did you mean `train`? `rethink --help` lists them"),
+        (["xyzzy"], "there is no command 'xyzzy'; `rethink --help` lists them"),
+        (["train", "quickstart", "--steps", "5"], "arguments: --steps. Values of the recipe have no dashes: steps=5"),
+        (["train", "quickstart", "--optimizer.learning-rate=1e-5"], "no dashes: optimizer.learning_rate=1e-5"),
+        (["train", "quickstart", "--steps"], "no dashes: steps=VALUE"),
+        (["doctor", "--steps", "5"], "unrecognized arguments: --steps 5\n"),
+    ],
+)  # fmt: skip
+def test_a_near_miss_says_what_to_type(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main.main(words)
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
+
+
 def test_version() -> None:
     import rethink as package
 
@@ -61,7 +86,6 @@ def test_version() -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        (),
         ("fly",),
         ("train",),
         ("train", "quickstart", "--fast"),
