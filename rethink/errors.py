@@ -72,3 +72,8 @@ class RankLost(RunFailure):
 
 class StorageFailure(RunFailure):
     """The run's folder cannot be written."""
+
+
+def how_to_install(extra: str) -> str:
+    """The command that installs an extra, for messages: `rethink` on the package index is another project."""
+    return f"`pip install -e '.[{extra}]'` in a checkout of Rethink"

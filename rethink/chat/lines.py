@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rethink.chat.chat_session import Session
-from rethink.errors import RethinkError
+from rethink.errors import RethinkError, how_to_install
 from rethink.store.cache import cache_root
 from rethink.terminal import make_console
 
 PROMPT = "› "
 HISTORY = "chat-history"
 """Name of the file in the cache."""
-NO_EDITOR = "line editing is plain: pip install 'rethink[chat]' brings history, several lines and key bindings"
+NO_EDITOR = f"line editing is plain: {how_to_install('chat')} brings history, several lines and key bindings"
 
 
 def talk(session: Session, greeting: str) -> None:

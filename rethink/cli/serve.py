@@ -7,7 +7,7 @@ import os
 import sys
 
 from rethink.cli.arguments import Verbs, add_as_is, real, verb, whole
-from rethink.errors import UsageError
+from rethink.errors import UsageError, how_to_install
 from rethink.terminal import say
 
 EXAMPLES = """\
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         import fastapi
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise UsageError(f"`rethink serve` needs {error.name}: pip install 'rethink[serve]'") from error
+        raise UsageError(f"`rethink serve` needs {error.name}: {how_to_install('serve')}") from error
     del fastapi
     from rethink.serve.connection import is_loopback
     from rethink.serve.server import ServeOptions, serve

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rethink.errors import UsageError
+from rethink.errors import UsageError, how_to_install
 
 SETTINGS = {
     "health_check_initial_delay_ms": 2000,
@@ -32,7 +32,7 @@ def ray_module() -> Any:
         import ray
     except ImportError:
         raise UsageError(
-            "`--cluster` needs Ray, which is not installed. Install it with `pip install 'rethink[ray]'`"
+            f"`--cluster` needs Ray, which is not installed. Install it with {how_to_install('ray')}"
         ) from None
     return ray
 

@@ -216,7 +216,7 @@ def _failures(hosts: Hosts, ended: Mapping[int, Ended]) -> list[str]:
         elif end.code in _NOT_FOUND:
             found.append(f"{host} has no {hosts.python} ({last}); give its path as `python`")
         elif "No module named" in last:
-            found.append(f"{hosts.python} of {host} lacks a package ({last}); install `rethink[ray]` there")
+            found.append(f"{hosts.python} of {host} lacks a package ({last}); install the extra `ray` there")
         elif end.code:
             found.append(f"{host}: {last}")
     return found

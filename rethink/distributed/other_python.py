@@ -33,7 +33,7 @@ def facts_of(python: str, paths: Sequence[str] = (), engines: Sequence[str] = ()
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         if "No module named" in last:
-            install = f"{python} -m pip install 'rethink[ray]'"
+            install = f"{python} -m pip install -e '.[ray]'"
             return {"error": f"`{python}` cannot import all of Rethink ({last}). Install it there: `{install}`"}
         return {"error": f"`{python}` ended with {last}"}
     found: dict[str, str] = json.loads(done.stdout.strip().splitlines()[-1])

@@ -200,7 +200,7 @@ printf 'address: %s\\nworkers: %s\\nthreads: %s\\n' "$head:{PORT}" {job.workers}
         "num_nodes": job.nodes,
         "resources": {"cpus": f"{job.cpus}+", "memory": f"{job.memory_gib}+"},
         "workdir": ".",
-        "setup": "python3 -m venv .venv\n.venv/bin/pip install 'rethink[ray]'\n",
+        "setup": "python3 -m venv .venv\n.venv/bin/pip install -e '.[ray]'\n",
         "run": run,
     }
     note = "# sky launch FILE. Mount a bucket at `runs` (`file_mounts`) to keep the run when the machines go.\n"

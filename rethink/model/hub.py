@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from rethink.errors import ModelError
+from rethink.errors import ModelError, how_to_install
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}")
 _PATTERNS = (
@@ -49,7 +49,7 @@ def download(hub_id: str, revision: str | None, trust_remote_code: bool, hint: s
     except ImportError as error:
         raise ModelError(
             f"{hub_id!r} looks like a hub id, which needs the package huggingface_hub: "
-            f"`pip install 'rethink[hub]'`; {WORKS_OFFLINE}{hint}"
+            f"{how_to_install('hub')}; {WORKS_OFFLINE}{hint}"
         ) from error
     patterns = [*_PATTERNS, "*.py"] if trust_remote_code else list(_PATTERNS)
     named = hub_id if revision is None else f"{hub_id} at revision {revision}"

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rethink.errors import ModelError
+from rethink.errors import ModelError, how_to_install
 from rethink.kernels.head import Slopes, TokenObjective, at_once, logits_gradient
 from rethink.model.decoder.packing import PackedBatch
 from rethink.model.loading import Checkpoint
@@ -326,7 +326,7 @@ def _load_module(checkpoint: Checkpoint, dtype: torch.dtype, trust_remote_code: 
         from transformers import AutoModelForCausalLM
     except ImportError as error:
         raise ModelError(
-            f"{checkpoint.source} needs the package transformers{because}: `pip install 'rethink[hub]'`; or use a "
+            f"{checkpoint.source} needs the package transformers{because}: {how_to_install('hub')}; or use a "
             "model of the Llama, Qwen2, Qwen3 or Mistral architecture"
         ) from error
     try:

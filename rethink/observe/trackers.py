@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlparse
 
-from rethink.errors import UsageError
+from rethink.errors import UsageError, how_to_install
 from rethink.store.atomic import write_json
 from rethink.store.run_folder import RunFolder
 
@@ -48,7 +48,7 @@ def check_trackers(names: Sequence[str]) -> None:
         if name not in sys.modules and importlib.util.find_spec(PACKAGES[name]) is None:
             raise UsageError(
                 f"the recipe asks for the tracker `{name}`, and its package is not installed. Install it with "
-                f"`pip install {PACKAGES[name]}` (or all trackers with `pip install 'rethink[trackers]'`), or leave it "
+                f"`pip install {PACKAGES[name]}` (or all trackers with {how_to_install('trackers')}), or leave it "
                 "out with `trackers=[]`: the run's folder keeps every metric in any case."
             )
 

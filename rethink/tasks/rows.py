@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rethink.errors import TaskError
+from rethink.errors import TaskError, how_to_install
 from rethink.recipe.schema import TaskSource
 from rethink.seeds import draw
 from rethink.store.jsonl import read_jsonl
@@ -219,7 +219,7 @@ def load_hub(name: str, config: str | None, split: str) -> Iterable[Any]:
         import datasets
     except ImportError as error:
         raise TaskError(
-            "data sets of the hub need the package `datasets`; install the extra: pip install 'rethink[hub]'"
+            f"data sets of the hub need the package `datasets`; install the extra: {how_to_install('hub')}"
         ) from error
     try:
         with _quiet_hub():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +48,21 @@ def test_the_help_texts_avoid_the_listed_phrases() -> None:
 
 def test_the_pages_link_the_glossary() -> None:
     assert all("docs/glossary.md" in (ROOT / name).read_text("utf-8") for name in ("README.md", "CONTRIBUTING.md"))
+
+
+def test_nothing_says_to_install_another_project() -> None:
+    """`rethink` on the package index is somebody else's: what is said to install is a checkout of ours."""
+    names = subprocess.run(["git", "ls-files", "*.py", "*.md", "*.yaml"], cwd=ROOT, capture_output=True, check=True)
+    named = re.compile(r"install [^\n]{0,40}(?<![\w./-])rethink(?:\[|['\"` ]*(?:\n|$))")
+    found = [
+        (name, match[0])
+        for name in names.stdout.decode().split()
+        if name != "tests/dev/test_prose.py" and (ROOT / name).is_file()
+        for match in named.finditer((ROOT / name).read_text("utf-8"))
+    ]
+    assert found == []
+    assert named.search("pip install 'rethink[serve]'")
+    assert named.search("`python -m pip install rethink`\n")
 
 
 def commands() -> list[tuple[str, str]]:

@@ -74,7 +74,7 @@ def test_lists_that_cannot_be_meant_are_refused(names: tuple[str, ...], words: s
     [
         (Ended(255, "", "x\nssh: connect to host b port 22: refused"), "ssh does not reach b (ssh: connect to host b"),
         (Ended(127, "", "sh: /opt: not found"), "b has no /opt/a b/python"),
-        (Ended(1, "", "E\nModuleNotFoundError: No module named 'rethink'"), "install `rethink[ray]` there"),
+        (Ended(1, "", "E\nModuleNotFoundError: No module named 'rethink'"), "install the extra `ray` there"),
         (Ended(-1, "", "it did not end within 60 s"), "b: it did not end within 60 s"),
         (told(ray="2.9"), "ray differs: 2.60.0 on a; 2.9 on b"),
     ],

@@ -101,7 +101,7 @@ def test_the_command(
     words += ["--out", str(tmp_path / "o"), "--max-new-tokens", "30"]
     fake_vllm.hide(monkeypatch)
     assert main.main([*words, "--data", "gsm8k=/nowhere"]) == 2  # before data is looked for
-    assert "pip install 'rethink[vllm]'" in capsys.readouterr().err
+    assert "pip install -e '.[vllm]'" in capsys.readouterr().err
     monkeypatch.undo()
     fake = fake_vllm.install(monkeypatch, right)
     assert main.main([*words, "--json"]) == 0

@@ -1,6 +1,6 @@
 """Exported files in llama.cpp itself: the same tokens for the same text, and the same greedy tokens.
 
-Needs llama-cpp-python (`pip install 'rethink[llama]'`, which builds llama.cpp where the index has no wheel).
+Needs llama-cpp-python (`pip install -e '.[llama]'`, which builds llama.cpp where the index has no wheel).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rethink.model.gguf.writer import GgufType, write_gguf
 from rethink.model.loading import Checkpoint, load_checkpoint
 from tests.models import llama3_rope
 
-llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install 'rethink[llama]')")
+llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (pip install -e '.[llama]')")
 
 QUESTIONS = (
     "What is 12 + 35?",

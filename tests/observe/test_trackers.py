@@ -136,7 +136,7 @@ def test_wandb_key_in_netrc_and_own_server(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_a_missing_package_is_named_with_its_command(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "trackio", raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"pip install trackio.*rethink\[trackers\].*trackers=\[\]"):
+    with pytest.raises(UsageError, match=r"pip install trackio.*'\.\[trackers\]'.*trackers=\[\]"):
         trackers.check_trackers(["trackio"])
 
 

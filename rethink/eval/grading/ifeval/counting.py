@@ -6,7 +6,7 @@ import re
 from functools import cache
 from typing import Any
 
-from rethink.errors import UsageError
+from rethink.errors import UsageError, how_to_install
 
 WORD = re.compile(r"\w+")
 
@@ -85,7 +85,7 @@ def _require(package: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         raise UsageError(
-            f"ifeval needs the package `{package}` to judge answers; install the extra: pip install 'rethink[eval]'"
+            f"ifeval needs the package `{package}` to judge answers; install the extra: {how_to_install('eval')}"
         ) from error
 
 
