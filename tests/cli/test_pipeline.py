@@ -131,7 +131,7 @@ def test_refusals(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert run("train", "quickstart", "--only", "zero") == 2
     assert "of the kind `grpo`, which has no stages" in capsys.readouterr().err
     assert run("status", tmp_path) == 2
-    assert "holds no pipeline" in capsys.readouterr().err
+    assert "neither a run nor a pipeline" in capsys.readouterr().err
     assert run("clean", tmp_path) == 2
     assert run("train", recipe, "--out", tmp_path / "x", "--from", "zeor") == 2
     assert "Did you mean `zero`?" in capsys.readouterr().err
