@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import json
 import logging
 import re
@@ -101,7 +102,13 @@ def _console_type() -> type[Console]:
 
 
 def guard_process() -> None:
-    """Make visible what Python and libraries print of exceptions, warnings and logs from now on."""
+    """Make visible what Python and libraries print of exceptions, warnings and logs from now on.
+
+    Characters that the encoding of an output lacks are replaced.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
     sys.excepthook = lambda kind, error, trace: say(
         "".join(traceback.format_exception(kind, error, trace)), file=sys.stderr, end="", flush=True
     )

@@ -40,6 +40,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
         RecipeError: there is no such file, it is not YAML, or a value is unknown, of the wrong type or degenerate.
     """
     file = find_recipe(path)
+    if file.suffix in (".jsonl", ".parquet", ".csv"):
+        raise RecipeError(
+            f"`{path}` is data, not a recipe. A recipe is a YAML file that names it, under `tasks` (problems: `kind: "
+            f"jsonl`, `name: {path}`) or under `data` (conversations); README.md has an example."
+        )
     try:
         text = read_bounded_text(file, MOST_BYTES)
     except (OSError, ValueError) as error:
@@ -169,8 +174,13 @@ def _key(node: Any, segment: str, path: Sequence[str], override: str) -> Segment
         raise RecipeError(f"`{override}`: `{where}` is a single value and has no `{segment}` in it.")
     if not segment.isdecimal() or int(segment) >= len(node):
         have = f"0 to {len(node) - 1}" if node else "none, the list is empty"
+        first = (
+            f"For the first write `{where}.0{override.removeprefix(where)}`. "
+            if node and segment.isidentifier()
+            else ""
+        )
         raise RecipeError(
-            f"`{override}`: `{where}` is a list, whose entries go by index ({have}); `{segment}` is not one. To "
+            f"`{override}`: `{where}` is a list, whose entries go by index ({have}); `{segment}` is not one. {first}To "
             f"replace the whole list write `{where}=[…]`."
         )
     return int(segment)

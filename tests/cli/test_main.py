@@ -76,6 +76,14 @@ def test_a_near_miss_says_what_to_type(words: list[str], said: str, capsys: pyte
     assert said in capsys.readouterr().err
 
 
+def test_a_terminal_without_unicode_gets_help_all_the_same() -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "rethink", "eval", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--model M[,M2?]" in done.stdout
+
+
 def test_version() -> None:
     import rethink as package
 

@@ -314,3 +314,15 @@ def test_a_variable_used_too_often_is_refused() -> None:
     text = "name: p\nkind: pipeline\nvars: {v: " + "x" * 100_000 + "}\nstages:\n  a: {kind: samples, recipe: {a: "
     for use in ("'" + "${vars.v}" * 2000 + "'", "[" + "'${vars.v}', " * 2000 + "]"):
         assert "4,194,304" in refused(text=text + use + "}}\n")
+
+
+def test_a_field_of_the_only_entry_is_spelled_out() -> None:
+    with pytest.raises(RecipeError, match=r"For the first write `tasks\.0\.question_key=q`"):
+        load_recipe("quickstart", ["tasks.question_key=q"])
+
+
+def test_data_given_as_a_recipe_is_called_data(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "1?", "answer": "1"}\n')
+    with pytest.raises(RecipeError, match=r"rows\.jsonl` is data, not a recipe"):
+        load_recipe(path)

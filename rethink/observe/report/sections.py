@@ -52,7 +52,7 @@ def header(data: Data) -> str:
     """Title, description and the facts that one looks for first."""
     recipe, summary = data["recipe"], data["summary"] or {}
     about = recipe.get("description")
-    facts: list[tuple[str, object]] = [("run", status_of(data)), ("recipe hash", data["recipe_hash"])]
+    facts: list[tuple[str, object]] = [("run", status_of(data)), ("recipe hash", data["recipe_hash"][:12])]
     model = recipe.get("model")
     if isinstance(model, Mapping) and model.get("path"):
         facts.append(("model", model["path"]))
