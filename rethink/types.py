@@ -55,6 +55,8 @@ class SamplingParams:
     stop_strings: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     """Tokens that end the completion; the token itself is kept as the completion's last."""
+    keep_mask: bool = False
+    """Whether the completion holds its sampling mask."""
 
     @property
     def truncated(self) -> bool:
@@ -85,6 +87,16 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class SamplingMask:
+    """Which tokens top-p and top-k left to draw from, at each token of a completion."""
+
+    counts: NDArray[np.int32]
+    """[T] how many."""
+    ids: NDArray[np.int32]
+    """Their ids, rising, token after token."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Completion:
     """What the policy generated for a prompt: ids as sampled, never re-tokenised."""
 
@@ -101,6 +113,13 @@ class Completion:
     """Wall time from the start of its decoding to its end (clock: informative only)."""
     version: int | None = None
     """Version of the policy's weights that sampled it; None where nobody counts versions."""
+    mask: SamplingMask | None = None
+    """Where it was asked for."""
+
+    @property
+    def behaviour_logprobs(self) -> NDArray[np.float32]:
+        """[T] what training compares with: of the distribution that was cut where the mask is there, else before."""
+        return self.logprobs if self.mask is None else self.sampled_logprobs
 
 
 @dataclass(frozen=True, slots=True)

@@ -290,7 +290,8 @@ def _corrections() -> Iterator[str]:
         "log-probabilities are the trainer's to the bit where kernels allow it, all weights are 1: corrections "
         "are for engines whose numbers differ (`policy/mismatch`). With the engine `vllm` the default is `tis`; with "
         "any other it is `none`. Both sides are the full distribution's, before "
-        "top-p and top-k, so a correction does not make up for `rollout.allow_truncated`. A correction by "
+        "top-p and top-k, so a correction does not make up for `rollout.allow_truncated`; with "
+        "`rollout.keep_sampling_mask` both are the truncated one's. A correction by "
         "completion costs a second pass of the head."
     )
     yield from ("", "| correction | weight | default cap | default floor | source |", "|---|---|---|---|---|")

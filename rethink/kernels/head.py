@@ -27,17 +27,43 @@ KEPT_BYTES = 128 << 20
 """Largest block that stays between training phases: larger ones (wide vocabularies) are allocated again, in huge
 pages."""
 
+CUT_BELOW = 1e4
+"""How far below the least logit that is kept one that was cut is put: its probability is 0 in fp32."""
+
+
+class Kept(NamedTuple):
+    """Which entries of the vocabulary the distribution of each target has; all others have the probability 0."""
+
+    counts_C: Tensor
+    ids: Tensor
+    """Target after target."""
+
+    def cut(self, logits_CV: Tensor, part: slice) -> None:
+        """Cut the logits of a part of the targets, in place. In torch, also where all else is native."""
+        ends = self.counts_C.cumsum(0)
+        first, last = (int(ends[place - 1]) if place else 0 for place in (part.start, part.stop))
+        ids, counts = self.ids[first:last], self.counts_C[part]
+        rows = torch.arange(len(counts), device=ids.device).repeat_interleave(counts)
+        values = logits_CV[rows, ids]
+        if len(values):
+            logits_CV.fill_(float(values.min()) - CUT_BELOW)
+            logits_CV[rows, ids] = values
+
+
+class Extra(NamedTuple):
+    """What changes the loss or the distributions in some passes alone."""
+
+    bonus_C: Tensor | None = None
+    """[C] what the entropy of each target's distribution is multiplied by before it is taken off the loss; None: 0."""
+    cut: Kept | None = None
+    """What each distribution is renormalised over, of which its target must be one; None: all."""
+
+
 TokenObjective = Callable[[Tensor, slice], Tensor]
 """(log-probabilities of a chunk, which targets they are) -> scalar loss of the chunk, differentiable."""
 
 
-class _Extra(NamedTuple):
-    """What the gradient of the head needs in some passes alone."""
-
-    kept: Tensor | None
-    """Where the weight's gradient is added at once."""
-    bonus_C: Tensor | None
-    """See `head_loss`."""
+PLAIN = Extra()
 
 
 class Slopes(NamedTuple):
@@ -56,14 +82,19 @@ class Slopes(NamedTuple):
 
 @traced("head")
 def token_logprobs(
-    hidden_CE: Tensor, weight_VE: Tensor, targets_C: Tensor, temperature: float = 1.0
+    hidden_CE: Tensor, weight_VE: Tensor, targets_C: Tensor, temperature: float = 1.0, cut: Kept | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities [C] of the targets and entropies [C] of their distributions, at a temperature; no graph."""
+    """Log-probabilities [C] of the targets and entropies [C] of their distributions, at a temperature; no graph.
+
+    With `cut`, the distributions are renormalised over what it keeps, of which each target must be one.
+    """
     logprobs, entropies = _empty(hidden_CE, 2)
     with torch.no_grad():
         logits_of = _logits_of(hidden_CE, weight_VE)
         for chunk in _chunks(len(targets_C)):
             logits = logits_of(hidden_CE[chunk])
+            if cut is not None:
+                cut.cut(logits, chunk)
             _chunk_logprobs(logits, targets_C[chunk], temperature, logprobs[chunk], entropies[chunk])
     return logprobs, entropies
 
@@ -75,11 +106,9 @@ def head_loss(
     objective: TokenObjective,
     temperature: float = 1.0,
     whole: bool = False,
-    bonus_C: Tensor | None = None,
+    extra: Extra = PLAIN,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sum of `objective` over chunks of target log-probabilities, differentiable in hidden and weight.
-
-    With `bonus_C` [C] the entropy of each target's distribution, times the number there, is taken off the sum.
 
     The gradients are made chunk by chunk in the forward pass, while the chunk's logits are there, so nothing is
     computed twice. Where the weight has a `main_grad` and gradients are wanted, its gradient is added there at once,
@@ -88,13 +117,14 @@ def head_loss(
     With `whole`, `objective` is called once with all targets, so that it may sum over more tokens than a chunk has.
     That takes a pass of the head more, without a graph: all log-probabilities must be known before any gradient is.
 
+    `extra` may take a bonus for entropy off the sum, and cut the distributions: the gradient of what is cut is 0.
+
     Returns the loss (scalar), the log-probabilities [C] and the entropies [C], both detached.
     """
     if whole:
-        objective = at_once(objective, token_logprobs(hidden_CE, weight_VE, targets_C, temperature)[0])
+        objective = at_once(objective, token_logprobs(hidden_CE, weight_VE, targets_C, temperature, extra.cut)[0])
     kept = main_grad(weight_VE) if torch.is_grad_enabled() and weight_VE.requires_grad else None
-    extra = _Extra(kept, bonus_C)
-    loss, logprobs, entropies = _HeadLoss.apply(hidden_CE, weight_VE, targets_C, objective, temperature, extra)  # type: ignore[no-untyped-call]
+    loss, logprobs, entropies = _HeadLoss.apply(hidden_CE, weight_VE, targets_C, objective, temperature, (kept, extra))  # type: ignore[no-untyped-call]
     return loss, logprobs, entropies
 
 
@@ -127,10 +157,10 @@ class _HeadLoss(torch.autograd.Function):
         targets: Tensor,
         objective: TokenObjective,
         temperature: float,
-        extra: _Extra,
+        added: tuple[Tensor | None, Extra],
     ) -> tuple[Tensor, Tensor, Tensor]:
         logprobs, entropies = _empty(hidden, 2)
-        accurate, (kept, bonus) = logprobs.dtype, extra
+        accurate, (kept, (bonus, cut)) = logprobs.dtype, added
         grad_hidden = torch.zeros_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=accurate) if kept is None else kept
         logits_of, native = _logits_of(hidden, weight), ops.usable(hidden)
@@ -139,6 +169,8 @@ class _HeadLoss(torch.autograd.Function):
         for chunk in _chunks(len(targets)):
             rows = hidden[chunk]
             logits = logits_of(rows)
+            if cut is not None:
+                cut.cut(logits, chunk)
             lse = _chunk_logprobs(logits, targets[chunk], temperature, logprobs[chunk], entropies[chunk])
             with torch.enable_grad():
                 leaf = logprobs[chunk].clone().requires_grad_()

@@ -40,7 +40,12 @@ def _mix(z: np.ndarray) -> np.ndarray:
 
 
 def sample(
-    logits_BV: Tensor, temperature: float, top_p: float, top_k: int, uniforms_B: Tensor
+    logits_BV: Tensor,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    uniforms_B: Tensor,
+    masks: list[np.ndarray] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw one token per row.
 
@@ -49,6 +54,7 @@ def sample(
         temperature: 0 takes the most likely token (the first of equals), and so does all below `GREEDY_BELOW`.
         top_p, top_k: nucleus mass and number of most likely tokens kept; 1 and 0 keep all. Top-k is applied first.
         uniforms_B: one number in (0, 1) per row.
+        masks: where given, it gets the ids that each row was drawn from, rising.
 
     Returns:
         tokens [B]; log-probabilities [B] before truncation at the temperature (greedy: at temperature 1); and under
@@ -57,7 +63,7 @@ def sample(
     temperature = temperature if temperature >= GREEDY_BELOW else 0.0
     truncated = temperature > 0 and (top_p < 1.0 or top_k > 0)
     fast = logits_BV.dtype == torch.float32 and ops.usable(logits_BV) and logits_BV.stride(1) == 1
-    if fast and not truncated:
+    if fast and not truncated and masks is None:
         tokens, logprobs = ops.sample(logits_BV, temperature, uniforms_B.double().contiguous())
         return tokens, logprobs, torch.zeros_like(logprobs) if temperature == 0 else logprobs.clone()
     scaled = logits_BV.to(torch.promote_types(logits_BV.dtype, torch.float32), copy=True)
@@ -68,13 +74,17 @@ def sample(
     if temperature == 0:
         tokens = scaled.argmax(dim=-1)
         logprobs = -torch.exp(scaled).sum(-1).log()
+        if masks is not None:
+            masks += tokens[:, None].cpu().numpy().astype(np.int32)
         return tokens, logprobs, torch.zeros_like(logprobs)
     weights = torch.exp(scaled)
     log_total = weights.sum(-1).log()
     if truncated:
-        tokens, log_kept = _draw_truncated(weights, top_p, top_k, uniforms_B)
+        tokens, log_kept = _draw_truncated(weights, top_p, top_k, uniforms_B, masks)
     else:
         tokens, log_kept = _draw(weights, uniforms_B), log_total
+        if masks is not None:
+            masks += [np.arange(weights.shape[1], dtype=np.int32)] * len(weights)
     chosen = scaled.gather(1, tokens[:, None])[:, 0]
     logprobs = chosen - log_total
     if fast:  # the same sum as in training, so that both log-probabilities agree to the bit
@@ -101,7 +111,9 @@ def _draw(weights_BV: Tensor, uniforms_B: Tensor) -> Tensor:
     return (block * BLOCK + torch.minimum(entry, last.clamp(min=0)))[:, 0]
 
 
-def _draw_truncated(weights_BV: Tensor, top_p: float, top_k: int, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
+def _draw_truncated(
+    weights_BV: Tensor, top_p: float, top_k: int, uniforms_B: Tensor, masks: list[np.ndarray] | None
+) -> tuple[Tensor, Tensor]:
     """As `_draw` among the kept tokens; also the log of their total weight [B]."""
     ordered, index, total = _most_likely(weights_BV, top_p, top_k)
     if top_k > 0:
@@ -111,6 +123,9 @@ def _draw_truncated(weights_BV: Tensor, top_p: float, top_k: int, uniforms_B: Te
         # A token stays while the mass before it is below top_p: the smallest set that reaches top_p.
         share = ordered.double() / total
         ordered = ordered * (share.cumsum(-1) - share < top_p)
+    if masks is not None:
+        rows = zip(ordered.cpu() > 0, index.cpu(), strict=True)
+        masks += (np.sort(ids[kept].numpy()).astype(np.int32) for kept, ids in rows)
     place = _draw(ordered, uniforms_B)
     # In fp64, so that how many candidates another row of the batch has does not show.
     return index.gather(1, place[:, None])[:, 0], ordered.double().sum(-1).log().to(weights_BV.dtype)

@@ -123,6 +123,8 @@ class TransformersModel:
         with torch.no_grad():
             for part, prompt, completion, targets in _sequences(batch):
                 logits_NV = self._completion_logits(prompt, completion)[targets]
+                if batch.cut is not None:
+                    batch.cut.cut(logits_NV, part)
                 logprobs_C[part], entropies_C[part], _ = _token_terms(logits_NV, batch.targets_C[part], temperature)
         return logprobs_C, entropies_C
 
@@ -152,7 +154,11 @@ class TransformersModel:
         for part, prompt, completion, targets in _sequences(batch):
             targets_N = batch.targets_C[part]
             logits_NV = self._completion_logits(prompt, completion)[targets]
-            logprobs_N, entropies_C[part], lse_N = _token_terms(logits_NV.detach(), targets_N, temperature)
+            values_NV = logits_NV.detach()
+            if batch.cut is not None:
+                values_NV = values_NV.clone()
+                batch.cut.cut(values_NV, part)
+            logprobs_N, entropies_C[part], lse_N = _token_terms(values_NV, targets_N, temperature)
             logprobs_C[part] = logprobs_N
             leaf = logprobs_N.clone().requires_grad_()
             value = objective(leaf, part)
@@ -161,7 +167,7 @@ class TransformersModel:
             total += value.detach()
             if slopes.bonus_C is not None:
                 total -= (slopes.bonus_C * slopes.entropies_C).sum()
-            gradient_NV = _logits_gradient(logits_NV.detach(), lse_N, targets_N, slopes, temperature)
+            gradient_NV = _logits_gradient(values_NV, lse_N, targets_N, slopes, temperature)
             self._backward(logits_NV, gradient_NV, parameters, sums)
         loss: Tensor = _MadeGradients.apply(total, sums, *parameters)  # type: ignore[no-untyped-call]
         return loss, logprobs_C, entropies_C

@@ -180,11 +180,14 @@ class RolloutSection(Section):
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature; the loss uses the same."""
     top_p: float = Field(default=1.0, gt=0, le=1)
-    """Nucleus mass; below 1 needs `allow_truncated`."""
+    """Nucleus mass; below 1 needs `keep_sampling_mask` or `allow_truncated`."""
     top_k: int = Field(default=0, ge=0)
-    """Number of most likely tokens kept; 0 keeps all; other values need `allow_truncated`."""
+    """Number of most likely tokens kept; 0 keeps all; other values need `keep_sampling_mask` or `allow_truncated`."""
     allow_truncated: bool = False
     """Train on samples from a distribution that top-p or top-k truncated, although the loss uses the full one."""
+    keep_sampling_mask: bool = False
+    """Store with each token which ones top-p and top-k left to draw from, and use log-probabilities over these alone in
+    training: exact for truncated samples (DeepSeek-V3.2, arXiv 2512.02556, section 3.1)."""
     stop_strings: tuple[str, ...] = ()
     """Strings that end a completion, in addition to the model's end-of-turn tokens."""
     dynamic_sampling: DynamicSampling | None = None

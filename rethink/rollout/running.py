@@ -17,7 +17,7 @@ from rethink.errors import EngineFailure
 from rethink.kernels.sampling import sample, uniforms
 from rethink.kernels.trace import traced
 from rethink.rollout.stopping import text_of
-from rethink.types import Completion, FinishReason, OnToken, SamplingParams
+from rethink.types import Completion, FinishReason, OnToken, SamplingMask, SamplingParams
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,6 +33,8 @@ class RunningSample:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     sampled_logprobs: list[float] = field(default_factory=list)
+    masks: list[np.ndarray] = field(default_factory=list)
+    """Ids that each token was drawn from, where its parameters want the mask."""
 
 
 @traced("sampling")
@@ -49,7 +51,9 @@ def draw_tokens(logits_BV: Tensor, samples: Sequence[RunningSample]) -> None:
     for params, members in by_params.items():
         whole = len(members) == len(samples)
         logits = logits_BV if whole else logits_BV[torch.tensor(members, device=logits_BV.device)]
-        drawn = sample(logits, params.temperature, params.top_p, params.top_k, numbers[members].to(logits.device))
+        masks: list[np.ndarray] | None = [] if params.keep_mask else None
+        uniform = numbers[members].to(logits.device)
+        drawn = sample(logits, params.temperature, params.top_p, params.top_k, uniform, masks)
         if not bool(torch.isfinite(drawn[1]).all()):
             raise EngineFailure(
                 "the model's probabilities are not finite (NaN or infinity), so nothing can be sampled: its "
@@ -60,6 +64,8 @@ def draw_tokens(logits_BV: Tensor, samples: Sequence[RunningSample]) -> None:
             samples[i].tokens.append(token)
             samples[i].logprobs.append(logprob)
             samples[i].sampled_logprobs.append(sampled)
+        for i, ids in zip(members, masks or (), strict=masks is not None):
+            samples[i].masks.append(ids)
     for running in samples:
         if running.on_token is not None:
             running.on_token(running.index, running.tokens[-1])
@@ -77,4 +83,9 @@ def completion_of(
         finish_reason=reason,
         seconds=time.perf_counter() - running.started,
         version=version,
+        mask=_mask_of(running.masks) if running.params.keep_mask else None,
     )
+
+
+def _mask_of(masks: Sequence[np.ndarray]) -> SamplingMask:
+    return SamplingMask(np.array([len(ids) for ids in masks], np.int32), np.concatenate(masks))

@@ -21,7 +21,7 @@ import numpy as np
 from rethink.errors import RunFolderError
 from rethink.store.atomic import write_bytes
 from rethink.store.integrity import parquet_is_whole, sealed_parquet
-from rethink.types import Completion, Problem, Prompt, RewardOutcome, Rollout, Turn
+from rethink.types import Completion, Problem, Prompt, RewardOutcome, Rollout, SamplingMask, Turn
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,6 +60,8 @@ def rollout_row(rollout: Rollout) -> dict[str, Any]:
         "version": completion.version,
         "turns": json.dumps([astuple(turn) for turn in rollout.turns]) if rollout.turns else None,
         "token_advantages": advantage if several else (),
+        "mask_counts": () if completion.mask is None else completion.mask.counts,
+        "mask_ids": () if completion.mask is None else completion.mask.ids,
     }
 
 
@@ -88,12 +90,18 @@ def row_rollout(row: Mapping[str, Any]) -> Rollout:
             finish_reason=row["finish_reason"],
             seconds=row["seconds"],
             version=row.get("version"),
+            mask=_mask(row),
         ),
         outcomes={name: RewardOutcome(**part) for name, part in parts.items()},
         reward=row["reward"],
         advantage=math.nan if advantage is None else advantage,
         turns=tuple(Turn(*turn) for turn in json.loads(row.get("turns") or "[]")),
     )
+
+
+def _mask(row: Mapping[str, Any]) -> SamplingMask | None:
+    counts, ids = (np.asarray(row.get(name, ()), dtype=np.int32) for name in ("mask_counts", "mask_ids"))
+    return SamplingMask(counts, ids) if len(counts) else None
 
 
 def _part_row(part: RewardOutcome) -> dict[str, Any]:
@@ -130,8 +138,10 @@ _TYPES = {
     "version": "int64",
     "turns": "string",
     "token_advantages": "list<float64>",
+    "mask_counts": "list<int32>",
+    "mask_ids": "list<int32>",
 }
-_LATER = ("version", "turns", "token_advantages")
+_LATER = ("version", "turns", "token_advantages", "mask_counts", "mask_ids")
 """Columns that files of earlier versions do not have."""
 COLUMNS = tuple(_TYPES)
 """The columns of a rollout file, in order; `write_rollouts` may add more behind them."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rethink.kernels import head
-from rethink.kernels.head import TokenObjective, head_loss, token_logprobs
+from rethink.kernels.head import Extra, TokenObjective, head_loss, token_logprobs
 from rethink.kernels.native import ops
 
 
@@ -199,7 +199,7 @@ def test_a_bonus_adds_the_gradient_of_the_entropy(
     accurate = torch.promote_types(dtype, torch.float32)
     weights = factors.to(accurate)
     loss, *_ = head_loss(
-        *ours, targets, lambda logprobs, part: (weights[part] * logprobs).sum(), 0.7, bonus_C=bonus.to(accurate)
+        *ours, targets, lambda logprobs, part: (weights[part] * logprobs).sum(), 0.7, extra=Extra(bonus.to(accurate))
     )
     loss.backward()
     exact = [hidden.double().requires_grad_(), weight.double().requires_grad_()]

@@ -239,5 +239,11 @@ def reweighed(recipe: Recipe, batch: RolloutBatch, penalties: Sequence[Tensor] |
 def sampling_params(r: RolloutSection, sources: Sources, step: int) -> SamplingParams:
     """How the rollouts for `step` are drawn."""
     return SamplingParams(
-        r.temperature, r.top_p, r.top_k, r.max_new_tokens_at(step), r.stop_strings, sources.stop_token_ids
+        r.temperature,
+        r.top_p,
+        r.top_k,
+        r.max_new_tokens_at(step),
+        r.stop_strings,
+        sources.stop_token_ids,
+        r.keep_sampling_mask,
     )

@@ -169,7 +169,11 @@ def old_logprobs(run: GRPO, batch: RolloutBatch) -> list[Tensor] | None:
     if source == "current":
         return None
     if source == "engine":
-        return [torch.from_numpy(r.completion.logprobs).to(run.model.device) for g in batch.trained_groups for r in g]
+        return [
+            torch.from_numpy(r.completion.behaviour_logprobs).to(run.model.device)
+            for g in batch.trained_groups
+            for r in g
+        ]
     return compute_logprobs(run.model, batch.trained_groups, recipe.rollout.temperature, run.micro_batch_tokens)
 
 
@@ -178,7 +182,7 @@ def kl_in_reward(run: GRPO, batch: RolloutBatch) -> list[Tensor] | None:
     recipe, old = run.recipe, run.old_logprobs
     if recipe.algorithm.kl_in == "loss" or run.reference is None:
         return None
-    if old is None and run.sources.engine.exact_logprobs:
+    if old is None and run.sources.engine.exact_logprobs and not recipe.rollout.keep_sampling_mask:
         old = [torch.from_numpy(rollout.completion.logprobs) for g in batch.trained_groups for rollout in g]
     old, reference = (
         known or compute_logprobs(model, batch.trained_groups, recipe.rollout.temperature, run.micro_batch_tokens)
@@ -195,7 +199,8 @@ def old_source(recipe: Recipe, *, exact: bool) -> Literal["current", "engine", "
         return "engine"
     if recipe.steps_per_batch == 1:
         return "current"
-    return "engine" if exact and not recipe.rollout.lag else "pass"
+    # Sums over a sampling mask are made in another order by the engine than by the trainer.
+    return "engine" if exact and not recipe.rollout.lag and not recipe.rollout.keep_sampling_mask else "pass"
 
 
 def mini_batch(run: GRPO, batch: RolloutBatch, position: int) -> MiniBatch:

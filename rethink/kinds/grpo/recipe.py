@@ -25,7 +25,7 @@ from rethink.recipe.schema import (
     TaskSource,
 )
 from rethink.recipe.terms import ADVANTAGES
-from rethink.rollout.engines import check_trains, is_corrected
+from rethink.rollout.engines import check_trains, is_corrected, keeps_mask
 
 DEFAULT_CORRECTION: Literal["tis"] = "tis"
 """Of an engine whose log-probabilities another program computes."""
@@ -237,12 +237,14 @@ def _critic(recipe: Recipe) -> Iterator[str]:
 def _sampling(rollout: RolloutSection) -> Iterator[str]:
     cut = [f"`rollout.top_p={rollout.top_p:g}`"] if rollout.top_p < 1 else []
     cut += [f"`rollout.top_k={rollout.top_k}`"] if rollout.top_k > 0 else []
-    if cut and not rollout.allow_truncated:
+    if cut and not rollout.allow_truncated and not rollout.keep_sampling_mask:
         yield (
             f"{' and '.join(cut)} would train on samples of a cut distribution, while ratio and KL use the full one, "
-            "which biases the update. Sample from the full distribution (`rollout.top_p=1 rollout.top_k=0`), or accept "
-            "it with `rollout.allow_truncated=true`."
+            "which biases the update. Sample from the full distribution (`rollout.top_p=1 rollout.top_k=0`), train on "
+            "the cut one (`rollout.keep_sampling_mask=true`), or accept the bias with `rollout.allow_truncated=true`."
         )
+    if rollout.keep_sampling_mask:
+        yield from _sampling_mask(rollout, bool(cut))
     if "" in rollout.stop_strings:
         yield "`rollout.stop_strings` holds an empty string, which would end every completion at once. Remove it."
     limit = rollout.max_new_tokens
@@ -258,6 +260,20 @@ def _sampling(rollout: RolloutSection) -> Iterator[str]:
         )
     if min(limit, default=0) < 0 or min(limit.values(), default=1) < 1:
         yield f"`rollout.max_new_tokens` is {limit}; steps must be 0 or more and limits 1 or more."
+
+
+def _sampling_mask(rollout: RolloutSection, cut: bool) -> Iterator[str]:
+    key = "`rollout.keep_sampling_mask`"
+    if not cut:
+        yield f"{key} has no effect, since `rollout.top_p` 1 and `rollout.top_k` 0 cut nothing. Set one, or remove it."
+    if rollout.allow_truncated:
+        yield f"{key} takes the cut distribution for the loss, `rollout.allow_truncated` the full one. Remove one."
+    if not keeps_mask(rollout.engine):
+        yield (
+            f"{key} needs an engine that says which tokens were left to draw from, and `{rollout.engine}` "
+            "(`rollout.engine`) does not. Set `rollout.engine=auto`, or sample from the full distribution "
+            "(`rollout.top_p=1 rollout.top_k=0`)."
+        )
 
 
 def _dynamic_sampling(recipe: Recipe) -> Iterator[str]:
@@ -345,7 +361,7 @@ def _correction(rollout: RolloutSection, algorithm: AlgorithmSection) -> Iterato
             "sampled, so it would take its rollouts for the present policy's. Set `algorithm.correction=tis`, or "
             "`rollout.lag=0`."
         )
-    cut = rollout.top_p < 1 or rollout.top_k > 0
+    cut = (rollout.top_p < 1 or rollout.top_k > 0) and not rollout.keep_sampling_mask
     wanted = rollout.lag or algorithm.correction != "none" or algorithm.off_policy_mask is not None
     if cut and is_corrected(rollout.engine) and wanted:
         yield (

@@ -107,7 +107,7 @@ class MicroBatch:
 
     def engine_logprobs(self, device: torch.device) -> Tensor:
         """[C] log-probabilities that the engine sampled with."""
-        return torch.from_numpy(np.concatenate([r.completion.logprobs for r in self.rollouts])).to(device)
+        return torch.from_numpy(np.concatenate([r.completion.behaviour_logprobs for r in self.rollouts])).to(device)
 
 
 def masked(rollout: Rollout, settings: AlgorithmSection) -> bool:
@@ -194,7 +194,10 @@ def micro_batches(groups: Sequence[Group], limit: int, device: torch.device) -> 
 
 
 def _packed(rollouts: Group) -> PackedGroup:
-    return PackedGroup(rollouts[0].prompt.token_ids, [r.completion.token_ids.tolist() for r in rollouts])
+    masks = [r.completion.mask for r in rollouts if r.completion.mask is not None]
+    return PackedGroup(
+        rollouts[0].prompt.token_ids, [r.completion.token_ids.tolist() for r in rollouts], cuts=masks or None
+    )
 
 
 def _cut(group: Group, limit: int) -> Iterator[list[Rollout]]:

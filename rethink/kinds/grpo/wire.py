@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from rethink.machine.placement import Placement
 from rethink.model.loading import Checkpoint
 from rethink.rollout.engines import builder_of
 from rethink.runs.lanes import Arrays, Lanes, ragged, rows_of
-from rethink.types import Completion, Problem, Prompt, Rollout, Turn
+from rethink.types import Completion, Problem, Prompt, Rollout, SamplingMask, Turn
 
 
 def build(recipe: Recipe, checkpoint: Checkpoint, placement: Placement) -> Any:
@@ -25,7 +25,7 @@ def build(recipe: Recipe, checkpoint: Checkpoint, placement: Placement) -> Any:
 
 
 def pack(lane: MiniBatch) -> Arrays:
-    """Only what training needs: ids, log-probabilities, advantages."""
+    """Only what training needs: ids, log-probabilities, advantages, sampling masks."""
     rollouts = [rollout for group in lane.groups for rollout in group]
     spread = [np.broadcast_to(np.asarray(r.advantage, np.float64), r.completion.token_ids.shape) for r in rollouts]
     arrays: dict[str, np.ndarray[Any, Any]] = {
@@ -33,7 +33,7 @@ def pack(lane: MiniBatch) -> Arrays:
         "group sizes": np.array([len(group) for group in lane.groups], np.int64),
         **ragged("prompts", [group[0].prompt.token_ids for group in lane.groups], np.int32),
         **ragged("tokens", [r.completion.token_ids for r in rollouts]),
-        **ragged("logprobs", [r.completion.logprobs for r in rollouts]),
+        **ragged("logprobs", [r.completion.behaviour_logprobs for r in rollouts]),
         **ragged("advantages", spread),
         **ragged("turns", [[end for turn in r.turns for end in (turn.start, turn.stop)] for r in rollouts], np.int64),
     }
@@ -42,12 +42,20 @@ def pack(lane: MiniBatch) -> Arrays:
     for name, rows in (("old", lane.old_logprobs), ("factors", lane.factors), ("penalties", lane.penalties)):
         if rows is not None:
             arrays |= ragged(name, [values.cpu().numpy() for values in rows])
+    if masks := [r.completion.mask for r in rollouts if r.completion.mask is not None]:
+        arrays |= ragged("mask counts", [mask.counts for mask in masks]) | ragged("mask ids", [m.ids for m in masks])
     return arrays
 
 
 def unpack(arrays: Arrays) -> MiniBatch:
     """Inverse of `pack`."""
-    of_each = zip(*(rows_of(arrays, name) for name in ("tokens", "logprobs", "advantages", "turns")), strict=True)
+    masked = "mask ids" in arrays
+    masks = (
+        map(SamplingMask, *(rows_of(arrays, f"mask {name}") for name in ("counts", "ids"))) if masked else repeat(None)
+    )
+    of_each = zip(
+        *(rows_of(arrays, name) for name in ("tokens", "logprobs", "advantages", "turns")), masks, strict=masked
+    )
     groups = []
     for ids, size in zip(rows_of(arrays, "prompts"), arrays["group sizes"].tolist(), strict=True):
         prompt = Prompt("", tuple(ids.tolist()))
@@ -62,8 +70,10 @@ def unpack(arrays: Arrays) -> MiniBatch:
     return MiniBatch(groups, old, counted=counted, factors=factors, penalties=penalties, beta=beta)
 
 
-def _rollout(prompt: Prompt, tokens: Any, logprobs: Any, advantages: Any, turns: Any) -> Rollout:
-    completion = Completion(tokens, "", logprobs, logprobs, "stop")
+def _rollout(
+    prompt: Prompt, tokens: Any, logprobs: Any, advantages: Any, turns: Any, mask: SamplingMask | None
+) -> Rollout:
+    completion = Completion(tokens, "", logprobs, logprobs, "stop", mask=mask)
     sampled = tuple(Turn(start, stop) for start, stop in turns.reshape(-1, 2).tolist())
     return Rollout(Problem("", "", "", None), prompt, completion, {}, None, advantages, sampled)
 

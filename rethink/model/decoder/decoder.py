@@ -20,7 +20,7 @@ from rethink.errors import ModelError
 from rethink.kernels.attention import TreeLayout, tree_attention
 from rethink.kernels.elementwise import rms_norm, rotate, swiglu
 from rethink.kernels.embedding import embed
-from rethink.kernels.head import TokenObjective, head_loss, token_logprobs
+from rethink.kernels.head import Extra, TokenObjective, head_loss, token_logprobs
 from rethink.kernels.linear import linear
 from rethink.model.decoder.config import DecoderConfig
 from rethink.model.decoder.packing import PackedBatch
@@ -148,7 +148,7 @@ class Decoder:
         """Log-probabilities and entropies [C] of the completions' tokens, without a graph."""
         with torch.no_grad():
             hidden = self.hidden(batch).index_select(0, batch.head_rows_C)
-            return token_logprobs(hidden, self.head, batch.targets_C, temperature)
+            return token_logprobs(hidden, self.head, batch.targets_C, temperature, batch.cut)
 
     def completion_loss(
         self,
@@ -162,7 +162,8 @@ class Decoder:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss of the completions' tokens (see `head_loss`) with a graph; log-probabilities and entropies [C]."""
         hidden = self.hidden(batch).index_select(0, batch.head_rows_C)
-        return head_loss(hidden, self.head, batch.targets_C, objective, temperature, whole or together, bonus_C)
+        extra = Extra(bonus_C, batch.cut)
+        return head_loss(hidden, self.head, batch.targets_C, objective, temperature, whole or together, extra)
 
     def logits(self, batch: PackedBatch) -> Tensor:
         """All logits [T, V]: for tests and small inputs, since this is V wide."""

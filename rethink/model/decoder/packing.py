@@ -15,11 +15,14 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rethink.kernels.attention import Segment, TreeLayout, tree_layout
+from rethink.kernels.head import Kept
 from rethink.kernels.trace import traced
+from rethink.types import SamplingMask
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,8 @@ class PackedGroup:
     completions: Sequence[Sequence[int]]
     masks: Sequence[Sequence[bool]] | None = None
     """Which tokens of each completion are targets; None: all. The last one of a completion must be."""
+    cuts: Sequence[SamplingMask] | None = None
+    """By completion, what the distributions of its tokens are cut to; None: nothing. All tokens are targets then."""
 
     def targets(self, index: int) -> list[int]:
         """Places of the targets in completion number `index`."""
@@ -56,6 +61,8 @@ class PackedBatch:
     """Targets of each completion, in order; they add up to C."""
     groups: tuple[PackedGroup, ...] = ()
     """What was packed, for models that cannot read packed rows."""
+    cut: Kept | None = None
+    """What the distributions of the targets are cut to."""
 
     @property
     def input_tokens(self) -> int:
@@ -124,7 +131,22 @@ def pack(groups: Sequence[PackedGroup], device: torch.device | str = "cpu") -> P
         targets_C=as_tensor([int(c[i]) for g in groups for n, c in enumerate(g.completions) for i in g.targets(n)]),
         lengths=tuple(len(g.targets(n)) for g in groups for n in range(len(g.completions))),
         groups=tuple(groups),
+        cut=_cut(groups, device),
     )
+
+
+def _cut(groups: Sequence[PackedGroup], device: torch.device | str) -> Kept | None:
+    cuts = [cut for group in groups for cut in group.cuts or ()]
+    if not cuts:
+        return None
+    if len(cuts) != sum(len(group.completions) for group in groups) or any(group.masks for group in groups):
+        raise ValueError(
+            "either all completions of a packed row have a sampling mask, and all tokens as targets, or none"
+        )
+    counts, ids = (
+        np.concatenate(parts).astype(np.int64) for parts in zip(*((c.counts, c.ids) for c in cuts), strict=True)
+    )
+    return Kept(torch.from_numpy(counts).to(device), torch.from_numpy(ids).to(device))
 
 
 class _Row:

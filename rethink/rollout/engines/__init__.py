@@ -70,6 +70,8 @@ class Engine:
     corrected: bool = False
     """Whether another program computes its log-probabilities, so that training weighs them by default
     (`algorithm.correction`), and no run with it repeats to the bit."""
+    keeps_mask: bool = False
+    """Whether its completions hold their sampling mask where a request wants it."""
     caution: str | None = None
     """What a user should know who gets it."""
 
@@ -184,6 +186,11 @@ def takes_own_copy(name: str) -> bool:
 def is_corrected(name: str) -> bool:
     """Whether training weighs the log-probabilities of an engine by default; False where there is none of that name."""
     return name != AUTO and name in engines() and engines()[name].corrected
+
+
+def keeps_mask(name: str) -> bool:
+    """Whether an engine can say what top-p and top-k left to draw from; False where there is none of that name."""
+    return name == AUTO or (name in engines() and engines()[name].keeps_mask)
 
 
 def choose_engine(name: str, checkpoint: Checkpoint) -> Engine:

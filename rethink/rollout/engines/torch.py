@@ -197,4 +197,4 @@ def _open(opening: Opening) -> RolloutEngine:
     )
 
 
-ENGINE = Engine(name="torch", open=_open, build=_build, refuses=_refuses)
+ENGINE = Engine(name="torch", open=_open, build=_build, refuses=_refuses, keeps_mask=True)

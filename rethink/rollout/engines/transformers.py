@@ -180,5 +180,9 @@ def _open(opening: Opening) -> RolloutEngine:
 
 
 ENGINE = Engine(
-    name="transformers", open=_open, build=_build, caution="correct, but slower than the decoder of Rethink"
+    name="transformers",
+    open=_open,
+    build=_build,
+    caution="correct, but slower than the decoder of Rethink",
+    keeps_mask=True,
 )
