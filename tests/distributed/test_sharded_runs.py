@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from rethink.cli import main
 from rethink.distributed.cluster import Cluster, read_cluster
@@ -22,12 +24,16 @@ from rethink.distributed.sharded_model import ShardedDecoder
 from rethink.distributed.watch import Onlooker
 from rethink.errors import RunFolderError, UsageError
 from rethink.kinds.grpo.run import train
+from rethink.kinds.sft.run import train_sft
 from rethink.observe.progress import make_progress
 from rethink.recipe.recipe_files import load_recipe
 from rethink.runs.recovery import until_done
 from rethink.store.run_folder import RunFolder
+from tests.kinds.reward_model.examples import write_rows
+from tests.kinds.sft.test_run import RECIPE as SFT
 
 from .test_ranks import rank_process, same
+from .test_sharded import FP32, close
 
 DIE = Path(__file__).parents[1] / "runs" / "die.py"
 FILE = "workers: 0\nranks: 2\nrank_threads: 1\ntrainer: {strategy: fsdp2}\n"
@@ -96,6 +102,24 @@ def test_a_driver_that_is_killed_is_resumed_to_the_same_weights(
     assert killed.returncode == -signal.SIGKILL
     assert main.main([*command, str(tmp_path / "killed")]) == 0
     same(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_fine_tuning_takes_the_steps_of_one_process(tmp_path: Path, tiny_folder: Callable[..., Path]) -> None:
+    rows = [{"prompt": f"{n} + 1?", "completion": f"{'so ' * (n % 5)}{n + 1}"} for n in range(20)]
+    write_rows(tmp_path / "sums.jsonl", rows)
+    write_rows(tmp_path / "chats.jsonl", rows[:9])
+    path = tmp_path / "sft.yaml"
+    path.write_text(SFT.format(model=tiny_folder("llama"), folder=tmp_path))
+    recipe = load_recipe(path, ["epochs=null", "steps=3", "optimizer.lanes=3"])
+    trained = {}
+    for name, where in (("alone", contextlib.nullcontext()), ("sharded", on_cluster(cluster(), Onlooker(print)))):
+        with where:
+            train_sft(recipe, tmp_path / name, resume=False, progress=make_progress("none"))
+        trained[name] = load_file(tmp_path / name / "model" / "model.safetensors")
+    close(trained["alone"], trained["sharded"], FP32)
+    assert set(trained["alone"]) == set(trained["sharded"])
+    start = load_file(path.parent / "llama" / "model.safetensors")
+    assert any(not torch.equal(start[name], weight) for name, weight in trained["sharded"].items() if name in start)
 
 
 @pytest.mark.slow

@@ -114,7 +114,9 @@ def one_step(run: RewardRun) -> dict[str, float]:
     recipe, step = run.recipe, run.state.step
     examples = step_examples(recipe, run.data, step)
     lanes = lanes_of(examples, run.optimizer.lanes)
-    compute = partial(accumulate_gradients, recipe, run.model, None, step=step, limit=run.micro_batch_tokens)
+    compute = partial(
+        accumulate_gradients, recipe, run.optimizer.trained, None, step=step, limit=run.micro_batch_tokens
+    )
     stats = StepStats.merged(train_lanes(run.optimizer, lanes, compute, LANES, step))
     row = {"time/train": time.perf_counter() - started}
     row |= apply_update(run.optimizer, recipe.optimizer, step, run.steps)

@@ -51,7 +51,9 @@ def one_step(run: SFT) -> dict[str, float]:
     started = time.perf_counter()
     documents = run.data.batch(state.step, recipe.batch_sequences)
     lanes = lanes_of(documents, run.optimizer.lanes)
-    compute = partial(accumulate_gradients, recipe, run.model, None, step=state.step, limit=run.micro_batch_tokens)
+    compute = partial(
+        accumulate_gradients, recipe, run.optimizer.trained, None, step=state.step, limit=run.micro_batch_tokens
+    )
     stats = StepStats.merged(train_lanes(run.optimizer, lanes, compute, LANES, state.step))
     row = {"time/train": time.perf_counter() - started}
     row |= apply_update(run.optimizer, recipe.optimizer, state.step, run.steps)
