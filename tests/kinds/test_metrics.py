@@ -26,6 +26,25 @@ algorithm: {{beta: 0.1, correction: tis}}
 steps: 2
 evaluation: {{problems: 2}}
 """,
+    "grpo with a critic": """\
+tasks: [{{kind: jsonl, name: {folder}/sums.jsonl}}]
+prompt: {{template: raw, instruction: "{{question}}"}}
+rollout: {{prompts_per_batch: 2, group_size: 2, max_new_tokens: 4, kv_budget_gb: 0.1}}
+reward: {{parts: [{{name: accuracy}}, {{name: length, function: "length_reward:odd"}}]}}
+algorithm: {{type: ppo, mini_batches: 2, off_policy_mask: 0.1}}
+critic: {{mini_batches: 2}}
+steps: 2
+evaluation: {{problems: 0}}
+""",
+    "grpo with chosen tokens": """\
+tasks: [{{kind: jsonl, name: {folder}/sums.jsonl}}]
+prompt: {{template: raw, instruction: "{{question}}"}}
+rollout: {{prompts_per_batch: 2, group_size: 2, max_new_tokens: 4, kv_budget_gb: 0.1}}
+reward: {{parts: [{{name: accuracy}}, {{name: length, function: "length_reward:odd"}}]}}
+algorithm: {{top_entropy: 0.5, beta: 0.1, kl_target: 0.1}}
+steps: 1
+evaluation: {{problems: 0}}
+""",
     "sft": """\
 data: [{{path: {folder}/rows.jsonl}}]
 steps: 2
@@ -69,22 +88,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, entries in rows.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     (tmp_path / "broken_reward.py").write_text("def broken(problem, text):\n    raise ValueError\n")
+    (tmp_path / "length_reward.py").write_text("def odd(problem, text):\n    return float(len(text) % 2)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
 
 
 def test_what_is_emitted_is_what_is_documented(folder: Path, tiny_folder: Callable[..., Path]) -> None:
     model, emitted = tiny_folder("llama"), set()
-    assert set(RECIPES) | WITHOUT_ROWS == set(kinds())
-    for kind, text in RECIPES.items():
-        path, out = folder / f"{kind}.yaml", folder / f"run-{kind}"
-        shared = f"name: {kind}\nkind: {kind}\nthreads: 1\nmodel: {{path: {model}, dtype: float32}}\n"
+    assert {name.split()[0] for name in RECIPES} | WITHOUT_ROWS == set(kinds())
+    for name, text in RECIPES.items():
+        kind, path, out = name.split()[0], folder / f"{name}.yaml", folder / f"run-{name}"
+        shared = f"name: tiny\nkind: {kind}\nthreads: 1\nmodel: {{path: {model}, dtype: float32}}\n"
         trains = "checkpoint: {every: 1}\n" if kinds()[kind].trains else ""
         path.write_text(shared + text.format(folder=folder) + trains)
         assert main(["train", str(path), "--out", str(out), "--plain"]) == 0
-        emitted |= {name for row in RunFolder.open(out).metrics() for name in row}
-    for name in emitted:
-        describe(name)
+        emitted |= {metric for row in RunFolder.open(out).metrics() for metric in row}
+    for metric in emitted:
+        describe(metric)
     # These need workers, ranks (tests/distributed) or vLLM (tests/kinds/grpo/test_vllm.py).
     one_process = {name for name in GLOSSARY if not name.startswith("cluster/")} - {"time/exchange", "time/sync"}
     assert {PATTERNS.get(name, name) for name in one_process} - emitted == set()
