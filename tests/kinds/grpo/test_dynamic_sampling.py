@@ -204,14 +204,13 @@ def test_the_plan_counts_the_rounds(parsed: Callable[..., Recipe]) -> None:
 
 DYNAMIC = (
     "rollout.dynamic_sampling={when_short: fill, max_rounds: 4}",
-    'reward.parts=[{name: early, function: "rewards_for_tests:early"}]',
+    'reward.parts=[{name: early, function: "early_for_tests:early"}]',
     "algorithm={mini_batches: 2, aggregation: token}",
     "optimizer={learning_rate: 1.0e-3}",
     "checkpoint={every: 3, keep: 9}",
     "evaluation={problems: 0}",
 )
-EARLY = '''
-
+EARLY = '''\
 def early(problem, text):
     """1 for half of all texts."""
     return float(len(text) % 2)
@@ -223,8 +222,7 @@ def recipe_file(recipe_file: Path, tiny_folder: Callable[..., Path]) -> Path:
     """On a model that native kernels compute where there are any, and with a reward that is often equal in a group."""
     exact = tiny_folder("llama", "exact", head_dim=64, hidden_size=64)
     recipe_file.write_text(recipe_file.read_text().replace(str(exact.parent / "llama"), str(exact)))
-    rewards = recipe_file.parent / "rewards_for_tests.py"
-    rewards.write_text(rewards.read_text() + EARLY)
+    (recipe_file.parent / "early_for_tests.py").write_text(EARLY)  # a module is imported once in a process
     return recipe_file
 
 
@@ -297,7 +295,11 @@ def test_killed_at_many_random_points(recipe_file: Path, tmp_path: Path, lag: in
     dynamic = tmp_path / "dynamic.yaml"
     sampling = f"rollout: {{lag: {lag}, dynamic_sampling: {{max_rounds: 4, when_short: fill}}, "
     text = recipe_file.read_text().replace("rollout: {", sampling).replace("epochs: 2, ", "")
-    dynamic.write_text(text.replace("letters", "early").replace("- {name: accuracy}", ""))
+    dynamic.write_text(
+        text.replace("letters", "early")
+        .replace("rewards_for_tests", "early_for_tests")
+        .replace("- {name: accuracy}", "")
+    )
     whole = tmp_path / "whole"
     calls = int(die(dynamic, whole, 0, "").stdout)
     kill_and_resume(dynamic, whole, random.Random(lag).sample(range(1, calls), 10), tmp_path)
