@@ -240,11 +240,31 @@ SECTIONS: tuple[tuple[str, str, tuple[MetricInfo, ...]], ...] = (
         ),
     ),
     (
+        "Trust region",
+        "Only runs with `algorithm.type: trpo` have these metrics; they have no learning rate.",
+        (
+            MetricInfo("trust_region/kl", "nats/token", "Mean KL over the tokens of the batch between the "
+                       "policy before the step and after it, measured from their whole distributions; 0 where no step "
+                       "was taken.", "At most `algorithm.options.max_kl`, always; usually close to it.",
+                       "Far below it: see `trust_region/share`.", _LOSS),
+            MetricInfo("trust_region/gain", "loss", "By how much the step lowered the loss on its own batch.",
+                       "Above 0; 0 where no step was taken.", "0 for long: no group has a signal, or see "
+                       "`trust_region/share`.", _TRAIN),
+            MetricInfo("trust_region/share", "", "Length of the step that was taken, as a share of the longest that "
+                       "the Fisher matrix predicts for the bound: 1, 0.5, 0.25 …; 0 where none was taken.", "1 or 0.5.",
+                       "Often below 0.25: lower `algorithm.options.max_kl`, or raise `damping`. Often 0: raise "
+                       "`backtracks` too.", _TRAIN),
+            MetricInfo("trust_region/residual", "", "Norm of g - (F + damping) x, as a share of that of g, for "
+                       "the x of conjugate gradients.", "Below 0.5.",
+                       "Near 1: raise `algorithm.options.iterations` or `damping`.", _LOSS),
+        ),
+    ),
+    (
         "Optimizer",
         "The update itself.",
         (
-            MetricInfo("optimizer/learning_rate", "", "Learning rate of the step.", "Follows the schedule.", _NOTHING,
-                       _TRAIN),
+            MetricInfo("optimizer/learning_rate", "", "Learning rate of the step. `trpo` has none.",
+                       "Follows the schedule.", _NOTHING, _TRAIN),
             MetricInfo("optimizer/grad_norm", "", "Global gradient norm before clipping.",
                        "Steady; single spikes are harmless because they are clipped.", "Grows over many steps: lower "
                        "the learning rate. 0: no group had a signal.", _TRAIN),

@@ -97,6 +97,8 @@ class Objective:
     """Numbers that only this objective has."""
     critic: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the section `critic` whose default is another than PPO's."""
+    update: Literal["adamw", "trust-region"] = "adamw"
+    """What becomes of the gradient."""
     notes: str = ""
     """What of the paper is set elsewhere, and what is not there."""
 

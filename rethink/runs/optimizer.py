@@ -161,6 +161,11 @@ class MasterAdamW:
         """The fp32 gradients collected since the last step, or the last round of lanes, by parameter name."""
         return dict(self._gradients)
 
+    def clear(self) -> None:
+        """Forget the gradients that were collected."""
+        for gradient in self._gradients.values():
+            gradient.zero_()
+
     def passes(self, pieces: Callable[[Any, int], list[int]] | None, lanes: Sequence[Any]) -> list[int]:
         """See `Optimizer.passes`: each rank computes for itself."""
         return []
@@ -173,8 +178,7 @@ class MasterAdamW:
         if not self._divided:
             return  # it is the step's gradient already
         self.ranks.add(self._gradients, self._totals, self._owners, lanes)
-        for gradient in self._gradients.values():
-            gradient.zero_()
+        self.clear()
 
     def masters(self) -> dict[str, Tensor]:
         """The fp32 weights by parameter name: copies, where the model computes in bf16."""

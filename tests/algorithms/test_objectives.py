@@ -129,6 +129,7 @@ GOLDEN: dict[str, Callable[[], tuple[list[float], list[float]]]] = {
     "pass-at-k": lambda: by_token(0.2, 0.2),
     "sapo": by_gate,
     "gmpo": by_geometric_mean,
+    "trpo": lambda: by_token(math.inf, math.inf),
 }
 
 
@@ -274,6 +275,7 @@ PAPERS = {
     "maxrl": ("max-rl", "fixed", 1.0, 0.2, 0.2),
     "gdpo": ("gdpo", "sequence", None, 0.2, 0.2),
     "pass-at-k": ("pass-at-k", "sequence", None, 0.2, 0.2),
+    "trpo": ("mean", "token", None, None, None),
 }
 
 

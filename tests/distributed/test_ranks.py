@@ -114,6 +114,21 @@ def test_a_run_goes_on_at_other_numbers_of_ranks(go: Go, at_exchange: At, tmp_pa
     same(tmp_path / "alone", at)
 
 
+@pytest.mark.slow
+def test_ranks_share_the_steps_of_a_run_with_a_critic(go: Go, at_exchange: At, tmp_path: Path) -> None:
+    """The critic is the first rank's: its bits, and those of the policy, are those of one process, whoever dies."""
+    ppo = ("algorithm.type=ppo", "critic={mini_batches: 2, warmup_steps: 1}", "steps=5", "model.dtype=bfloat16")
+    go(tmp_path / "alone", *ppo)
+    at_exchange({3}, lambda: os.kill(rank_process(1), signal.SIGKILL))
+    go(tmp_path / "shared", *ppo, ranks=2)
+    same(tmp_path / "alone", tmp_path / "shared")
+    one, two = (RunFolder.open(tmp_path / name).latest_checkpoint() for name in ("alone", "shared"))
+    assert one is not None
+    assert two is not None
+    for file in ("critic.safetensors", "critic_advantages.safetensors"):
+        assert (one[1] / file).read_bytes() == (two[1] / file).read_bytes()
+
+
 def test_ranks_that_are_lost_again_and_again_stop_the_run(tmp_path: Path) -> None:
     notes: list[str] = []
     attempts: list[bool] = []

@@ -32,10 +32,13 @@ from rethink.plan.estimate import (
     largest_update,
     training_memory,
 )
-from rethink.recipe.objective import NEEDS
+from rethink.recipe.objective import NEEDS, objective_named
 from rethink.recipe.schema import ModelShape
 from rethink.recipe.terms import ADVANTAGES
 from rethink.rollout.engines import takes_own_copy
+
+VECTOR_BYTES = 24
+"""Bytes a parameter of what TRPO's update holds: gradient, solution, residual, two directions, a product; fp32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +181,7 @@ def _phase(
     further = ADVANTAGES[recipe.algorithm.advantage].further_completions
     sampled = replace(batch, group=batch.group + further).forward(shape)
     needed = [need for name, need in NEEDS.items() if name in recipe.algorithm.needs]
-    passes = recipe.algorithm.epochs * (3 + sum(need.passes for need in needed))
+    passes = recipe.algorithm.epochs * (3 + sum(need.passes for need in needed)) + _trust_region_passes(recipe)
     training = passes * matrices + recipe.algorithm.epochs * sum(need.head_passes for need in needed) * batch.head(
         shape
     )
@@ -207,6 +210,15 @@ def _phase(
         seconds_per_step=seconds,
         seconds_overlapped=overlapped,
     )
+
+
+def _trust_region_passes(recipe: Recipe) -> float:
+    """Forward passes, or what takes as long, of TRPO's update: 6 a product with the Fisher matrix, and 2 of a line
+    search that accepts its first step.
+    """
+    if objective_named(recipe.algorithm.type).update != "trust-region":
+        return 0
+    return 6 * recipe.algorithm.options["iterations"] + 2
 
 
 def _evaluations(recipe: Recipe) -> tuple[int, int]:
@@ -242,6 +254,9 @@ def _memory(recipe: Recipe, shape: ModelShape, critic: ModelShape, batch: Groups
             activations_least=max(training.activations_least, judging.activations_least),
             activations_most=max(training.activations_most, judging.activations_most),
         )
+    if _trust_region_passes(recipe):
+        held = training.master_and_optimizer + VECTOR_BYTES * parameters
+        training = replace(training, master_and_optimizer=held)
     return replace(
         training,
         reference_weights=value_bytes * parameters if "reference" in recipe.algorithm.needs else 0,

@@ -10,7 +10,7 @@ boundaries into mini-batches and passed over `epochs` times.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from rethink.kinds.grpo.lag import sampled_by
 from rethink.kinds.grpo.metrics import batch_metrics
 from rethink.kinds.grpo.penalty import Penalty, adapt, kl_of_tokens, penalised, write_penalty
 from rethink.kinds.grpo.recipe import Recipe
+from rethink.kinds.grpo.trust_region import trust_region_step
 from rethink.kinds.grpo.update import (
     Group,
     MiniBatch,
@@ -44,6 +45,7 @@ from rethink.kinds.grpo.wire import LANES
 from rethink.model.language_model import LanguageModel
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import Trackers
+from rethink.recipe.objective import objective_named
 from rethink.runs.checkpoint import TrainState, write_checkpoint
 from rethink.runs.optimizer import Optimizer, apply_update
 from rethink.runs.ranks import share_reference
@@ -149,11 +151,29 @@ def update_policy(run: GRPO, batch: RolloutBatch, position: int) -> dict[str, fl
     )
     stats = UpdateStats.merged(train_lanes(run.optimizer, lanes, compute, LANES, state.step))
     state.tokens_trained += stats.input_tokens
-    updated = apply_update(run.optimizer, recipe.optimizer, state.step - recipe.held_steps, recipe.policy_steps)
+    updated = UPDATES[objective_named(recipe.algorithm.type).update](run, chosen)
     row = stats.metrics(recipe.algorithm) | run.penalty.metrics(recipe.algorithm, batch) | updated
     if (state.step + 1) % recipe.steps_per_batch == 0:
         adapt(run.penalty, recipe.algorithm, batch, stats, len(chosen.lengths))
     return row
+
+
+def _adamw(run: GRPO, chosen: MiniBatch) -> dict[str, float]:
+    """A step down the gradient that the optimizer holds."""
+    recipe, first = run.recipe, run.recipe.held_steps
+    return apply_update(run.optimizer, recipe.optimizer, run.state.step - first, recipe.policy_steps)
+
+
+def _trust_region(run: GRPO, chosen: MiniBatch) -> dict[str, float]:
+    """A step along the natural gradient, with a bound on its KL."""
+    return trust_region_step(run.recipe, run.optimizer, chosen.groups, run.micro_batch_tokens, run.state.step)
+
+
+UPDATES: Mapping[str, Callable[[GRPO, MiniBatch], dict[str, float]]] = {
+    "adamw": _adamw,
+    "trust-region": _trust_region,
+}
+"""What an objective's `update` means."""
 
 
 def old_logprobs(run: GRPO, batch: RolloutBatch) -> list[Tensor] | None:

@@ -137,12 +137,14 @@ class Recipe(AskingRecipe, TrainingRecipe):
         )
 
     def settle(self) -> None:
-        """An engine whose numbers are its own gets a correction, unless the recipe says which, or `none`; a critic has
-        the objective's defaults.
+        """An engine whose numbers are its own gets a correction, unless the recipe says which, or `none`; TRPO
+        computes in fp32; a critic has the objective's defaults.
         """
         given = {name: getattr(self.algorithm, name) for name in self.algorithm.model_fields_set}
         if "correction" not in given and is_corrected(self.rollout.engine):
             object.__setattr__(self, "algorithm", AlgorithmSection(**given, correction=DEFAULT_CORRECTION))
+        if self.model.dtype == "auto" and objective_named(self.algorithm.type).update == "trust-region":
+            object.__setattr__(self, "model", self.model.model_copy(update={"dtype": "float32"}))
         if self.critic is not None:
             given = {name: getattr(self.critic, name) for name in self.critic.model_fields_set}
             usual = objective_named(self.algorithm.type).critic
@@ -153,6 +155,7 @@ class Recipe(AskingRecipe, TrainingRecipe):
         yield from _engine(self.rollout.engine)
         yield from _batch(self)
         yield from _critic(self)
+        yield from _trust_region(self)
         yield from _sampling(self.rollout)
         yield from _dynamic_sampling(self)
         yield from _algorithm(self)
@@ -231,6 +234,21 @@ def _critic(recipe: Recipe) -> Iterator[str]:
         yield (
             f"`critic.warmup_steps` {critic.warmup_steps} is not below `steps` {recipe.steps}, so the policy would "
             f"never be trained. Use at most {recipe.steps - 1}."
+        )
+
+
+def _trust_region(recipe: Recipe) -> Iterator[str]:
+    if objective_named(recipe.algorithm.type).update != "trust-region":
+        return
+    if recipe.model.dtype != "float32":
+        yield (
+            f"`model.dtype` is `{recipe.model.dtype}`, and `algorithm.type={recipe.algorithm.type}` computes in fp32: "
+            "in bf16 the KL that its line search measures would be rounding. Set `model.dtype=float32`."
+        )
+    if (recipe.optimizer.lanes or 1) > 1:
+        yield (
+            f"`optimizer.lanes` is {recipe.optimizer.lanes}, and the step of `algorithm.type={recipe.algorithm.type}` "
+            "is one of all weights, which ranks cannot share. Remove it."
         )
 
 

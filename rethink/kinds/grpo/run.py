@@ -21,6 +21,7 @@ from rethink.kinds.grpo.loop import GRPO, old_source
 from rethink.kinds.grpo.penalty import Penalty, read_penalty
 from rethink.kinds.grpo.recipe import Recipe
 from rethink.kinds.grpo.room import check_grpo_room
+from rethink.kinds.grpo.trust_region import check_trust_region
 from rethink.kinds.grpo.versions import read_versions, versions_in
 from rethink.model.build import exact_weights
 from rethink.model.loading import Checkpoint, load_model
@@ -157,6 +158,7 @@ def assemble(
         training=True,
     )
     engine, model = opened.engine, opened.model
+    check_trust_region(recipe, model)
     check_against_context(recipe.prompt, recipe.token_limits(), engine.context)
     note_old_logprobs(recipe, engine, progress)
     stops = tuple(sorted(checkpoint.tokenizer.end_of_turn_ids))
