@@ -189,7 +189,8 @@ def _critic() -> Iterator[str]:
         "",
     )
     yield (
-        "The reward is that of the last token, also where a completion was cut off. Advantages are whitened over all "
+        "The reward is that of the last token, also where a completion was cut off; with `algorithm.kl_in=reward` each "
+        "token's loses `beta` times its KL. Advantages are whitened over all "
         "tokens of the rollout batch (`critic.whiten`), not over a mini-batch. A rollout without a reward has the "
         "advantage 0 and teaches the critic nothing. Tokens that the policy did not sample are left out of the sums. "
         "With `critic.gae_lambda=1` an advantage is the reward less the value, and with a critic of zeros PPO's first "
@@ -267,7 +268,8 @@ def _kl() -> Iterator[str]:
         "With `algorithm.kl_in=reward` the KL is no term of the loss. `beta` times log p - log p_ref of each token, "
         "before the first update on the batch, is taken off the reward, and the gradient is that of a reward: no "
         f"estimator is chosen. With the advantages {of_rollouts} the KL of all tokens is taken off the rollout's "
-        "reward before it is compared; with the others each token's advantage loses the KL from that token on."
+        "reward before it is compared; with `gae` each token's reward loses its own; with the others each token's "
+        "advantage loses the KL from that token on."
     )
     yield ""
     yield (

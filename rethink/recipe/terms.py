@@ -146,7 +146,6 @@ ADVANTAGES: Mapping[str, Advantage] = {
         "GAE (arXiv 1506.02438), equation 16",
         least_group=1,
         whole=False,
-        kl_in_reward=False,
     ),
 }
 """By the value of `algorithm.advantage`. A rollout without a reward takes no part and has the advantage 0."""

@@ -15,6 +15,6 @@ OBJECTIVE = Objective(
     needs={"values"},
     defaults={"aggregation": "token", "kl": "k2"},
     fixed={**rloo.OBJECTIVE.fixed, "advantage": GAE},
-    notes="It needs the section `critic` (below), and works with `rollout.group_size: 1`. The bonus for entropy of "
-    "A3C is `entropy_bonus`.",
+    notes="It needs the section `critic` (below), and works with `rollout.group_size: 1`. A3C's bonus for entropy is "
+    "`algorithm.entropy_bonus`.",
 )

@@ -17,5 +17,6 @@ OBJECTIVE = Objective(
     defaults={"aggregation": "token"},
     fixed={"advantage": GAE},
     notes="It needs the section `critic` (below), and works with `rollout.group_size: 1`. `beta` puts the KL into the "
-    "loss. The bonus for entropy of the paper's equation 9 is `entropy_bonus`.",
+    "loss, or into the reward of each token (`algorithm.kl_in=reward`). The entropy bonus of the paper's equation 9 is "
+    "`algorithm.entropy_bonus`.",
 )

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rethink.recipe.schema import AlgorithmSection
 
 _BOUND = "its step is bounded by the KL that it measures (`options.max_kl`)"
+_ALL_TOKENS = "its line search measures the policy loss of all tokens, and nothing else"
 _ONE_UPDATE = "its bound is on the change from the policy that sampled, so it allows one update a rollout batch"
 
 
@@ -35,7 +36,10 @@ OBJECTIVE = Objective(
         "clip_high": Fixed(None, _BOUND),
         "dual_clip": Fixed(None, _BOUND),
         "beta": Fixed(0.0, _BOUND),
-        "off_policy_mask": Fixed(None, "its line search measures the loss of all tokens"),
+        "off_policy_mask": Fixed(None, _ALL_TOKENS),
+        "entropy_bonus": Fixed(0.0, _ALL_TOKENS),
+        "top_entropy": Fixed(1.0, _ALL_TOKENS),
+        "covariance": Fixed("none", _ALL_TOKENS),
         "correction": Fixed("none", "its line search measures the loss without one"),
         "aggregation": Fixed("token", "its KL is the mean over all tokens, and so is its loss"),
         "mini_batches": Fixed(1, _ONE_UPDATE),

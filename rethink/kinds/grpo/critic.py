@@ -154,12 +154,17 @@ def open_critic(recipe: Recipe, policy: Checkpoint, placement: Placement, choice
 # --- a batch --------------------------------------------------------------------------------------------------------
 
 
-def judge(critic: Critic, batch: RolloutBatch) -> tuple[RolloutBatch, Row]:
+def judge(critic: Critic, batch: RolloutBatch, penalties: Sequence[Tensor] | None = None) -> tuple[RolloutBatch, Row]:
     """The batch with an advantage of each token of the groups that are trained on, and what there is to say of the
     critic.
 
     The first time that it sees a batch, it learns from it too; a run that goes on in the midst of one finds advantages
     and critic as they were.
+
+    Args:
+        critic: of the run.
+        batch: as it was sampled.
+        penalties: [length] of each rollout that is trained on, taken off the rewards of its tokens; None: nothing is.
 
     Raises:
         NumericsError: a loss or a gradient is not finite.
@@ -167,7 +172,7 @@ def judge(critic: Critic, batch: RolloutBatch) -> tuple[RolloutBatch, Row]:
     row: Row = {}
     if critic.judged != batch.index:
         started = time.perf_counter()
-        row = _learn(critic, batch)
+        row = _learn(critic, batch, penalties)
         row["time/critic"] = time.perf_counter() - started
     each = iter(critic.advantages)
     groups, silent = list(batch.groups), list(batch.no_signal)
@@ -178,16 +183,18 @@ def judge(critic: Critic, batch: RolloutBatch) -> tuple[RolloutBatch, Row]:
 
 
 @traced("critic")
-def _learn(critic: Critic, batch: RolloutBatch) -> Row:
+def _learn(critic: Critic, batch: RolloutBatch, penalties: Sequence[Tensor] | None) -> Row:
     groups = [[r for r in group if r.reward is not None] for group in batch.trained_groups]
     values = values_of(critic, groups)
-    advantages, targets, row = estimated(critic.section, [r for group in groups for r in group], values)
+    rollouts = [r for group in batch.trained_groups for r in group]
+    if penalties is not None:
+        penalties = [p for p, rollout in zip(penalties, rollouts, strict=True) if rollout.reward is not None]
+    advantages, targets, row = estimated(critic.section, [r for g in groups for r in g], values, penalties)
     row |= _train(critic, groups, targets, batch.index)
     found = iter(advantages)
     critic.advantages = [
         torch.zeros(len(r.completion.token_ids), dtype=torch.float64) if r.reward is None else next(found)
-        for group in batch.trained_groups
-        for r in group
+        for r in rollouts
     ]
     critic.judged = batch.index
     return row
@@ -203,7 +210,10 @@ def values_of(critic: Critic, groups: Sequence[Group]) -> list[Tensor]:
 
 
 def estimated(
-    section: CriticSection, rollouts: Sequence[Rollout], values: Sequence[Tensor]
+    section: CriticSection,
+    rollouts: Sequence[Rollout],
+    values: Sequence[Tensor],
+    penalties: Sequence[Tensor] | None = None,
 ) -> tuple[list[Tensor], list[Target], Row]:
     """Advantages [length] of each rollout (fp64; 0 at tokens that the policy did not sample), what the critic is to
     learn, and metrics of its values.
@@ -214,6 +224,7 @@ def estimated(
         section: of the recipe.
         rollouts: N, all with a reward.
         values: [length] of each.
+        penalties: [length] of each, taken off the reward of each token; None: nothing is.
     """
     masks = [torch.from_numpy(r.trained) for r in rollouts]
     lengths_N = torch.tensor([int(mask.sum()) for mask in masks], dtype=torch.long)
@@ -221,6 +232,8 @@ def estimated(
     rewards_T, has_tokens = torch.zeros_like(values_T), lengths_N > 0
     rewards_N = torch.tensor([r.reward for r in rollouts], dtype=torch.float64)
     rewards_T[lengths_N.cumsum(0)[has_tokens] - 1] = rewards_N[has_tokens]
+    if penalties is not None:
+        rewards_T -= _joined([p.double().cpu()[mask] for p, mask in zip(penalties, masks, strict=True)])
     lambda_N = lambdas(section, lengths_N)
     learnt_N = lambda_N if section.value_lambda is None else torch.full_like(lambda_N, section.value_lambda)
     advantages_T = gae(rewards_T, values_T, lengths_N, section.gamma, lambda_N)

@@ -108,12 +108,7 @@ def one_step(run: GRPO) -> dict[str, float]:
         run.batch, waited = run.feed.take(index, state.step)
         if not position:
             state.tokens_total += sum(len(r.completion.token_ids) for r in run.batch.rollouts)
-        if run.critic is not None:
-            run.progress.phase("critic")
-            run.batch, judged = judge(run.critic, run.batch)
-            row |= judged
-    row |= batch_metrics(run.batch, recipe, sampled_now=position == 0) | run.sources.engine.metrics()
-    row |= run.feed.positions.metrics(index)
+    row |= run.sources.engine.metrics() | run.feed.positions.metrics(index)
     if recipe.rollout.lag:
         row |= {"policy/lag": index - sampled_by(index, recipe.rollout.lag), "time/wait": waited}
 
@@ -124,10 +119,13 @@ def one_step(run: GRPO) -> dict[str, float]:
         run.old_logprobs = old_logprobs(run, run.batch)
         run.penalty.kl = kl_in_reward(run, run.batch)
     if fresh:
-        run.batch = penalised(recipe, run.batch, run.penalty)
+        run.batch, judged = with_advantages(run, run.batch)
+        row |= judged
+    row |= batch_metrics(run.batch, recipe, sampled_now=position == 0)
 
     row |= update_policy(run, run.batch, position) if state.step >= recipe.held_steps else {}
-    row["time/train"] = time.perf_counter() - started - row.get("time/optimizer", 0.0)
+    apart = row.get("time/optimizer", 0.0) + row.get("time/critic", 0.0)
+    row["time/train"] = time.perf_counter() - started - apart
     state.step += 1
     run.sources.engine.publish(run.model, state.step)
     run.feed.advance(state.step)
@@ -174,6 +172,17 @@ UPDATES: Mapping[str, Callable[[GRPO, MiniBatch], dict[str, float]]] = {
     "trust-region": _trust_region,
 }
 """What an objective's `update` means."""
+
+
+def with_advantages(run: GRPO, batch: RolloutBatch) -> tuple[RolloutBatch, dict[str, float]]:
+    """The batch with the advantages that were not known when it was sampled: of a critic, or of rewards that a KL was
+    taken off; and what there is to say of the critic.
+    """
+    if run.critic is None:
+        return penalised(run.recipe, batch, run.penalty), {}
+    run.progress.phase("critic")
+    kl = run.penalty.kl
+    return judge(run.critic, batch, None if kl is None else [run.penalty.beta * one for one in kl])
 
 
 def old_logprobs(run: GRPO, batch: RolloutBatch) -> list[Tensor] | None:

@@ -189,6 +189,25 @@ def test_the_lambdas_of_policy_and_critic_are_apart(checkpoint: Checkpoint) -> N
         assert advantage.tolist() == pytest.approx((following - value).tolist(), abs=1e-9)
 
 
+def test_a_kl_in_the_reward_is_taken_off_token_by_token(checkpoint: Checkpoint) -> None:
+    """With lambda 1 a token's return is the reward less the penalties from it on; untrained tokens have none."""
+    chosen = recipe(*PPO, "critic={whiten: false, gae_lambda: 1}")
+    made = [with_turns(r) for group in rewarded(groups()) for r in group]
+    judge_ = critic(checkpoint, chosen)
+    values = values_of(judge_, [[r] for r in made])
+    dice = np.random.default_rng(3)
+    penalties = [torch.from_numpy(dice.normal(size=len(r.completion.token_ids))) for r in made]
+    assert chosen.critic is not None
+    _, targets, row = estimated(chosen.critic, made, values, penalties)
+    everything = []
+    for rollout, target, penalty in zip(made, targets, penalties, strict=True):
+        mask = rollout.trained
+        expected = rollout.reward - penalty.numpy()[mask][::-1].cumsum()[::-1]
+        assert target.returns.numpy()[mask] == pytest.approx(expected, abs=1e-9)
+        everything.append(expected)
+    assert row["critic/return"] == pytest.approx(np.concatenate(everything).mean())
+
+
 def test_ppo_without_values_in_one_epoch_is_reinforce(checkpoint: Checkpoint) -> None:
     """A critic of zeros, lambda and gamma 1: every token's advantage is its completion's reward, and the gradient that
     of -reward * log p, by autograd of the formula on all logits."""
@@ -349,6 +368,28 @@ def test_a_damaged_critic_costs_the_checkpoint(run: Run, tmp_path: Path) -> None
         path.write_bytes(b"")
     with pytest.raises(RunFolderError, match=r"critic\.safetensors"):
         run(out, *RUN, "steps=8", "optimizer.schedule=constant", resume=True)
+
+
+def test_a_kl_in_the_reward_reaches_the_critic_and_resumes(run: Run, tmp_path: Path) -> None:
+    """Stopped in the midst of a batch; the second batch is of a policy that has left its reference."""
+    wanted = (
+        *RUN,
+        "algorithm.kl_in=reward",
+        "algorithm.beta=5",
+        "algorithm.reference_every=null",
+        "critic.warmup_steps=0",
+    )
+    constant = (*wanted, "optimizer.schedule=constant")
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    run(whole, *constant, "steps=7")
+    rows = RunFolder.open(whole).metrics()
+    assert rows[1]["critic/return"] == pytest.approx(rows[1]["reward/mean"], abs=0.2)  # the KL is 0 as it begins
+    plain = tmp_path / "plain"
+    run(plain, *constant, "steps=5", "algorithm.beta=1.0e-9")
+    assert rows[5]["critic/return"] != RunFolder.open(plain).metrics()[5]["critic/return"]
+    run(out, *constant, "steps=6")
+    run(out, *constant, "steps=7", resume=True)
+    assert timeless(RunFolder.open(out)) == timeless(RunFolder.open(whole))
 
 
 @pytest.mark.parametrize("name", ["actor-critic", "vapo"])
