@@ -24,14 +24,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from rethink.errors import RecipeError, RunFolderError
 from rethink.recipe.yaml_text import load_yaml
 from rethink.store import rollout_files
-from rethink.store.as_trained import NAME, AsTrained, write_as_trained
 from rethink.store.atomic import (
     clean_leftovers,
     keep_text,
@@ -44,6 +43,9 @@ from rethink.store.integrity import INDEX, read_sealed, write_index, write_seale
 from rethink.store.lock import LOCK, only_writer
 from rethink.store.metrics_file import MetricsFile
 from rethink.types import Rollout
+
+if TYPE_CHECKING:  # models are loaded without recipes' packages, where `rethink gpu-check` runs
+    from rethink.store.as_trained import AsTrained
 
 FORMAT = 1
 """Version of the folder's layout; a reader refuses a later one."""
@@ -341,6 +343,8 @@ class RunFolder:
 
     def best(self) -> dict[str, Any] | None:
         """The `info` of the best model, or None while there is none."""
+        from rethink.store.as_trained import NAME
+
         path = self.best_path / NAME
         record = read_sealed(path)
         if record is None:
@@ -391,6 +395,7 @@ def _write_model(path: Path, write: Callable[[Path], None], record: AsTrained) -
     The record has its own checksum and is not in the folder's index: a model can be read although somebody has changed
     its record.
     """
+    from rethink.store.as_trained import NAME, write_as_trained
 
     def write_and_index(folder: Path) -> None:
         write(folder)
