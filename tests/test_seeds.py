@@ -13,6 +13,8 @@ SEEDS, NUMBERS, NAMES = range(2), range(12), ("chain_sum", "rows.jsonl", "genera
 PARTS = {
     "rollout": product(SEEDS, NUMBERS, NUMBERS, NUMBERS),
     "mini-batches": product(SEEDS, NUMBERS, NUMBERS),
+    "critic mini-batches": product(SEEDS, NUMBERS, NUMBERS),
+    "covariance": product(SEEDS, NUMBERS),
     "evaluation": product(SEEDS, NUMBERS, NUMBERS),
     "eval stage": product(SEEDS, NUMBERS, NUMBERS),
     "eval": product(SEEDS, ("math500", "aime"), NAMES, NUMBERS),
@@ -33,6 +35,7 @@ PARTS = {
     ],
     "reward model": product(SEEDS, NUMBERS),
     "replay": product(SEEDS),
+    "preferences": [*product(SEEDS, NUMBERS), *product(SEEDS, ["kl"])],
     "round": product(SEEDS, NUMBERS),
 }
 

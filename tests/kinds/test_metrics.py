@@ -45,6 +45,15 @@ algorithm: {{top_entropy: 0.5, beta: 0.1, kl_target: 0.1}}
 steps: 1
 evaluation: {{problems: 0}}
 """,
+    "grpo with a trust region": """\
+tasks: [{{kind: jsonl, name: {folder}/sums.jsonl}}]
+prompt: {{template: raw, instruction: "{{question}}"}}
+rollout: {{prompts_per_batch: 2, group_size: 2, max_new_tokens: 4, kv_budget_gb: 0.1}}
+reward: {{parts: [{{name: length, function: "length_reward:odd"}}]}}
+algorithm: {{type: trpo}}
+steps: 1
+evaluation: {{problems: 0}}
+""",
     "sft": """\
 data: [{{path: {folder}/rows.jsonl}}]
 steps: 2
