@@ -9,14 +9,11 @@ Only necessary work counts in GFLOP/s: 6 x block parameters x tokens in + 6 x he
 """
 
 import json
-import sys
-import tempfile
 import time
-from pathlib import Path
 
 import common
+from rows_step import compare, step_parser
 
-PEERS = common.HERE / "peers"
 RECIPE = """\
 name: comparison-job
 kind: preference
@@ -32,7 +29,6 @@ evaluation: {{share: 0}}
 
 def measure(a) -> None:
     """Our side, in a process of its own."""
-    sys.path.insert(0, str(PEERS))
     import torch
     from dpo_job import BETA, MAX_TOKENS, PAIRS
 
@@ -83,7 +79,6 @@ def measure(a) -> None:
 
 def peer_measurement(found: common.Measurement) -> common.Measurement:
     """TRL's numbers without its first step."""
-    sys.path.insert(0, str(PEERS))
     from dpo_job import PAIRS
 
     steps = found["step_s"][1:]
@@ -91,38 +86,13 @@ def peer_measurement(found: common.Measurement) -> common.Measurement:
 
 
 def main() -> None:
-    parser = common.parser(__doc__, runs=2)
-    parser.add_argument("--steps", type=int, default=4, help="steps of each run, the first one warm-up (default: 4)")
-    parser.add_argument("--micro-batch-tokens", type=int, default=2048, help="as a run chooses")
-    parser.add_argument("--weights", choices=["bfloat16", "float32"], default="bfloat16", help="of the peer")
-    parser.add_argument("--peer-micro-batch", type=int, default=4, help="pairs in one pass of the peer (default: 4)")
-    common.peak_option(parser)
-    parser.add_argument("--rows", help="file of peers/dpo_job.py (default: made for the run)")
-    parser.add_argument("--measure", action="store_true", help="one measurement of our side")
-    a = parser.parse_args()
+    a = step_parser(__doc__, "dpo_job", "pairs").parse_args()
     if a.measure:
         measure(a)
         return
-    with common.embedded_folder(wanted=bool(a.peer_python)) as folder, tempfile.TemporaryDirectory() as output:
-        rows = a.rows or str(Path(output) / "rows.jsonl")
-        if not a.rows:
-            sys.path.insert(0, str(PEERS))
-            import dpo_job
+    from dpo_job import PAIRS
 
-            dpo_job.write(rows, dpo_job.PAIRS * a.steps)
-        ours = [
-            sys.executable, __file__, "--measure", "--rows", rows, "--steps", a.steps,
-            "--micro-batch-tokens", a.micro_batch_tokens,
-        ]  # fmt: skip
-        peer = [
-            a.peer_python, PEERS / "trl_dpo.py", "--model", folder, "--rows", rows, "--steps", a.steps,
-            "--weights", a.weights, "--micro-batch", a.peer_micro_batch, "--output", Path(output) / "trl",
-        ]  # fmt: skip
-        series = common.alternate(
-            a.runs,
-            lambda: common.run_json(ours),
-            (lambda: peer_measurement(common.run_json(peer))) if a.peer_python else None,
-        )
+    series = compare(a, __file__, "dpo_job", PAIRS, "trl_dpo.py", peer_measurement)
     common.show_peak(series, a)
     common.finish(
         "dpo_step", series, "pairs_per_s", a, unit="pairs/s", higher_is_better=True,

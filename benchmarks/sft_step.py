@@ -10,14 +10,11 @@ of matrix products is measured beside each step and shown; it moves from minute 
 """
 
 import json
-import sys
-import tempfile
 import time
-from pathlib import Path
 
 import common
+from rows_step import compare, step_parser
 
-PEERS = common.HERE / "peers"
 RECIPE = """\
 name: comparison-job
 kind: sft
@@ -32,7 +29,6 @@ evaluation: {{share: 0}}
 
 def measure(a) -> None:
     """Our side, in a process of its own."""
-    sys.path.insert(0, str(PEERS))
     import torch
     from sft_job import DOCUMENTS, MAX_TOKENS
 
@@ -90,40 +86,13 @@ def peer_measurement(found: common.Measurement) -> common.Measurement:
 
 
 def main() -> None:
-    parser = common.parser(__doc__, runs=2)
-    parser.add_argument("--steps", type=int, default=4, help="steps of each run, the first one warm-up (default: 4)")
-    parser.add_argument("--micro-batch-tokens", type=int, default=2048, help="as a run chooses")
-    parser.add_argument("--weights", choices=["bfloat16", "float32"], default="bfloat16", help="of the peer")
-    parser.add_argument(
-        "--peer-micro-batch", type=int, default=4, help="documents in one pass of the peer (default: 4)"
-    )
-    common.peak_option(parser)
-    parser.add_argument("--rows", help="file of peers/sft_job.py (default: made for the run)")
-    parser.add_argument("--measure", action="store_true", help="one measurement of our side")
-    a = parser.parse_args()
+    a = step_parser(__doc__, "sft_job", "documents").parse_args()
     if a.measure:
         measure(a)
         return
-    with common.embedded_folder(wanted=bool(a.peer_python)) as folder, tempfile.TemporaryDirectory() as output:
-        rows = a.rows or str(Path(output) / "rows.jsonl")
-        if not a.rows:
-            sys.path.insert(0, str(PEERS))
-            import sft_job
+    from sft_job import DOCUMENTS
 
-            sft_job.write(rows, sft_job.DOCUMENTS * a.steps)
-        ours = [
-            sys.executable, __file__, "--measure", "--rows", rows, "--steps", a.steps,
-            "--micro-batch-tokens", a.micro_batch_tokens,
-        ]  # fmt: skip
-        peer = [
-            a.peer_python, PEERS / "trl_sft.py", "--model", folder, "--rows", rows, "--steps", a.steps,
-            "--weights", a.weights, "--micro-batch", a.peer_micro_batch, "--output", Path(output) / "trl",
-        ]  # fmt: skip
-        series = common.alternate(
-            a.runs,
-            lambda: common.run_json(ours),
-            (lambda: peer_measurement(common.run_json(peer))) if a.peer_python else None,
-        )
+    series = compare(a, __file__, "sft_job", DOCUMENTS, "trl_sft.py", peer_measurement)
     common.show_peak(series, a)
     common.finish(
         "sft_step", series, "tokens_per_s", a, unit="document tokens/s", higher_is_better=True,

@@ -4,9 +4,9 @@ that `write` makes.
     python benchmarks/peers/sft_job.py ROWS.jsonl --rows 64
 """
 
-import argparse
-import json
 import random
+
+from rows_file import SEED, command, write_rows
 
 DOCUMENTS = 16
 """Documents of a step."""
@@ -27,17 +27,10 @@ def row(dice: random.Random) -> dict:
     }
 
 
-def write(path: str, rows: int, seed: int = 7) -> None:
+def write(path: str, rows: int, seed: int = SEED) -> None:
     """The first `rows` rows of a seed."""
-    dice = random.Random(seed)
-    with open(path, "w") as file:
-        file.writelines(json.dumps(row(dice)) + "\n" for _ in range(rows))
+    write_rows(path, row, rows, seed)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("path")
-    parser.add_argument("--rows", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=7)
-    a = parser.parse_args()
-    write(a.path, a.rows, a.seed)
+    command(__doc__, row)

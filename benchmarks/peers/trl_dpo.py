@@ -10,33 +10,13 @@ import argparse
 import json
 import os
 import resource
-import time
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from datasets import Dataset
 from dpo_job import BETA, MAX_TOKENS, PAIRS
-from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
-
-
-class Stopwatch(TrainerCallback):
-    """Collects the seconds of each step and what TRL logs of it."""
-
-    def __init__(self):
-        self.seconds, self.logs = [], []
-
-    def on_step_begin(self, *_, **__):
-        self.started = time.perf_counter()
-
-    def on_step_end(self, *_, **__):
-        self.seconds.append(time.perf_counter() - self.started)
-
-    def on_log(self, args, state, control, logs=None, **_):
-        if "loss" in logs:
-            self.logs.append(logs)
-            print(json.dumps({"step": len(self.logs), "loss": float(logs["loss"]),
-                              "seconds": self.seconds[-1] if self.seconds else None}), flush=True)  # fmt: skip
+from trl_stopwatch import Stopwatch
 
 
 def main() -> None:
@@ -65,7 +45,7 @@ def main() -> None:
         precompute_ref_log_probs=not a.reference_model, gradient_checkpointing=False, logging_steps=1, report_to=[],
         save_strategy="no",
     )  # fmt: skip
-    watch = Stopwatch()
+    watch = Stopwatch("loss")
     DPOTrainer(model=a.model, args=config, train_dataset=Dataset.from_list(pairs), callbacks=[watch]).train()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(json.dumps({"system": "trl", "weights": a.weights, "step_s": watch.seconds,

@@ -8,34 +8,13 @@ import argparse
 import json
 import os
 import resource
-import time
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from datasets import Dataset
 from job import GROUP_SIZE, GROUPS, MAX_NEW_TOKENS, problems, render, score
-from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
-
-
-class Stopwatch(TrainerCallback):
-    """Collects the seconds of each step and what TRL logs of it."""
-
-    def __init__(self):
-        self.seconds, self.logs = [], []
-
-    def on_step_begin(self, *_, **__):
-        self.started = time.perf_counter()
-
-    def on_step_end(self, *_, **__):
-        self.seconds.append(time.perf_counter() - self.started)
-
-    def on_log(self, args, state, control, logs=None, **_):
-        if "reward" in logs:
-            self.logs.append(logs)
-            print(json.dumps({"step": len(self.logs), "reward": float(logs["reward"]), "accuracy": ACCURACY[-1],
-                              "seconds": self.seconds[-1] if self.seconds else None}), flush=True)  # fmt: skip
-
+from trl_stopwatch import Stopwatch
 
 ACCURACY: list[float] = []
 
@@ -64,7 +43,7 @@ def main() -> None:
         learning_rate=a.learning_rate, lr_scheduler_type="constant", temperature=1.0, beta=0.0,
         gradient_checkpointing=False, logging_steps=1, report_to=[], save_strategy="no",
     )  # fmt: skip
-    watch = Stopwatch()
+    watch = Stopwatch("reward", lambda: {"accuracy": ACCURACY[-1]})
     GRPOTrainer(
         model=a.model, reward_funcs=reward, args=config, train_dataset=Dataset.from_list(rows), callbacks=[watch]
     ).train()

@@ -8,33 +8,13 @@ import argparse
 import json
 import os
 import resource
-import time
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from datasets import Dataset
 from sft_job import DOCUMENTS, MAX_TOKENS
-from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
-
-
-class Stopwatch(TrainerCallback):
-    """Collects the seconds of each step and what TRL logs of it."""
-
-    def __init__(self):
-        self.seconds, self.logs = [], []
-
-    def on_step_begin(self, *_, **__):
-        self.started = time.perf_counter()
-
-    def on_step_end(self, *_, **__):
-        self.seconds.append(time.perf_counter() - self.started)
-
-    def on_log(self, args, state, control, logs=None, **_):
-        if "loss" in logs:
-            self.logs.append(logs)
-            print(json.dumps({"step": len(self.logs), "loss": float(logs["loss"]),
-                              "seconds": self.seconds[-1] if self.seconds else None}), flush=True)  # fmt: skip
+from trl_stopwatch import Stopwatch
 
 
 def main() -> None:
@@ -57,7 +37,7 @@ def main() -> None:
         max_length=MAX_TOKENS, max_steps=a.steps, learning_rate=a.learning_rate, lr_scheduler_type="constant",
         gradient_checkpointing=False, logging_steps=1, report_to=[], save_strategy="no",
     )  # fmt: skip
-    watch = Stopwatch()
+    watch = Stopwatch("loss")
     SFTTrainer(model=a.model, args=config, train_dataset=Dataset.from_list(turns), callbacks=[watch]).train()
     seen = [int(log["num_tokens"]) for log in watch.logs]  # real tokens so far: TRL counts its attention mask
     tokens = [now - before for before, now in zip([0, *seen], seen, strict=False)]
