@@ -1,4 +1,4 @@
-"""What a step that trains on given rows checks of its numbers."""
+"""What every step of training checks of its numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def finite_loss(loss: Tensor, step: int) -> float:
     value = float(loss.detach())
     if not math.isfinite(value):
         raise NumericsError(
-            f"the loss of step {step + 1} is {value}, so no update was made; the last checkpoint is sound. Start anew "
-            "with a lower optimizer.learning_rate, or with model.dtype=float32"
+            f"the loss of step {step + 1} is {value}, so no update was made; what was saved is untouched. Start "
+            "anew with another --out and a lower optimizer.learning_rate, or with model.dtype=float32: these "
+            "values are part of what a run is, and a resumed run keeps them"
         )
     return value

@@ -24,7 +24,7 @@ from rethink.algorithms.precision import probability_ratio
 from rethink.errors import NumericsError, RecipeError, UsageError
 from rethink.kernels.trace import traced
 from rethink.kinds.grpo.recipe import Recipe
-from rethink.kinds.grpo.update import Group, MicroBatch, MiniBatch, micro_batches
+from rethink.kinds.grpo.update import Group, MicroBatch, MiniBatch, micro_batches, token_advantages
 from rethink.model.decoder.decoder import Decoder
 from rethink.model.decoder.tangent import hidden_along
 from rethink.model.language_model import LanguageModel
@@ -68,6 +68,11 @@ class Batch:
     limit: int
     """Most input tokens in one pass."""
     temperature: float
+
+    @property
+    def head(self) -> str:
+        """Name of the head's weight, which may be the embedding."""
+        return "embedding" if self.model.head is self.model.embedding else "head"
 
     def micro_batches(self) -> Iterator[tuple[MicroBatch, Tensor]]:
         """Each with the weights [C] of its tokens, which add up to 1 over all; 0 where a token is not trained on."""
@@ -140,8 +145,7 @@ def damped(product: Callable[[Vector], Vector], damping: float) -> Callable[[Vec
 def fisher_product(batch: Batch, vector: Vector) -> dict[str, Tensor]:
     """F v: J v by a forward derivative, F_softmax on each token's logits, J^T by a backward pass."""
     model = batch.model
-    change_VE = vector["embedding" if model.head is model.embedding else "head"]
-    head_gradient = batch.optimizer.gradients()["embedding" if model.head is model.embedding else "head"]
+    change_VE, head_gradient = vector[batch.head], batch.optimizer.gradients()[batch.head]
     for micro, weights_C in batch.micro_batches():
         rows_C = micro.batch.head_rows_C
         hidden, change = (part.index_select(0, rows_C) for part in hidden_along(model, micro.batch, vector))
@@ -183,11 +187,10 @@ def line_search(batch: Batch, direction: Vector, full: float, max_kl: float, bac
     weights = dict(batch.model.named_parameters())
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     known = [_rows(batch.model, micro) for micro, _ in batch.micro_batches()]
-    old_head = before["embedding" if batch.model.head is batch.model.embedding else "head"]
     for halvings in range(backtracks + 1):
         share = 0.5**halvings
         _put(weights, before, direction, full * share)
-        kl, gain = measured(batch, known, old_head)
+        kl, gain = measured(batch, known, before[batch.head])
         if kl <= max_kl and gain > 0:
             return Taken(share, kl, gain)
     _put(weights, before, direction, 0.0)
@@ -205,7 +208,7 @@ def measured(batch: Batch, known: Sequence[Tensor], old_head: Tensor) -> tuple[f
     kl = gain = 0.0
     with torch.no_grad():
         for (micro, weights_C), old_CE in zip(batch.micro_batches(), known, strict=True):
-            new_CE, advantages_C = _rows(batch.model, micro), _advantages(micro, weights_C)
+            new_CE, advantages_C = _rows(batch.model, micro), token_advantages(micro, weights_C)
             for part in _parts(len(old_CE)):
                 old = old_CE[part] @ old_head.t() / batch.temperature
                 new = new_CE[part] @ batch.model.head.t() / batch.temperature
@@ -219,12 +222,6 @@ def measured(batch: Batch, known: Sequence[Tensor], old_head: Tensor) -> tuple[f
 def _rows(model: Decoder, micro: MicroBatch) -> Tensor:
     with torch.no_grad():
         return model.hidden(micro.batch).index_select(0, micro.batch.head_rows_C)
-
-
-def _advantages(micro: MicroBatch, like: Tensor) -> Tensor:
-    """[C] of each token."""
-    each = [torch.as_tensor(r.advantage).expand(len(r.completion.token_ids)) for r in micro.rollouts]
-    return torch.cat(each).to(like.device, like.dtype)
 
 
 def _parts(total: int) -> list[slice]:

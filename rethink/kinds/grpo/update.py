@@ -17,13 +17,13 @@ from torch import Tensor
 
 from rethink.algorithms.aggregation import token_weights
 from rethink.algorithms.losses import LossTerms, Tokens, token_loss
-from rethink.errors import NumericsError
 from rethink.kernels.trace import span, traced
 from rethink.kinds.grpo.recipe import Recipe
 from rethink.model.decoder.packing import PackedBatch, PackedGroup, pack
 from rethink.model.language_model import LanguageModel
 from rethink.recipe.schema import AlgorithmSection
 from rethink.runs.lanes import cut, within
+from rethink.runs.numerics import finite_loss
 from rethink.seeds import Purpose, draw
 from rethink.types import Rollout
 
@@ -285,7 +285,7 @@ def accumulate_gradients(
                 whole="sequence" in needs,
                 bonus_C=settings.entropy_bonus * known.weights_C if settings.entropy_bonus else None,
             )
-        value = _finite(loss, step)
+        value = finite_loss(loss, step)
         with span("backward"):
             loss.backward()
         stats.loss += value
@@ -304,7 +304,7 @@ def _known(
     )
     return Known(
         _spread(weights, trained_C),
-        _advantages(micro, weights),
+        token_advantages(micro, weights),
         old_C,
         micro.engine_logprobs(device) if "engine" in needs else None,
         reference_C,
@@ -315,8 +315,8 @@ def _known(
     )
 
 
-def _advantages(micro: MicroBatch, like: Tensor) -> Tensor:
-    """[C] the advantage of each token: its own, or its rollout's."""
+def token_advantages(micro: MicroBatch, like: Tensor) -> Tensor:
+    """[C] the advantage of each token: its own, or its rollout's; of the device and type of `like`."""
     spread = [np.broadcast_to(r.advantage, r.completion.token_ids.shape) for r in micro.rollouts]
     return torch.from_numpy(np.concatenate(spread)).to(like.device, like.dtype)
 
@@ -386,18 +386,6 @@ def _objective(settings: AlgorithmSection, stats: UpdateStats, known: Known) -> 
         return (weights * terms.loss_T).sum()
 
     return objective
-
-
-def _finite(loss: Tensor, step: int) -> float:
-    """The loss as a number. Raises NumericsError where it is not finite."""
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise NumericsError(
-            f"the loss of step {step + 1} is {value}, so no update was made; what was saved is untouched. Start "
-            "anew with another --out and a lower optimizer.learning_rate, or with model.dtype=float32: these "
-            "values are part of what a run is, and a resumed run keeps them"
-        )
-    return value
 
 
 def _record_terms(stats: UpdateStats, terms: LossTerms) -> None:
