@@ -189,11 +189,8 @@ def _by_reward(scored: Scored, _: Mapping[str, float]) -> Tensor:
         if weight:
             part = group_advantages(scored.scores_PGR[..., number], "std", known_PGR[..., number])
             summed_PG += weight * part
-    known = summed_PG[scored.valid_PG]
-    if len(known) < 2 or bool(known.min() == known.max()):
-        return torch.zeros_like(summed_PG)
-    std, mean = torch.std_mean(known)
-    return torch.where(scored.valid_PG, (summed_PG - mean) / (std + STD_EPSILON), 0.0)
+    (known,) = normalised([summed_PG[scored.valid_PG]])
+    return torch.zeros_like(summed_PG).masked_scatter(scored.valid_PG, known.to(summed_PG.dtype))
 
 
 def _of_sets(of_group: Callable[[Tensor, int], Tensor]) -> Callable[[Scored, Mapping[str, float]], Tensor]:

@@ -126,8 +126,8 @@ def with_baselines(recipe: Recipe, sources: Sources, folder: RunFolder, batch: R
     if of_kind is None:
         return batch
     baselines, seconds = of_kind(recipe, sources, folder, batch)
-    again = assemble(recipe, batch.index, batch.rollouts, baselines)
-    return replace(again, rollout_seconds=batch.rollout_seconds + seconds, reward_seconds=batch.reward_seconds)
+    known = replace(batch, baselines=tuple(baselines), rollout_seconds=batch.rollout_seconds + seconds)
+    return reweighed(recipe, known)
 
 
 def _moving_average(
