@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 _CONTROL_PICTURES = 0x2400
 _OBEYED = re.compile(
@@ -80,6 +81,12 @@ def _escaped(match: re.Match[str]) -> str:
 def make_console(**options: Any) -> Console:
     """Rich's console, which shows texts made visible and takes no markup from them; `options` are rich's."""
     return _console_type()(**({"highlight": False} | options), markup=False, emoji=False)
+
+
+def print_table(table: Table, width: int) -> None:
+    """Print rich's table; `width`: columns if the output is not a terminal."""
+    console = make_console()
+    (console if console.is_terminal else make_console(width=width)).print(table)
 
 
 @functools.cache

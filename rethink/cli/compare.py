@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rethink.cli.arguments import Verbs, print_json, verb
 from rethink.errors import UsageError
-from rethink.terminal import make_console, say
+from rethink.terminal import print_table, say
 
 if TYPE_CHECKING:
     from rethink.eval.comparison import Difference
@@ -111,8 +111,7 @@ def _show_columns(title: str, heads: Sequence[str], rows: Iterable[tuple[str, Se
     for name, values in rows:
         table.add_row(name, *("–" if value is None else str(value) for value in values))
     say()
-    console = make_console()
-    (console if console.is_terminal else make_console(width=WIDTH)).print(table)
+    print_table(table, WIDTH)
 
 
 def _line(difference: Difference) -> str:

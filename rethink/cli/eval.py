@@ -14,7 +14,7 @@ from rethink.cli.arguments import Verbs, add_as_is, add_engine, print_json, real
 from rethink.cli.cluster_option import add_cluster, placed_on
 from rethink.errors import UsageError
 from rethink.kinds.closing import program
-from rethink.terminal import make_console, say
+from rethink.terminal import make_console, print_table, say
 
 if TYPE_CHECKING:
     from rethink.eval.evaluate import Load, Measured, Request
@@ -282,10 +282,7 @@ def show(request: Request, measured: Sequence[Measured], published: bool) -> Non
                 f"{result.tokens_per_s:.0f}",
             )
             protocol.setdefault(f"{result.benchmark}: {how(result.row() | dict(result.details))}")
-    console = make_console()
-    if not console.is_terminal:
-        console = make_console(width=WIDTH)
-    console.print(table)
+    print_table(table, WIDTH)
     say("\n".join(protocol))
     for path in write_tables(request, measured, published):
         say(f"\n{path.read_text(encoding='utf-8')}" if several else f"table    {path}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rethink.cli.arguments import Verbs, print_json, verb
-from rethink.terminal import make_console, say
+from rethink.terminal import print_table, say
 
 if TYPE_CHECKING:
     from rethink.observe.run_state import RunState
@@ -66,8 +66,7 @@ def show(found: Sequence[RunState]) -> None:
             duration(one.seconds) if one.seconds else "",
             one.updated,
         )
-    console = make_console()
-    (console if console.is_terminal else make_console(width=WIDTH)).print(table)
+    print_table(table, WIDTH)
     for one in found:
         if one.error is not None:
             say(f"\n{one.folder}: {one.error}")
