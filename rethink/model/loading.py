@@ -60,6 +60,13 @@ class Checkpoint:
     revision: str | None = None
     """What the recipe said with it."""
 
+    @property
+    def through_transformers(self) -> str:
+        """What a user should know where `config` is None."""
+        return (
+            f"{self.source} runs through transformers ({self.reason}): correct, but slower than the decoder of Rethink."
+        )
+
 
 def load_model(model: ModelSection, *, headers_only: bool = False) -> Checkpoint:
     """The model of a recipe's section `model`; arguments and errors as `load_checkpoint`."""

@@ -55,7 +55,7 @@ def section_contradictions(
 def optimizer_contradictions(optimizer: OptimizerSection, steps: int | None) -> Iterator[str]:
     """What is wrong in an optimizer section. `steps`: of the run; None: not known yet."""
     if steps is not None and optimizer.warmup_steps >= steps:
-        yield warmup_too_long(optimizer.warmup_steps, steps)
+        yield _warmup_too_long(optimizer.warmup_steps, steps)
     constant = optimizer.schedule == "constant"
     if optimizer.final_rate > optimizer.learning_rate and not constant:
         yield (
@@ -70,8 +70,17 @@ def optimizer_contradictions(optimizer: OptimizerSection, steps: int | None) -> 
         )
 
 
-def warmup_too_long(warmup: int, steps: int) -> str:
-    """What is said of a warm-up that fills the run."""
+def check_warmup(optimizer: OptimizerSection, steps: int) -> None:
+    """Refuse a warm-up that is as long as the run. If `epochs` are given, `steps` is known after the data are read.
+
+    Raises:
+        RecipeError: names both and the longest warm-up allowed.
+    """
+    if optimizer.warmup_steps >= steps:
+        raise RecipeError(_warmup_too_long(optimizer.warmup_steps, steps))
+
+
+def _warmup_too_long(warmup: int, steps: int) -> str:
     return (
         f"`optimizer.warmup_steps` {warmup} is not below `steps` {steps}, so the learning rate would never reach its "
         f"peak. Use at most {steps - 1}."

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rethink.kinds.preference.recipe import PreferenceRecipe, check_warmup
+from rethink.kinds.preference.recipe import PreferenceRecipe
 from rethink.kinds.preference.run import read_data
 from rethink.kinds.reward_model.plan import pairs_size
 from rethink.kinds.reward_model.recipe import RewardDataSize
@@ -16,6 +16,7 @@ from rethink.model.loading import load_model
 from rethink.plan.costs import Costs
 from rethink.plan.estimate import MachineRates
 from rethink.plan.training import Reading, TrainingEstimate, estimate_training, training_text
+from rethink.recipe.checks import check_warmup
 from rethink.recipe.kind import Drawn, Planned
 from rethink.recipe.schema import ModelShape
 from rethink.runs.planning import known_shape, measure, planned
@@ -100,7 +101,7 @@ def _look(recipe: PreferenceRecipe) -> tuple[ModelShape, DataSize, dict[str, Any
     checkpoint = load_model(recipe.model, headers_only=True)
     shape = known_shape(recipe.model, checkpoint)
     data = read_data(recipe, checkpoint).examples
-    check_warmup(recipe, recipe.total_steps(len(data.train)))
+    check_warmup(recipe.optimizer, recipe.total_steps(len(data.train)))
     number = len(data.train)
     tokens = [example.tokens for example in data.train]
     answers = sum(example.tokens - len(example.group.prompt_ids) for example in data.train)

@@ -11,10 +11,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from rethink.errors import RecipeError
 from rethink.kinds.reward_model.recipe import PreferenceRows
-from rethink.kinds.sft.recipe import SFTPrompt
-from rethink.recipe.checks import warmup_too_long
+from rethink.kinds.sft.recipe import SFTPrompt, system_without_place
 from rethink.recipe.preference import PreferenceSection
 from rethink.recipe.schema import OptimizerSection
 from rethink.tasks.preferences import Rows
@@ -50,18 +48,4 @@ class PreferenceRecipe(PreferenceRows):
     def contradictions(self) -> Iterator[str]:
         """What cannot be meant in a run of this kind."""
         yield from super().contradictions()
-        if self.prompt.system is not None and self.prompt.template != "chat":
-            yield (
-                f"`prompt.system` has no place in the template `{self.prompt.template}`. Remove it, or set "
-                "`prompt.template=chat`."
-            )
-
-
-def check_warmup(recipe: PreferenceRecipe, steps: int) -> None:
-    """Refuse a warm-up that is as long as the run. If `epochs` are given, `steps` is known after the data are read.
-
-    Raises:
-        RecipeError: names both and the longest warm-up allowed.
-    """
-    if recipe.optimizer.warmup_steps >= steps:
-        raise RecipeError(warmup_too_long(recipe.optimizer.warmup_steps, steps))
+        yield from system_without_place(self.prompt)

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rethink.errors import RunFolderError
-from rethink.kinds.preference.update import answer_logprobs
+from rethink.kinds.preference.update import Values, answer_logprobs
 from rethink.model.decoder.packing import PackedGroup
 from rethink.model.language_model import LanguageModel
 from rethink.store.rollout_files import read_rows, write_rows
@@ -28,7 +27,6 @@ from rethink.store.rollout_files import read_rows, write_rows
 FOLDER = "reference"
 PART = 512
 """Examples of a part."""
-Values = npt.NDArray[np.float64]
 
 
 def stored_logprobs(

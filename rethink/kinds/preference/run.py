@@ -13,7 +13,7 @@ from typing import Any
 from rethink.kinds.preference import loop
 from rethink.kinds.preference.data import PreferenceData, load_data
 from rethink.kinds.preference.loop import PreferenceRun, Side
-from rethink.kinds.preference.recipe import PreferenceRecipe, check_warmup
+from rethink.kinds.preference.recipe import PreferenceRecipe
 from rethink.kinds.preference.reference import stored_logprobs
 from rethink.kinds.reward_model.examples import Example
 from rethink.kinds.reward_model.run import PAIRS_FILE
@@ -25,6 +25,7 @@ from rethink.model.loading import Checkpoint, load_model
 from rethink.model.saving import save_hf_folder
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import check_trackers
+from rethink.recipe.checks import check_warmup
 from rethink.runs.checkpoint import restore
 from rethink.runs.choices import apply_choices, training_choices
 from rethink.runs.inputs import model_hash
@@ -62,7 +63,7 @@ def train_preference(
     progress.phase("data")
     data = read_data(recipe, checkpoint)
     steps = recipe.total_steps(len(data.examples.train))
-    check_warmup(recipe, steps)
+    check_warmup(recipe.optimizer, steps)
     folder = open_run(
         recipe,
         out,
@@ -172,10 +173,7 @@ def _notes(recipe: PreferenceRecipe, checkpoint: Checkpoint, data: PreferenceDat
     """Say what the user should know before the first step."""
     facts, options = data.examples.facts, recipe.algorithm.options
     if checkpoint.config is None:
-        progress.note(
-            f"{checkpoint.source} runs through transformers ({checkpoint.reason}): correct, but slower than the "
-            "decoder of Rethink."
-        )
+        progress.note(checkpoint.through_transformers)
     if not data.examples.held_out:
         progress.note("Nothing is held out, so the accuracy of the implicit reward cannot be reported.")
     if facts.get("kl_answers_cut"):

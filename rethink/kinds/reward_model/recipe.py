@@ -6,6 +6,7 @@ examples. An *epoch* is every training example once.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -92,9 +93,9 @@ class PreferenceRows(RowsRecipe):
     """Held-out accuracy."""
 
     @property
+    @abstractmethod
     def rows(self) -> Rows:
         """Which examples are trained on."""
-        raise NotImplementedError
 
     @property
     def scored_on(self) -> Literal["summary", "response"]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rethink.kinds.sft.recipe import SFTDataSize, SFTRecipe, check_warmup
+from rethink.kinds.sft.recipe import SFTDataSize, SFTRecipe
 from rethink.kinds.sft.run import read_data
 from rethink.machine.placement import check_device
 from rethink.model.loading import load_model
@@ -14,6 +14,7 @@ from rethink.observe.progress import make_progress
 from rethink.plan.costs import Costs
 from rethink.plan.estimate import ASSUMED_PROMPT_TOKENS, MachineRates
 from rethink.plan.training import Reading, TrainingEstimate, estimate_training, training_text
+from rethink.recipe.checks import check_warmup
 from rethink.recipe.kind import Drawn, Planned
 from rethink.recipe.schema import ModelShape
 from rethink.runs.planning import known_shape, measure, planned
@@ -55,7 +56,7 @@ def _look(recipe: SFTRecipe) -> tuple[ModelShape, SFTDataSize, int, dict[str, An
     checkpoint = load_model(recipe.model, headers_only=True)
     shape = known_shape(recipe.model, checkpoint)
     data = read_data(recipe, checkpoint, make_progress("none"))
-    check_warmup(recipe, data.steps(recipe))
+    check_warmup(recipe.optimizer, data.steps(recipe))
     counts = data.mixture.counts
     # The mean document of an epoch: a set's mean counts with its share.
     means = [

@@ -11,9 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rethink.errors import RecipeError
 from rethink.recipe.base import RowsRecipe
-from rethink.recipe.checks import warmup_too_long
 from rethink.recipe.schema import Counts, EvaluationTimes, OptimizerSection, Section
 
 
@@ -25,6 +23,15 @@ class SFTPrompt(Section):
     `raw`: prompt and completion unchanged, one after the other. All end the completion with an end-of-turn token."""
     system: str | None = None
     """System message for rows without one (`chat` only)."""
+
+
+def system_without_place(prompt: SFTPrompt) -> Iterator[str]:
+    """What is said of a system message that the template does not show."""
+    if prompt.system is not None and prompt.template != "chat":
+        yield (
+            f"`prompt.system` has no place in the template `{prompt.template}`. Remove it, or set "
+            "`prompt.template=chat`."
+        )
 
 
 class SFTData(Section):
@@ -101,11 +108,7 @@ class SFTRecipe(RowsRecipe):
     def contradictions(self) -> Iterator[str]:
         """What cannot be meant in a run of this kind."""
         yield from super().contradictions()
-        if self.prompt.system is not None and self.prompt.template != "chat":
-            yield (
-                f"`prompt.system` has no place in the template `{self.prompt.template}`. Remove it, or set "
-                "`prompt.template=chat`."
-            )
+        yield from system_without_place(self.prompt)
         weights = [entry.weight for entry in self.data]
         if None in weights and any(weight is not None for weight in weights):
             missing = weights.index(None)
@@ -120,13 +123,3 @@ class SFTRecipe(RowsRecipe):
                 f"`evaluation.every` is {self.evaluation.every}, but `evaluation.share` 0 turns evaluation off. Set "
                 "`evaluation.share=0.05`, or remove `every`."
             )
-
-
-def check_warmup(recipe: SFTRecipe, steps: int) -> None:
-    """Refuse a warm-up that is as long as the run. If `epochs` are given, `steps` is known after the data are read.
-
-    Raises:
-        RecipeError: names both and the longest warm-up allowed.
-    """
-    if recipe.optimizer.warmup_steps >= steps:
-        raise RecipeError(warmup_too_long(recipe.optimizer.warmup_steps, steps))

@@ -13,13 +13,14 @@ from rethink.errors import RecipeError
 from rethink.kinds.sft import loop
 from rethink.kinds.sft.data import TrainingData, load_data
 from rethink.kinds.sft.loop import SFT
-from rethink.kinds.sft.recipe import SFTRecipe, check_warmup
+from rethink.kinds.sft.recipe import SFTRecipe
 from rethink.kinds.sft.wire import build
 from rethink.model.build import exact_weights
 from rethink.model.loading import Checkpoint, load_model
 from rethink.model.saving import save_hf_folder
 from rethink.observe.progress import Progress
 from rethink.observe.trackers import check_trackers
+from rethink.recipe.checks import check_warmup
 from rethink.runs.checkpoint import restore
 from rethink.runs.choices import apply_choices, training_choices
 from rethink.runs.inputs import model_hash
@@ -52,7 +53,7 @@ def train_sft(recipe: SFTRecipe, out: Path, *, resume: bool = False, progress: P
     checkpoint = load_model(recipe.model)
     data = read_data(recipe, checkpoint, progress)
     steps = data.steps(recipe)
-    check_warmup(recipe, steps)
+    check_warmup(recipe.optimizer, steps)
     folder = open_run(
         recipe,
         out,
@@ -109,10 +110,7 @@ def assemble(
     progress.phase("model")
     model = build(recipe, checkpoint, placement)
     if checkpoint.config is None:
-        progress.note(
-            f"{checkpoint.source} runs through transformers ({checkpoint.reason}): correct, but slower than the "
-            "decoder of Rethink."
-        )
+        progress.note(checkpoint.through_transformers)
     for entry in data.sets:
         if entry.dropped:
             progress.note(f"{entry.path}: {entry.dropped} of {entry.rows} rows are too long and were left out.")
